@@ -1,0 +1,80 @@
+"""modalnet: functional localizers, lesions and patching for vision-language models, on nnsight traces.
+
+>>> import modalnet as mn
+>>> model = mn.load("google/gemma-3-270m")  # doctest: +SKIP
+>>> language = mn.localize(model, mn.stimuli.language())  # doctest: +SKIP
+>>> network = language.top(fraction=0.01)  # doctest: +SKIP
+
+Names are handed on when they are first asked for, so that ``import modalnet`` costs no import of torch or transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modalnet import stimuli
+    from modalnet.architecture.towers import Tower
+    from modalnet.errors import InputError, ModalnetError, StoreError
+    from modalnet.localization import Localization, Reliability, localize
+    from modalnet.model import Model, Run, load
+    from modalnet.stimuli import Contrast, Stimulus
+    from modalnet.store import Store
+    from modalnet.units import Units
+
+try:
+    __version__ = _version("modalnet")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0.0.0"
+
+_WHERE = {
+    "Contrast": "modalnet.stimuli",
+    "InputError": "modalnet.errors",
+    "Localization": "modalnet.localization",
+    "Model": "modalnet.model",
+    "ModalnetError": "modalnet.errors",
+    "Reliability": "modalnet.localization",
+    "Run": "modalnet.model",
+    "Stimulus": "modalnet.stimuli",
+    "Store": "modalnet.store",
+    "StoreError": "modalnet.errors",
+    "Tower": "modalnet.architecture.towers",
+    "Units": "modalnet.units",
+    "load": "modalnet.model",
+    "localize": "modalnet.localization",
+}
+
+__all__ = [
+    "Contrast",
+    "InputError",
+    "Localization",
+    "ModalnetError",
+    "Model",
+    "Reliability",
+    "Run",
+    "Stimulus",
+    "Store",
+    "StoreError",
+    "Tower",
+    "Units",
+    "load",
+    "localize",
+    "stimuli",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "stimuli":
+        return importlib.import_module("modalnet.stimuli")
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'modalnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

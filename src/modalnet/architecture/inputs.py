@@ -1,0 +1,447 @@
+"""Stimuli to model inputs, and the map from each stimulus to its tokens in the language tower.
+
+Each stimulus is encoded alone, by the model's own processor, and a batch is put together from the encoded ones: text
+fields are padded, everything else is concatenated. So a stimulus is encoded once whatever batch it ends up in, a batch
+that does not fit into memory is split without encoding again, and the length of each stimulus is known before padding
+blurs it.
+
+Reads pad on the right unless told otherwise: behind a causal mask, padding that follows a token cannot reach it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from modalnet.architecture.prompts import Prompts
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from modalnet.architecture.loading import Loaded
+    from modalnet.architecture.towers import Tower
+    from modalnet.stimuli import Stimulus
+
+TEXT_TOWERS = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A stimulus whose prompt is known and whose images are not decoded yet.
+
+    Attributes
+    ----------
+    index
+        Its place in the list of stimuli that the user gave.
+    stimulus
+        The stimulus itself.
+    prompt
+        The text that the tokenizer sees: the user's own, or in the model's chat template.
+    special_tokens
+        Whether the tokenizer adds its special tokens (False where the template already wrote them).
+    text_inputs
+        Token ids and what belongs to them, for a stimulus without images.
+    """
+
+    index: int
+    stimulus: Stimulus
+    prompt: str | None
+    special_tokens: bool
+    text_inputs: dict[str, list[int]] | None = None
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key that puts stimuli which batch well side by side, longest first."""
+        if self.text_inputs is not None:
+            return (0, -len(self.text_inputs["input_ids"]), self.index)
+        return (1, self.stimulus.n_images, self.prompt is not None, self.index)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One stimulus as model inputs, with a first dimension of its own.
+
+    Attributes
+    ----------
+    prepared
+        Where it comes from.
+    inputs
+        Model inputs by name.
+    """
+
+    prepared: Prepared
+    inputs: dict[str, Any]
+
+    @property
+    def index(self) -> int:
+        """Place in the list of stimuli that the user gave."""
+        return self.prepared.index
+
+    @property
+    def label(self) -> str:
+        """How messages name the stimulus."""
+        return self.prepared.stimulus.label
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return self.prepared.stimulus.n_images
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of text tokens, image placeholders included; 0 for a model without text."""
+        ids = self.inputs.get("input_ids")
+        return 0 if ids is None else int(ids.shape[1])
+
+    @cached_property
+    def kind(self) -> tuple[Any, ...]:
+        """What a batch must share: the names of the inputs and the number of images."""
+        return (self.n_images, tuple(sorted(self.inputs)))
+
+    @cached_property
+    def signature(self) -> tuple[Any, ...]:
+        """What decides how many rows and tokens the images become: shapes, and the sizes that small tensors hold."""
+        parts = []
+        for name, value in sorted(self.inputs.items()):
+            if _is_text_field(name, value, self.inputs):
+                continue
+            small = tuple(value.flatten().tolist()) if not value.is_floating_point() and value.numel() <= 64 else ()
+            parts.append((name, tuple(value.shape), small))
+        return tuple(parts)
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The tokens of one stimulus in a padded batch.
+
+    Attributes
+    ----------
+    row, start, length
+        Its row, the first of its tokens, and how many there are (image placeholders included).
+    image
+        Which of its tokens hold an image; None where the model places no image tokens in the text.
+    cls
+        Offset of a [CLS] token, where the tokenizer has one.
+    """
+
+    row: int
+    start: int
+    length: int
+    image: torch.Tensor | None
+    cls: int | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stimuli encoded together.
+
+    Attributes
+    ----------
+    items
+        The stimuli, in the order of the rows.
+    inputs
+        Model inputs.
+    text
+        Tokens of each stimulus in the language tower; empty for a model without text.
+    width
+        Padded number of text tokens per row.
+    """
+
+    items: tuple[Encoded, ...]
+    inputs: dict[str, Any]
+    text: tuple[TextTokens, ...]
+    width: int
+
+
+class Encoder:
+    """Turns stimuli into model inputs.
+
+    Parameters
+    ----------
+    loaded
+        The model with its tokenizer and processor.
+    towers
+        Its towers.
+    chat_template
+        ``"auto"`` writes prompts in the processor's chat template where it has one and the text is not already in it;
+        False never does; True insists on one.
+    padding_side
+        ``"right"`` or ``"left"``.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        towers: dict[str, Tower],
+        *,
+        chat_template: bool | Literal["auto"] = "auto",
+        padding_side: Literal["right", "left"] = "right",
+    ) -> None:
+        self.loaded = loaded
+        self.towers = towers
+        self.padding_side = padding_side
+        self.prompts = Prompts(loaded.processor, loaded.tokenizer, chat_template)
+        config = loaded.module.config
+        self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.reads_text = any(name in towers for name in TEXT_TOWERS)
+        self.sees = "vision" in towers
+
+    # -- preparing ---------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
+    ) -> list[Prepared]:
+        """Check every stimulus against the model and write its prompt, before anything runs.
+
+        Parameters
+        ----------
+        stimuli
+            The stimuli.
+        max_tokens
+            Cut texts to this many tokens (special tokens included), at the end.
+        raw
+            Leave texts as they are, without a chat template.
+
+        Raises
+        ------
+        InputError
+            Where a stimulus does not fit the model; the message names the stimulus.
+        """
+        self._check_fit(stimuli)
+        prompts = [self.prompts.write(stimulus, raw=raw) for stimulus in stimuli]
+        texts: dict[int, dict[str, list[int]]] = {}
+        for special_tokens in (True, False):
+            chosen = [
+                i
+                for i, stimulus in enumerate(stimuli)
+                if stimulus.n_images == 0 and prompts[i].special_tokens is special_tokens
+            ]
+            if not chosen:
+                continue
+            rows = self._tokenize([prompts[i].text or "" for i in chosen], special_tokens, max_tokens)
+            for place, i in enumerate(chosen):
+                texts[i] = {name: list(values[place]) for name, values in rows.items()}
+        prepared = [
+            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i))
+            for i, stimulus in enumerate(stimuli)
+        ]
+        for item in prepared:
+            if item.text_inputs is not None:
+                self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
+        return prepared
+
+    def _check_fit(self, stimuli: Sequence[Stimulus]) -> None:
+        name = self.loaded.name
+        for stimulus in stimuli:
+            if stimulus.text is not None and not self.reads_text:
+                hint = "leave out its text" if stimulus.n_images else "use image stimuli"
+                raise InputError(f"stimulus {stimulus.label} has text, but {name} reads images only; {hint}.")
+            if stimulus.n_images and not self.sees:
+                raise InputError(
+                    f"stimulus {stimulus.label} has an image, but {name} reads text only; use text stimuli or a "
+                    "vision-language model."
+                )
+        why = f" ({self.loaded.missing})" if self.loaded.missing else ""
+        if any(not stimulus.n_images for stimulus in stimuli) and self.loaded.tokenizer is None:
+            raise InputError(f"{name} came without a tokenizer{why}. Pass tokenizer= to modalnet.load().")
+        if any(stimulus.n_images for stimulus in stimuli):
+            if self.reads_text and self.loaded.processor is None:
+                raise InputError(f"{name} came without a processor{why}. Pass processor= to modalnet.load().")
+            if self.loaded.image_processor is None:
+                raise InputError(f"{name} came without an image processor{why}. Pass processor= to modalnet.load().")
+        if getattr(self.loaded.module.config, "is_encoder_decoder", False):
+            raise InputError(
+                f"{name} is an encoder-decoder model. modalnet shows its towers, but this version does not run it."
+            )
+
+    def _tokenize(self, texts: list[str], special_tokens: bool, max_tokens: int | None) -> dict[str, list[list[int]]]:
+        # verbose=False: a text over the model's length is an error of ours below, which names the stimulus.
+        encoded = self.loaded.tokenizer(
+            texts,
+            add_special_tokens=special_tokens,
+            truncation=max_tokens is not None,
+            max_length=max_tokens,
+            padding=False,
+            verbose=False,
+        )
+        empty = next((i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0), None)
+        if empty is not None:
+            raise InputError(f"the tokenizer of {self.loaded.name} makes no token of the text {texts[empty]!r}.")
+        return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+
+    def _check_length(self, n_tokens: int, label: str) -> None:
+        limit = getattr(self.text_config, "max_position_embeddings", None) or getattr(
+            self.text_config, "n_positions", None
+        )
+        if isinstance(limit, int) and 0 < limit < n_tokens:
+            raise InputError(
+                f"stimulus {label} has {n_tokens} tokens, more than the {limit} that {self.loaded.name} can hold. "
+                "Shorten it, or split it into several stimuli."
+            )
+
+    # -- encoding ----------------------------------------------------------------------------------------------------
+
+    def encode(self, prepared: Prepared) -> Encoded:
+        """Turn one prepared stimulus into model inputs; images are decoded here.
+
+        Raises
+        ------
+        InputError
+            Where an image cannot be read or the processor refuses it; the message names the stimulus.
+        """
+        import torch
+
+        if prepared.text_inputs is not None:
+            inputs = {name: torch.tensor([ids]) for name, ids in prepared.text_inputs.items()}
+            if self._wants_token_types:
+                inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
+            return Encoded(prepared, inputs)
+        images = prepared.stimulus.images()
+        try:
+            if prepared.prompt is None:
+                features = self.loaded.image_processor(images=images, return_tensors="pt")
+            else:
+                features = self.prompts.process(prepared.prompt, images, prepared.special_tokens)
+        except InputError:
+            raise
+        except Exception as error:
+            # Processors raise whatever their array code raises; only here is it known which stimulus it was.
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
+            raise InputError(
+                f"the processor of {self.loaded.name} cannot use stimulus {prepared.stimulus.label} (images of "
+                f"{sizes} pixels): {type(error).__name__}: {error}"
+            ) from error
+        encoded = Encoded(prepared, {name: _tensor(value) for name, value in features.items() if _useful(value)})
+        self._check_length(encoded.n_tokens, prepared.stimulus.label)
+        return encoded
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Put encoded stimuli into one batch.
+
+        Text fields are padded on ``padding_side``. Other fields are concatenated along their first dimension; where
+        their other dimensions differ (tiles, canvas size) they are padded with zeros at the end, as processors do.
+        """
+        import torch
+
+        lengths = [item.n_tokens for item in items]
+        width = max(lengths)
+        inputs: dict[str, Any] = {}
+        for name, first in items[0].inputs.items():
+            values = [item.inputs[name] for item in items]
+            if _is_text_field(name, first, items[0].inputs):
+                fill = self.pad_id if name == "input_ids" else 0
+                inputs[name] = torch.cat([self._pad_text(value, width, fill) for value in values])
+            else:
+                inputs[name] = torch.cat(_to_one_shape(values))
+        if width == 0:
+            return Batch(tuple(items), inputs, (), 0)
+        if "attention_mask" not in inputs:
+            ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
+            inputs["attention_mask"] = torch.cat([self._pad_text(one, width, 0) for one in ones])
+        if self.padding_side == "left" and min(lengths) < width and self._takes_positions and items[0].n_images == 0:
+            # Learned absolute positions would count the padding; rotary ones do not mind either way.
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return Batch(tuple(items), inputs, self._text_tokens(items, width), width)
+
+    def _text_tokens(self, items: Sequence[Encoded], width: int) -> tuple[TextTokens, ...]:
+        tokens = []
+        for row, item in enumerate(items):
+            ids = item.inputs["input_ids"][0]
+            mask = item.inputs.get("attention_mask")
+            own = mask[0].bool() if mask is not None else None
+            # Some processors pad a single text to a fixed length (SigLIP); what they mask is not the stimulus' own.
+            first = int(own.nonzero()[0]) if own is not None else 0
+            length = int(own.sum()) if own is not None else len(ids)
+            shift = 0 if self.padding_side == "right" else width - len(ids)
+            span = ids[first : first + length]
+            image = span == self.image_token_id if self.image_token_id is not None and item.n_images else None
+            cls_id = getattr(self.loaded.tokenizer, "cls_token_id", None)
+            at_cls = (span == cls_id).nonzero().flatten() if cls_id is not None else []
+            tokens.append(TextTokens(row, shift + first, length, image, int(at_cls[0]) if len(at_cls) else None))
+        return tuple(tokens)
+
+    def _pad_text(self, value: torch.Tensor, width: int, fill: int) -> torch.Tensor:
+        import torch
+
+        missing = width - value.shape[1]
+        if not missing:
+            return value
+        padding = torch.full((value.shape[0], missing, *value.shape[2:]), fill, dtype=value.dtype)
+        return torch.cat([value, padding] if self.padding_side == "right" else [padding, value], dim=1)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Token id that fills the padding; what it is does not matter, since the mask hides it."""
+        for name in ("pad_token_id", "eos_token_id", "unk_token_id"):
+            value = getattr(self.loaded.tokenizer, name, None)
+            if isinstance(value, int):
+                return value
+        return 0
+
+    @cached_property
+    def image_token_id(self) -> int | None:
+        """Token id that holds an image's features in the language tower; None where the model has no such token."""
+        config = self.loaded.module.config
+        for holder, name in (
+            (config, "image_token_id"),
+            (config, "image_token_index"),
+            (self.loaded.processor, "image_token_id"),
+        ):
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
+        return None
+
+    @cached_property
+    def _takes_positions(self) -> bool:
+        return not self.sees and "position_ids" in self._parameters
+
+    @cached_property
+    def _wants_token_types(self) -> bool:
+        """Whether the processor marks image tokens by type; without the marks, PaliGemma's mask changes with padding."""
+        names = getattr(self.loaded.processor, "model_input_names", ())
+        return "token_type_ids" in names and "token_type_ids" in self._parameters
+
+    @cached_property
+    def _parameters(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.loaded.module.forward).parameters)
+
+
+def _is_text_field(name: str, value: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a field runs along the text tokens, so that it is padded with them."""
+    ids = inputs.get("input_ids")
+    if ids is None or value.dim() < 2 or value.shape[:2] != ids.shape[:2]:
+        return False
+    return name == "input_ids" or (("mask" in name or name.endswith("_ids")) and "pixel" not in name)
+
+
+def _useful(value: Any) -> bool:
+    return value is not None and not isinstance(value, str)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.stack(list(value)) if isinstance(value[0], torch.Tensor) else torch.as_tensor(value)
+
+
+def _to_one_shape(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Pad tensors with zeros at the end of every dimension but the first, up to the largest of them."""
+    import torch
+
+    largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    padded = []
+    for value in values:
+        amounts = [
+            n
+            for size, whole in zip(reversed(value.shape[1:]), reversed(largest), strict=True)
+            for n in (0, whole - size)
+        ]
+        padded.append(torch.nn.functional.pad(value, amounts) if any(amounts) else value)
+    return padded

@@ -1,0 +1,241 @@
+"""From whatever names or holds a model to a module and the objects that turn stimuli into its inputs.
+
+A source is a hub id or a local folder, a transformers module, an nnsight model, or a TransformerLens bridge. All of
+them end as one :class:`Loaded`: a torch module, and a tokenizer, processor and image processor where there are any.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Loaded:
+    """A model and what turns stimuli into its inputs.
+
+    Attributes
+    ----------
+    module
+        The transformers model, in evaluation mode.
+    tokenizer, processor, image_processor
+        What transformers loads beside the weights; None where the model has none.
+    name
+        A readable name: the hub id, the folder's name or the class name.
+    missing
+        Why there is no tokenizer or processor, for the error that encoding raises.
+    envoy
+        The user's own nnsight model when that was the source.
+    """
+
+    module: Any
+    tokenizer: Any = None
+    processor: Any = None
+    image_processor: Any = None
+    name: str = ""
+    missing: str = ""
+    envoy: Any = None
+
+
+def load_source(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **kwargs: Any,
+) -> Loaded:
+    """Load ``source``; see :func:`modalnet.load` for the parameters and errors."""
+    import torch
+
+    if isinstance(source, str | os.PathLike):
+        loaded = _from_pretrained(os.fspath(source), tokenizer, processor, device, dtype, kwargs)
+    else:
+        if kwargs:
+            raise InputError(
+                f"load() got {', '.join(sorted(kwargs))} with a {type(source).__name__}. These options go to "
+                "from_pretrained(), so they need a hub id or a folder as the source."
+            )
+        loaded = _from_object(source)
+        if dtype is not None:
+            loaded.module.to(_dtype(dtype))
+        if device is not None:
+            loaded.module.to(device)
+    if not isinstance(loaded.module, torch.nn.Module):
+        raise InputError(
+            f"cannot load a {type(source).__name__} as a model. Expected a hub id, a folder, a transformers module, "
+            "an nnsight model or a TransformerLens TransformerBridge."
+        )
+    _adopt(loaded, tokenizer, processor)
+    loaded.module.eval()
+    return loaded
+
+
+def _from_object(source: Any) -> Loaded:
+    """A model that the user already holds."""
+    import nnsight
+
+    if isinstance(source, nnsight.Envoy):
+        if getattr(source, "dispatched", True) is False:
+            source.dispatch()
+        loaded = Loaded(source._module, name=type(source._module).__name__, envoy=source)
+        for part in ("tokenizer", "processor", "image_processor"):
+            # Plain nnsight models hand on the attributes of the module, which has none of these.
+            setattr(loaded, part, source.__dict__.get(part))
+        return loaded
+    if hasattr(source, "original_model") and hasattr(source, "adapter"):
+        module = source.original_model
+        return Loaded(
+            module, getattr(source, "tokenizer", None), getattr(source, "processor", None), name=type(module).__name__
+        )
+    return Loaded(source, name=_module_name(source))
+
+
+def _module_name(module: Any) -> str:
+    where = getattr(getattr(module, "config", None), "_name_or_path", "")
+    return Path(where).name if where and Path(where).exists() else where or type(module).__name__
+
+
+def _adopt(loaded: Loaded, tokenizer: Any, processor: Any) -> None:
+    """Sort what the user passed into tokenizer, processor and image processor; what is passed wins."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    if isinstance(processor, str | os.PathLike):
+        processor = AutoProcessor.from_pretrained(processor)
+    loaded.tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
+    candidate = processor if processor is not None else loaded.processor
+    if candidate is not None:
+        loaded.processor = loaded.image_processor = None
+        if hasattr(candidate, "image_processor"):
+            loaded.processor, loaded.image_processor = candidate, candidate.image_processor
+        elif hasattr(candidate, "pad") and hasattr(candidate, "encode"):
+            loaded.tokenizer = loaded.tokenizer or candidate
+        else:
+            loaded.image_processor = candidate
+        if loaded.tokenizer is None:
+            loaded.tokenizer = getattr(candidate, "tokenizer", None)
+
+
+def _from_pretrained(
+    source: str, tokenizer: Any, processor: Any, device: Any, dtype: Any, kwargs: dict[str, Any]
+) -> Loaded:
+    """A hub id or a local folder."""
+    import torch
+    import transformers
+
+    if source == "tiny":
+        raise InputError(
+            'the bundled model "tiny" is not part of this version yet. Give a hub id, a local folder or a loaded '
+            "transformers model; `modalnet demo` runs on Gemma 3 270M."
+        )
+    path = Path(source).expanduser()
+    if path.is_dir():
+        source = str(path)
+        if not (path / "config.json").exists():
+            raise InputError(
+                f"{source} holds no config.json, so it is not a transformers checkpoint. Expected a folder that "
+                "model.save_pretrained() wrote."
+            )
+    elif path.exists() or source.startswith((".", "/", "~")):
+        raise InputError(f"{source} is not a folder. Expected a hub id or a folder that save_pretrained() wrote.")
+    trust = bool(kwargs.pop("trust_remote_code", False))
+    shared = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs}
+    try:
+        config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(
+            source, trust_remote_code=trust, **shared
+        )
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{source} brings its own Python code, which modalnet does not run unless asked. Read that code, then "
+                "pass trust_remote_code=True to load()."
+            ) from error
+        raise InputError(f"{source} cannot be loaded: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"{source} is neither a local folder nor a model that the hub hands out here: {_first_line(error)}"
+        ) from error
+    auto = _auto_class(config, trust)
+    placement = dict(kwargs)
+    if "device_map" not in placement and device is None and torch.cuda.is_available():
+        device = "cuda"
+    try:
+        module = auto.from_pretrained(
+            source,
+            config=config,
+            dtype=_dtype(dtype) if dtype is not None else "auto",
+            trust_remote_code=trust,
+            **placement,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"the weights of {source} cannot be loaded: {_first_line(error)}") from error
+    if device is not None and "device_map" not in placement:
+        module.to(device)
+    loaded = Loaded(module, name=path.name if path.is_dir() else source)
+    if tokenizer is None and processor is None:
+        _load_preprocessors(loaded, source, trust, shared)
+    return loaded
+
+
+def _auto_class(config: Any, trust: bool) -> Any:
+    """The class that the checkpoint was saved from, or the auto class that knows its config."""
+    import transformers
+
+    remote = getattr(config, "auto_map", None) if trust else None
+    for name in getattr(config, "architectures", None) or ():
+        if not remote and hasattr(transformers, name):
+            return getattr(transformers, name)
+    for auto in (transformers.AutoModelForImageTextToText, transformers.AutoModelForCausalLM):
+        if type(config) in auto._model_mapping or (remote and auto.__name__ in remote):
+            return auto
+    return transformers.AutoModel
+
+
+def _load_preprocessors(loaded: Loaded, source: str, trust: bool, shared: dict[str, Any]) -> None:
+    """Load what the folder holds; a model without any still shows its towers, so nothing here is fatal."""
+    import transformers
+
+    reasons = []
+    for auto, attribute in (
+        (transformers.AutoProcessor, "processor"),
+        (transformers.AutoTokenizer, "tokenizer"),
+        (transformers.AutoImageProcessor, "image_processor"),
+    ):
+        if getattr(loaded, attribute) is not None:
+            continue
+        try:
+            part = auto.from_pretrained(source, trust_remote_code=trust, **shared)
+        except Exception as error:
+            # Any failure is kept for the message: the classes raise OSError, ValueError, ImportError, KeyError, ...
+            reasons.append(f"{auto.__name__}: {_first_line(error)}")
+            continue
+        loaded.processor = loaded.processor or part
+        _adopt(loaded, None, part)
+        if loaded.processor is not None:
+            break
+    loaded.missing = "; ".join(reasons)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _dtype(dtype: Any) -> Any:
+    import torch
+
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    known = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(known, torch.dtype):
+        raise InputError(f'dtype={dtype!r} is not a torch dtype. Give "float32", "bfloat16", "float16" or "auto".')
+    return known

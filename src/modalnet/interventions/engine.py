@@ -1,0 +1,200 @@
+"""Runs a plan in one nnsight trace. This is the only file of modalnet in which a trace is opened.
+
+The trace asks for the plan's sites in the order in which the forward pass reaches them, pools each one where it is (on
+the model's device, in float32) and stops after the last, so that neither later blocks nor the LM head run unless
+something needs them. Inside the trace there are only envoys, tensors and plain Python: what nnsight can send to a
+server unchanged.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError, ModalnetError
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+    from modalnet.interventions.plan import Plan
+
+
+class LayoutError(ModalnetError):
+    """A tower holds another number of positions than the plan's indices were made for."""
+
+
+@dataclass
+class Reading:
+    """What one forward pass gave.
+
+    Attributes
+    ----------
+    residual
+        Per tower, float32 on the CPU: ``[stimulus, layer, dim]`` where the plan pools, otherwise
+        ``[layer, position, dim]`` with every flat position.
+    shapes
+        Per tower, the shape of a block's output in this batch.
+    logits
+        ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where not asked for.
+    """
+
+    residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    logits: Float[torch.Tensor, "position vocab"] | None = None
+
+
+class Engine:
+    """Runs plans on one model.
+
+    Parameters
+    ----------
+    module
+        A torch module.
+    envoy
+        An nnsight model around it, if the user has one; its stored edits then apply.
+    """
+
+    def __init__(self, module: Any, envoy: Any = None) -> None:
+        import nnsight
+
+        # A TransformersModel would pad and collate the inputs again; the inputs here are final, so a plain wrapper
+        # of the same module runs them as they are.
+        if envoy is not None and getattr(envoy, "_edits", None):
+            if type(envoy) is not nnsight.NNsight:
+                raise InputError(
+                    f"this {type(envoy).__name__} carries edits, which modalnet cannot run in the same trace. Wrap the "
+                    "module in nnsight.NNsight and make the edits there, or clear them with clear_edits()."
+                )
+            self.envoy = envoy
+        else:
+            self.envoy = nnsight.NNsight(module)
+        self.module = module
+
+    def run(self, inputs: dict[str, Any], plan: Plan) -> Reading:
+        """One forward pass.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs, on any device.
+        plan
+            What to read.
+
+        Raises
+        ------
+        LayoutError
+            If a tower holds another number of positions than the plan expects.
+        """
+        import nnsight
+        import torch
+
+        steps = []  # one entry per site: (envoy, positions, index, lengths)
+        for sites, pool in plan.reads:
+            index = pool.index
+            if index is not None and torch.equal(index, torch.arange(pool.n_positions)):
+                index = torch.empty(0, dtype=torch.long)  # every position in order: nothing to pick
+            lengths = None if pool.lengths is None else pool.lengths.tolist()
+            steps += [(self.envoy.get(path), pool.n_positions, index, lengths) for path in sites.paths]
+        rows, n_text = plan.logit_rows, plan.n_text_positions
+        head = self._head() if rows is not None else None
+        root = self.envoy
+        moved = {name: self._place(value) for name, value in inputs.items()}
+        if self._caches:
+            moved["use_cache"] = False
+        with torch.no_grad(), root.trace(**moved) as tracer:
+            vectors = nnsight.save([])
+            shapes = nnsight.save([])
+            values = nnsight.save([])
+            for block, n_positions, index, lengths in steps:
+                hidden = block.output
+                if isinstance(hidden, tuple | list):
+                    hidden = hidden[0]
+                shapes.append(tuple(hidden.shape))
+                flat = hidden.reshape(-1, hidden.shape[-1])
+                if index is None:
+                    vectors.append(flat.float())
+                    continue
+                if flat.shape[0] != n_positions:
+                    tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
+                if len(index):
+                    flat = flat[index.to(flat.device)]
+                if min(lengths) == max(lengths):
+                    grouped = flat.reshape(len(lengths), lengths[0], flat.shape[-1])
+                    vectors.append(grouped.mean(1, dtype=torch.float32))
+                else:
+                    parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
+                    vectors.append(torch.stack(parts))
+            if head is None:
+                tracer.stop()
+            # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
+            before = head.input
+            if before.shape[:-1].numel() != n_text:
+                tracer.stop()
+            head.input = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
+            result = root.output
+            logits = result.logits if hasattr(result, "logits") else result[0]
+            values.append(logits[0].float())
+        return self._gather(plan, vectors, shapes, values)
+
+    def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any], values: list[Any]) -> Reading:
+        """Bring what a trace saved to the CPU, one transfer per tower."""
+        import torch
+
+        reading = Reading()
+        done = 0
+        for sites, pool in plan.reads:
+            name, count = sites.tower.name, len(sites.layers)
+            found = shapes[done : done + count]
+            expected = pool.n_positions if pool.index is not None else None
+            for shape in found:
+                positions = int(torch.Size(shape[:-1]).numel())
+                if expected is not None and positions != expected:
+                    raise LayoutError(f"the {name} tower holds {positions} positions, {expected} were expected")
+                if shape[-1] != sites.tower.width:
+                    raise ModalnetError(
+                        f"a block of the {name} tower puts out width {shape[-1]}, but its units were counted with "
+                        f"width {sites.tower.width}. Please report this model."
+                    )
+            read = vectors[done : done + count]
+            device = read[0].device
+            stacked = torch.stack([vector.to(device) for vector in read]).cpu()
+            reading.residual[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+            reading.shapes[name] = found[0]
+            done += count
+        if plan.logit_rows is not None:
+            if not values:
+                raise LayoutError("the LM head does not see one vector per text token")
+            reading.logits = values[0].cpu()
+        return reading
+
+    def _head(self) -> Any:
+        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        if head is None:
+            raise InputError(
+                f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
+                "(a ...ForCausalLM or ...ForConditionalGeneration class)."
+            )
+        path = next(path for path, sub in self.module.named_modules() if sub is head)
+        return self.envoy.get(path)
+
+    @property
+    def _caches(self) -> bool:
+        """Whether the model would fill a key-value cache, which one forward pass has no use for."""
+        config = getattr(self.module, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        takes = inspect.signature(self.module.forward).parameters
+        return bool(getattr(text, "use_cache", False)) and "use_cache" in takes
+
+    def _place(self, value: Any) -> Any:
+        """Put an input where the model is, in the precision that the model computes in."""
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return value
+        parameter = next((p for p in self.module.parameters() if p.device.type != "meta"), None)
+        device = parameter.device if parameter is not None else value.device
+        floating = value.is_floating_point()
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
+        return value.to(device=device, dtype=dtype if floating else value.dtype)

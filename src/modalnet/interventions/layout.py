@@ -1,0 +1,181 @@
+"""Which positions of a batch belong to which stimulus, measured rather than assumed.
+
+The language tower holds one row per stimulus, and the encoder knows its tokens. A vision tower is another matter: an
+image may be one row, several (tiles), or a stretch of one long packed row, and only the model knows. So the layout is
+measured. A stimulus that runs alone shows how many positions its images take, since all of them are its own; in a batch,
+each stimulus then owns a contiguous stretch, in order. Before the first batch of a kind is trusted, two stimuli run
+alone and together through the first block of each tower, and their positions must hold the same activations both ways.
+Where they do not, stimuli of different image sizes are kept apart, and where that does not help, stimuli run one at a
+time: slower, never wrong.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded, Encoder
+from modalnet.architecture.towers import Tower
+from modalnet.interventions.engine import Engine, LayoutError
+from modalnet.interventions.plan import Plan, Pool, Sites
+from modalnet.interventions.positions import Span
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a vision tower one stimulus takes: rows of tokens."""
+
+    rows: int
+    tokens: int
+
+    @property
+    def positions(self) -> int:
+        """Number of positions."""
+        return self.rows * self.tokens
+
+
+class Layouts:
+    """Measures and remembers the layouts of one model.
+
+    Parameters
+    ----------
+    engine, encoder, towers
+        The model's own.
+    """
+
+    def __init__(self, engine: Engine, encoder: Encoder, towers: dict[str, Tower]) -> None:
+        self.engine = engine
+        self.encoder = encoder
+        self.towers = towers
+        self._shares: dict[Any, Share] = {}
+        self._together: dict[Any, bool] = {}
+
+    def spans(self, batch: Batch, tower: str) -> tuple[list[Span], int]:
+        """The positions of each stimulus of a batch in a tower, and the number of positions in all."""
+        import torch
+
+        if tower in TEXT_TOWERS:
+            total = len(batch.items) * batch.width
+            return [_text_span(tokens, batch.width) for tokens in batch.text], total
+        spans, offset = [], 0
+        prefix = self.towers[tower].n_prefix
+        for item in batch.items:
+            share = self.share(item, tower)
+            place = torch.arange(share.positions) % share.tokens
+            cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
+            spans.append(Span(offset + torch.arange(share.positions), image=place >= prefix, cls=cls))
+            offset += share.positions
+        return spans, offset
+
+    def share(self, item: Encoded, tower: str) -> Share:
+        """How much of a tower a stimulus takes, measured once per kind and size of input."""
+        key = (tower, item.kind, item.signature)
+        if key not in self._shares:
+            shape = self._first_block([item], [tower])[1][tower]
+            tokens = shape[-2]
+            rows = 1
+            for size in shape[:-2]:
+                rows *= size
+            self._shares[key] = Share(rows, tokens)
+        return self._shares[key]
+
+    def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
+        """Split stimuli into batches whose layout is known to hold.
+
+        Parameters
+        ----------
+        items
+            Stimuli of one kind.
+        towers
+            The towers that are read.
+        """
+        if len(items) < 2 or not items[0].n_images:
+            return [list(items)]
+        first = items[0]
+        other = next((item for item in items if item.signature != first.signature), None)
+        if other is not None and self._run_together(first, other, towers):
+            return [list(items)]
+        by_signature: dict[Any, list[Encoded]] = {}
+        for item in items:
+            by_signature.setdefault(item.signature, []).append(item)
+        groups = []
+        for same in by_signature.values():
+            together = len(same) < 2 or self._run_together(same[0], same[1], towers)
+            groups += [same] if together else [[item] for item in same]
+        return groups
+
+    def _run_together(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
+        """Whether two stimuli hold the same activations in one batch as alone."""
+        mixed = one.signature != two.signature
+        key = (one.kind, mixed, tuple(towers))
+        if key not in self._together:
+            self._together[key] = self._compare(one, two, towers)
+            if not self._together[key] and not mixed:
+                warnings.warn(
+                    f"{self.encoder.loaded.name} does not give the same activations for images in a batch as for each "
+                    "alone, so stimuli with images run one at a time.",
+                    stacklevel=2,
+                )
+        return self._together[key]
+
+    def _compare(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
+        """Run two stimuli alone and together through the first block of each tower and compare."""
+        import torch
+
+        alone: dict[str, list[torch.Tensor]] = {tower: [] for tower in towers}
+        for item in (one, two):
+            flat, _, batch = self._first_block([item], towers)
+            for tower in towers:
+                span = self.spans(batch, tower)[0][0]
+                alone[tower].append(flat[tower][span.index])
+        try:
+            flat, _, batch = self._first_block([one, two], towers)
+        except (RuntimeError, ValueError, IndexError, TypeError, LayoutError) as error:
+            if is_out_of_memory(error):
+                raise
+            return False  # the model does not take the two in one batch
+        half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
+        tolerance = 5e-2 if half else 1e-3
+        for tower in towers:
+            spans, total = self.spans(batch, tower)
+            if flat[tower].shape[0] != total:
+                return False
+            for span, expected in zip(spans, alone[tower], strict=True):
+                error = (flat[tower][span.index] - expected).norm()
+                if not bool(error <= tolerance * expected.norm()):
+                    return False
+        return True
+
+    def _first_block(
+        self, items: Sequence[Encoded], towers: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]], Batch]:
+        """Every position of the first block of each tower, flat, and its shape."""
+        batch = self.encoder.collate(items)
+        ordered = [name for name in self.towers if name in towers]
+        plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered))
+        reading = self.engine.run(batch.inputs, plan)
+        return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or here."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _text_span(tokens: Any, width: int) -> Span:
+    import torch
+
+    index = tokens.row * width + tokens.start + torch.arange(tokens.length)
+    text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
+    cls = torch.tensor([tokens.cls]) if tokens.cls is not None else None
+    return Span(index, image=tokens.image, text=text, cls=cls)

@@ -1,0 +1,123 @@
+"""What one forward pass is asked for: sites to read, in forward order, and where along the tokens.
+
+A plan is plain data. It is made before the trace opens, so that the trace itself holds nothing but tensors, numbers and
+module paths: what a remote server can be sent as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modalnet.architecture.towers import FORWARD_ORDER, Tower
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Int
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Blocks of one tower whose outputs are read.
+
+    Attributes
+    ----------
+    tower
+        The tower.
+    layers
+        Which of its blocks, ascending.
+    """
+
+    tower: Tower
+    layers: tuple[int, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Module paths of the blocks."""
+        return tuple(self.tower.paths[layer] for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How the flat positions of a tower become one vector per stimulus.
+
+    Attributes
+    ----------
+    n_positions
+        How many positions (rows x tokens, padding included) the tower must hold for the indices to be right.
+    index
+        Flat positions, stimulus by stimulus; None to keep every position.
+    lengths
+        How many of them belong to each stimulus; their mean is taken.
+    """
+
+    n_positions: int
+    index: Int[torch.Tensor, " position"] | None = None
+    lengths: Int[torch.Tensor, " stimulus"] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One forward pass: what to read of which tower, and whether logits are wanted.
+
+    Attributes
+    ----------
+    reads
+        Sites and pool per tower, in the order in which the forward pass reaches them.
+    logit_rows
+        Flat positions whose logits are wanted, in order; None for none of them.
+    n_text_positions
+        Rows x tokens of the text batch, which the positions of ``logit_rows`` count over.
+    """
+
+    reads: tuple[tuple[Sites, Pool], ...]
+    logit_rows: Int[torch.Tensor, " position"] | None = None
+    n_text_positions: int = 0
+
+
+def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:
+    """Resolve ``read=`` to sites in forward order.
+
+    Parameters
+    ----------
+    towers
+        All towers of the model.
+    read
+        None for every tower that the input reaches, a tower's name, a list of names, or layers per tower, such as
+        ``{"decoder": [0, 5, -1]}``.
+    reached
+        Names of the towers that the input reaches.
+
+    Raises
+    ------
+    InputError
+        For a tower or layer that does not exist, or that the input does not reach.
+    """
+    if read is None:
+        read = list(reached)
+    wanted: Mapping[str, Any]
+    if isinstance(read, Mapping):
+        wanted = read
+    else:
+        wanted = dict.fromkeys([read] if isinstance(read, str) else read)
+    for name in wanted:
+        if name not in towers:
+            raise InputError(f"there is no tower {name!r} in this model; its towers are {', '.join(towers)}.")
+        if name not in reached:
+            missing = "images" if name == "vision" else "text"
+            raise InputError(f"the {name} tower is not reached by these stimuli: give stimuli with {missing}.")
+    return tuple(Sites(towers[name], _layers(towers[name], wanted[name])) for name in FORWARD_ORDER if name in wanted)
+
+
+def _layers(tower: Tower, layers: Any) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(tower.n_layers))
+    chosen = [layers] if isinstance(layers, int) else list(layers)
+    for layer in chosen:
+        if not isinstance(layer, int) or not -tower.n_layers <= layer < tower.n_layers:
+            raise InputError(
+                f"layer {layer!r} is not in the {tower.name} tower, which has layers 0..{tower.n_layers - 1}."
+            )
+    return tuple(sorted({layer % tower.n_layers for layer in chosen}))

@@ -1,0 +1,132 @@
+"""Where along the tokens: from ``tokens=`` to the positions of each stimulus.
+
+A batch holds the tokens of several stimuli, with padding between them, in rows (one or more per stimulus) or packed end
+to end. Seen flat, as ``[rows * tokens, width]``, each stimulus owns some positions in order, and each position has a
+role: image, text, class token. A *token choice* picks among the stimulus' own positions only; padding never counts.
+
+============  =========================================================================================================
+``"last"``    the last of the stimulus' own tokens
+``"mean"``    the mean over all of them
+``"image"``   the mean over image tokens: patches in the vision tower (without class and register tokens), image
+              placeholders in the language tower
+``"text"``    the mean over the tokens of the language tower that are no image placeholders (a chat template's count)
+``"cls"``     the class token (the mean over tiles, where an image is tiled)
+``"all"``     every token, not pooled
+indices       the mean over these places among the stimulus' own tokens; negative ones count from the end
+============  =========================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Int
+
+NAMES = ("last", "mean", "all", "image", "text", "cls")
+
+#: A choice of tokens: one of NAMES, or indices.
+TokenChoice = str | tuple[int, ...]
+
+#: The default per tower: a causal decoder gathers its input at the last token, other towers spread it over all.
+DEFAULT = {"decoder": "last"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """The positions of one stimulus in one tower of one batch.
+
+    Attributes
+    ----------
+    index
+        Flat positions of its own tokens, in order.
+    image, text
+        Which of them are image or text tokens; None where the tower has no such distinction.
+    cls
+        Offsets of its class tokens among them; None where there are none.
+    """
+
+    index: Int[torch.Tensor, " token"]
+    image: Bool[torch.Tensor, " token"] | None = None
+    text: Bool[torch.Tensor, " token"] | None = None
+    cls: Int[torch.Tensor, " row"] | None = None
+
+
+def choose(tokens: Any, towers: Sequence[str]) -> dict[str, TokenChoice]:
+    """The token choice for each tower.
+
+    Parameters
+    ----------
+    tokens
+        None for the default (``"last"`` in a decoder, ``"mean"`` elsewhere), one choice for all towers, or a choice
+        per tower.
+    towers
+        Names of the towers that are read.
+
+    Raises
+    ------
+    InputError
+        For a choice that does not exist.
+    """
+    if isinstance(tokens, Mapping):
+        unknown = sorted(set(tokens) - set(towers))
+        if unknown:
+            raise InputError(
+                f"tokens= names the tower {unknown[0]!r}; the towers that are read are {', '.join(towers)}."
+            )
+        return {tower: _check(tokens.get(tower, DEFAULT.get(tower, "mean"))) for tower in towers}
+    if tokens is None:
+        return {tower: DEFAULT.get(tower, "mean") for tower in towers}
+    return {tower: _check(tokens) for tower in towers}
+
+
+def _check(choice: Any) -> TokenChoice:
+    if isinstance(choice, str):
+        if choice in NAMES:
+            return choice
+        raise InputError(f"tokens={choice!r} is not known. Give one of {', '.join(NAMES)}, or indices such as [0, -1].")
+    numbers = (choice,) if isinstance(choice, int) and not isinstance(choice, bool) else choice
+    if isinstance(numbers, Iterable):
+        indices = tuple(int(n) for n in numbers if hasattr(n, "__index__") and not isinstance(n, bool))
+        if indices and len(indices) == len(tuple(numbers)):
+            return indices
+    raise InputError(f"tokens={choice!r} is not known. Give one of {', '.join(NAMES)}, or indices such as [0, -1].")
+
+
+def select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[torch.Tensor, " token"]:
+    """Flat positions that ``choice`` picks for one stimulus.
+
+    Raises
+    ------
+    InputError
+        If the stimulus has no such token; the message names it.
+    """
+    own = span.index
+    if choice in ("mean", "all"):
+        return own
+    if choice == "last":
+        return own[-1:]
+    if isinstance(choice, tuple):
+        outside = [i for i in choice if not -len(own) <= i < len(own)]
+        if outside:
+            raise InputError(
+                f"tokens={list(choice)} asks for token {outside[0]}, but stimulus {label} has {len(own)} tokens in the "
+                f"{tower} tower."
+            )
+        return own[list(choice)]
+    if choice == "cls":
+        if span.cls is None or len(span.cls) == 0:
+            raise InputError(f'tokens="cls": the {tower} tower has no class token for stimulus {label}.')
+        return own[span.cls]
+    mask = span.image if choice == "image" else span.text
+    if mask is None or not bool(mask.any()):
+        raise InputError(
+            f"tokens={choice!r}: stimulus {label} has no {choice} tokens in the {tower} tower. Choose another, or one "
+            f'per tower, such as tokens={{"{tower}": "mean"}}.'
+        )
+    return own[mask]

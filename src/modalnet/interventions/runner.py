@@ -1,0 +1,229 @@
+"""Many stimuli through the engine: batches, their size, and what happens when memory runs out.
+
+Stimuli that batch well are put side by side, encoded ahead on a second thread while the model works, and grown into
+batches of a bounded number of tokens. Where a batch does not fit into memory it is halved, and later batches stay
+within what fitted; what was read before is kept. Readings are handed on batch by batch, so memory does not grow with
+the number of stimuli.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
+from modalnet.errors import InputError, ModalnetError
+from modalnet.interventions.engine import Engine, LayoutError
+from modalnet.interventions.layout import Layouts, is_out_of_memory
+from modalnet.interventions.plan import Plan, Pool, Sites
+from modalnet.interventions.positions import TokenChoice, select
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+# A batch this large keeps a processor busy; a larger one only costs memory.
+_CPU_LIMITS = (64, 4096)
+_GPU_LIMITS = (256, 16384)
+_PATCH_PIXELS = 3 * 14 * 14
+
+
+@dataclass
+class Step:
+    """What one batch gave.
+
+    Attributes
+    ----------
+    indices
+        Places of its stimuli in the list that the user gave.
+    residual
+        Per tower ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
+    logits
+        One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where not asked for.
+    """
+
+    indices: list[int]
+    residual: dict[str, Any]
+    logits: list[Float[torch.Tensor, "token vocab"]] | None = None
+
+
+class Runner:
+    """Runs stimuli through a model in batches.
+
+    Parameters
+    ----------
+    engine, encoder, layouts
+        The model's own.
+    """
+
+    def __init__(self, engine: Engine, encoder: Encoder, layouts: Layouts) -> None:
+        self.engine = engine
+        self.encoder = encoder
+        self.layouts = layouts
+
+    def stream(
+        self,
+        prepared: Sequence[Prepared],
+        sites: Sequence[Sites],
+        tokens: Mapping[str, TokenChoice],
+        *,
+        logits: Literal["last", "all"] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[Step]:
+        """Yield readings batch by batch, not in the order of the stimuli.
+
+        Raises
+        ------
+        InputError
+            Where a stimulus cannot be encoded or has no token of the kind asked for.
+        """
+        limit = _BatchLimit(batch_size, self.engine)
+        towers = [site.tower.name for site in sites]
+        encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
+        for items in _batches(encoded, limit):
+            waiting = deque(self.layouts_for(items, towers))
+            while waiting:
+                group = waiting.popleft()
+                if len(group) > limit.count:  # an earlier batch showed that this many do not fit
+                    waiting.extendleft(reversed(_halves(group)))
+                    continue
+                try:
+                    step = self._run(group, sites, tokens, logits)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if len(group) == 1:
+                        raise ModalnetError(
+                            f"stimulus {group[0].label} alone does not fit into memory. Use a smaller input, a "
+                            'smaller dtype, or device_map="auto".'
+                        ) from error
+                    limit.count = max(1, len(group) // 2)
+                    waiting.extendleft(reversed(_halves(group)))
+                    del error
+                    _free_memory()
+                    continue
+                yield step
+
+    def layouts_for(self, items: list[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
+        """Split a batch where its layout would not hold."""
+        return self.layouts.group(items, towers)
+
+    def _run(
+        self, items: list[Encoded], sites: Sequence[Sites], tokens: Mapping[str, TokenChoice], logits: str | None
+    ) -> Step:
+        batch = self.encoder.collate(items)
+        reads, chosen = [], {}
+        for site in sites:
+            tower = site.tower.name
+            picked, total = self._pick(batch, tower, tokens[tower])
+            chosen[tower] = picked
+            reads.append((site, _pool(picked, total, pooled=tokens[tower] != "all")))
+        rows, n_text = None, 0
+        if logits is not None:
+            tower = "decoder" if "decoder" in self.encoder.towers else "encoder"
+            wanted, n_text = self._pick(batch, tower, "last" if logits == "last" else "all")
+            rows = _cat(wanted)
+        try:
+            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text))
+        except LayoutError as error:
+            raise ModalnetError(
+                f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
+                f"these inputs ({', '.join(batch.inputs)}). Please report this model."
+            ) from error
+        residual: dict[str, Any] = {}
+        for tower, values in reading.residual.items():
+            if tokens[tower] == "all":
+                residual[tower] = [values[:, index] for index in chosen[tower]]
+            else:
+                residual[tower] = values
+        split = None
+        if reading.logits is not None:
+            split = list(reading.logits.split([len(index) for index in wanted]))
+        return Step([item.index for item in items], residual, split)
+
+    def _pick(self, batch: Batch, tower: str, choice: TokenChoice) -> tuple[list[torch.Tensor], int]:
+        spans, total = self.layouts.spans(batch, tower)
+        labelled = zip(batch.items, spans, strict=True)
+        return [select(choice, span, tower=tower, label=item.label) for item, span in labelled], total
+
+
+def _pool(picked: list[torch.Tensor], total: int, *, pooled: bool) -> Pool:
+    import torch
+
+    if not pooled:
+        return Pool(total)
+    return Pool(total, _cat(picked), torch.tensor([len(index) for index in picked]))
+
+
+def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat(parts)
+
+
+class _BatchLimit:
+    """How many stimuli, and how many tokens with their padding, a batch may hold."""
+
+    def __init__(self, batch_size: Any, engine: Engine) -> None:
+        self.tokens: float = float("inf")
+        if batch_size == "auto":
+            on_gpu = any(p.device.type not in ("cpu", "meta") for p in engine.module.parameters())
+            self.count, self.tokens = _GPU_LIMITS if on_gpu else _CPU_LIMITS
+        elif isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1:
+            self.count = batch_size
+        else:
+            raise InputError(f'batch_size={batch_size!r} is not known. Give "auto" or a number of at least 1.')
+
+
+def _batches(encoded: Iterable[Encoded], limit: _BatchLimit) -> Iterator[list[Encoded]]:
+    """Grow batches of one kind up to the limit."""
+    current: list[Encoded] = []
+    longest = 0
+    for item in encoded:
+        size = max(item.n_tokens, _image_tokens(item))
+        full = len(current) >= limit.count or max(longest, size) * (len(current) + 1) > limit.tokens
+        if current and (full or item.kind != current[0].kind):
+            yield current
+            current, longest = [], 0
+        current.append(item)
+        longest = max(longest, size)
+    if current:
+        yield current
+
+
+def _image_tokens(item: Encoded) -> int:
+    """About how many patches the images of a stimulus become; only the size of batches depends on it."""
+    pixels = item.inputs.get("pixel_values")
+    return 0 if pixels is None else int(pixels.numel()) // _PATCH_PIXELS
+
+
+def _halves(group: list[Encoded]) -> list[list[Encoded]]:
+    middle = (len(group) + 1) // 2
+    return [group[:middle], group[middle:]]
+
+
+def _ahead(encode: Any, prepared: Iterable[Prepared], depth: int = 64) -> Iterator[Encoded]:
+    """Encode on a second thread, a bounded number of stimuli ahead."""
+    remaining = iter(prepared)
+    with ThreadPoolExecutor(1, thread_name_prefix="modalnet-encode") as pool:
+        queue: deque[Future[Encoded]] = deque(pool.submit(encode, item) for item in islice(remaining, depth))
+        try:
+            while queue:
+                yield queue.popleft().result()
+                queue.extend(pool.submit(encode, item) for item in islice(remaining, 1))
+        finally:
+            for future in queue:
+                future.cancel()
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

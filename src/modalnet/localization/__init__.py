@@ -1,0 +1,7 @@
+"""Localization: which units prefer one side of a contrast."""
+
+from modalnet.localization.localize import localize
+from modalnet.localization.reliability import Reliability
+from modalnet.localization.result import Localization
+
+__all__ = ["Localization", "Reliability", "localize"]

@@ -1,0 +1,332 @@
+"""The functional localizer: from a model and a contrast to a statistic for every unit.
+
+The stimuli run once. Each batch's activations are reduced to moments as they come (count, mean and spread per side, per
+fold and per condition), and everything that is reported follows from those.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from modalnet import __version__
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import InputError, ModalnetError, StoreError
+from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.localization.folds import assign_folds
+from modalnet.localization.result import Localization
+from modalnet.model import Model, load
+from modalnet.statistics import Moments
+from modalnet.stimuli.contrast import Contrast
+from modalnet.store import Store
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from modalnet.architecture.inputs import Prepared
+
+N_FOLDS = 10
+
+#: Published procedures by name: what each one fixes.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "alkhamissi2025": {"max_tokens": 12, "tokens": {"decoder": "last"}, "magnitude": "absolute", "raw": True},
+}
+
+
+def localize(
+    model: Model | Any,
+    contrast: Contrast,
+    *,
+    towers: str | Sequence[str] | None = None,
+    tokens: Any = None,
+    magnitude: Literal["absolute", "signed"] = "absolute",
+    protocol: str | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Localization:
+    """Find how strongly each unit prefers one side of a contrast.
+
+    For every unit, Welch's t-test compares its activation on the positive stimuli with its activation on the negative
+    ones. A unit is one dimension of the residual stream at a block's output; its activation on a stimulus is pooled
+    over the chosen tokens in float32. The network is then a choice among the units, such as ``result.top(0.01)``.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`modalnet.load`, or anything that it loads.
+    contrast
+        The stimuli and which conditions stand against which.
+    towers
+        The towers to localize in; None for every tower that all of the stimuli reach (text alone does not reach a
+        vision tower).
+    tokens
+        Which tokens to pool over, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``,
+        ``"cls"`` or indices; by default the last token in a decoder and the mean elsewhere.
+    magnitude
+        ``"absolute"`` compares |activation|, as the published procedure does; ``"signed"`` the activation itself.
+    protocol
+        ``"alkhamissi2025"`` reproduces the published procedure: text cut to 12 tokens, no chat template, last token,
+        absolute activation. It fixes ``tokens`` and ``magnitude``, and needs text stimuli.
+    batch_size
+        Stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
+    remote
+        Run on NDIF. Not part of this version.
+    cache
+        True keeps the result in the store and answers the same question from it without a forward pass; False does
+        neither; a path is a store of your own.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Localization
+        ``.t``, ``.p``, ``.q`` and ``.effect_size`` per tower as float64 ``[layer, dim]``; ``.top(...)`` and others
+        select units.
+
+    Raises
+    ------
+    InputError
+        Where the contrast does not fit the model, or an argument is not known. Everything is checked before the first
+        forward pass, images included.
+
+    Notes
+    -----
+    A result in the store cannot be lost by a later failure, and a store that cannot be written costs a warning only.
+
+    References
+    ----------
+    AlKhamissi et al. (2025), The LLM Language Network, arXiv:2411.02280, sections 2 and 3, for units and the test;
+    Fedorenko et al. (2010), J Neurophysiol 104:1177-1194, for the localizer.
+
+    Examples
+    --------
+    >>> language = localize(load("google/gemma-3-270m"), mn.stimuli.language())  # doctest: +SKIP
+    >>> network = language.top(fraction=0.01)  # doctest: +SKIP
+    """
+    if remote:
+        raise InputError(f"remote={remote!r}: running on NDIF is not part of this version. Leave it out to run here.")
+    if not isinstance(contrast, Contrast):
+        raise InputError(
+            f"localize() takes a Contrast, got a {type(contrast).__name__}. Make one with modalnet.Contrast(stimuli, "
+            "positive=..., negative=...) or modalnet.stimuli.language()."
+        )
+    model = load(model)
+    settings = _settings(contrast, protocol, tokens, magnitude)
+    names = _choose_towers(model, contrast, towers, protocol)
+    choices = choose(_restrict(settings["tokens"], names), names)
+    for tower, choice in choices.items():
+        if choice == "all":
+            raise InputError(
+                f'tokens="all" keeps the tokens of the {tower} tower apart, but a unit has one value per stimulus. Use '
+                '"mean" to pool over all of them.'
+            )
+    prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
+    digests = _inspect(contrast, progress=progress)
+    meta = _meta(model, contrast, names, choices, settings, protocol)
+    store = Store(None if isinstance(cache, bool) else cache) if cache else None
+    key = ""
+    if store is not None:
+        key = Store.key({"analysis": "localize", "meta": meta, "stimuli": _content(model, contrast, prepared, digests)})
+        found = store.get(key)
+        if found is not None:
+            return Localization.from_arrays(*found)
+    result = _compute(model, contrast, prepared, names, choices, settings, meta, batch_size, progress)
+    if store is not None:
+        try:
+            store.put(key, *result.to_arrays())
+        except StoreError as error:
+            warnings.warn(
+                f"the result could not be kept in the store, so it will be computed again: {error}", stacklevel=2
+            )
+    return result
+
+
+def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: str) -> dict[str, Any]:
+    """What a protocol fixes, or what the user asked for."""
+    if magnitude not in ("absolute", "signed"):
+        raise InputError(f'magnitude={magnitude!r} is not known. Give "absolute" or "signed".')
+    if protocol is None:
+        return {"max_tokens": None, "tokens": tokens, "magnitude": magnitude, "raw": False}
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol={protocol!r} is not known. The protocols are {', '.join(PROTOCOLS)}; None is ours.")
+    if tokens not in (None, "last") or magnitude != PROTOCOLS[protocol]["magnitude"]:
+        raise InputError(
+            f"protocol={protocol!r} fixes tokens and magnitude. Leave them out, or leave out the protocol to choose them."
+        )
+    pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
+    if pictured is not None:
+        raise InputError(f"protocol={protocol!r} is defined for text; stimulus {pictured.label} has an image.")
+    return dict(PROTOCOLS[protocol])
+
+
+def _choose_towers(model: Model, contrast: Contrast, towers: Any, protocol: str | None) -> list[str]:
+    reached = model.reached(contrast.stimuli)
+    if towers is None:
+        if not reached:
+            what = "text" if not contrast.stimuli[0].n_images else "image"
+            raise InputError(
+                f"{model.name} has no tower that these {what} stimuli reach; its towers are {', '.join(model.towers)}."
+            )
+        if protocol is not None:
+            return [name for name in reached if name == "decoder"] or reached
+        return reached
+    asked = [towers] if isinstance(towers, str) else list(towers)
+    for name in asked:
+        if name not in model.towers:
+            raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
+        if name not in reached:
+            bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), contrast.stimuli[0])
+            raise InputError(f"stimulus {bare.label} does not reach the {name} tower: it has no image.")
+    if not asked:
+        raise InputError(f"towers=[] names no tower; the towers are {', '.join(model.towers)}.")
+    return [name for name in model.towers if name in asked]
+
+
+def _restrict(tokens: Any, names: Sequence[str]) -> Any:
+    """A protocol speaks of the decoder; a model without one is read at the last token of what it has."""
+    if isinstance(tokens, Mapping) and not set(tokens) <= set(names) and set(tokens) == {"decoder"}:
+        return dict.fromkeys(names, tokens["decoder"])
+    return tokens
+
+
+def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
+    """Decode every image once, so that a broken one is found now and not hours later; returns content digests."""
+    from tqdm.auto import tqdm
+
+    pictures = any(stimulus.n_images for stimulus in contrast.stimuli)
+    with ThreadPoolExecutor() as pool:
+        checked = pool.map(lambda stimulus: stimulus.inspect().digest, contrast.stimuli)
+        shown = tqdm(
+            checked,
+            total=len(contrast),
+            desc="checking images",
+            unit="stimulus",
+            disable=not (progress and pictures),
+            leave=False,
+        )
+        return list(shown)
+
+
+def _meta(
+    model: Model,
+    contrast: Contrast,
+    names: Sequence[str],
+    choices: Mapping[str, TokenChoice],
+    settings: Mapping[str, Any],
+    protocol: str | None,
+) -> dict[str, Any]:
+    return {
+        "model": model.fingerprint(),
+        "source": model.name,
+        "contrast": {
+            "name": contrast.name,
+            "positive": list(contrast.positive),
+            "negative": list(contrast.negative),
+        },
+        "tokens": {name: choice if isinstance(choice, str) else list(choice) for name, choice in choices.items()},
+        "magnitude": settings["magnitude"],
+        "protocol": protocol,
+        "paths": {name: list(model.towers[name].paths) for name in names},
+        "folds": N_FOLDS,
+        "version": __version__,
+    }
+
+
+def _content(model: Model, contrast: Contrast, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
+    """What the stimuli are, for the store's key: their content, labels, and what the model's encoder makes of them."""
+    return {
+        "digests": list(digests),
+        "conditions": [stimulus.condition for stimulus in contrast.stimuli],
+        **model.encoding_identity(prepared),
+    }
+
+
+class _Sums:
+    """Moments per side and fold, per condition, and the mean absolute activation, growing batch by batch."""
+
+    def __init__(self, contrast: Contrast, shapes: Mapping[str, tuple[int, int]], *, absolute: bool) -> None:
+        self.absolute = absolute
+        self.labels = [stimulus.condition or "" for stimulus in contrast.stimuli]
+        self.sides = contrast.sides
+        self.folds = assign_folds(self.labels, N_FOLDS)
+        self.by_side = {
+            side: {tower: [Moments.zeros(shape) for _ in range(N_FOLDS)] for tower, shape in shapes.items()}
+            for side in ("positive", "negative")
+        }
+        self.by_condition = {
+            name: {tower: Moments.zeros(shape) for tower, shape in shapes.items()} for name in contrast.conditions
+        }
+        self.size = {tower: Moments.zeros(shape) for tower, shape in shapes.items()}
+
+    def add(self, tower: str, indices: Sequence[int], activations: Float[np.ndarray, "stimulus layer dim"]) -> None:
+        """Take in the activations of one batch."""
+        size = np.abs(activations)
+        values = size if self.absolute else activations
+        self.size[tower].update(size)
+        for group, members in _groups((self.sides[i], int(self.folds[i])) for i in indices).items():
+            side, fold = group
+            self.by_side[side][tower][fold].update(values[members])
+        for name, members in _groups(self.labels[i] for i in indices).items():
+            self.by_condition[name][tower].update(values[members])
+
+
+def _groups(keys: Iterator[Any]) -> dict[Any, list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return groups
+
+
+def _compute(
+    model: Model,
+    contrast: Contrast,
+    prepared: Sequence[Prepared],
+    names: Sequence[str],
+    choices: Mapping[str, TokenChoice],
+    settings: Mapping[str, Any],
+    meta: dict[str, Any],
+    batch_size: int | Literal["auto"],
+    progress: bool,
+) -> Localization:
+    from tqdm.auto import tqdm
+
+    shapes = {name: model.towers[name].shape for name in names}
+    sums = _Sums(contrast, shapes, absolute=settings["magnitude"] == "absolute")
+    with tqdm(total=len(contrast), desc=f"localize {contrast.name}", unit="stimulus", disable=not progress) as bar:
+        for step in model.stream(prepared, names, choices, batch_size=batch_size):
+            for tower, values in step.residual.items():
+                sums.add(tower, step.indices, values.numpy())
+            bar.update(len(step.indices))
+    for tower, size in sums.size.items():
+        if size.n != len(contrast):
+            raise ModalnetError(
+                f"{size.n} of {len(contrast)} stimuli were read in the {tower} tower. Please report this."
+            )
+    result = Localization(
+        sides=sums.by_side,
+        conditions=sums.by_condition,
+        norms={tower: size.mean for tower, size in sums.size.items()},
+        meta=meta,
+    )
+    _report_undefined(result)
+    return result
+
+
+def _report_undefined(result: Localization) -> None:
+    """Say so where a unit's activation was not finite: its statistic is not defined, and it is never selected."""
+    broken = {
+        tower: int((~np.isfinite(norms)).sum()) for tower, norms in result.norms.items() if not np.isfinite(norms).all()
+    }
+    if broken:
+        counts = ", ".join(f"{count:,} of {result.t[tower].size:,} in {tower}" for tower, count in broken.items())
+        warnings.warn(
+            f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
+            'model whose activations overflow may need dtype="bfloat16" or "float32".',
+            stacklevel=4,
+        )

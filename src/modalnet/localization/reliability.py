@@ -1,0 +1,262 @@
+"""Does the network come back on other stimuli, and how selective is it there?
+
+Units that were selected because they had the largest t have a large t, whatever they code: with thousands of units,
+pure noise gives an impressive top 1%. Reporting selectivity on the stimuli that selected the units is circular
+(Kriegeskorte et al. 2009). Two measures are not:
+
+* *Split-half overlap*: the network is selected twice, from two halves of the stimuli that share none, and the two
+  networks are compared. Localizers of the human language network are validated so (Mahowald & Fedorenko 2016).
+* *Held-out selectivity*: the network is selected on most of the stimuli and its t is measured on the rest.
+
+Beside both stands what random units with the same number in every layer would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from modalnet.errors import InputError
+from modalnet.localization import selection
+from modalnet.statistics import hedges_g, welch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.localization.result import Localization
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How well a network comes back on other stimuli.
+
+    Attributes
+    ----------
+    towers, fraction, n_selected
+        Where the network was selected, which share of the units, and how many units that is.
+    dice
+        [split] Dice overlap of the networks from two halves of the stimuli.
+    dice_random
+        [split, draw] Dice overlap of the one half's network with random units matched to the other's.
+    t_selecting, g_selecting
+        [group] Mean t and Hedges' g of the selected units on the stimuli that selected them: inflated, shown to be
+        compared with.
+    t_held_out, g_held_out
+        [group] Mean t and Hedges' g of the same units on the stimuli held out.
+    t_random, g_random
+        [group, draw] Mean t and Hedges' g of matched random units on the stimuli held out.
+    """
+
+    towers: tuple[str, ...]
+    fraction: float
+    n_selected: int
+    dice: Float[np.ndarray, " split"]
+    dice_random: Float[np.ndarray, "split draw"]
+    t_selecting: Float[np.ndarray, " group"]
+    g_selecting: Float[np.ndarray, " group"]
+    t_held_out: Float[np.ndarray, " group"]
+    g_held_out: Float[np.ndarray, " group"]
+    t_random: Float[np.ndarray, "group draw"]
+    g_random: Float[np.ndarray, "group draw"]
+
+    def summary(self) -> pd.DataFrame:
+        """Return every measure for the network, and beside it for matched random units.
+
+        Returns
+        -------
+        DataFrame
+            Columns measure, units (``"network"`` or ``"random"``), mean, low, high (the 2.5th and 97.5th percentile
+            over splits, groups and draws).
+        """
+        import pandas as pd
+
+        rows = [
+            ("split-half Dice", "network", self.dice),
+            ("split-half Dice", "random", self.dice_random),
+            ("t, held out", "network", self.t_held_out),
+            ("t, held out", "random", self.t_random),
+            ("t, same stimuli", "network", self.t_selecting),
+            ("g, held out", "network", self.g_held_out),
+            ("g, held out", "random", self.g_random),
+            ("g, same stimuli", "network", self.g_selecting),
+        ]
+        return pd.DataFrame(
+            [(measure, units, _mean(values), *_interval(values)) for measure, units, values in rows],
+            columns=["measure", "units", "mean", "low", "high"],
+        )
+
+    def __str__(self) -> str:
+        lines = [f"Reliability of the top {self.fraction:.3%} ({self.n_selected} units) of {', '.join(self.towers)}"]
+        for measure, units, mean, low, high in self.summary().itertuples(index=False):
+            lines.append(f"  {measure:<16} {units:<8} {mean:8.3f}  [{low:.3f}, {high:.3f}]")
+        return "\n".join(lines)
+
+
+def reliability(
+    localization: Localization,
+    *,
+    fraction: float = 0.01,
+    n_splits: int = 20,
+    k: int = 5,
+    n_random: int = 20,
+    seed: int = 0,
+    towers: str | Sequence[str] | None = None,
+) -> Reliability:
+    """Measure whether a network comes back on other stimuli.
+
+    Parameters
+    ----------
+    localization
+        A result; its folds of stimuli are what is split.
+    fraction
+        Share of the units of ``towers`` that the network is, as for ``Localization.top``.
+    n_splits
+        How often the folds are split into random halves (of 10 folds, 5 and 5).
+    k
+        Into how many groups the folds are merged for held-out selectivity; each is held out once.
+    n_random
+        How many sets of random units are drawn for every split and group. They have as many units in every layer as
+        the network they are matched to, drawn from all units with a defined t. A draw may contain units of the
+        network: chance is what an arbitrary choice gives, and a draw that must avoid the network would make the
+        chance overlap of two like networks too small.
+    seed
+        A non-negative integer; the same seed gives the same result.
+    towers
+        The towers to select from, jointly; all that were localized, if None.
+
+    Returns
+    -------
+    Reliability
+
+    Raises
+    ------
+    InputError
+        If the folds cannot be split so, a half or a group (or the rest of it) has fewer than two stimuli on a side,
+        or the fraction cannot be selected.
+
+    References
+    ----------
+    Kriegeskorte, Simmons, Bellgowan & Baker (2009), Circular analysis in systems neuroscience: the dangers of double
+    dipping, Nature Neuroscience 12:535-540. Mahowald & Fedorenko (2016), Reliable individual-level neural markers of
+    high-level language processing, NeuroImage 139:74-93.
+    """
+    towers = selection.check_towers(towers, localization.towers)
+    n_folds = localization.n_folds
+    if n_folds < 2:
+        raise InputError("Reliability splits the folds of a localization; this one has a single fold.")
+    if not isinstance(k, Integral) or not 2 <= k <= n_folds:
+        raise InputError(f"k= groups of {n_folds} folds: k must be from 2 to {n_folds}; got {k!r}.")
+    if n_splits < 1 or n_random < 1:
+        raise InputError(f"n_splits and n_random must be at least 1; got {n_splits!r} and {n_random!r}.")
+    layers = _layers(localization, towers)
+    n_selected = 0
+
+    def select(t: np.ndarray) -> np.ndarray:
+        nonlocal n_selected
+        ranked = selection.rank(t)
+        n_selected = selection.how_many(fraction, None, n_units=len(t), n_defined=len(ranked))
+        return _as_mask(ranked[:n_selected], len(t))
+
+    dice, dice_random = [], []
+    for split in range(n_splits):
+        rng = np.random.Generator(np.random.PCG64([seed, 0, split]))
+        order = np.argsort(rng.random(n_folds), kind="stable")
+        t_a, t_b = (
+            _contrast(localization, towers, half, "Half of the stimuli")[0]
+            for half in (order[: n_folds // 2], order[n_folds // 2 :])
+        )
+        a, b = select(t_a), select(t_b)
+        dice.append((a & b).sum() / n_selected)  # both have n_selected units
+        draws = [_matched(rng, b, layers, ~np.isnan(t_b)) for _ in range(n_random)]
+        dice_random.append([(a & draw).sum() / n_selected for draw in draws])
+
+    selecting, held_out, random = [], [], []
+    for group in range(k):
+        rng = np.random.Generator(np.random.PCG64([seed, 1, group]))
+        inside = range(group, n_folds, k)
+        rest = [fold for fold in range(n_folds) if fold not in inside]
+        t_rest, g_rest = _contrast(localization, towers, rest, f"What lies outside group {group} of {k}")
+        t, g = _contrast(localization, towers, inside, f"Group {group} of {k}")
+        chosen = select(t_rest)
+        draws = [_matched(rng, chosen, layers, ~np.isnan(t_rest)) for _ in range(n_random)]
+        selecting.append((_mean(t_rest[chosen]), _mean(g_rest[chosen])))
+        held_out.append((_mean(t[chosen]), _mean(g[chosen])))
+        random.append([(_mean(t[draw]), _mean(g[draw])) for draw in draws])
+
+    (t_selecting, g_selecting), (t_held_out, g_held_out) = np.array(selecting).T, np.array(held_out).T
+    t_random, g_random = np.moveaxis(np.array(random), -1, 0)
+    return Reliability(
+        towers=towers,
+        fraction=fraction,
+        n_selected=n_selected,
+        dice=np.array(dice),
+        dice_random=np.array(dice_random),
+        t_selecting=t_selecting,
+        g_selecting=g_selecting,
+        t_held_out=t_held_out,
+        g_held_out=g_held_out,
+        t_random=t_random,
+        g_random=g_random,
+    )
+
+
+def _contrast(
+    localization: Localization, towers: Sequence[str], folds: Iterable[int], what: str
+) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray, " unit"]]:
+    """Return t and g of all units of the towers, computed on some folds only."""
+    t, g = [], []
+    folds = [int(fold) for fold in folds]
+    for tower in towers:
+        positive, negative = (localization.moments(side, tower, folds) for side in ("positive", "negative"))
+        if min(positive.n, negative.n) < 2:
+            raise InputError(
+                f"{what} has {positive.n} positive and {negative.n} negative stimuli; a t needs two of each. "
+                "Use more stimuli or fewer groups."
+            )
+        t.append(welch(positive, negative).t.ravel())
+        g.append(hedges_g(positive, negative).ravel())
+    return np.concatenate(t), np.concatenate(g)
+
+
+def _layers(localization: Localization, towers: Sequence[str]) -> list[slice]:
+    """Return where each layer of the towers lies in the flat array of units."""
+    widths = [width for tower in towers for width in [localization.shapes[tower][1]] * localization.shapes[tower][0]]
+    ends = np.cumsum(widths).tolist()
+    return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+
+
+def _matched(
+    rng: np.random.Generator, chosen: Bool[np.ndarray, " unit"], layers: list[slice], defined: Bool[np.ndarray, " unit"]
+) -> Bool[np.ndarray, " unit"]:
+    """Draw as many of the defined units in every layer as are chosen there."""
+    drawn = np.zeros_like(chosen)
+    for layer in layers:
+        count = int(chosen[layer].sum())
+        if count:
+            candidates = layer.start + np.flatnonzero(defined[layer])
+            order = np.argsort(rng.random(len(candidates)), kind="stable")
+            drawn[candidates[order[:count]]] = True
+    return drawn
+
+
+def _as_mask(positions: Int[np.ndarray, " chosen"], size: int) -> Bool[np.ndarray, " unit"]:
+    mask = np.zeros(size, dtype=bool)
+    mask[positions] = True
+    return mask
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the defined values: a unit may be constant on the few stimuli of a group."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
+    return float(low), float(high)

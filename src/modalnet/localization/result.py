@@ -1,0 +1,517 @@
+"""What a localization found.
+
+Everything here follows from moments (see :mod:`modalnet.statistics`): for each side of the contrast, each fold of
+stimuli and each tower, the count, mean and spread of every unit's activation. No activation is kept, so a result is
+equally large for ten stimuli and ten thousand, and t, q, effect sizes, networks and their reliability all follow
+from it without the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet import statistics, store
+from modalnet.errors import InputError
+from modalnet.localization import selection
+from modalnet.statistics import Moments, Welch
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.localization.reliability import Reliability
+
+PerTower = dict[str, Float[np.ndarray, "layer dim"]]
+
+SIDES = ("positive", "negative")
+FORMAT = "modalnet.localization"
+VERSION = 1
+
+
+class Localization:
+    """The statistics of a contrast for every unit, and the networks that follow from them.
+
+    Made by :func:`modalnet.localize`.
+
+    Parameters
+    ----------
+    sides
+        ``"positive"`` and ``"negative"``, then tower, then one :class:`~modalnet.statistics.Moments` of shape
+        [layer, dim] per fold of stimuli.
+    conditions
+        Condition, then tower, then the moments over all its stimuli.
+    norms
+        Tower, then the mean absolute activation over all stimuli [layer, dim].
+    meta
+        A JSON document that says what was localized: ``"model"`` (fingerprint), ``"source"`` (readable model name),
+        ``"contrast"`` (``"name"``, ``"positive"``, ``"negative"``), ``"tokens"``, ``"magnitude"``, ``"protocol"``, …
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit each other.
+
+    Notes
+    -----
+    t is Welch's, positive where the positive side's mean is larger; see :func:`modalnet.statistics.welch`. A unit
+    whose activation was ever NaN or infinite, or that is constant on both sides, has t = NaN; it is never selected
+    and is counted in :attr:`undefined`. All arrays are float64 [layer, dim] and read-only.
+    """
+
+    def __init__(
+        self,
+        *,
+        sides: Mapping[str, Mapping[str, Sequence[Moments]]],
+        conditions: Mapping[str, Mapping[str, Moments]],
+        norms: Mapping[str, Float[np.ndarray, "layer dim"]],
+        meta: Mapping[str, Any],
+    ) -> None:
+        if set(sides) != set(SIDES) or not sides["positive"]:
+            raise InputError(f"A localization has the sides {SIDES} over at least one tower; got {list(sides)}.")
+        self._towers = tuple(sides["positive"])
+        self._sides = {side: {tower: list(folds) for tower, folds in sides[side].items()} for side in SIDES}
+        self._conditions = {name: dict(towers) for name, towers in conditions.items()}
+        self._norms = {tower: np.array(norms[tower], dtype=np.float64) for tower in self._towers if tower in norms}
+        self._check()
+        # Through JSON and back, so that a document compares equal after it was read from a file.
+        try:
+            self._meta: dict[str, Any] = json.loads(json.dumps(dict(meta), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The meta document of a localization must be JSON: {error}") from error
+        for array in self._norms.values():
+            array.setflags(write=False)
+
+    def _check(self) -> None:
+        folds = {len(moments) for side in SIDES for moments in self._sides[side].values()}
+        if len(folds) != 1 or folds == {0}:
+            raise InputError(f"Every tower and side of a localization has the same folds; got {sorted(folds)} folds.")
+        groups: dict[str, Iterable[str]] = {
+            "negative side": self._sides["negative"],
+            "norms": self._norms,
+            **{f"condition {name!r}": towers for name, towers in self._conditions.items()},
+        }
+        for what, towers in groups.items():
+            if set(towers) != set(self._towers):
+                raise InputError(f"The {what} has the towers {list(towers)}; the positive side {list(self._towers)}.")
+        for tower in self._towers:
+            shapes = {moments.mean.shape for side in SIDES for moments in self._sides[side][tower]}
+            shapes |= {towers[tower].mean.shape for towers in self._conditions.values()}
+            shapes |= {self._norms[tower].shape}
+            if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+                raise InputError(f"All arrays of tower {tower!r} must have one shape [layer, dim]; got {shapes}.")
+
+    # -- what was measured ---------------------------------------------------------------------------------------
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that were localized, in the model's order."""
+        return self._towers
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(layers, width) of each tower."""
+        return {tower: (array.shape[0], array.shape[1]) for tower, array in self._norms.items()}
+
+    @property
+    def n_units(self) -> int:
+        """How many units were localized, over all towers."""
+        return self._count_units(self._towers)
+
+    @property
+    def n_folds(self) -> int:
+        """Into how many folds the stimuli were dealt."""
+        return len(self._sides["positive"][self._towers[0]])
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was localized, as a JSON document."""
+        return self._meta
+
+    @property
+    def norms(self) -> PerTower:
+        """Mean absolute activation over all stimuli, per tower."""
+        return dict(self._norms)
+
+    @cached_property
+    def n(self) -> dict[str, int]:
+        """How many stimuli each condition has."""
+        return {name: max(moments.n for moments in towers.values()) for name, towers in self._conditions.items()}
+
+    @cached_property
+    def means(self) -> dict[str, PerTower]:
+        """Mean activation per condition and tower."""
+        return {
+            name: {tower: _frozen(towers[tower].mean) for tower in self._towers}
+            for name, towers in self._conditions.items()
+        }
+
+    def moments(self, side: str, tower: str, folds: Iterable[int] | None = None) -> Moments:
+        """Return the moments of one side over some folds (all, if None)."""
+        parts = self._sides[side][tower]
+        total = Moments.zeros(parts[0].mean.shape)
+        for fold in range(len(parts)) if folds is None else folds:
+            total = total + parts[fold]
+        return total
+
+    # -- statistics ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _merged(self) -> dict[str, tuple[Moments, Moments]]:
+        return {tower: (self.moments("positive", tower), self.moments("negative", tower)) for tower in self._towers}
+
+    @cached_property
+    def _welch(self) -> dict[str, Welch]:
+        return {tower: statistics.welch(*sides) for tower, sides in self._merged.items()}
+
+    @cached_property
+    def t(self) -> PerTower:
+        """Welch's t, positive side against negative, per tower."""
+        return {tower: _frozen(welch.t) for tower, welch in self._welch.items()}
+
+    @cached_property
+    def p(self) -> PerTower:
+        """Two-sided p of t, per tower."""
+        return {tower: _frozen(welch.p) for tower, welch in self._welch.items()}
+
+    @cached_property
+    def q(self) -> PerTower:
+        """Benjamini-Hochberg adjusted p, over all units of all towers together that have one."""
+        flat = statistics.fdr(selection.flatten(self.p, self._towers))
+        ends = np.cumsum([self._count_units([tower]) for tower in self._towers])[:-1]
+        parts = zip(self._towers, np.split(flat, ends), strict=True)
+        return {tower: _frozen(part.reshape(self.shapes[tower])) for tower, part in parts}
+
+    @cached_property
+    def effect_size(self) -> PerTower:
+        """Hedges' g, positive side against negative, per tower."""
+        return {tower: _frozen(statistics.hedges_g(*sides)) for tower, sides in self._merged.items()}
+
+    @cached_property
+    def undefined(self) -> dict[str, int]:
+        """How many units have no defined t, per tower: constant on both sides, or an activation was not finite."""
+        return {tower: int(np.isnan(t).sum()) for tower, t in self.t.items()}
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    def top(
+        self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
+    ) -> Units:
+        """Select exactly k units with the largest t.
+
+        Parameters
+        ----------
+        fraction
+            Share of the units of ``towers`` (units without a defined t included), above 0 and at most 1; rounded
+            down to a whole number of units.
+        k
+            Number of units. Give either this or ``fraction``.
+        towers
+            The towers to select from, jointly; all that were localized, if None.
+
+        Returns
+        -------
+        Units
+            With masks for every localized tower (empty where not searched), their norms and the model. Ties are
+            broken by (tower, layer, dim); units without a defined t are never selected.
+
+        Raises
+        ------
+        InputError
+            If both or neither of ``fraction`` and ``k`` are given, one is out of range, more units are asked for
+            than have a defined t, or a tower was not localized.
+
+        References
+        ----------
+        AlKhamissi et al. (2025), The LLM Language Network, arXiv:2411.02280, section 3: the top 1% by t.
+        """
+        towers = selection.check_towers(towers, self._towers)
+        ranked = selection.rank(selection.flatten(self.t, towers))
+        count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
+        return self._units(ranked[:count], towers)
+
+    def bottom(
+        self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
+    ) -> Units:
+        """Select exactly k units with the smallest t; otherwise as :meth:`top`."""
+        towers = selection.check_towers(towers, self._towers)
+        ranked = selection.rank(-selection.flatten(self.t, towers))
+        count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
+        return self._units(ranked[:count], towers)
+
+    def percentile(self, lo: float, hi: float, towers: str | Sequence[str] | None = None) -> Units:
+        """Select the units whose rank by t lies in (lo, hi] percent of the units with a defined t.
+
+        The smallest t has the rank closest to 0, the largest 100: ``percentile(99, 100)`` is the top 1%. A boundary
+        that falls within a unit is rounded as :meth:`top` rounds, so ``percentile(100 - x, 100)`` equals
+        ``top(x / 100)`` where every t is defined. Adjoining ranges never share a unit and never leave one out.
+
+        Parameters
+        ----------
+        lo, hi
+            0 <= lo < hi <= 100.
+        towers
+            As for :meth:`top`.
+
+        Returns
+        -------
+        Units
+            As for :meth:`top`; may be empty for a narrow range.
+
+        Raises
+        ------
+        InputError
+            If the range is out of order, or a tower was not localized.
+        """
+        if not (_is_number(lo) and _is_number(hi) and 0 <= lo < hi <= 100):
+            raise InputError(f"percentile(lo, hi) needs 0 <= lo < hi <= 100; got {lo!r} and {hi!r}.")
+        towers = selection.check_towers(towers, self._towers)
+        ranked = selection.rank(selection.flatten(self.t, towers))
+        above_hi, above_lo = (int((100 - bound) / 100 * len(ranked) + selection.SLACK) for bound in (hi, lo))
+        return self._units(ranked[above_hi:above_lo], towers)
+
+    def significant(self, alpha: float = 0.05, towers: str | Sequence[str] | None = None) -> Units:
+        """Select the units with q < alpha and t > 0; q is adjusted over all localized towers, whatever ``towers``.
+
+        Raises
+        ------
+        InputError
+            If alpha is not in (0, 1], or a tower was not localized.
+        """
+        if not _is_number(alpha) or not 0 < alpha <= 1:
+            raise InputError(f"significant(alpha=...) takes a false discovery rate above 0, at most 1; got {alpha!r}.")
+        towers = selection.check_towers(towers, self._towers)
+        q, t = (selection.flatten(values, towers) for values in (self.q, self.t))
+        return self._units(np.flatnonzero((q < alpha) & (t > 0)), towers)
+
+    # -- tables --------------------------------------------------------------------------------------------------
+
+    def top_units(self, n: int = 10, towers: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """List the n units with the largest t, largest first (fewer, if fewer have a defined t).
+
+        Returns
+        -------
+        DataFrame
+            Columns tower, layer, dim, t, p, q, effect_size, mean_positive, mean_negative.
+        """
+        import pandas as pd
+
+        towers = selection.check_towers(towers, self._towers)
+        if isinstance(n, bool) or n < 1:
+            raise InputError(f"top_units(n=...) lists a number of units, at least 1; got {n!r}.")
+        chosen = selection.rank(selection.flatten(self.t, towers))[:n]
+        places = [(tower, *place) for tower in towers for place in np.ndindex(self.shapes[tower])]
+        columns: dict[str, PerTower] = {
+            "t": self.t,
+            "p": self.p,
+            "q": self.q,
+            "effect_size": self.effect_size,
+            "mean_positive": {tower: positive.mean for tower, (positive, _) in self._merged.items()},
+            "mean_negative": {tower: negative.mean for tower, (_, negative) in self._merged.items()},
+        }
+        table = pd.DataFrame([places[position] for position in chosen], columns=["tower", "layer", "dim"])
+        return table.assign(**{name: selection.flatten(values, towers)[chosen] for name, values in columns.items()})
+
+    def summary(self, units: Units | None = None) -> pd.DataFrame:
+        """Summarize every layer in one row.
+
+        Parameters
+        ----------
+        units
+            A network to count per layer, in a column ``selected``.
+
+        Returns
+        -------
+        DataFrame
+            Columns tower, layer, units, selected (with ``units=`` only), significant (q < 0.05 and t > 0),
+            undefined, max_t, mean_t, max_effect_size; NaN in the last three where no t of the layer is defined.
+
+        Raises
+        ------
+        InputError
+            If ``units`` has other towers or shapes.
+        """
+        import pandas as pd
+
+        if units is not None and units.shapes != self.shapes:
+            raise InputError(f"The units have towers {units.shapes}; the localization has {self.shapes}.")
+        significant = self.significant().per_layer()
+        selected = units.per_layer() if units is not None else {}
+        rows = []
+        for tower in self._towers:
+            for layer, (t, g) in enumerate(zip(self.t[tower], self.effect_size[tower], strict=True)):
+                defined = ~np.isnan(t)
+                row: dict[str, Any] = {"tower": tower, "layer": layer, "units": len(t)}
+                if units is not None:
+                    row["selected"] = int(selected[tower][layer])
+                row |= {
+                    "significant": int(significant[tower][layer]),
+                    "undefined": int((~defined).sum()),
+                    "max_t": float(t[defined].max()) if defined.any() else math.nan,
+                    "mean_t": float(t[defined].mean()) if defined.any() else math.nan,
+                    "max_effect_size": float(g[defined].max()) if defined.any() else math.nan,
+                }
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def reliability(self, **options: Any) -> Reliability:
+        """Measure whether the network comes back on other stimuli: see :func:`.reliability.reliability`."""
+        from modalnet.localization.reliability import reliability
+
+        return reliability(self, **options)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw t over layers: see :func:`modalnet.plotting.layers.layer_profile`."""
+        from modalnet.plotting.layers import layer_profile
+
+        return layer_profile(self, **options)
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again.
+
+        Returns
+        -------
+        arrays
+            ``side/<side>/<tower>/mean`` and ``…/m2`` [fold, layer, dim]; ``condition/<index>/<tower>/mean`` and
+            ``…/m2`` [layer, dim]; ``norms/<tower>`` [layer, dim]. All float64.
+        document
+            ``"format"``, ``"version"``, ``"towers"``, ``"conditions"`` (names, in the order of the indices),
+            ``"n"`` (the counts under the arrays' names) and ``"meta"`` (:attr:`meta`).
+        """
+        arrays: dict[str, np.ndarray] = {}
+        counts: dict[str, int | list[int]] = {}
+        for tower in self._towers:
+            arrays[f"norms/{tower}"] = self._norms[tower]
+            for side in SIDES:
+                folds, name = self._sides[side][tower], f"side/{side}/{tower}"
+                counts[name] = [moments.n for moments in folds]
+                arrays[f"{name}/mean"] = np.stack([moments.mean for moments in folds])
+                arrays[f"{name}/m2"] = np.stack([moments.m2 for moments in folds])
+            for index, towers in enumerate(self._conditions.values()):
+                moments, name = towers[tower], f"condition/{index}/{tower}"
+                counts[name] = moments.n
+                arrays[f"{name}/mean"], arrays[f"{name}/m2"] = moments.mean, moments.m2
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "towers": list(self._towers),
+            "conditions": list(self._conditions),
+            "n": counts,
+            "meta": self._meta,
+        }
+        return arrays, document
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Localization:
+        """Make a result from what :meth:`to_arrays` returned.
+
+        Raises
+        ------
+        InputError
+            If they hold something else.
+        """
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(
+                f"This is no localization in the format of this version of modalnet ({FORMAT} {VERSION}): "
+                f"{document.get('format')!r} {document.get('version')!r}."
+            )
+        try:
+            counts, towers = document["n"], document["towers"]
+
+            def folds(name: str) -> list[Moments]:
+                parts = zip(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"], strict=True)
+                return [Moments(n, mean, m2) for n, mean, m2 in parts]
+
+            def whole(name: str) -> Moments:
+                return Moments(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"])
+
+            return cls(
+                sides={side: {tower: folds(f"side/{side}/{tower}") for tower in towers} for side in SIDES},
+                conditions={
+                    condition: {tower: whole(f"condition/{index}/{tower}") for tower in towers}
+                    for index, condition in enumerate(document["conditions"])
+                },
+                norms={tower: arrays[f"norms/{tower}"] for tower in towers},
+                meta=document["meta"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"These arrays do not make a localization: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            For another suffix.
+        StoreError
+            If the file cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"A localization is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        store.write_file(path, *self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Localization:
+        """Read a result that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file holds something else.
+        StoreError
+            If the file cannot be read or is damaged.
+        """
+        arrays, document = store.read_file(path)
+        try:
+            return cls.from_arrays(arrays, document)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        """Whether every array (NaN equal to NaN), every count and the meta document are the same."""
+        if not isinstance(other, Localization):
+            return NotImplemented
+        (arrays, document), (other_arrays, other_document) = self.to_arrays(), other.to_arrays()
+        return document == other_document and all(
+            np.array_equal(array, other_arrays[name], equal_nan=True) for name, array in arrays.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # equality looks at every array: no cheap hash goes with it
+
+    def __repr__(self) -> str:
+        contrast = self._meta.get("contrast") or {}
+        name, source = contrast.get("name", "contrast"), self._meta.get("source", "a model")
+        towers = ", ".join(f"{tower} {layers}x{width}" for tower, (layers, width) in self.shapes.items())
+        counts = ", ".join(f"{n} {condition}" for condition, n in self.n.items())
+        return f"Localization({name} in {source}: {towers}; {counts})"
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _count_units(self, towers: Sequence[str]) -> int:
+        return sum(self._norms[tower].size for tower in towers)
+
+    def _units(self, chosen: np.ndarray, towers: Sequence[str]) -> Units:
+        mask = selection.masks(chosen, self.shapes, towers)
+        return Units(mask, norms=self._norms, model=self._meta.get("model"))
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    view = array.view()  # the moments themselves stay as they are
+    view.setflags(write=False)
+    return view
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,102 @@
+"""Choosing units by their t: exactly k of them, the same ones on every machine.
+
+Units of several towers compete jointly. They are ranked by t, ties by (tower, layer, dim); units without a defined t
+are not ranked, and so never selected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from modalnet.errors import InputError
+
+# Share of a unit that rounding may take from fraction * n: 0.07 * 100 is 7.000000000000001, 0.29 * 100 is
+# 28.999999999999996, and both mean whole numbers.
+SLACK = 1e-9
+
+
+def flatten(values: Mapping[str, Float[np.ndarray, "layer dim"]], towers: Sequence[str]) -> Float[np.ndarray, " unit"]:
+    """Return the values of some towers as one array, in the order (tower, layer, dim)."""
+    return np.concatenate([values[tower].ravel() for tower in towers])
+
+
+def rank(t: Float[np.ndarray, " unit"]) -> Int[np.ndarray, " rank"]:
+    """Return the positions of the units with a defined t, largest t first, ties by position."""
+    defined = np.flatnonzero(~np.isnan(t))
+    return defined[np.argsort(-t[defined], kind="stable")]
+
+
+def masks(
+    chosen: Int[np.ndarray, " chosen"], shapes: Mapping[str, tuple[int, int]], towers: Sequence[str]
+) -> dict[str, Bool[np.ndarray, "layer dim"]]:
+    """Turn positions in the flat array of ``towers`` into one mask for every tower of ``shapes``."""
+    flat = np.zeros(sum(math.prod(shapes[tower]) for tower in towers), dtype=bool)
+    flat[chosen] = True
+    parts = dict(
+        zip(towers, np.split(flat, np.cumsum([math.prod(shapes[tower]) for tower in towers])[:-1]), strict=True)
+    )
+    return {
+        tower: parts[tower].reshape(shape) if tower in parts else np.zeros(shape, dtype=bool)
+        for tower, shape in shapes.items()
+    }
+
+
+def how_many(fraction: float | None, k: int | None, *, n_units: int, n_defined: int) -> int:
+    """Return how many units are asked for.
+
+    Parameters
+    ----------
+    fraction, k
+        A share of ``n_units`` (rounded down) or a number of units; exactly one of them is given.
+    n_units, n_defined
+        How many units compete, and how many of them have a defined t.
+
+    Raises
+    ------
+    InputError
+        If both or neither is given, a value is out of range, or more units are asked for than have a defined t.
+    """
+    if (fraction is None) == (k is None):
+        raise InputError(f"Give either fraction= or k=; got fraction={fraction!r} and k={k!r}.")
+    if fraction is not None:
+        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
+            raise InputError(f"fraction= is a share of units, above 0 and at most 1 (1% is 0.01); got {fraction!r}.")
+        count = int(fraction * n_units + SLACK)
+        if count < 1:
+            raise InputError(
+                f"fraction={fraction!r} of {n_units} units selects none; the smallest that selects one is "
+                f"{1 / n_units:.3g}."
+            )
+    else:
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+            raise InputError(f"k= is a whole number of units, at least 1; got {k!r}.")
+        count = int(k)
+    if count > n_defined:
+        undefined = n_units - n_defined
+        raise InputError(
+            f"{count} units were asked for, but only {n_defined} of {n_units} have a defined t"
+            + (f" ({undefined} are constant or had a non-finite activation)." if undefined else ".")
+        )
+    return count
+
+
+def check_towers(towers: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the towers asked for in their canonical order; all, if None.
+
+    Raises
+    ------
+    InputError
+        If a tower is not among the known ones, or none is given.
+    """
+    if towers is None:
+        return tuple(known)
+    asked = [towers] if isinstance(towers, str) else list(towers)
+    unknown = [tower for tower in asked if tower not in known]
+    if unknown or not asked:
+        raise InputError(f"towers={towers!r}: the towers that were localized are {list(known)}.")
+    return tuple(tower for tower in known if tower in asked)

@@ -1,0 +1,394 @@
+"""The face of a model: its towers, its units, and what it does with stimuli.
+
+A :class:`Model` puts together what the rooms below it know: how to load (``architecture``), where the towers are, how
+stimuli become inputs, and how a plan runs in one trace (``interventions``). The analyses are clients of this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint
+from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
+from modalnet.architecture.loading import Loaded, load_source
+from modalnet.architecture.towers import FORWARD_ORDER, Tower, find_towers
+from modalnet.errors import InputError
+from modalnet.interventions.engine import Engine
+from modalnet.interventions.layout import Layouts
+from modalnet.interventions.plan import choose_sites
+from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.interventions.runner import Runner, Step
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+    from modalnet.stimuli import Stimulus
+
+
+@dataclass
+class Run:
+    """What :meth:`Model.run` read.
+
+    Attributes
+    ----------
+    residual
+        Per tower, the residual stream at the output of each block, in float32 on the CPU: ``[stimulus, layer, dim]``
+        where tokens are pooled; with ``tokens="all"`` a list with one ``[layer, token, dim]`` per stimulus, without
+        padding.
+    logits
+        ``[stimulus, vocab]`` for ``logits="last"``; for ``"all"`` a list with one ``[token, vocab]`` per stimulus,
+        without padding; None where not asked for.
+    layers
+        Per tower, which blocks the layer dimension holds.
+    tokens
+        Per tower, the token choice.
+    """
+
+    residual: dict[str, Any] = field(default_factory=dict)
+    logits: Any = None
+    layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tokens: dict[str, TokenChoice] = field(default_factory=dict)
+
+
+class Model:
+    """A model with its towers; made by :func:`modalnet.load`.
+
+    Attributes
+    ----------
+    name
+        A readable name.
+    module
+        The transformers model.
+    towers
+        Tower by name, in forward order.
+    tokenizer, processor, image_processor
+        What encodes its inputs; None where absent.
+    """
+
+    def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
+        self._loaded = loaded
+        self.name = loaded.name
+        self.module = loaded.module
+        self.towers: dict[str, Tower] = find_towers(loaded.module)
+        self._encoder = Encoder(loaded, self.towers, chat_template=chat_template)
+        self._engine_made: Engine | None = None
+        self._runner_made: Runner | None = None
+
+    # -- what it is made of ------------------------------------------------------------------------------------------
+
+    @property
+    def vision(self) -> Tower | None:
+        """The image encoder's tower; None where there is none."""
+        return self.towers.get("vision")
+
+    @property
+    def decoder(self) -> Tower | None:
+        """The language model's tower; None where there is none."""
+        return self.towers.get("decoder")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None where there is none."""
+        return self._loaded.tokenizer
+
+    @property
+    def processor(self) -> Any:
+        """The multimodal processor; None where there is none."""
+        return self._loaded.processor
+
+    @property
+    def image_processor(self) -> Any:
+        """The image processor; None where there is none."""
+        return self._loaded.image_processor
+
+    @property
+    def padding_side(self) -> Literal["right", "left"]:
+        """On which side texts of a batch are padded; results do not depend on it."""
+        return self._encoder.padding_side
+
+    @padding_side.setter
+    def padding_side(self, side: Literal["right", "left"]) -> None:
+        if side not in ("right", "left"):
+            raise InputError(f'padding_side={side!r} is not known. Give "right" or "left".')
+        self._encoder.padding_side = side
+        self._runner_made = None  # what was measured of the layout holds for one side
+
+    def units(self, towers: str | Sequence[str] | None = None) -> Units:
+        """Every unit of the model, or of some of its towers.
+
+        Parameters
+        ----------
+        towers
+            A tower's name or a list of them; None for all.
+
+        Raises
+        ------
+        InputError
+            For a tower that the model does not have.
+        """
+        import numpy as np
+
+        chosen = list(self.towers) if towers is None else [towers] if isinstance(towers, str) else list(towers)
+        for name in chosen:
+            if name not in self.towers:
+                raise InputError(f"there is no tower {name!r} in {self.name}; its towers are {', '.join(self.towers)}.")
+        return Units({name: np.full(tower.shape, name in chosen) for name, tower in self.towers.items()})
+
+    def fingerprint(self) -> str:
+        """A hash of the weights, config and class, read anew at each call."""
+        return model_fingerprint(self.module)
+
+    def __repr__(self) -> str:
+        towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())
+        return f"Model({self.name}: {towers})"
+
+    def __str__(self) -> str:
+        parameters = list(self.module.parameters())
+        devices = ", ".join(sorted({str(parameter.device) for parameter in parameters}))
+        dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}))
+        count = sum(parameter.numel() for parameter in parameters)
+        lines = [f"{self.name} ({type(self.module).__name__}, {_short(count)} parameters, {dtypes} on {devices})"]
+        rows = [
+            (
+                tower.name,
+                f"{tower.n_layers} blocks",
+                f"x {tower.width}",
+                f"= {tower.n_units:,} units",
+                _path_range(tower),
+            )
+            for tower in self.towers.values()
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            name, *numbers, path = row
+            padded = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
+            lines.append("  " + "  ".join([name.ljust(widths[0]), *padded, path]))
+        lines.append(f"  {sum(tower.n_units for tower in self.towers.values()):,} units in all")
+        reads = [what for what, able in (("text", self._encoder.reads_text), ("images", self._encoder.sees)) if able]
+        lines.append(f"  reads {' and '.join(reads)}{self._preprocessing()}")
+        return "\n".join(lines)
+
+    def _preprocessing(self) -> str:
+        parts = [part for part in (self.processor or self.image_processor, self.tokenizer) if part is not None]
+        if not parts:
+            return "; no tokenizer or processor was given, so stimuli cannot be encoded"
+        if self.processor is not None:
+            parts = parts[:1]
+        template = ", in its chat template" if self._encoder.prompts.template_of is not None else ""
+        return f", encoded by {' and '.join(type(part).__name__ for part in parts)}{template}"
+
+    # -- what it does ------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        stimuli: Stimulus | str | Sequence[Stimulus | str],
+        *,
+        read: str | Sequence[str] | Mapping[str, Any] | None = None,
+        tokens: Any = "last",
+        logits: Literal["last", "all"] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Run:
+        """Run stimuli and read the residual stream, the logits, or both.
+
+        Parameters
+        ----------
+        stimuli
+            One stimulus or several; a plain string is a text stimulus.
+        read
+            What to read: None for every tower that the stimuli reach, a tower's name, a list of names (``[]`` for
+            none), or layers per tower, such as ``{"decoder": [0, -1]}``.
+        tokens
+            Which tokens, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``, ``"cls"``,
+            ``"all"`` or indices (see :mod:`modalnet.interventions.positions`).
+        logits
+            ``"last"`` for the next-token logits after each stimulus, ``"all"`` for those at every token.
+        batch_size
+            Number of stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
+
+        Returns
+        -------
+        Run
+            In the order of the stimuli.
+
+        Raises
+        ------
+        InputError
+            Where a stimulus does not fit the model, or has no token of the kind asked for.
+        """
+        given = as_stimuli(stimuli)
+        if logits not in (None, "last", "all"):
+            raise InputError(f'logits={logits!r} is not known. Give "last", "all" or None.')
+        sites = choose_sites(self.towers, read, self.reached(given))
+        choices = choose(tokens, [site.tower.name for site in sites])
+        prepared = self._encoder.prepare(given)
+        residual: dict[str, list[Any]] = {site.tower.name: [None] * len(given) for site in sites}
+        rows: list[Any] = [None] * len(given)
+        for step in self._runner.stream(prepared, sites, choices, logits=logits, batch_size=batch_size):
+            for tower, values in step.residual.items():
+                for index, value in zip(step.indices, values, strict=True):
+                    residual[tower][index] = value
+            for index, value in zip(step.indices, step.logits or (), strict=False):
+                rows[index] = value
+        return Run(
+            residual={name: values if choices[name] == "all" else _stack(values) for name, values in residual.items()},
+            logits=None if logits is None else rows if logits == "all" else _stack([row[0] for row in rows]),
+            layers={site.tower.name: site.layers for site in sites},
+            tokens=choices,
+        )
+
+    def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
+        """Names of the towers that every one of the stimuli reaches, in forward order."""
+        seen = all(stimulus.n_images for stimulus in stimuli)
+        # A model with a language tower reads a prompt around an image too; an image alone reaches both towers.
+        return [name for name in self.towers if (name == "vision" and seen) or name in TEXT_TOWERS]
+
+    def stream(
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        tokens: Mapping[str, TokenChoice],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[Step]:
+        """Yield pooled activations batch by batch, for analyses that reduce as they go."""
+        sites = choose_sites(self.towers, list(towers), list(towers))
+        yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size)
+
+    def prepare(
+        self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
+    ) -> list[Prepared]:
+        """Check stimuli against the model and write their prompts; see :class:`Encoder`."""
+        return self._encoder.prepare(stimuli, max_tokens=max_tokens, raw=raw)
+
+    def encoding_identity(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
+        """What the model makes of the stimuli before its first layer, as far as it is known without decoding images."""
+        texts: list[Any] = []
+        for item in prepared:
+            if item.text_inputs is not None:
+                texts.append(item.text_inputs)
+            elif item.prompt is not None:
+                ids = self.tokenizer(item.prompt, add_special_tokens=item.special_tokens)["input_ids"]
+                texts.append([item.prompt, ids])
+            else:
+                texts.append(None)
+        return {"texts": texts, **encoding_fingerprint(self._loaded)}
+
+    @property
+    def _runner(self) -> Runner:
+        # The trace wraps every module, so it is made when the first stimulus runs and not when a model is looked at.
+        if self._runner_made is None:
+            if any(parameter.device.type == "meta" for parameter in self.module.parameters()) and not hasattr(
+                self.module, "hf_device_map"
+            ):
+                raise InputError(
+                    f"{self.name} has weights on the meta device, so it cannot run. Load it with its weights."
+                )
+            if self._engine_made is None:
+                self._engine_made = Engine(self.module, self._loaded.envoy)
+            layouts = Layouts(self._engine_made, self._encoder, self.towers)
+            self._runner_made = Runner(self._engine_made, self._encoder, layouts)
+        return self._runner_made
+
+
+def load(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    processor: Any = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    remote: bool | str = False,
+    chat_template: bool | Literal["auto"] = "auto",
+    **kwargs: Any,
+) -> Model:
+    """Load a model and find its towers.
+
+    Parameters
+    ----------
+    source
+        A hub id, a local folder, a transformers module, an nnsight model, or a TransformerLens ``TransformerBridge``
+        that you made. A module without tokenizer or processor loads and shows its towers.
+    tokenizer, processor
+        What encodes the inputs: objects, or where to load them from. ``processor`` may be an image processor. A hub id
+        or a folder brings its own.
+    device, dtype
+        Where to put the weights, and their precision. By default a checkpoint goes to the GPU if there is one, in the
+        precision that it was saved in, and a loaded module stays as it is. Activations are pooled in float32.
+    remote
+        Run on NDIF. Not part of this version.
+    chat_template
+        ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
+        not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
+    **kwargs
+        For ``from_pretrained`` (``revision``, ``device_map``, ``attn_implementation``, ``trust_remote_code``, ...).
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InputError
+        If the source is no model, cannot be loaded, has no towers, or wants to run its own code without
+        ``trust_remote_code=True``.
+
+    Examples
+    --------
+    >>> model = load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
+    >>> print(model)  # doctest: +SKIP
+    """
+    if remote:
+        raise InputError(f"remote={remote!r}: running on NDIF is not part of this version. Load the model here.")
+    if isinstance(source, Model):
+        return source
+    loaded = load_source(source, tokenizer=tokenizer, processor=processor, device=device, dtype=dtype, **kwargs)
+    return Model(loaded, chat_template=chat_template)
+
+
+def as_stimuli(stimuli: Any) -> list[Stimulus]:
+    """A list of stimuli from one or several stimuli or plain strings.
+
+    Raises
+    ------
+    InputError
+        For anything else, and for an empty list.
+    """
+    from modalnet.stimuli.contrast import Contrast
+    from modalnet.stimuli.stimulus import Stimulus
+
+    if isinstance(stimuli, Contrast):
+        return list(stimuli.stimuli)
+    if isinstance(stimuli, str | Stimulus):
+        stimuli = [stimuli]
+    given = [Stimulus(text=item) if isinstance(item, str) else item for item in stimuli]
+    if not given:
+        raise InputError("there are no stimuli to run: the list is empty.")
+    for item in given:
+        if not isinstance(item, Stimulus):
+            raise InputError(f"expected Stimulus objects or strings, got a {type(item).__name__}.")
+    return given
+
+
+def _stack(values: list[Any]) -> Float[torch.Tensor, "stimulus ..."]:
+    import torch
+
+    return torch.stack(values)
+
+
+def _path_range(tower: Tower) -> str:
+    first = tower.paths[0]
+    return first if tower.n_layers == 1 else f"{first} .. {tower.paths[-1].rsplit('.', 1)[-1]}"
+
+
+def _short(count: int) -> str:
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return str(count)
+
+
+__all__ = ["FORWARD_ORDER", "Model", "Run", "load"]

@@ -1,0 +1,325 @@
+"""Any picture in, one 8-bit RGB picture out.
+
+A model sees three channels of eight bits. Every other kind of picture is brought there in one stated way, or is
+refused with a reason, because a silent conversion changes what the model is shown:
+
+===========================  ===========================================================================
+given                        what happens
+===========================  ===========================================================================
+grayscale, palette, 1 bit    repeated or looked up into RGB
+CMYK, YCbCr, HSV             converted by Pillow, without colour management
+16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion would clip at 255
+transparency                 laid over white
+camera orientation (EXIF)    applied
+several frames               refused: choose a frame. A camera's MPO file counts as its main picture
+arrays uint8, uint16, bool   0..255, 0..65535 and False/True as black to white
+arrays of floats             0..1 as black to white; anything outside is refused
+===========================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from jaxtyping import Shaped, UInt8
+    from PIL.Image import Image
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
+
+WHITE = (255, 255, 255, 255)
+FULL_16_BIT = 65535
+# Resizing filters leave floats a hair outside 0..1; that is rounding, not another scale.
+FLOAT_TOLERANCE = 1e-6
+CHANNELS = (1, 3, 4)
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
+KEYED_MODES = ("1", "L", "P", "RGB")  # one colour of these can be declared transparent
+
+
+def check_source(source: object, label: str) -> None:
+    """Check what can be checked without decoding.
+
+    Parameters
+    ----------
+    source
+        What stands for one image.
+    label
+        The name of the stimulus, for the message.
+
+    Raises
+    ------
+    InputError
+        The type is none of those that :func:`load_image` takes, the path leads to no file, or the array has no
+        shape or type of a picture.
+    """
+    if isinstance(source, str | os.PathLike):
+        _check_path(Path(source), label)
+    elif _is_pil(source):
+        _check_size(source, f"Stimulus {label}: the image")
+    elif _is_array(source):
+        _check_array(_as_array(source, label), label)
+    elif not isinstance(source, bytes):
+        hint = " (an empty cell of a table?)" if isinstance(source, float) else ""
+        raise InputError(
+            f"Stimulus {label}: an image must be a path, a PIL image, an array, the bytes of an image file, or a "
+            f"list of these; this is a {type(source).__name__}{hint}."
+        )
+
+
+def load_image(source: ImageSource, label: str = "image") -> Image:
+    """Decode one picture to 8-bit RGB.
+
+    Parameters
+    ----------
+    source
+        A path; the bytes of an image file; a PIL image of any mode; or an array (height, width),
+        (height, width, 1), (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or floats in 0..1.
+        A tensor works where ``numpy.asarray`` takes it.
+    label
+        The name of the stimulus, for the message.
+
+    Returns
+    -------
+    PIL.Image.Image
+        A new picture in mode ``RGB``, upright, with transparency laid over white.
+
+    Raises
+    ------
+    InputError
+        The source is no picture, is damaged, has no pixels, has more than ``PIL.Image.MAX_IMAGE_PIXELS``, has
+        several frames, or holds values of unknown scale.
+    """
+    check_source(source, label)
+    where = f"Stimulus {label}: the image"
+    if isinstance(source, str | os.PathLike):
+        where = f"Stimulus {label}: the file {os.fspath(source)!r}"
+        return _read_file(source, where)
+    if isinstance(source, bytes):
+        return _read_file(io.BytesIO(source), where)
+    image = source if _is_pil(source) else _array_to_image(_as_array(source, label), where)
+    with _decoding(where):
+        return _to_rgb(image, where)
+
+
+def describe_source(source: object) -> str:
+    """A few words for messages: a file name, or the kind and size of a picture."""
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name
+    if _is_pil(source):
+        return f"{source.width}x{source.height} {source.mode} picture"
+    if isinstance(source, bytes):
+        return f"picture in {len(source)} bytes"
+    shape = "x".join(str(size) for size in getattr(source, "shape", ()))
+    return f"{shape} array" if shape else type(source).__name__
+
+
+def _is_pil(source: object) -> TypeGuard[Image]:
+    # A PIL image exists only where PIL is imported, and its package name tells it without importing PIL for text.
+    return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(source).__mro__)
+
+
+def _is_array(source: object) -> bool:
+    return hasattr(source, "__array__") or hasattr(source, "__array_interface__")
+
+
+def _check_path(path: Path, label: str) -> None:
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise InputError(
+            f"Stimulus {label}: {str(path)!r} is a folder, not an image; modalnet.stimuli.from_folder reads folders."
+        )
+    hint = "; download it first and give its path" if "//" in str(path) or ":/" in str(path) else ""
+    raise InputError(f"Stimulus {label}: there is no image file at {str(path)!r}{hint}.")
+
+
+def _read_file(file: str | os.PathLike[str] | io.BytesIO, where: str) -> Image:
+    from PIL import Image as pil
+
+    with _decoding(where), pil.open(file) as image:
+        return _to_rgb(image, where)
+
+
+@contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    """Say what Pillow's errors and its decompression-bomb warning mean for this picture."""
+    from PIL import Image as pil
+    from PIL import UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at the limit and refuses at twice the limit; both are refused here.
+            warnings.simplefilter("error", pil.DecompressionBombWarning)
+            yield
+    except InputError:
+        raise
+    except (pil.DecompressionBombWarning, pil.DecompressionBombError) as error:
+        raise InputError(f"{where} is too large to decode safely: {error}. {_SHRINK}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{where} is not an image that Pillow can read. Check its content, or convert it to PNG or JPEG."
+        ) from error
+    except PermissionError as error:
+        raise InputError(f"{where} may not be read ({error.strerror}). Check its permissions.") from error
+    except Exception as error:  # decoders raise almost anything on damaged bytes
+        raise InputError(
+            f"{where} is damaged or truncated: {error}. Copy or download it again, or leave the stimulus out."
+        ) from error
+
+
+_SHRINK = (
+    "Save a smaller copy (for example PIL.Image.Image.thumbnail((1024, 1024))), or raise PIL.Image.MAX_IMAGE_PIXELS "
+    "if you trust it."
+)
+
+
+def _check_size(image: Image, where: str) -> None:
+    from PIL import Image as pil
+
+    if image.width == 0 or image.height == 0:
+        raise InputError(f"{where} has no pixels ({image.width} x {image.height}). Leave it out, or give one that has.")
+    limit = pil.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise InputError(
+            f"{where} has {image.width * image.height:,} pixels ({image.width} x {image.height}), more "
+            f"than the safety limit of {limit:,}. {_SHRINK}"
+        )
+
+
+def _to_rgb(image: Image, where: str) -> Image:
+    """Bring an opened picture of any mode to upright RGB. Decodes it; Pillow's errors pass to the caller."""
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    _check_size(image, where)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise InputError(
+            f"{where} has {frames} frames. Choose one, for example the first: "
+            "image = PIL.Image.open(path); image.seek(0); image.convert('RGBA'), or give several as a list."
+        )
+    image.load()
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        image = image.copy()
+    if image.mode.startswith(("I", "F")):
+        image = _narrow(image, where)
+    if image.mode in ALPHA_MODES or (image.mode in KEYED_MODES and "transparency" in image.info):
+        image = image.convert("RGBA")
+        return pil.alpha_composite(pil.new("RGBA", image.size, WHITE), image).convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise InputError(
+            f"{where} has colour mode {image.mode}, which Pillow cannot convert to RGB. Save it as RGB first."
+        ) from error
+
+
+def _narrow(image: Image, where: str) -> Image:
+    """Bring a picture of 16 bits, 32 bits or floats (modes I;16, I, F) to 8 bits."""
+    import numpy as np
+    from PIL import Image as pil
+
+    transparent = image.info.get("transparency")
+    values = np.asarray(image)
+    mode = image.mode
+    if mode == "F":
+        return pil.fromarray(_floats_to_8_bit(values, where))
+    lowest, highest = int(values.min()), int(values.max())
+    # Mode I is how Pillow opens 16-bit files of some formats and versions. It states no full scale.
+    if lowest < 0 or highest > FULL_16_BIT:
+        raise InputError(
+            f"{where} holds 32-bit values from {lowest} to {highest}, of unknown scale. Scale them to 8 bits (0..255) "
+            "or 16 bits (0..65535) first."
+        )
+    if mode == "I" and 0 < highest <= 255:
+        raise InputError(
+            f"{where} holds 32-bit values (mode I) from {lowest} to {highest}: either 8 bits or a nearly black 16-bit "
+            "picture. Convert it to 8 bits first, for example PIL.Image.fromarray(numpy.asarray(image, 'uint8'))."
+        )
+    narrow = _16_to_8_bit(values)
+    if isinstance(transparent, int):
+        narrow[values == transparent] = 255
+    return pil.fromarray(narrow)
+
+
+def _16_to_8_bit(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    import numpy as np
+
+    return np.rint(values.astype(np.float64) / (FULL_16_BIT / 255)).astype(np.uint8)
+
+
+def _floats_to_8_bit(values: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.ndarray, "..."]:
+    import numpy as np
+
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"{where} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < -FLOAT_TOLERANCE or highest > 1 + FLOAT_TOLERANCE:
+        cure = (
+            "undo the normalization first" if lowest < 0 else "divide them by their full scale (255 for 8-bit values)"
+        )
+        raise InputError(
+            f"{where} holds floats from {lowest:.4g} to {highest:.4g}; floats are taken as 0 (black) to 1 (white): "
+            f"{cure}."
+        )
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _as_array(source: object, label: str) -> Shaped[np.ndarray, "..."]:
+    import numpy as np
+
+    try:
+        return np.asarray(source)
+    except Exception as error:  # each tensor library has its own error for "on the GPU", "needs grad", "bfloat16"
+        raise InputError(
+            f"Stimulus {label}: numpy cannot read this {type(source).__name__} as an array ({error}). Give a numpy "
+            "array; for a torch tensor, tensor.detach().cpu().float().numpy()."
+        ) from error
+
+
+def _check_array(array: Shaped[np.ndarray, "..."], label: str) -> None:
+    shape = " x ".join(str(size) for size in array.shape)
+    where = f"Stimulus {label}: the image array of shape ({shape})"
+    if array.size == 0:
+        raise InputError(f"{where} has no pixels. Leave it out, or give one that has.")
+    if array.ndim == 4:
+        raise InputError(f"{where} is a batch; give its pictures as a list: list(array).")
+    if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
+        raise InputError(
+            f"{where} has its channels first; transpose it to (height, width, channels): array.transpose(1, 2, 0)."
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
+        raise InputError(f"{where} is no picture; (height, width) or (height, width, 1, 3 or 4 channels) is.")
+    if not (array.dtype in ("uint8", "uint16", "bool") or array.dtype.kind == "f"):
+        raise InputError(
+            f"{where} holds {array.dtype}, whose scale is unknown. Cast it to uint8 (0..255) or uint16 (0..65535), or "
+            "give floats in 0..1."
+        )
+
+
+def _array_to_image(array: Shaped[np.ndarray, "..."], where: str) -> Image:
+    import numpy as np
+    from PIL import Image as pil
+
+    if array.dtype == "bool":
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == "uint16":
+        array = _16_to_8_bit(array)
+    elif array.dtype.kind == "f":
+        array = _floats_to_8_bit(array, where)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return pil.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,475 @@
+"""A set of units, and the algebra of such sets.
+
+A unit is one dimension of one block's residual output: (tower, layer, dim). A network is the set of units that a
+contrast selects. :class:`Units` holds such a set as one boolean mask per tower, so that sets of one model combine
+with the signs of set algebra (``& | - ^ ~``), compare (``dice``), and draw their own controls (``random``): units
+that are not in the set, as many, and alike in where they sit or in how strongly they are driven.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from numbers import Integral
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from modalnet import store
+from modalnet.errors import InputError, StoreError
+
+Shapes = dict[str, tuple[int, int]]
+
+FORMAT = "modalnet.units"
+VERSION = 1
+NEAREST = 5  # of how many units nearest in norm a norm-matched control is picked
+
+
+class Units:
+    """An immutable set of units of one model.
+
+    Parameters
+    ----------
+    mask
+        For each tower, in the model's order, which units are in the set: bool [layer, dim].
+    norms
+        Mean absolute activation of every unit, per tower [layer, dim], for controls matched by norm. A
+        localization hands it to the units it selects.
+    model
+        A string that identifies the model the units belong to (its fingerprint).
+
+    Raises
+    ------
+    InputError
+        If a mask is not boolean with axes [layer, dim], or the norms do not have the masks' towers and shapes.
+
+    Notes
+    -----
+    Two ``Units`` are equal when their masks and model are; norms describe the units and are not part of the set.
+    Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
+    with any). The result keeps norms and model from whichever side has them.
+    """
+
+    def __init__(
+        self,
+        mask: Mapping[str, Bool[np.ndarray, "layer dim"]],
+        *,
+        norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
+        model: str | None = None,
+    ) -> None:
+        if not mask:
+            raise InputError("Units need the mask of at least one tower; got none.")
+        masks = {str(tower): _frozen(array) for tower, array in mask.items()}
+        for tower, array in masks.items():
+            if array.dtype != np.bool_ or array.ndim != 2:
+                raise InputError(
+                    f"The mask of tower {tower!r} must be boolean with axes [layer, dim]; got {array.dtype} "
+                    f"{array.shape}. For a list of units use Units.from_indices."
+                )
+        self._mask: dict[str, np.ndarray] = masks
+        self._norms: dict[str, np.ndarray] | None = None
+        if norms is not None:
+            given = {tower: _frozen(norms[tower], np.float64) for tower in masks if tower in norms}
+            shapes = {tower: array.shape for tower, array in given.items()}
+            if len(norms) != len(given) or shapes != self.shapes:
+                found = {tower: np.shape(array) for tower, array in norms.items()}
+                raise InputError(f"Norms must have the towers and shapes of the mask, {self.shapes}; got {found}.")
+            self._norms = given
+        self._model = model
+
+    @classmethod
+    def from_indices(
+        cls,
+        shapes: Mapping[str, tuple[int, int]],
+        indices: Iterable[tuple[str, int, int]],
+        *,
+        norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
+        model: str | None = None,
+    ) -> Units:
+        """Make a set from a list of units.
+
+        Parameters
+        ----------
+        shapes
+            (layers, width) of each tower.
+        indices
+            The units as (tower, layer, dim); repeats count once.
+        norms, model
+            As for :class:`Units`.
+
+        Raises
+        ------
+        InputError
+            If an index lies outside the shapes. Negative indices do too: a unit has one name.
+        """
+        masks = {tower: np.zeros(tuple(shape), dtype=bool) for tower, shape in shapes.items()}
+        for tower, layer, dim in indices:
+            if tower not in masks:
+                raise InputError(f"There is no tower {tower!r}; the towers are {list(masks)}.")
+            layers, width = masks[tower].shape
+            # A boolean would index, too, but not one unit.
+            if not (_is_whole(layer) and _is_whole(dim) and 0 <= layer < layers and 0 <= dim < width):
+                raise InputError(
+                    f"Unit ({tower!r}, {layer!r}, {dim!r}) lies outside tower {tower!r} with layers "
+                    f"0..{layers - 1} and dims 0..{width - 1}."
+                )
+            masks[tower][layer, dim] = True
+        return cls(masks, norms=norms, model=model)
+
+    # -- what is in it -------------------------------------------------------------------------------------------
+
+    @property
+    def mask(self) -> Mapping[str, Bool[np.ndarray, "layer dim"]]:
+        """Per tower, which units are in the set; read-only."""
+        return MappingProxyType(self._mask)
+
+    @property
+    def norms(self) -> Mapping[str, Float[np.ndarray, "layer dim"]] | None:
+        """Per tower, the mean absolute activation of every unit; read-only. None where it is not known."""
+        return None if self._norms is None else MappingProxyType(self._norms)
+
+    @property
+    def model(self) -> str | None:
+        """What identifies the model the units belong to; None where it is not known."""
+        return self._model
+
+    @property
+    def shapes(self) -> Shapes:
+        """(layers, width) of each tower."""
+        return {tower: (array.shape[0], array.shape[1]) for tower, array in self._mask.items()}
+
+    @cached_property
+    def count(self) -> int:
+        """How many units are in the set."""
+        return sum(int(array.sum()) for array in self._mask.values())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def per_layer(self) -> dict[str, Int[np.ndarray, " layer"]]:
+        """How many units of each layer are in the set, per tower."""
+        return {tower: array.sum(axis=1) for tower, array in self._mask.items()}
+
+    def indices(self) -> list[tuple[str, int, int]]:
+        """The units as (tower, layer, dim), in that order."""
+        return [
+            (tower, layer, dim) for tower, array in self._mask.items() for layer, dim in np.argwhere(array).tolist()
+        ]
+
+    def __repr__(self) -> str:
+        if not self:
+            return f"Units(empty: {_describe(self.shapes)})"
+        spans = []
+        for tower, counts in self.per_layer().items():
+            layers = np.flatnonzero(counts)
+            if len(layers):
+                first, last = int(layers[0]), int(layers[-1])
+                spans.append(f"{tower}[{first}]" if first == last else f"{tower}[{first}..{last}]")
+        return f"Units({self.count} unit{'s' if self.count > 1 else ''} in {', '.join(spans)})"
+
+    # -- algebra -------------------------------------------------------------------------------------------------
+
+    def __and__(self, other: Units) -> Units:
+        return self._combine(other, np.logical_and, "&")
+
+    def __or__(self, other: Units) -> Units:
+        return self._combine(other, np.logical_or, "|")
+
+    def __xor__(self, other: Units) -> Units:
+        return self._combine(other, np.logical_xor, "^")
+
+    def __sub__(self, other: Units) -> Units:
+        return self._combine(other, np.greater, "-")
+
+    def __invert__(self) -> Units:
+        return self._with({tower: ~array for tower, array in self._mask.items()})
+
+    def __le__(self, other: Units) -> bool:
+        """Whether every unit of this set is in the other."""
+        if not isinstance(other, Units):
+            return NotImplemented
+        return not self - other
+
+    def __ge__(self, other: Units) -> bool:
+        """Whether every unit of the other set is in this one."""
+        if not isinstance(other, Units):
+            return NotImplemented
+        return not other - self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Units):
+            return NotImplemented
+        return (
+            self._model == other._model
+            and self.shapes == other.shapes
+            and all(np.array_equal(array, other._mask[tower]) for tower, array in self._mask.items())
+        )
+
+    def __hash__(self) -> int:
+        # Sorted, because equality does not look at the order of the towers.
+        return hash((self._model, tuple((tower, self._mask[tower].tobytes()) for tower in sorted(self._mask))))
+
+    def dice(self, other: Units) -> float:
+        """Return the overlap 2|A∩B| / (|A|+|B|); NaN for two empty sets (Dice 1945)."""
+        shared, total = (self & other).count, self.count + other.count
+        return 2 * shared / total if total else float("nan")
+
+    def jaccard(self, other: Units) -> float:
+        """Return the overlap |A∩B| / |A∪B|; NaN for two empty sets (Jaccard 1912)."""
+        shared, total = (self & other).count, (self | other).count
+        return shared / total if total else float("nan")
+
+    # -- controls ------------------------------------------------------------------------------------------------
+
+    def random(self, n: int = 1, seed: int = 0, match: str = "layer") -> list[Units]:
+        """Draw sets of other units, as controls.
+
+        Parameters
+        ----------
+        n
+            How many sets. Draw i is the same whatever ``n`` is.
+        seed
+            A non-negative integer; the same seed gives the same sets on every machine.
+        match
+            What a control shares with this set.
+
+            ``"layer"``: as many units in every layer, each choice of free units equally likely.
+
+            ``"tower"``: as many units in every tower, wherever they sit in it.
+
+            ``"norm"``: as many units in every layer, each alike in mean absolute activation. The selected units of a
+            layer are gone through in random order; for each, the 5 free units of the layer nearest in
+            \\|log norm\\| distance (ties: the lower dim) are found, and one of them is picked with equal chance and is
+            then no longer free. A layer where most units are selected thus gets less alike controls. Free units
+            whose norm is NaN or infinite are never picked.
+
+        Returns
+        -------
+        list of Units
+            None overlaps this set. They carry its norms and model.
+
+        Raises
+        ------
+        InputError
+            If a layer or tower has too few units that are not selected, if ``match="norm"`` and no norms are known,
+            or for an unknown ``match`` or ``n`` below 1.
+        """
+        if not _is_whole(n) or n < 1:
+            raise InputError(f"random(n=...) draws a whole number of sets, at least 1; got n={n!r}.")
+        if not _is_whole(seed) or seed < 0:
+            raise InputError(f"random(seed=...) takes a non-negative whole number; got seed={seed!r}.")
+        draws: dict[str, Callable[[np.random.Generator, str], np.ndarray]] = {
+            "layer": self._draw_by_layer,
+            "tower": self._draw_by_tower,
+            "norm": self._draw_by_norm,
+        }
+        if match not in draws:
+            raise InputError(f"random(match=...) is one of {list(draws)}; got {match!r}.")
+        controls = []
+        for draw in range(n):
+            rng = np.random.Generator(np.random.PCG64([int(seed), draw]))
+            controls.append(self._with({tower: draws[match](rng, tower) for tower in self._mask}))
+        return controls
+
+    def _draw_by_tower(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+        selected = self._mask[tower]
+        picked = _pick(rng, ~selected.ravel(), int(selected.sum()), f"tower {tower!r}")
+        return picked.reshape(selected.shape)
+
+    def _draw_by_layer(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+        return np.stack(
+            [
+                _pick(rng, ~selected, int(selected.sum()), f"layer {layer} of tower {tower!r}")
+                for layer, selected in enumerate(self._mask[tower])
+            ]
+        )
+
+    def _draw_by_norm(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+        if self._norms is None:
+            raise InputError(
+                'random(match="norm") needs the mean absolute activation of every unit, and these units carry none. '
+                "Units that a localization selects (localization.top(...)) do; or pass norms= to Units."
+            )
+        return np.stack(
+            [
+                _pick_alike(rng, selected, norms, f"layer {layer} of tower {tower!r}")
+                for layer, (selected, norms) in enumerate(zip(self._mask[tower], self._norms[tower], strict=True))
+            ]
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the set to a file.
+
+        Parameters
+        ----------
+        path
+            ``*.json``: towers, shapes, the dims per layer, and the model; readable, without the norms.
+            ``*.safetensors``: masks, norms and model.
+
+        Raises
+        ------
+        InputError
+            For another suffix.
+        StoreError
+            If the file cannot be written.
+        """
+        head = {"format": FORMAT, "version": VERSION, "model": self._model}
+        if _suffix(path) == ".safetensors":
+            arrays = {f"mask/{tower}": array for tower, array in self._mask.items()}
+            arrays |= {f"norms/{tower}": array for tower, array in (self._norms or {}).items()}
+            store.write_file(path, arrays, head | {"towers": list(self._mask)})
+            return
+        towers = {
+            tower: {
+                "shape": list(array.shape),
+                "units": {str(layer): np.flatnonzero(row).tolist() for layer, row in enumerate(array) if row.any()},
+            }
+            for tower, array in self._mask.items()
+        }
+        store.write_bytes(path, (json.dumps(head | {"towers": towers}) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Units:
+        """Read a set that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            For another suffix, or a file that holds something else.
+        StoreError
+            If the file cannot be read or is damaged.
+        """
+        if _suffix(path) == ".safetensors":
+            arrays, document = store.read_file(path)
+        else:
+            arrays, document = {}, _read_json(path)
+        if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(f"{os.fspath(path)} does not hold units in a format of this version of modalnet.")
+        try:
+            model = document["model"]
+            if model is not None and not isinstance(model, str):
+                raise InputError(f"the model must be a string or null, not {model!r}")
+            if arrays:
+                masks = {tower: arrays[f"mask/{tower}"] for tower in document["towers"]}
+                known = any(name.startswith("norms/") for name in arrays)
+                norms = {tower: arrays[f"norms/{tower}"] for tower in masks} if known else None
+                return cls(masks, norms=norms, model=model)
+            shapes = {tower: tuple(entry["shape"]) for tower, entry in document["towers"].items()}
+            indices = [
+                (tower, int(layer), dim)
+                for tower, entry in document["towers"].items()
+                for layer, dims in entry["units"].items()
+                for dim in dims
+            ]
+            return cls.from_indices(shapes, indices, model=model)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(f"{os.fspath(path)} does not hold valid units: {error}") from error
+
+    def __reduce__(self) -> tuple[Callable[[], Units], tuple[()]]:
+        norms = None if self._norms is None else dict(self._norms)
+        return partial(Units, dict(self._mask), norms=norms, model=self._model), ()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _with(self, mask: Mapping[str, np.ndarray]) -> Units:
+        return Units(mask, norms=self._norms, model=self._model)
+
+    def _combine(self, other: Units, operation: Callable[..., np.ndarray], sign: str) -> Units:
+        if not isinstance(other, Units):
+            return NotImplemented
+        if self.shapes != other.shapes:
+            raise InputError(
+                f"Units of different towers cannot be combined: {_describe(self.shapes)} {sign} "
+                f"{_describe(other.shapes)}. Localize both over the same towers of one model."
+            )
+        if self._model is not None and other._model is not None and self._model != other._model:
+            raise InputError(
+                f"Units of different models cannot be combined: {self._model} {sign} {other._model}. "
+                "A unit means something only within its model."
+            )
+        mask = {tower: operation(array, other._mask[tower]) for tower, array in self._mask.items()}
+        return Units(
+            mask,
+            norms=self._norms if self._norms is not None else other._norms,
+            model=self._model if self._model is not None else other._model,
+        )
+
+
+def _frozen(array: Any, dtype: type | None = None) -> np.ndarray:
+    copy = np.array(array, dtype=dtype)
+    copy.setflags(write=False)
+    return copy
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _describe(shapes: Shapes) -> str:
+    return ", ".join(f"{tower} {layers}x{width}" for tower, (layers, width) in shapes.items())
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in {".json", ".safetensors"}:
+        raise InputError(f"Units are kept as .json or .safetensors; {os.fspath(path)!r} ends in {suffix!r}.")
+    return suffix
+
+
+def _read_json(path: str | os.PathLike[str]) -> Any:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{os.fspath(path)} cannot be read: {error}.") from error
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{os.fspath(path)} is damaged: not valid JSON ({error}).") from error
+
+
+def _shuffled(rng: np.random.Generator, items: np.ndarray) -> np.ndarray:
+    """Return the items in random order, from plain uniform doubles, which are the same on every machine."""
+    return items[np.argsort(rng.random(len(items)), kind="stable")]
+
+
+def _pick(rng: np.random.Generator, free: np.ndarray, count: int, where: str) -> np.ndarray:
+    candidates = np.flatnonzero(free)
+    _check_enough(len(candidates), count, where)
+    picked = np.zeros(len(free), dtype=bool)
+    picked[_shuffled(rng, candidates)[:count]] = True
+    return picked
+
+
+def _pick_alike(rng: np.random.Generator, selected: np.ndarray, norms: np.ndarray, where: str) -> np.ndarray:
+    free = ~selected & np.isfinite(norms)
+    _check_enough(int(free.sum()), int(selected.sum()), where)
+    if not np.isfinite(norms[selected]).all():
+        raise InputError(f"A selected unit of {where} has no finite norm, so no unit can be matched to it.")
+    picked = np.zeros(len(free), dtype=bool)
+    sizes = np.maximum(norms, np.finfo(np.float64).tiny)
+    for unit in _shuffled(rng, np.flatnonzero(selected)):
+        candidates = np.flatnonzero(free)
+        # The ratio of the larger to the smaller orders units as |log a - log b| does, and division, unlike log, is
+        # rounded alike on every machine.
+        with np.errstate(over="ignore"):
+            ratio = np.maximum(sizes[candidates], sizes[unit]) / np.minimum(sizes[candidates], sizes[unit])
+        nearest = candidates[np.argsort(ratio, kind="stable")[:NEAREST]]
+        choice = nearest[int(rng.random() * len(nearest))]
+        free[choice] = False
+        picked[choice] = True
+    return picked
+
+
+def _check_enough(free: int, count: int, where: str) -> None:
+    if free < count:
+        raise InputError(
+            f"A control of {count} units of {where} needs as many that are not selected; only {free} are free. "
+            'Select fewer units, or draw with match="tower".'
+        )
