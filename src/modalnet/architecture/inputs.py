@@ -402,7 +402,7 @@ class Encoder:
 
     @cached_property
     def _wants_token_types(self) -> bool:
-        """Whether the processor marks image tokens by type; without the marks, PaliGemma's mask changes with padding."""
+        """Whether the processor marks image tokens by type; without them PaliGemma's mask changes with padding."""
         names = getattr(self.loaded.processor, "model_input_names", ())
         return "token_type_ids" in names and "token_type_ids" in self._parameters
 

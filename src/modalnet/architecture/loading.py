@@ -57,7 +57,7 @@ def load_source(
     import torch
 
     if isinstance(source, str | os.PathLike):
-        loaded = _from_pretrained(os.fspath(source), tokenizer, processor, device, dtype, kwargs)
+        loaded = _from_pretrained(os.fspath(source), (tokenizer, processor), device, dtype, kwargs)
     else:
         if kwargs:
             raise InputError(
@@ -126,9 +126,7 @@ def _adopt(loaded: Loaded, tokenizer: Any, processor: Any) -> None:
             loaded.tokenizer = getattr(candidate, "tokenizer", None)
 
 
-def _from_pretrained(
-    source: str, tokenizer: Any, processor: Any, device: Any, dtype: Any, kwargs: dict[str, Any]
-) -> Loaded:
+def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: Any, kwargs: dict[str, Any]) -> Loaded:
     """A hub id or a local folder."""
     import torch
     import transformers
@@ -149,7 +147,9 @@ def _from_pretrained(
     elif path.exists() or source.startswith((".", "/", "~")):
         raise InputError(f"{source} is not a folder. Expected a hub id or a folder that save_pretrained() wrote.")
     trust = bool(kwargs.pop("trust_remote_code", False))
-    shared = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs}
+    shared: dict[str, Any] = {
+        name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs
+    }
     try:
         config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(
             source, trust_remote_code=trust, **shared
@@ -182,7 +182,7 @@ def _from_pretrained(
     if device is not None and "device_map" not in placement:
         module.to(device)
     loaded = Loaded(module, name=path.name if path.is_dir() else source)
-    if tokenizer is None and processor is None:
+    if given == (None, None):
         _load_preprocessors(loaded, source, trust, shared)
     return loaded
 
@@ -219,7 +219,6 @@ def _load_preprocessors(loaded: Loaded, source: str, trust: bool, shared: dict[s
             # Any failure is kept for the message: the classes raise OSError, ValueError, ImportError, KeyError, ...
             reasons.append(f"{auto.__name__}: {_first_line(error)}")
             continue
-        loaded.processor = loaded.processor or part
         _adopt(loaded, None, part)
         if loaded.processor is not None:
             break

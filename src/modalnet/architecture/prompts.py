@@ -47,7 +47,7 @@ class Prompts:
         template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
         if chat_template is True and not template:
             raise InputError("chat_template=True, but neither the processor nor the tokenizer has a chat template.")
-        self.template_of = holder if template and chat_template is not False else None
+        self.template_of: Any = holder if template and chat_template is not False else None
 
     def write(self, stimulus: Stimulus, *, raw: bool = False) -> Prompt:
         """The prompt of a stimulus; ``raw`` leaves a text as it is."""
@@ -89,7 +89,7 @@ class Prompts:
 
     def _starts_with_bos(self, text: str) -> bool:
         bos = getattr(self.tokenizer, "bos_token", None)
-        return bool(bos) and text.startswith(bos)
+        return isinstance(bos, str) and bool(bos) and text.startswith(bos)
 
     @cached_property
     def _control_tokens(self) -> tuple[str, ...]:
@@ -119,6 +119,6 @@ class Prompts:
             if "pixel_values" in features:
                 return candidate
         raise InputError(
-            f"{type(self.processor).__name__} accepts no image placeholder that it names ({'; '.join(problems)}). Write "
-            "the placeholders into the text of the stimulus yourself."
+            f"{type(self.processor).__name__} accepts no image placeholder that it names ({'; '.join(problems)}). "
+            "Write the placeholders into the text of the stimulus yourself."
         )

@@ -97,8 +97,9 @@ class Engine:
                 index = torch.empty(0, dtype=torch.long)  # every position in order: nothing to pick
             lengths = None if pool.lengths is None else pool.lengths.tolist()
             steps += [(self.envoy.get(path), pool.n_positions, index, lengths) for path in sites.paths]
-        rows, n_text = plan.logit_rows, plan.n_text_positions
-        head = self._head() if rows is not None else None
+        rows: Any = plan.logit_rows
+        n_text = plan.n_text_positions
+        head: Any = self._head() if rows is not None else None
         root = self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
         if self._caches:
@@ -113,7 +114,7 @@ class Engine:
                     hidden = hidden[0]
                 shapes.append(tuple(hidden.shape))
                 flat = hidden.reshape(-1, hidden.shape[-1])
-                if index is None:
+                if index is None or lengths is None:
                     vectors.append(flat.float())
                     continue
                 if flat.shape[0] != n_positions:
@@ -126,7 +127,7 @@ class Engine:
                 else:
                     parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
                     vectors.append(torch.stack(parts))
-            if head is None:
+            if head is None or rows is None:
                 tracer.stop()
             # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
             before = head.input
@@ -170,6 +171,7 @@ class Engine:
         return reading
 
     def _head(self) -> Any:
+        """The envoy of the LM head."""
         head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
         if head is None:
             raise InputError(
@@ -182,7 +184,7 @@ class Engine:
     @property
     def _caches(self) -> bool:
         """Whether the model would fill a key-value cache, which one forward pass has no use for."""
-        config = getattr(self.module, "config", None)
+        config: Any = getattr(self.module, "config", None)
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         takes = inspect.signature(self.module.forward).parameters
         return bool(getattr(text, "use_cache", False)) and "use_cache" in takes

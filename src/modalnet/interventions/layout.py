@@ -2,11 +2,11 @@
 
 The language tower holds one row per stimulus, and the encoder knows its tokens. A vision tower is another matter: an
 image may be one row, several (tiles), or a stretch of one long packed row, and only the model knows. So the layout is
-measured. A stimulus that runs alone shows how many positions its images take, since all of them are its own; in a batch,
-each stimulus then owns a contiguous stretch, in order. Before the first batch of a kind is trusted, two stimuli run
-alone and together through the first block of each tower, and their positions must hold the same activations both ways.
-Where they do not, stimuli of different image sizes are kept apart, and where that does not help, stimuli run one at a
-time: slower, never wrong.
+measured. A stimulus that runs alone shows how many positions its images take, since all of them are its own; in a
+batch, each stimulus then owns a contiguous stretch, in order. Before the first batch of a kind is trusted, two stimuli
+run alone and together through the first block of each tower, and their positions must hold the same activations both
+ways. Where they do not, stimuli of different image sizes are kept apart, and where that does not help, stimuli run one
+at a time: slower, never wrong.
 """
 
 from __future__ import annotations
@@ -125,7 +125,6 @@ class Layouts:
 
     def _compare(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
         """Run two stimuli alone and together through the first block of each tower and compare."""
-        import torch
 
         alone: dict[str, list[torch.Tensor]] = {tower: [] for tower in towers}
         for item in (one, two):
@@ -146,8 +145,8 @@ class Layouts:
             if flat[tower].shape[0] != total:
                 return False
             for span, expected in zip(spans, alone[tower], strict=True):
-                error = (flat[tower][span.index] - expected).norm()
-                if not bool(error <= tolerance * expected.norm()):
+                difference = (flat[tower][span.index] - expected).norm()
+                if not bool(difference <= tolerance * expected.norm()):
                     return False
         return True
 

@@ -97,11 +97,8 @@ def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str])
     """
     if read is None:
         read = list(reached)
-    wanted: Mapping[str, Any]
-    if isinstance(read, Mapping):
-        wanted = read
-    else:
-        wanted = dict.fromkeys([read] if isinstance(read, str) else read)
+    named = [read] if isinstance(read, str) else read
+    wanted: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
     for name in wanted:
         if name not in towers:
             raise InputError(f"there is no tower {name!r} in this model; its towers are {', '.join(towers)}.")

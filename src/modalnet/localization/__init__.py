@@ -1,6 +1,6 @@
 """Localization: which units prefer one side of a contrast."""
 
-from modalnet.localization.localize import localize
+from modalnet.localization.localizer import localize
 from modalnet.localization.reliability import Reliability
 from modalnet.localization.result import Localization
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from modalnet import __version__
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet import __version__
 from modalnet.errors import InputError, ModalnetError, StoreError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.localization.folds import assign_folds
@@ -33,8 +34,50 @@ N_FOLDS = 10
 
 #: Published procedures by name: what each one fixes.
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "alkhamissi2025": {"max_tokens": 12, "tokens": {"decoder": "last"}, "magnitude": "absolute", "raw": True},
+    "alkhamissi2025": {"max_tokens": 12, "tokens": "last", "magnitude": "absolute", "raw": True},
 }
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of a model, once every argument is resolved."""
+
+    model: Model
+    contrast: Contrast
+    tokens: Mapping[str, TokenChoice]
+    magnitude: str
+    protocol: str | None
+
+    @property
+    def towers(self) -> list[str]:
+        return list(self.tokens)
+
+    def meta(self) -> dict[str, Any]:
+        """The JSON document that goes with the result."""
+        choices = {name: choice if isinstance(choice, str) else list(choice) for name, choice in self.tokens.items()}
+        return {
+            "model": self.model.fingerprint(),
+            "source": self.model.name,
+            "contrast": {
+                "name": self.contrast.name,
+                "positive": list(self.contrast.positive),
+                "negative": list(self.contrast.negative),
+            },
+            "tokens": choices,
+            "magnitude": self.magnitude,
+            "protocol": self.protocol,
+            "paths": {name: list(self.model.towers[name].paths) for name in self.towers},
+            "folds": N_FOLDS,
+            "version": __version__,
+        }
+
+    def content(self, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
+        """What the stimuli are: their content, their labels, and what the model's encoder makes of them."""
+        return {
+            "digests": list(digests),
+            "conditions": [stimulus.condition for stimulus in self.contrast.stimuli],
+            **self.model.encoding_identity(prepared),
+        }
 
 
 def localize(
@@ -118,25 +161,33 @@ def localize(
         )
     model = load(model)
     settings = _settings(contrast, protocol, tokens, magnitude)
-    names = _choose_towers(model, contrast, towers, protocol)
-    choices = choose(_restrict(settings["tokens"], names), names)
+    names = _choose_towers(model, contrast, towers)
+    choices = choose(settings["tokens"], names)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(
                 f'tokens="all" keeps the tokens of the {tower} tower apart, but a unit has one value per stimulus. Use '
                 '"mean" to pool over all of them.'
             )
+    question = _Question(model, contrast, choices, settings["magnitude"], protocol)
     prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     digests = _inspect(contrast, progress=progress)
-    meta = _meta(model, contrast, names, choices, settings, protocol)
+    meta = question.meta()
     store = Store(None if isinstance(cache, bool) else cache) if cache else None
     key = ""
     if store is not None:
-        key = Store.key({"analysis": "localize", "meta": meta, "stimuli": _content(model, contrast, prepared, digests)})
+        key = Store.key({"analysis": "localize", "meta": meta, "stimuli": question.content(prepared, digests)})
         found = store.get(key)
         if found is not None:
             return Localization.from_arrays(*found)
-    result = _compute(model, contrast, prepared, names, choices, settings, meta, batch_size, progress)
+    sums = _run(question, prepared, batch_size, progress=progress)
+    result = Localization(
+        sides=sums.by_side,
+        conditions=sums.by_condition,
+        norms={tower: size.mean for tower, size in sums.size.items()},
+        meta=meta,
+    )
+    _report_undefined(result)
     if store is not None:
         try:
             store.put(key, *result.to_arrays())
@@ -157,7 +208,7 @@ def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: 
         raise InputError(f"protocol={protocol!r} is not known. The protocols are {', '.join(PROTOCOLS)}; None is ours.")
     if tokens not in (None, "last") or magnitude != PROTOCOLS[protocol]["magnitude"]:
         raise InputError(
-            f"protocol={protocol!r} fixes tokens and magnitude. Leave them out, or leave out the protocol to choose them."
+            f"protocol={protocol!r} fixes tokens and magnitude. Leave them out, or leave out the protocol."
         )
     pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
     if pictured is not None:
@@ -165,7 +216,7 @@ def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: 
     return dict(PROTOCOLS[protocol])
 
 
-def _choose_towers(model: Model, contrast: Contrast, towers: Any, protocol: str | None) -> list[str]:
+def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
     reached = model.reached(contrast.stimuli)
     if towers is None:
         if not reached:
@@ -173,8 +224,6 @@ def _choose_towers(model: Model, contrast: Contrast, towers: Any, protocol: str 
             raise InputError(
                 f"{model.name} has no tower that these {what} stimuli reach; its towers are {', '.join(model.towers)}."
             )
-        if protocol is not None:
-            return [name for name in reached if name == "decoder"] or reached
         return reached
     asked = [towers] if isinstance(towers, str) else list(towers)
     for name in asked:
@@ -186,13 +235,6 @@ def _choose_towers(model: Model, contrast: Contrast, towers: Any, protocol: str 
     if not asked:
         raise InputError(f"towers=[] names no tower; the towers are {', '.join(model.towers)}.")
     return [name for name in model.towers if name in asked]
-
-
-def _restrict(tokens: Any, names: Sequence[str]) -> Any:
-    """A protocol speaks of the decoder; a model without one is read at the last token of what it has."""
-    if isinstance(tokens, Mapping) and not set(tokens) <= set(names) and set(tokens) == {"decoder"}:
-        return dict.fromkeys(names, tokens["decoder"])
-    return tokens
 
 
 def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
@@ -211,40 +253,6 @@ def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
             leave=False,
         )
         return list(shown)
-
-
-def _meta(
-    model: Model,
-    contrast: Contrast,
-    names: Sequence[str],
-    choices: Mapping[str, TokenChoice],
-    settings: Mapping[str, Any],
-    protocol: str | None,
-) -> dict[str, Any]:
-    return {
-        "model": model.fingerprint(),
-        "source": model.name,
-        "contrast": {
-            "name": contrast.name,
-            "positive": list(contrast.positive),
-            "negative": list(contrast.negative),
-        },
-        "tokens": {name: choice if isinstance(choice, str) else list(choice) for name, choice in choices.items()},
-        "magnitude": settings["magnitude"],
-        "protocol": protocol,
-        "paths": {name: list(model.towers[name].paths) for name in names},
-        "folds": N_FOLDS,
-        "version": __version__,
-    }
-
-
-def _content(model: Model, contrast: Contrast, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
-    """What the stimuli are, for the store's key: their content, labels, and what the model's encoder makes of them."""
-    return {
-        "digests": list(digests),
-        "conditions": [stimulus.condition for stimulus in contrast.stimuli],
-        **model.encoding_identity(prepared),
-    }
 
 
 class _Sums:
@@ -283,39 +291,26 @@ def _groups(keys: Iterator[Any]) -> dict[Any, list[int]]:
     return groups
 
 
-def _compute(
-    model: Model,
-    contrast: Contrast,
-    prepared: Sequence[Prepared],
-    names: Sequence[str],
-    choices: Mapping[str, TokenChoice],
-    settings: Mapping[str, Any],
-    meta: dict[str, Any],
-    batch_size: int | Literal["auto"],
-    progress: bool,
-) -> Localization:
+def _run(
+    question: _Question, prepared: Sequence[Prepared], batch_size: int | Literal["auto"], *, progress: bool
+) -> _Sums:
+    """Run every stimulus once and reduce its activations as they come."""
     from tqdm.auto import tqdm
 
-    shapes = {name: model.towers[name].shape for name in names}
-    sums = _Sums(contrast, shapes, absolute=settings["magnitude"] == "absolute")
-    with tqdm(total=len(contrast), desc=f"localize {contrast.name}", unit="stimulus", disable=not progress) as bar:
-        for step in model.stream(prepared, names, choices, batch_size=batch_size):
+    contrast = question.contrast
+    shapes = {name: question.model.towers[name].shape for name in question.towers}
+    sums = _Sums(contrast, shapes, absolute=question.magnitude == "absolute")
+    with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
+        for step in question.model.stream(prepared, question.towers, question.tokens, batch_size=batch_size):
             for tower, values in step.residual.items():
                 sums.add(tower, step.indices, values.numpy())
             bar.update(len(step.indices))
     for tower, size in sums.size.items():
         if size.n != len(contrast):
             raise ModalnetError(
-                f"{size.n} of {len(contrast)} stimuli were read in the {tower} tower. Please report this."
+                f"{size.n} of {len(contrast)} stimuli were read in the {tower} tower. Please report it."
             )
-    result = Localization(
-        sides=sums.by_side,
-        conditions=sums.by_condition,
-        norms={tower: size.mean for tower, size in sums.size.items()},
-        meta=meta,
-    )
-    _report_undefined(result)
-    return result
+    return sums
 
 
 def _report_undefined(result: Localization) -> None:
@@ -328,5 +323,5 @@ def _report_undefined(result: Localization) -> None:
         warnings.warn(
             f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
             'model whose activations overflow may need dtype="bfloat16" or "float32".',
-            stacklevel=4,
+            stacklevel=3,
         )
