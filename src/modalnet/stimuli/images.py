@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
@@ -152,19 +151,16 @@ def _read_file(file: str | os.PathLike[str] | io.BytesIO, where: str) -> Image:
 
 @contextmanager
 def _decoding(where: str) -> Iterator[None]:
-    """Say what Pillow's errors and its decompression-bomb warning mean for this picture."""
+    """Say what Pillow's errors mean for this picture."""
     from PIL import Image as pil
     from PIL import UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            # Pillow warns at the limit and refuses at twice the limit; both are refused here.
-            warnings.simplefilter("error", pil.DecompressionBombWarning)
-            yield
+        yield
     except InputError:
         raise
     except (pil.DecompressionBombWarning, pil.DecompressionBombError) as error:
-        raise InputError(f"{where} is too large to decode safely: {error}. {_SHRINK}") from error
+        raise InputError(f"{where} is too large to decode safely: {str(error).rstrip('.')}. {_SHRINK}") from error
     except UnidentifiedImageError as error:
         raise InputError(
             f"{where} is not an image that Pillow can read. Check its content, or convert it to PNG or JPEG."
@@ -188,6 +184,8 @@ def _check_size(image: Image, where: str) -> None:
 
     if image.width == 0 or image.height == 0:
         raise InputError(f"{where} has no pixels ({image.width} x {image.height}). Leave it out, or give one that has.")
+    # Pillow itself raises only at twice its limit. Its warning below that is not made an error here: the warning
+    # filters belong to the whole process, and pictures are decoded in several threads.
     limit = pil.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise InputError(

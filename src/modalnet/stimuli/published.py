@@ -21,7 +21,7 @@ INTACT = ("adult", "child", "body", "limb", "car", "instrument", "corridor", "ho
 SCRAMBLED = "scrambled"
 
 
-def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = False) -> Contrast:
+def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True) -> Contrast:
     """The language localizer: sentences > strings of nonwords.
 
     Parameters
@@ -30,7 +30,8 @@ def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = False) -> Con
         The folder with the ten files ``langloc_fmri_run{1,2}_stim_set{1..5}.csv``: twelve words per row in the
         columns stim2 to stim13, S (sentence) or N (nonwords) in stim14.
     lower
-        Lower-case the words, which the files hold in capitals. The code of "The LLM Language Network" does this.
+        Lower-case the words, which the files hold in capitals, as the published code of "The LLM Language Network"
+        does: a tokenizer cuts capitals into more pieces than a model usually reads. False leaves them as they are.
 
     Returns
     -------
