@@ -83,6 +83,8 @@ def paths(name: str, tower: str) -> list[str]:
 def prompt(family: Family, text: str | None, n_images: int) -> tuple[str, bool]:
     """The prompt, and whether the tokenizer adds special tokens to it."""
     if not family.has_chat_template:
+        if family.name == "glm4v" and text and "<|image|>" in text:
+            return text, True
         if family.name in PLACEHOLDER:
             return PLACEHOLDER[family.name] * n_images + (text or ""), True
         return family.image_text(text or "", n_images), True
@@ -111,7 +113,7 @@ def encode(family: Family, text: str | None, images: Sequence[Image.Image] = ())
             )
         )
     inputs = dict(family.tokenizer([written], add_special_tokens=special, return_tensors="pt"))
-    if family.name == "paligemma":  # as its own processor gives; without it the mask of a text is not causal
+    if family.name in ("paligemma", "gemma3"):  # as their processors give; PaliGemma's mask needs it
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     return inputs
 

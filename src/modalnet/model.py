@@ -199,8 +199,8 @@ class Model:
         stimuli
             One stimulus or several; a plain string is a text stimulus.
         read
-            What to read: None for every tower that the stimuli reach, a tower's name, a list of names (``[]`` for
-            none), or layers per tower, such as ``{"decoder": [0, -1]}``.
+            What to read: None for every tower that all of the stimuli reach, a tower's name, a list of names (``[]``
+            for none), or layers per tower, such as ``{"decoder": [0, -1]}``.
         tokens
             Which tokens, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``, ``"cls"``,
             ``"all"`` or indices (see :mod:`modalnet.interventions.positions`).
@@ -243,8 +243,10 @@ class Model:
     def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
         """Names of the towers that every one of the stimuli reaches, in forward order."""
         seen = all(stimulus.n_images for stimulus in stimuli)
-        # A model with a language tower reads a prompt around an image too; an image alone reaches both towers.
-        return [name for name in self.towers if (name == "vision" and seen) or name in TEXT_TOWERS]
+        # Around an image a language model reads a prompt, so an image alone reaches both towers; in a dual encoder
+        # the towers do not meet.
+        read = not self._encoder.dual or all(stimulus.text is not None for stimulus in stimuli)
+        return [name for name in self.towers if (name == "vision" and seen) or (name in TEXT_TOWERS and read)]
 
     def stream(
         self,

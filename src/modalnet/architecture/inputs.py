@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from modalnet.architecture.prompts import Prompts
+from modalnet.architecture.prompts import Prompt, Prompts
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,12 +149,15 @@ class Batch:
         Tokens of each stimulus in the language tower; empty for a model without text.
     width
         Padded number of text tokens per row.
+    root
+        Module path of the part of the model that takes these inputs (``""`` for the whole).
     """
 
     items: tuple[Encoded, ...]
     inputs: dict[str, Any]
     text: tuple[TextTokens, ...]
     width: int
+    root: str = ""
 
 
 class Encoder:
@@ -189,6 +192,8 @@ class Encoder:
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.reads_text = any(name in towers for name in TEXT_TOWERS)
         self.sees = "vision" in towers
+        #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
+        self.dual = self.sees and "encoder" in towers and "decoder" not in towers
 
     # -- preparing ---------------------------------------------------------------------------------------------------
 
@@ -212,7 +217,10 @@ class Encoder:
             Where a stimulus does not fit the model; the message names the stimulus.
         """
         self._check_fit(stimuli)
-        prompts = [self.prompts.write(stimulus, raw=raw) for stimulus in stimuli]
+        prompts = [
+            Prompt(None) if self.dual and stimulus.text is None else self.prompts.write(stimulus, raw=raw)
+            for stimulus in stimuli
+        ]
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
             chosen = [
@@ -249,7 +257,7 @@ class Encoder:
         if any(not stimulus.n_images for stimulus in stimuli) and self.loaded.tokenizer is None:
             raise InputError(f"{name} came without a tokenizer{why}. Pass tokenizer= to modalnet.load().")
         if any(stimulus.n_images for stimulus in stimuli):
-            if self.reads_text and self.loaded.processor is None:
+            if self.reads_text and not self.dual and self.loaded.processor is None:
                 raise InputError(f"{name} came without a processor{why}. Pass processor= to modalnet.load().")
             if self.loaded.image_processor is None:
                 raise InputError(f"{name} came without an image processor{why}. Pass processor= to modalnet.load().")
@@ -338,14 +346,15 @@ class Encoder:
             else:
                 inputs[name] = torch.cat(_to_one_shape(values))
         if width == 0:
-            return Batch(tuple(items), inputs, (), 0)
+            return Batch(tuple(items), inputs, (), 0, self.towers["vision"].root if self.dual else "")
         if "attention_mask" not in inputs:
             ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
             inputs["attention_mask"] = torch.cat([self._pad_text(one, width, 0) for one in ones])
         if self.padding_side == "left" and min(lengths) < width and self._takes_positions and items[0].n_images == 0:
             # Learned absolute positions would count the padding; rotary ones do not mind either way.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        return Batch(tuple(items), inputs, self._text_tokens(items, width), width)
+        root = self.towers["encoder"].root if self.dual and items[0].n_images == 0 else ""
+        return Batch(tuple(items), inputs, self._text_tokens(items, width), width, root)
 
     def _text_tokens(self, items: Sequence[Encoded], width: int) -> tuple[TextTokens, ...]:
         tokens = []

@@ -100,9 +100,9 @@ class Engine:
         rows: Any = plan.logit_rows
         n_text = plan.n_text_positions
         head: Any = self._head() if rows is not None else None
-        root = self.envoy
+        root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        if self._caches:
+        if self._caches and not plan.root:
             moved["use_cache"] = False
         with torch.no_grad(), root.trace(**moved) as tracer:
             vectors = nnsight.save([])

@@ -156,7 +156,7 @@ class Layouts:
         """Every position of the first block of each tower, flat, and its shape."""
         batch = self.encoder.collate(items)
         ordered = [name for name in self.towers if name in towers]
-        plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered))
+        plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
         return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
 

@@ -70,11 +70,14 @@ class Plan:
         Flat positions whose logits are wanted, in order; None for none of them.
     n_text_positions
         Rows x tokens of the text batch, which the positions of ``logit_rows`` count over.
+    root
+        Module path of the part of the model that runs (``""`` for the whole).
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
     logit_rows: Int[torch.Tensor, " position"] | None = None
     n_text_positions: int = 0
+    root: str = ""
 
 
 def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:

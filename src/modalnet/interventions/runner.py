@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _CPU_LIMITS = (64, 4096)
 _GPU_LIMITS = (256, 16384)
 _PATCH_PIXELS = 3 * 14 * 14
+_AHEAD_COUNT, _AHEAD_BYTES = 64, 1 << 29
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Runner:
             wanted, n_text = self._pick(batch, tower, "last" if logits == "last" else "all")
             rows = _cat(wanted)
         try:
-            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text))
+            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text, batch.root))
         except LayoutError as error:
             raise ModalnetError(
                 f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
@@ -207,15 +208,18 @@ def _halves(group: list[Encoded]) -> list[list[Encoded]]:
     return [group[:middle], group[middle:]]
 
 
-def _ahead(encode: Any, prepared: Iterable[Prepared], depth: int = 64) -> Iterator[Encoded]:
-    """Encode on a second thread, a bounded number of stimuli ahead."""
+def _ahead(encode: Any, prepared: Iterable[Prepared]) -> Iterator[Encoded]:
+    """Encode on a second thread, as many stimuli ahead as fit into a bounded amount of memory."""
     remaining = iter(prepared)
     with ThreadPoolExecutor(1, thread_name_prefix="modalnet-encode") as pool:
-        queue: deque[Future[Encoded]] = deque(pool.submit(encode, item) for item in islice(remaining, depth))
+        queue: deque[Future[Encoded]] = deque(pool.submit(encode, item) for item in islice(remaining, 1))
         try:
             while queue:
-                yield queue.popleft().result()
-                queue.extend(pool.submit(encode, item) for item in islice(remaining, 1))
+                item = queue.popleft().result()
+                size = sum(value.nbytes for value in item.inputs.values())
+                depth = max(2, min(_AHEAD_COUNT, _AHEAD_BYTES // max(size, 1)))
+                queue.extend(pool.submit(encode, each) for each in islice(remaining, max(0, depth - len(queue))))
+                yield item
         finally:
             for future in queue:
                 future.cancel()

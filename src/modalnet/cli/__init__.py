@@ -1,0 +1,64 @@
+"""The command line. Each command is a few calls of the package, and a report that a person or a program can read.
+
+What a program asks for (``--json``) is one document on stdout and nothing else; progress and messages go to stderr.
+A mistake in what was given costs one line and exit code 2. Heavy imports wait inside the commands, so that
+``modalnet --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from modalnet.cli import cache, localize, towers
+from modalnet.cli.console import messages
+from modalnet.errors import ModalnetError
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors, where modalnet raised them on purpose, are told in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModalnetError as error:
+            if ctx.params.get("debug"):
+                raise
+            messages().print(f"error: {error}", style="red")
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    name="modalnet",
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Functional localizers for language models, image encoders and vision-language models.",
+)
+app.command(no_args_is_help=True)(localize.localize)
+app.command()(localize.demo)
+app.command(no_args_is_help=True)(towers.towers)
+app.add_typer(cache.app, name="cache")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from modalnet import __version__
+
+        typer.echo(f"modalnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="MODALNET_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None: ...

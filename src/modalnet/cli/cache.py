@@ -1,0 +1,141 @@
+"""``modalnet cache``: what the result store holds, and clearing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modalnet.cli.console import print_json, report, table
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    from modalnet.store import Entry
+
+SHORT = 12  # characters of a key that are shown
+
+app = typer.Typer(no_args_is_help=True, help="List, show and clear the results that are kept in the store.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command("ls")
+def list_(json: Json = False) -> None:
+    """List the results, oldest first."""
+    from modalnet.store import Store
+
+    store = Store()
+    entries = store.entries()
+    if json:
+        print_json({"folder": str(store.folder), "entries": [_document(entry) for entry in entries]})
+        return
+    console = report()
+    if entries:
+        rows = [(e.key[:SHORT], _what(e), _size(e.size), _age(e.created)) for e in entries]
+        console.print(table(("key", "what", "size", "age"), rows, numbers_from=2))
+    total = sum(entry.size for entry in entries)
+    console.print(f"{len(entries)} result{'s' * (len(entries) != 1)}, {_size(total)}, in {store.folder}")
+
+
+@app.command(no_args_is_help=True)
+def show(key: Annotated[str, typer.Argument(help="A key, or its first characters.")], json: Json = False) -> None:
+    """Show what made a result."""
+    (entry,) = _find([key])
+    if json:
+        print_json(_document(entry) | {"document": entry.meta})
+        return
+    console = report()
+    console.print(f"{entry.key}: {_what(entry)}", style="bold")
+    console.print(f"{entry.path}, {_size(entry.size)}, written {_age(entry.created)} ago")
+    if entry.damaged:
+        console.print(entry.damaged, style="red")
+    else:
+        print_json(entry.meta)
+
+
+@app.command()
+def clear(
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their first characters; all, if left out.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove results from the store; they are computed again when they are asked for."""
+    from modalnet.store import Store
+
+    store = Store()
+    entries = _find(keys) if keys else store.entries()
+    what = f"{len(entries)} result{'s' * (len(entries) != 1)} ({_size(sum(entry.size for entry in entries))})"
+    if entries and not yes:
+        typer.confirm(f"Remove {what} from {store.folder}?", abort=True, err=True)
+    # Called for an empty store, too: it clears away what killed processes left.
+    removed = store.clear([entry.key for entry in entries])
+    if json:
+        print_json({"folder": str(store.folder), "removed": removed, "keys": [entry.key for entry in entries]})
+    else:
+        report().print(f"removed {what}" if entries else f"{store.folder} holds no results")
+
+
+def _find(keys: Sequence[str]) -> list[Entry]:
+    """The entries that keys or their first characters name.
+
+    Raises
+    ------
+    InputError
+        If no entry starts so, or several do.
+    """
+    from modalnet.store import Store
+
+    store = Store()
+    entries = store.entries()
+    found: dict[str, Entry] = {}
+    for key in keys:
+        matches = [entry for entry in entries if key and entry.key.startswith(key)]
+        matches = [entry for entry in matches if entry.key == key] or matches
+        if len(matches) != 1:
+            these = f"{len(matches)} results, {', '.join(e.key[:SHORT] for e in matches)}," if matches else "no result"
+            end = "Give more characters." if matches else "`modalnet cache ls` lists them."
+            raise InputError(f'the keys of {these} in {store.folder} start with "{key}". {end}')
+        found[matches[0].key] = matches[0]
+    return list(found.values())
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "what": _what(entry),
+        "path": str(entry.path),
+        "bytes": entry.size,
+        "created": entry.created.isoformat(),
+        "damaged": entry.damaged,
+    }
+
+
+def _what(entry: Entry) -> str:
+    """What a result is: its contrast and its model, or else the format that it is kept in."""
+    if entry.damaged:
+        return "damaged"
+    about = entry.meta.get("meta")
+    about = about if isinstance(about, dict) else {}
+    contrast = about.get("contrast")
+    name = contrast.get("name") if isinstance(contrast, dict) else None
+    if name and about.get("source"):
+        return f"{name} in {about['source']}" + (f" ({about['protocol']})" if about.get("protocol") else "")
+    return str(entry.meta.get("format", "unknown"))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _age(created: datetime) -> str:
+    seconds = max((datetime.now(timezone.utc) - created).total_seconds(), 0)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
