@@ -63,7 +63,7 @@ BLOCKS: dict[str, dict[str, tuple[str, int]]] = {
 }
 
 
-#: What stands for an image where there is no chat template: the processor's own ``image_token``, with nothing around it.
+#: What stands for an image where there is no chat template: the processor's own ``image_token``, and nothing else.
 PLACEHOLDER = {"llava_siglip": "<image>", "ovis2": "<image>", "janus": "<image_placeholder>", "glm4v": "<|image|>"}
 
 
@@ -104,14 +104,10 @@ def encode(family: Family, text: str | None, images: Sequence[Image.Image] = ())
         return dict(family.tokenizer([text], return_tensors="pt"))
     written, special = prompt(family, text, len(images))
     if images:
-        return dict(
-            family.processor(
-                images=[list(images)] if family.name != "blip2" else list(images),
-                text=[written],
-                return_tensors="pt",
-                add_special_tokens=special,
-            )
-        )
+        given: Any = list(images) if family.name == "blip2" else [list(images)]
+        inputs = dict(family.processor(images=given, text=[written], return_tensors="pt", add_special_tokens=special))
+        inputs.pop("labels", None)  # PaliGemma's processor adds them for training; a read has no loss
+        return inputs
     inputs = dict(family.tokenizer([written], add_special_tokens=special, return_tensors="pt"))
     if family.name in ("paligemma", "gemma3"):  # as their processors give; PaliGemma's mask needs it
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])

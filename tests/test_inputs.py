@@ -45,9 +45,7 @@ def test_inputs_are_those_of_the_processor(name):
 def test_several_images_in_one_stimulus_are_those_of_the_processor(name):
     own = [picture(5, 90, 40), picture(6, 37, 53), picture(7, 64, 64)]
     model = load(name)
-    assert_same_inputs(
-        encoded(model, mn.Stimulus("Compare.", image=own)).inputs, encode(build(name), "Compare.", own)
-    )
+    assert_same_inputs(encoded(model, mn.Stimulus("Compare.", image=own)).inputs, encode(build(name), "Compare.", own))
 
 
 @pytest.mark.parametrize("name", [name for name in MULTIMODAL if name != "mllama"])  # its processor writes another

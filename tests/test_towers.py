@@ -72,7 +72,9 @@ def test_towers_are_the_blocks_of_the_model_in_the_order_they_run(name):
     assert sorted(order) == sorted(everything) if name == "clip" else order == everything
     for tower in model.towers.values():
         assert all(seen[path][0].shape[-1] == tower.width for path in tower.paths)
-        assert all(block is family.model.get_submodule(path) for block, path in zip(tower.blocks, tower.paths))
+        assert all(
+            block is family.model.get_submodule(path) for block, path in zip(tower.blocks, tower.paths, strict=True)
+        )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

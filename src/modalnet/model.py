@@ -6,7 +6,7 @@ stimuli become inputs, and how a plan runs in one trace (``interventions``). The
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -222,6 +222,8 @@ class Model:
         given = as_stimuli(stimuli)
         if logits not in (None, "last", "all"):
             raise InputError(f'logits={logits!r} is not known. Give "last", "all" or None.')
+        if logits is not None:
+            self._runner.engine.head()
         sites = choose_sites(self.towers, read, self.reached(given))
         choices = choose(tokens, [site.tower.name for site in sites])
         prepared = self._encoder.prepare(given)
@@ -366,6 +368,8 @@ def as_stimuli(stimuli: Any) -> list[Stimulus]:
         return list(stimuli.stimuli)
     if isinstance(stimuli, str | Stimulus):
         stimuli = [stimuli]
+    if not isinstance(stimuli, Iterable):
+        raise InputError(f"expected stimuli, got a {type(stimuli).__name__}. Give Stimulus objects or strings.")
     given = [Stimulus(text=item) if isinstance(item, str) else item for item in stimuli]
     if not given:
         raise InputError("there are no stimuli to run: the list is empty.")

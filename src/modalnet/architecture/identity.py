@@ -25,11 +25,7 @@ def model_fingerprint(module: torch.nn.Module) -> str:
     digest = xxhash.xxh3_128(type(module).__name__.encode())
     config = getattr(module, "config", None)
     if config is not None:
-        values = config.to_dict()
-        # Where a model came from and which transformers wrote it do not change what it computes.
-        for name in ("_name_or_path", "transformers_version"):
-            values.pop(name, None)
-        digest.update(json.dumps(values, sort_keys=True, default=str).encode())
+        digest.update(_settings(config.to_dict()).encode())
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         for piece in _bytes(tensor.detach()):
@@ -49,9 +45,25 @@ def _bytes(tensor: torch.Tensor) -> Iterator[Any]:
 
 
 def encoding_fingerprint(loaded: Loaded) -> dict[str, Any]:
-    """What decides how images become inputs: the image processor's settings and the processor's class."""
-    parts: dict[str, Any] = {"processor": type(loaded.processor).__name__ if loaded.processor is not None else None}
-    if loaded.image_processor is not None:
-        settings = loaded.image_processor.to_dict() if hasattr(loaded.image_processor, "to_dict") else {}
-        parts["image_processor"] = json.loads(json.dumps(settings, sort_keys=True, default=str))
-    return parts
+    """What decides how images become inputs: classes and settings of the processor and the image processor."""
+    parts = {"processor": loaded.processor, "image_processor": loaded.image_processor}
+    return {
+        name: [type(part).__name__, _settings(part.to_dict()) if hasattr(part, "to_dict") else ""]
+        for name, part in parts.items()
+    }
+
+
+# Where a config came from, what wrote it, and the precision that it names (the weights have theirs) do not change what
+# is computed, but they change when a model is saved and loaded.
+_INCIDENTAL = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+def _settings(values: dict[Any, Any]) -> str:
+    """The settings of a config or processor as one string, the same for the same settings."""
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): keep(each) for key, each in value.items() if key not in _INCIDENTAL}
+        return [keep(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return json.dumps(keep(values), sort_keys=True, default=lambda value: type(value).__name__)

@@ -11,7 +11,7 @@ Reads pad on the right unless told otherwise: behind a causal mask, padding that
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -187,7 +187,8 @@ class Encoder:
         self.loaded = loaded
         self.towers = towers
         self.padding_side = padding_side
-        self.prompts = Prompts(loaded.processor, loaded.tokenizer, chat_template)
+        self.image_token_id = _image_token_id(loaded)
+        self.prompts = Prompts(loaded.processor, loaded.tokenizer, chat_template, self.image_token_id)
         config = loaded.module.config
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.reads_text = any(name in towers for name in TEXT_TOWERS)
@@ -261,6 +262,11 @@ class Encoder:
                 raise InputError(f"{name} came without a processor{why}. Pass processor= to modalnet.load().")
             if self.loaded.image_processor is None:
                 raise InputError(f"{name} came without an image processor{why}. Pass processor= to modalnet.load().")
+        pixels = self._parameters.get("pixel_values")
+        if pixels is not None and pixels.default is inspect.Parameter.empty and self.reads_text and not self.dual:
+            bare = next((stimulus for stimulus in stimuli if not stimulus.n_images), None)
+            if bare is not None:
+                raise InputError(f"stimulus {bare.label} has no image, but {name} does not read a text without one.")
         if getattr(self.loaded.module.config, "is_encoder_decoder", False):
             raise InputError(
                 f"{name} is an encoder-decoder model. modalnet shows its towers, but this version does not run it."
@@ -323,7 +329,7 @@ class Encoder:
                 f"the processor of {self.loaded.name} cannot use stimulus {prepared.stimulus.label} (images of "
                 f"{sizes} pixels): {type(error).__name__}: {error}"
             ) from error
-        encoded = Encoded(prepared, {name: _tensor(value) for name, value in features.items() if _useful(value)})
+        encoded = Encoded(prepared, {name: _tensor(value) for name, value in features.items() if _useful(name, value)})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         return encoded
 
@@ -392,20 +398,6 @@ class Encoder:
         return 0
 
     @cached_property
-    def image_token_id(self) -> int | None:
-        """Token id that holds an image's features in the language tower; None where the model has no such token."""
-        config = self.loaded.module.config
-        for holder, name in (
-            (config, "image_token_id"),
-            (config, "image_token_index"),
-            (self.loaded.processor, "image_token_id"),
-        ):
-            value = getattr(holder, name, None)
-            if isinstance(value, int):
-                return value
-        return None
-
-    @cached_property
     def _takes_positions(self) -> bool:
         return not self.sees and "position_ids" in self._parameters
 
@@ -416,8 +408,22 @@ class Encoder:
         return "token_type_ids" in names and "token_type_ids" in self._parameters
 
     @cached_property
-    def _parameters(self) -> frozenset[str]:
-        return frozenset(inspect.signature(self.loaded.module.forward).parameters)
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.loaded.module.forward).parameters
+
+
+def _image_token_id(loaded: Loaded) -> int | None:
+    """Token id that holds an image's features in the language tower; None where the model has no such token."""
+    config = getattr(loaded.module, "config", None)
+    for holder, name in (
+        (config, "image_token_id"),
+        (config, "image_token_index"),
+        (loaded.processor, "image_token_id"),
+    ):
+        value = getattr(holder, name, None)
+        if isinstance(value, int):
+            return value
+    return None
 
 
 def _is_text_field(name: str, value: Any, inputs: dict[str, Any]) -> bool:
@@ -428,8 +434,9 @@ def _is_text_field(name: str, value: Any, inputs: dict[str, Any]) -> bool:
     return name == "input_ids" or (("mask" in name or name.endswith("_ids")) and "pixel" not in name)
 
 
-def _useful(value: Any) -> bool:
-    return value is not None and not isinstance(value, str)
+def _useful(name: str, value: Any) -> bool:
+    # Some processors make training targets (PaliGemma's labels), with which a model computes a loss on the way.
+    return name != "labels" and value is not None and not isinstance(value, str)
 
 
 def _tensor(value: Any) -> torch.Tensor:

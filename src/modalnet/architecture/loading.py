@@ -7,6 +7,7 @@ them end as one :class:`Loaded`: a torch module, and a tokenizer, processor and 
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,7 @@ def load_source(
         loaded = _from_object(source)
         if dtype is not None:
             loaded.module.to(_dtype(dtype))
-        if device is not None:
-            loaded.module.to(device)
+        _move(loaded.module, device)
     if not isinstance(loaded.module, torch.nn.Module):
         raise InputError(
             f"cannot load a {type(source).__name__} as a model. Expected a hub id, a folder, a transformers module, "
@@ -108,10 +108,8 @@ def _adopt(loaded: Loaded, tokenizer: Any, processor: Any) -> None:
     """Sort what the user passed into tokenizer, processor and image processor; what is passed wins."""
     from transformers import AutoProcessor, AutoTokenizer
 
-    if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-    if isinstance(processor, str | os.PathLike):
-        processor = AutoProcessor.from_pretrained(processor)
+    tokenizer = _part(tokenizer, "tokenizer", AutoTokenizer)
+    processor = _part(processor, "processor", AutoProcessor)
     loaded.tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
     candidate = processor if processor is not None else loaded.processor
     if candidate is not None:
@@ -126,10 +124,21 @@ def _adopt(loaded: Loaded, tokenizer: Any, processor: Any) -> None:
             loaded.tokenizer = getattr(candidate, "tokenizer", None)
 
 
+def _part(part: Any, name: str, auto: Any) -> Any:
+    """A tokenizer or processor that the user passed, loaded where it is a hub id or a folder."""
+    if isinstance(part, str | os.PathLike):
+        try:
+            return auto.from_pretrained(part)
+        except Exception as error:  # the auto classes raise OSError, ValueError, KeyError, ImportError, ...
+            raise InputError(f"{name}={str(part)!r} cannot be loaded: {_first_line(error)}") from error
+    if part is not None and not callable(part):
+        raise InputError(f"{name}= is a {type(part).__name__}. Give a {name} from transformers, a hub id or a folder.")
+    return part
+
+
 def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: Any, kwargs: dict[str, Any]) -> Loaded:
     """A hub id or a local folder."""
     import torch
-    import transformers
 
     if source == "tiny":
         raise InputError(
@@ -147,13 +156,27 @@ def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: An
     elif path.exists() or source.startswith((".", "/", "~")):
         raise InputError(f"{source} is not a folder. Expected a hub id or a folder that save_pretrained() wrote.")
     trust = bool(kwargs.pop("trust_remote_code", False))
-    shared: dict[str, Any] = {
-        name: kwargs[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in kwargs
-    }
+    hub_options = ("revision", "token", "cache_dir", "local_files_only")
+    shared: dict[str, Any] = {name: kwargs[name] for name in hub_options if name in kwargs}
+    config = kwargs.pop("config", None) or _config(source, trust, shared)
+    if "device_map" not in kwargs and device is None and torch.cuda.is_available():
+        device = "cuda"
+    module = _weights(source, config, trust, _dtype(dtype) if dtype is not None else "auto", kwargs)
+    if "device_map" not in kwargs:
+        _move(module, device)
+    loaded = Loaded(module, name=path.name if path.is_dir() else source)
+    if given[1] is None:
+        _load_preprocessors(loaded, source, trust, shared)
+        if given[0] is not None and loaded.processor is not None:
+            loaded.processor.tokenizer = given[0]
+    return loaded
+
+
+def _config(source: str, trust: bool, shared: dict[str, Any]) -> Any:
+    import transformers
+
     try:
-        config = kwargs.pop("config", None) or transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=trust, **shared
-        )
+        return transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust, **shared)
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise InputError(
@@ -165,26 +188,40 @@ def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: An
         raise InputError(
             f"{source} is neither a local folder nor a model that the hub hands out here: {_first_line(error)}"
         ) from error
+
+
+def _weights(source: str, config: Any, trust: bool, dtype: Any, options: dict[str, Any]) -> Any:
+    import torch
+
     auto = _auto_class(config, trust)
-    placement = dict(kwargs)
-    if "device_map" not in placement and device is None and torch.cuda.is_available():
-        device = "cuda"
     try:
-        module = auto.from_pretrained(
-            source,
-            config=config,
-            dtype=_dtype(dtype) if dtype is not None else "auto",
-            trust_remote_code=trust,
-            **placement,
+        module, report = auto.from_pretrained(
+            source, config=config, dtype=dtype, trust_remote_code=trust, output_loading_info=True, **options
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"the weights of {source} cannot be loaded: {_first_line(error)}") from error
-    if device is not None and "device_map" not in placement:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # What a damaged or mismatched checkpoint raises depends on which part of transformers met it first.
+        raise InputError(
+            f"the weights of {source} cannot be loaded as {auto.__name__}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        warnings.warn(
+            f"{len(missing)} weights are missing from {source} and are random numbers now: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}. What such a model does means nothing.",
+            stacklevel=5,
+        )
+    return module
+
+
+def _move(module: Any, device: Any) -> None:
+    if device is None:
+        return
+    try:
         module.to(device)
-    loaded = Loaded(module, name=path.name if path.is_dir() else source)
-    if given == (None, None):
-        _load_preprocessors(loaded, source, trust, shared)
-    return loaded
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
+        raise InputError(f"the model cannot be put on device={device!r}: {_first_line(error)}") from error
 
 
 def _auto_class(config: Any, trust: bool) -> Any:
@@ -218,6 +255,9 @@ def _load_preprocessors(loaded: Loaded, source: str, trust: bool, shared: dict[s
         except Exception as error:
             # Any failure is kept for the message: the classes raise OSError, ValueError, ImportError, KeyError, ...
             reasons.append(f"{auto.__name__}: {_first_line(error)}")
+            continue
+        if not getattr(part, "vocab_size", 1):  # transformers makes an empty tokenizer where there is none
+            reasons.append(f"{auto.__name__}: the folder holds no vocabulary")
             continue
         _adopt(loaded, None, part)
         if loaded.processor is not None:

@@ -38,10 +38,19 @@ class Prompts:
         The tokenizer, or None.
     chat_template
         ``"auto"``, True or False; see :class:`modalnet.architecture.inputs.Encoder`.
+    image_token_id
+        The token that holds an image's features in the language tower, if the model has one.
     """
 
-    def __init__(self, processor: Any, tokenizer: Any, chat_template: bool | Literal["auto"]) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        tokenizer: Any,
+        chat_template: bool | Literal["auto"] = "auto",
+        image_token_id: int | None = None,
+    ) -> None:
         self.processor = processor
+        self.image_token_id = image_token_id
         self.tokenizer = tokenizer
         holder = processor if processor is not None else tokenizer if chat_template is True else None
         template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
@@ -110,14 +119,16 @@ class Prompts:
 
         picture = Image.new("RGB", (64, 64), (127, 127, 127))
         problems = []
-        for candidate in [*self._placeholder_candidates, ""]:
+        # Nothing comes first: a processor that places image tokens by itself (PaliGemma, BLIP-2) would count one more.
+        for candidate in ["", *self._placeholder_candidates]:
             try:
                 features = self.process(candidate + "a", [picture], True)
             except Exception as error:  # whatever a processor raises means that this is not its placeholder
                 problems.append(f"{candidate!r}: {error}")
                 continue
-            if "pixel_values" in features:
+            if self.image_token_id is None or bool((features["input_ids"] == self.image_token_id).any()):
                 return candidate
+            problems.append(f"{candidate!r}: it puts no image token into the text")
         raise InputError(
             f"{type(self.processor).__name__} accepts no image placeholder that it names ({'; '.join(problems)}). "
             "Write the placeholders into the text of the stimulus yourself."

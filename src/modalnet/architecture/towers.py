@@ -125,8 +125,15 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
 def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     """The submodule that holds each tower, as far as the model itself says so."""
     roots: dict[str, Any] = {}
+    seeing = _seeing_modules(module)
     for name, modality in (("vision", "image"), ("audio", "audio")):
         encoder = _ask(module, "get_encoder", modality=modality)
+        if name == "vision" and seeing:
+            # Some classes answer with a module that holds more than the image encoder, or with themselves.
+            inside = [sub for sub in seeing if encoder is None or any(sub is each for each in encoder.modules())]
+            encoder = (inside or seeing)[0]
+        elif name == "audio" and getattr(encoder, "main_input_name", None) in ("input_ids", "pixel_values"):
+            continue  # a class with one encoder answers with it whatever it is asked for
         if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
             roots[name] = encoder
     if "vision" not in roots and _sees_only(module):
@@ -144,6 +151,29 @@ def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
         generates = _ask(module, "can_generate") or _is_language_model(getattr(text, "config", None))
         roots["decoder" if generates or _is_causal(text, roots) else "encoder"] = text
     return roots
+
+
+def _seeing_modules(module: Any) -> list[Any]:
+    """The outermost submodules that are built from a vision config and take pixels."""
+    kinds = {type(config) for config in _vision_configs(getattr(module, "config", None))}
+    found: list[Any] = []
+    inside: set[int] = set()
+    for sub in module.modules():
+        if sub is module or id(sub) in inside or type(getattr(sub, "config", None)) not in kinds:
+            continue
+        if getattr(sub, "main_input_name", None) == "pixel_values":
+            found.append(sub)
+            inside |= {id(each) for each in sub.modules()}
+    return found
+
+
+def _vision_configs(config: Any) -> Iterator[Any]:
+    for name in getattr(type(config), "sub_configs", None) or ():
+        part = getattr(config, name, None)
+        if name == "vision_config" and part is not None:
+            yield part
+        elif part is not None:
+            yield from _vision_configs(part)
 
 
 def _ask(module: Any, method: str, **kwargs: Any) -> Any:
@@ -186,8 +216,10 @@ def _blocks(root: Any, excluded: Iterable[Any] = ()) -> list[Any]:
     if id(root) in skipped:  # the other tower contains this one: only its own part counts
         skipped -= {id(sub) for sub in root.modules()}
     lists = [children for children in _module_lists(root) if not any(id(child) in skipped for child in children)]
-    recorded = _recorded_classes(root)
-    named = [children for children in lists if all(_is_instance(child, recorded) for child in children)]
+    named: list[list[Any]] = []
+    for models in ([root], root.modules()):  # what a model says of itself counts before what its parts say
+        recorded = _recorded_classes(models)
+        named = named or [children for children in lists if all(_is_instance(child, recorded) for child in children)]
     candidates = named or [children for children in lists if _look_like_blocks(children)]
     if not candidates:
         return []
@@ -214,10 +246,10 @@ def _look_like_blocks(children: list[Any]) -> bool:
     return all(sum(1 for _ in _plain(child).children()) >= 2 and _norm_width(child) is not None for child in children)
 
 
-def _recorded_classes(root: Any) -> list[Any]:
-    """The block classes that transformers records as hidden states, for ``root`` and the models inside it."""
+def _recorded_classes(models: Iterable[Any]) -> list[Any]:
+    """The block classes that transformers records as hidden states of these models."""
     found: list[Any] = []
-    for sub in root.modules():
+    for sub in models:
         records = getattr(sub, "_can_record_outputs", None)
         specs = records.get("hidden_states") if isinstance(records, dict) else None
         for spec in specs if isinstance(specs, list | tuple) else [specs]:

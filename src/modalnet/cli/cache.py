@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from modalnet.store import Entry
 
 SHORT = 12  # characters of a key that are shown
+_FLAT = re.compile(r"\[[^][{}]*\]")  # a list of plain values: shown on one line
 
 app = typer.Typer(no_args_is_help=True, help="List, show and clear the results that are kept in the store.")
 
@@ -22,13 +25,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command("ls")
-def list_(json: Json = False) -> None:
+def list_(as_json: Json = False) -> None:
     """List the results, oldest first."""
     from modalnet.store import Store
 
     store = Store()
     entries = store.entries()
-    if json:
+    if as_json:
         print_json({"folder": str(store.folder), "entries": [_document(entry) for entry in entries]})
         return
     console = report()
@@ -40,10 +43,10 @@ def list_(json: Json = False) -> None:
 
 
 @app.command(no_args_is_help=True)
-def show(key: Annotated[str, typer.Argument(help="A key, or its first characters.")], json: Json = False) -> None:
+def show(key: Annotated[str, typer.Argument(help="A key, or its first characters.")], as_json: Json = False) -> None:
     """Show what made a result."""
     (entry,) = _find([key])
-    if json:
+    if as_json:
         print_json(_document(entry) | {"document": entry.meta})
         return
     console = report()
@@ -52,14 +55,15 @@ def show(key: Annotated[str, typer.Argument(help="A key, or its first characters
     if entry.damaged:
         console.print(entry.damaged, style="red")
     else:
-        print_json(entry.meta)
+        text = json.dumps(entry.meta, indent=2, ensure_ascii=False)
+        console.print(_FLAT.sub(lambda found: re.sub(r"\s*\n\s*", " ", found[0][1:-1]).strip().join("[]"), text))
 
 
 @app.command()
 def clear(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their first characters; all, if left out.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Remove results from the store; they are computed again when they are asked for."""
     from modalnet.store import Store
@@ -71,7 +75,7 @@ def clear(
         typer.confirm(f"Remove {what} from {store.folder}?", abort=True, err=True)
     # Called for an empty store, too: it clears away what killed processes left.
     removed = store.clear([entry.key for entry in entries])
-    if json:
+    if as_json:
         print_json({"folder": str(store.folder), "removed": removed, "keys": [entry.key for entry in entries]})
     else:
         report().print(f"removed {what}" if entries else f"{store.folder} holds no results")
@@ -94,9 +98,11 @@ def _find(keys: Sequence[str]) -> list[Entry]:
         matches = [entry for entry in entries if key and entry.key.startswith(key)]
         matches = [entry for entry in matches if entry.key == key] or matches
         if len(matches) != 1:
-            these = f"{len(matches)} results, {', '.join(e.key[:SHORT] for e in matches)}," if matches else "no result"
-            end = "Give more characters." if matches else "`modalnet cache ls` lists them."
-            raise InputError(f'the keys of {these} in {store.folder} start with "{key}". {end}')
+            where = f'in {store.folder} has a key that starts with "{key}"'
+            if not matches:
+                raise InputError(f"no result {where}. `modalnet cache ls` lists them.")
+            these = ", ".join(entry.key for entry in matches)
+            raise InputError(f"more than one result {where}: {these}. Give more characters.")
         found[matches[0].key] = matches[0]
     return list(found.values())
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+NAME_WIDTH = 12  # characters of a name that stand on one line however narrow the terminal is
 
 
 class _Plain(Console):
@@ -55,14 +58,18 @@ def at_work(*, progress: bool) -> Iterator[None]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_from: int = 1) -> Table:
-    """A small table; columns from ``numbers_from`` on are aligned as numbers."""
+    """A small table; columns from ``numbers_from`` on are numbers, which stay whole where names wrap."""
     from rich import box
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
     for place, name in enumerate(columns):
-        made.add_column(name, justify="right" if place >= numbers_from else "left", no_wrap=True)
+        longest = max(len(name), *(len(str(row[place])) for row in rows))
+        if place >= numbers_from:
+            made.add_column(name, justify="right", no_wrap=True, min_width=longest)
+        else:
+            made.add_column(name, overflow="fold", min_width=min(longest, NAME_WIDTH))
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*(Text(str(cell)) for cell in row))
     return made
 
 

@@ -18,6 +18,7 @@ from modalnet.cli.console import number, small, table
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from modalnet.localization import Localization, Reliability
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # top units in the report
 LISTED = 50  # top units in the JSON document
+WHAT = {
+    "localization": "every statistic, for modalnet.Localization.load",
+    "units": "the network, for modalnet.Units.load",
+    "summary": "one row per layer",
+    "layers": "where the network sits, against random units",
+}
 
 
 @dataclass
@@ -98,9 +105,9 @@ class Findings:
                     "selected": int(selected.mask[tower].sum()),
                     "significant": int(significant.mask[tower].sum()),
                     "undefined": result.undefined[tower],
-                    "layers": rows.drop(columns="tower").to_dict("records"),
+                    "layers": _records(summary[summary["tower"] == tower].drop(columns="tower")),
                 }
-                for tower, rows in summary.groupby("tower", sort=False)
+                for tower in result.towers
             },
         }
         return {
@@ -113,11 +120,11 @@ class Findings:
                     name: {"layers": tower.n_layers, "width": tower.width} for name, tower in self.model.towers.items()
                 },
             },
-            "contrast": {"name": self.contrast.name, "conditions": self.contrast.describe().to_dict("records")},
+            "contrast": {"name": self.contrast.name, "conditions": _records(self.contrast.describe())},
             "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
             "network": network,
-            "top_units": result.top_units(LISTED).to_dict("records"),
-            "reliability": reliability.summary().to_dict("records") if reliability else None,
+            "top_units": _records(result.top_units(LISTED)),
+            "reliability": _records(reliability.summary()) if reliability else None,
             "reliability_missing": why_not or None,
             "files": {name: str(path) for name, path in files.items()},
         }
@@ -132,27 +139,38 @@ class Findings:
         self._print_top_units(console)
         self._print_reliability(console)
         console.print("\nFiles", style="bold")
-        for path in files.values():
-            console.print(f"  {path}")
+        longest = max(len(str(path)) for path in files.values())
+        for name, path in files.items():
+            console.print(f"  {str(path).ljust(longest)}  {WHAT[name]}")
 
     def _print_contrast(self, console: Console) -> None:
         console.print(f"\nContrast: {self.contrast.name}", style="bold")
-        rows = [
-            (row.condition, row.side, row.n, number(row.mean_words, 1), number(row.mean_characters, 1), row.n_images)
-            for row in self.contrast.describe().itertuples()
-        ]
-        columns = ("condition", "side", "stimuli", "mean words", "mean characters", "images")
-        console.print(table(columns, rows, numbers_from=2))
+        described = self.contrast.describe()
+        columns: dict[str, list[Any]] = {
+            "condition": list(described["condition"]),
+            "side": list(described["side"]),
+            "stimuli": list(described["n"]),
+        }
+        if described["mean_words"].notna().any():
+            for name in ("mean_words", "mean_characters"):
+                columns[name.replace("_", " ")] = [number(value, 1) for value in described[name]]
+        if described["n_images"].any():
+            columns["images"] = list(described["n_images"])
+        rows = list(zip(*columns.values(), strict=True))
+        console.print(table(list(columns), rows, numbers_from=2))
 
     def _print_network(self, console: Console) -> None:
         result, count, total = self.localization, self.network.count, self.localization.n_units
-        console.print(f"\nNetwork: the {count:,} of {total:,} units ({count / total:.3g}) with largest t", style="bold")
-        console.print(self._settings())
-        for tower, rows in result.summary(self.network).groupby("tower", sort=False):
-            cells = [
-                (row.layer, row.units, row.selected, row.significant, number(row.max_t)) for row in rows.itertuples()
-            ]
-            cells.append(("all", *(int(rows[name].sum()) for name in ("units", "selected", "significant")), ""))
+        share = f"{100 * count / total:.3g}%"
+        console.print(f"\nNetwork: the {count:,} of {total:,} units ({share}) with the largest t", style="bold")
+        console.print(f"{self._settings()}; q < 0.05 counts units with t > 0")
+        summary = result.summary(self.network)
+        counts = ["units", "selected", "significant"]
+        # Layer 0 is the first block, as in every index of a unit.
+        for tower in result.towers:
+            rows = summary[summary["tower"] == tower]
+            cells = [[row["layer"], *(row[name] for name in counts), number(row["max_t"])] for row in _records(rows)]
+            cells.append(["all", *(int(rows[name].sum()) for name in counts), number(rows["max_t"].max())])
             console.print()
             console.print(table((f"{tower} layer", "units", "selected", "q < 0.05", "largest t"), cells))
         undefined = sum(result.undefined.values())
@@ -170,8 +188,8 @@ class Findings:
     def _print_top_units(self, console: Console) -> None:
         console.print("\nTop units (on the stimuli that selected them, so t and g are inflated)", style="bold")
         rows = [
-            (row.tower, row.layer, row.dim, number(row.t), small(row.q), number(row.effect_size))
-            for row in self.localization.top_units(SHOWN).itertuples()
+            [row["tower"], row["layer"], row["dim"], number(row["t"]), small(row["q"]), number(row["effect_size"])]
+            for row in _records(self.localization.top_units(SHOWN))
         ]
         console.print(table(("tower", "layer", "dim", "t", "q", "Hedges' g"), rows))
 
@@ -191,3 +209,7 @@ class Findings:
             f"Split halves: networks from two halves of the stimuli overlap with Dice = {r.dice.mean():.2f} "
             f"(random units of the same layers {r.dice_random.mean():.2f})."
         )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -30,6 +30,7 @@ DEFAULT_OUT = Path("modalnet-out")
 
 def localize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a folder with a transformers model.")],
+    *,
     contrast: Annotated[
         str,
         typer.Option(
@@ -78,7 +79,7 @@ def localize(
 ) -> None:
     """Find the units of MODEL that respond more to one side of a contrast.
 
-    modalnet localize google/gemma-3-270m --contrast language --top 1%
+    Example: modalnet localize google/gemma-3-270m --contrast language --top 1%
     """
     wanted = options.parse_top(top)
     arguments = {
@@ -90,17 +91,18 @@ def localize(
         "cache": not no_cache,
         "progress": not no_progress,
     }
-    folder = options.writable(out)
     from modalnet.stimuli import spec
 
     stimuli = spec.parse(contrast, positive, negative, text=text_column, image=image_column, condition=condition_column)
+    folder = options.writable(out)
     loading: dict[str, Any] = {"device": device, "dtype": dtype}
     if trust_remote_code:
         loading["trust_remote_code"] = True
-    _job(model, stimuli, wanted, folder, arguments, loading, as_json=json)
+    _job(model, stimuli, top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
 
 
 def demo(
+    *,
     top: Top = "1%",
     device: Device = None,
     dtype: Dtype = None,
@@ -122,17 +124,18 @@ def demo(
 
     source = str(gemma3_270m.fetch(progress=not no_progress))
     arguments = {"batch_size": size, "cache": not no_cache, "progress": not no_progress}
-    _job(source, stimuli.language(), wanted, folder, arguments, {"device": device, "dtype": dtype}, as_json=json)
+    loading = {"device": device, "dtype": dtype}
+    _job(source, stimuli.language(), top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
 
 
 def _job(
     source: str,
     contrast: Contrast,
+    *,
     top: dict[str, Any],
     folder: Path,
     arguments: dict[str, Any],
     loading: dict[str, Any],
-    *,
     as_json: bool,
 ) -> None:
     """Load, localize, write the files, and report."""

@@ -38,7 +38,7 @@ def parse_tokens(given: Sequence[str] | None) -> Any:
         return {tower.strip(): _choice(choice) for tower, _, choice in (item.partition("=") for item in given)}
     if len(given) > 1 or "=" in given[0]:
         raise InputError(
-            f"--tokens is given once for all towers (--tokens mean) or as TOWER=CHOICE for each; got {', '.join(given)}."
+            f"--tokens is one choice for all towers (mean), or TOWER=CHOICE for each; got {' '.join(given)}."
         )
     return _choice(given[0])
 

@@ -55,7 +55,8 @@ def _look_at(source: str, *, trust: bool) -> Model:
     try:
         module, processor = _on_meta(source, trust)
     except Exception:
-        return mn.load(source, **({"trust_remote_code": True} if trust else {}))
+        options: dict[str, Any] = {"trust_remote_code": True} if trust else {}
+        return mn.load(source, **options)
     return mn.load(module, processor=processor)
 
 
@@ -74,4 +75,7 @@ def _on_meta(source: str, trust: bool) -> tuple[Any, Any]:
         processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=trust)
     except Exception:
         processor = None  # the towers show without one
+    # Where a folder holds no tokenizer, transformers may make one that knows no token.
+    if getattr(getattr(processor, "tokenizer", processor), "vocab_size", 1) == 0:
+        processor = None
     return module, processor

@@ -84,9 +84,23 @@ class Engine:
 
         Raises
         ------
+        InputError
+            If these inputs make the model leave out a block that the plan reads.
         LayoutError
             If a tower holds another number of positions than the plan expects.
         """
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        try:
+            return self._trace(inputs, plan)
+        except OutOfOrderError as error:
+            path = str(error).split("'")[1] if "'" in str(error) else str(error)
+            raise InputError(
+                f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
+                "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
+            ) from error
+
+    def _trace(self, inputs: dict[str, Any], plan: Plan) -> Reading:
         import nnsight
         import torch
 
@@ -99,7 +113,7 @@ class Engine:
             steps += [(self.envoy.get(path), pool.n_positions, index, lengths) for path in sites.paths]
         rows: Any = plan.logit_rows
         n_text = plan.n_text_positions
-        head: Any = self._head() if rows is not None else None
+        head: Any = self.head() if rows is not None else None
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
         if self._caches and not plan.root:
@@ -170,8 +184,8 @@ class Engine:
             reading.logits = values[0].cpu()
         return reading
 
-    def _head(self) -> Any:
-        """The envoy of the LM head."""
+    def head(self) -> Any:
+        """The envoy of the LM head; an InputError where the model has none."""
         head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
         if head is None:
             raise InputError(

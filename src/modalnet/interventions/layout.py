@@ -114,7 +114,12 @@ class Layouts:
         mixed = one.signature != two.signature
         key = (one.kind, mixed, tuple(towers))
         if key not in self._together:
-            self._together[key] = self._compare(one, two, towers)
+            try:
+                self._together[key] = self._compare(one, two, towers)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return False  # two do not fit together now; smaller ones may
             if not self._together[key] and not mixed:
                 warnings.warn(
                     f"{self.encoder.loaded.name} does not give the same activations for images in a batch as for each "

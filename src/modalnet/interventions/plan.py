@@ -100,6 +100,8 @@ def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str])
     """
     if read is None:
         read = list(reached)
+    if not isinstance(read, str | Mapping | list | tuple | set):
+        raise InputError(f"read={read!r} is not known. Give a tower's name, a list of them, or layers per tower.")
     named = [read] if isinstance(read, str) else read
     wanted: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
     for name in wanted:

@@ -161,6 +161,7 @@ def localize(
         )
     model = load(model)
     settings = _settings(contrast, protocol, tokens, magnitude)
+    prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
     choices = choose(settings["tokens"], names)
     for tower, choice in choices.items():
@@ -170,7 +171,6 @@ def localize(
                 '"mean" to pool over all of them.'
             )
     question = _Question(model, contrast, choices, settings["magnitude"], protocol)
-    prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     digests = _inspect(contrast, progress=progress)
     meta = question.meta()
     store = Store(None if isinstance(cache, bool) else cache) if cache else None
@@ -225,6 +225,8 @@ def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
                 f"{model.name} has no tower that these {what} stimuli reach; its towers are {', '.join(model.towers)}."
             )
         return reached
+    if not isinstance(towers, str | list | tuple | set):
+        raise InputError(f"towers={towers!r} is not known. Give a tower's name or a list: {', '.join(model.towers)}.")
     asked = [towers] if isinstance(towers, str) else list(towers)
     for name in asked:
         if name not in model.towers:

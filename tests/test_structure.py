@@ -1,0 +1,168 @@
+"""What the design says about the code itself: rooms know those above them, one file opens traces, nothing hooks."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "modalnet"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: The rooms in order; a room imports from itself and from those before it.
+ROOMS = (
+    ("errors",),
+    ("units", "statistics", "store"),
+    ("stimuli",),
+    ("architecture",),
+    ("interventions",),
+    ("model",),
+    ("localization", "lesion", "patching", "brain", "features", "profile"),
+    ("plotting", "interop", "zoo", "cli"),
+)
+LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
+HOOKS = ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_hook")
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+class Imports(ast.NodeVisitor):
+    """What a file imports from modalnet, leaving out what only a type checker sees: (module, enclosing functions)."""
+
+    def __init__(self) -> None:
+        self.functions: list[str] = []
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+
+    def visit_If(self, node: ast.If) -> None:
+        if "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                self.visit(other)
+        else:
+            self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.functions.append(node.name)
+        self.generic_visit(node)
+        self.functions.pop()
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found += [(alias.name, tuple(self.functions)) for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        assert node.level == 0, "imports are absolute"
+        for alias in node.names:
+            inner = f"{node.module}.{alias.name}"
+            self.found.append((inner if inner in MODULES else str(node.module), tuple(self.functions)))
+
+
+def imports(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+    visitor = Imports()
+    visitor.visit(ast.parse(path.read_text()))
+    return [(name, where) for name, where in visitor.found if name.split(".")[0] == "modalnet"]
+
+
+def test_every_file_is_in_a_room():
+    assert len(FILES) > 20
+    assert {room_of(module) for module in MODULES} - {"", *LEVEL} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "modalnet"])
+def test_no_import_runs_back_up_the_rooms(module):
+    own = LEVEL[room_of(module)]
+    for name, where in imports(MODULES[module]):
+        if name == "modalnet":
+            continue  # the package itself holds the version and hands on names
+        # A result's plot() hands itself on to the room that draws; nothing else looks up.
+        drawn = where[-1:] == ("plot",) and room_of(name) == "plotting"
+        assert LEVEL[room_of(name)] <= own or drawn, f"{module} imports {name}"
+        if own == LEVEL["localization"]:
+            other = room_of(name) != room_of(module) and LEVEL[room_of(name)] == own
+            assert not other, f"{module} looks into another analysis: {name}"
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    graph = {module: {name for name, _ in imports(path)} - {module} for module, path in MODULES.items()}
+    # A package's __init__ that hands on names of its own files is passed through, not part of a circle.
+    inits = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    done: set[str] = set()
+
+    def walk(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module in done or module not in graph:
+            return
+        for name in graph[module]:
+            own_init = name in inits and module.startswith(f"{name}.")
+            if not own_init:
+                walk(name, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        walk(module, ())
+    assert done == set(graph)
+
+
+def test_the_package_imports_nothing_of_itself():
+    assert imports(PACKAGE / "__init__.py") == []
+
+
+def test_one_file_opens_traces_and_none_hooks():
+    tracing, hooking = set(), set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                if node.attr in ("trace", "session", "scan", "edit"):
+                    tracing.add(path.relative_to(PACKAGE).as_posix())
+                if node.attr in HOOKS or (node.attr.startswith("register_") and "hook" in node.attr):
+                    hooking.add(path.relative_to(PACKAGE).as_posix())
+            if isinstance(node, ast.Constant) and node.value in HOOKS:
+                hooking.add(path.relative_to(PACKAGE).as_posix())
+    assert tracing == {"interventions/engine.py"}
+    assert hooking == set()
+
+
+def test_no_table_of_model_names():
+    """The rooms that find towers and write inputs name no model family in their code (their prose may)."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kinds = {kind for kind in CONFIG_MAPPING_NAMES if len(kind) > 4 and kind not in ("vision-encoder-decoder",)}
+    for path in [*(PACKAGE / "architecture").glob("*.py"), *(PACKAGE / "interventions").glob("*.py")]:
+        tree = ast.parse(path.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+                assert node.value not in kinds, f"{path.name} names {node.value}"
+
+
+def test_importing_is_quick_and_light():
+    code = (
+        "import sys, time\nstarted = time.perf_counter()\nimport modalnet\ntook = time.perf_counter() - started\n"
+        "heavy = [name for name in ('torch', 'transformers', 'nnsight', 'pandas') if name in sys.modules]\n"
+        "assert not heavy, heavy\nassert 'localize' in dir(modalnet)\nprint(took)\n"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 0.5
+
+
+def test_every_promised_name_is_there():
+    import modalnet
+
+    for name in modalnet.__all__:
+        assert getattr(modalnet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        modalnet.nonsense  # noqa: B018
