@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # top units in the report
 LISTED = 50  # top units in the JSON document
+UNLIKE = 0.1  # relative difference in length between the sides that the report points out
 WHAT = {
     "localization": "every statistic, for modalnet.Localization.load",
     "units": "the network, for modalnet.Units.load",
@@ -120,7 +121,11 @@ class Findings:
                     name: {"layers": tower.n_layers, "width": tower.width} for name, tower in self.model.towers.items()
                 },
             },
-            "contrast": {"name": self.contrast.name, "conditions": _records(self.contrast.describe())},
+            "contrast": {
+                "name": self.contrast.name,
+                "conditions": _records(self.contrast.describe()),
+                "mean_text_tokens": result.meta["text_tokens"],
+            },
             "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
             "network": network,
             "top_units": _records(result.top_units(LISTED)),
@@ -154,10 +159,24 @@ class Findings:
         if described["mean_words"].notna().any():
             for name in ("mean_words", "mean_characters"):
                 columns[name.replace("_", " ")] = [number(value, 1) for value in described[name]]
+        lengths = self.localization.meta["text_tokens"]
+        if lengths:
+            columns["mean tokens"] = [number(lengths.get(name, np.nan), 1) for name in described["condition"]]
         if described["n_images"].any():
             columns["images"] = list(described["n_images"])
         rows = list(zip(*columns.values(), strict=True))
         console.print(table(list(columns), rows, numbers_from=2))
+        positive, negative = ([lengths[c] for c in side if c in lengths] for side in self._sides)
+        if positive and negative and abs(np.mean(positive) / np.mean(negative) - 1) > UNLIKE:
+            console.print(
+                "The sides differ in their number of tokens, and units may follow that instead of the contrast."
+                + ("" if self.localization.meta["protocol"] else " --protocol alkhamissi2025 cuts texts to 12 tokens.")
+            )
+
+    @property
+    def _sides(self) -> tuple[list[str], list[str]]:
+        contrast = self.localization.meta["contrast"]
+        return contrast["positive"], contrast["negative"]
 
     def _print_network(self, console: Console) -> None:
         result, count, total = self.localization, self.network.count, self.localization.n_units

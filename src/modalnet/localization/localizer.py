@@ -52,7 +52,7 @@ class _Question:
     def towers(self) -> list[str]:
         return list(self.tokens)
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
         """The JSON document that goes with the result."""
         choices = {name: choice if isinstance(choice, str) else list(choice) for name, choice in self.tokens.items()}
         return {
@@ -67,9 +67,18 @@ class _Question:
             "magnitude": self.magnitude,
             "protocol": self.protocol,
             "paths": {name: list(self.model.towers[name].paths) for name in self.towers},
+            "text_tokens": self._text_tokens(prepared),
             "folds": N_FOLDS,
             "version": __version__,
         }
+
+    def _text_tokens(self, prepared: Sequence[Prepared]) -> dict[str, float]:
+        """Mean number of tokens of each condition's texts: sides that differ in it can differ because of it."""
+        counts: dict[str, list[int]] = {}
+        for stimulus, item in zip(self.contrast.stimuli, prepared, strict=True):
+            if item.text_inputs is not None:
+                counts.setdefault(stimulus.condition or "", []).append(len(item.text_inputs["input_ids"]))
+        return {condition: float(np.mean(numbers)) for condition, numbers in counts.items()}
 
     def content(self, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
         """What the stimuli are: their content, their labels, and what the model's encoder makes of them."""
@@ -159,6 +168,8 @@ def localize(
             f"localize() takes a Contrast, got a {type(contrast).__name__}. Make one with modalnet.Contrast(stimuli, "
             "positive=..., negative=...) or modalnet.stimuli.language()."
         )
+    if not isinstance(cache, bool | str | Path):
+        raise InputError(f"cache={cache!r} is not known. Give True, False or a folder.")
     model = load(model)
     settings = _settings(contrast, protocol, tokens, magnitude)
     prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
@@ -172,7 +183,7 @@ def localize(
             )
     question = _Question(model, contrast, choices, settings["magnitude"], protocol)
     digests = _inspect(contrast, progress=progress)
-    meta = question.meta()
+    meta = question.meta(prepared)
     store = Store(None if isinstance(cache, bool) else cache) if cache else None
     key = ""
     if store is not None:
