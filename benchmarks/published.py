@@ -17,27 +17,10 @@ from scipy import stats
 from torch import nn
 
 
-def published_t(
-    module: nn.Module,
-    tokenizer: Any,
-    blocks: Sequence[nn.Module],
-    positive: Sequence[str],
-    negative: Sequence[str],
-    *,
-    max_tokens: int | None = 12,
-) -> np.ndarray:
-    """Welch's t of |activation| at the last token, for every unit, as float64 ``[layer, dim]``."""
-    first, second = (
-        [np.abs(layer) for layer in _activations(module, tokenizer, blocks, texts, max_tokens)]
-        for texts in (positive, negative)
-    )
-    return np.stack([stats.ttest_ind(a, b, axis=0, equal_var=False)[0] for a, b in zip(first, second, strict=True)])
-
-
-def _activations(
-    module: nn.Module, tokenizer: Any, blocks: Sequence[nn.Module], texts: Sequence[str], max_tokens: int | None
+def published_activations(
+    module: nn.Module, tokenizer: Any, blocks: Sequence[nn.Module], texts: Sequence[str], max_tokens: int | None = 12
 ) -> list[np.ndarray]:
-    """Per block, the last token of every text: ``[stimulus, dim]``."""
+    """Per block, the activations at the last token of every text: ``[stimulus, dim]``."""
     kept: list[list[np.ndarray]] = [[] for _ in blocks]
     device = next(module.parameters()).device
     for text in texts:
@@ -52,6 +35,12 @@ def _activations(
         for layer, hidden in zip(kept, seen, strict=True):
             layer.append(hidden[0, -1].float().cpu().numpy())
     return [np.stack(layer).astype(np.float64) for layer in kept]
+
+
+def published_t(positive: Sequence[np.ndarray], negative: Sequence[np.ndarray]) -> np.ndarray:
+    """Welch's t of |activation| for every unit, as float64 ``[layer, dim]``, from activations per block."""
+    pairs = zip(positive, negative, strict=True)
+    return np.stack([stats.ttest_ind(abs(a), abs(b), axis=0, equal_var=False)[0] for a, b in pairs])
 
 
 def _keep(seen: list[torch.Tensor], _module: nn.Module, _args: Any, output: Any) -> None:

@@ -22,6 +22,8 @@ TEXTS = ("What is this?", "Describe this image in one word, please. Is there a f
 SIZES = ((37, 53), (120, 40), (64, 64), (40, 90))
 
 TEXT_ONLY = ("gpt2", "llama", "opt")
+# Mllama pads inside its vision rows and does not say where: pooled reads of that tower are refused (test_inputs.py).
+REFUSED = ("mllama",)
 VISION_ONLY = ("vit", "dinov2_with_registers", "clip_vision", "siglip_vision")
 
 #: Where the blocks of each tower lie, and how many the config says there are: (path, number) per tower.
@@ -137,7 +139,7 @@ def watch(module: Any, where: Sequence[str]) -> Iterator[dict[str, list[torch.Te
 def forward(
     name: str, text: str | None, images: Sequence[Image.Image] = (), family: Family | None = None
 ) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The output of one stimulus, its inputs, and per tower ``[layer, token, dim]`` of all its positions."""
+    """The output of one stimulus, its inputs, and per tower ``[layer, token, dim]`` without padding."""
     family = family or build(name)
     inputs = encode(family, text, images)
     every = [path for tower in BLOCKS[name] for path in paths(name, tower)]
@@ -148,7 +150,14 @@ def forward(
         own = [seen[path] for path in paths(name, tower)]
         if all(own):
             states[tower] = torch.stack([calls[0].reshape(-1, calls[0].shape[-1]) for calls in own])
+    if name == "idefics2" and "vision" in states:  # it pads every crop's patches to the largest grid
+        states["vision"] = states["vision"][:, patches_there(inputs["pixel_attention_mask"][0], 8)]
     return output, inputs, states
+
+
+def patches_there(mask: torch.Tensor, size: int) -> torch.Tensor:
+    """Which patches of ``[tile, height, width]`` hold a pixel of the image."""
+    return mask.unfold(1, size, size).unfold(2, size, size).flatten(3).any(-1).flatten().bool()
 
 
 def image_tokens(name: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -104,14 +104,23 @@ class Encoded:
 
     @cached_property
     def signature(self) -> tuple[Any, ...]:
-        """What decides how many rows and tokens the images become: shapes, and the sizes that small tensors hold."""
+        """What decides how many rows and tokens the images become: shapes, and the sizes that whole numbers hold."""
         parts = []
         for name, value in sorted(self.inputs.items()):
             if _is_text_field(name, value, self.inputs):
                 continue
-            small = tuple(value.flatten().tolist()) if not value.is_floating_point() and value.numel() <= 64 else ()
-            parts.append((name, tuple(value.shape), small))
+            sizes = hash(value.cpu().numpy().tobytes()) if not value.is_floating_point() else 0
+            parts.append((name, tuple(value.shape), sizes))
         return tuple(parts)
+
+    @property
+    def vision_masks(self) -> list[torch.Tensor]:
+        """Masks over pixels, patches or tiles: where a processor padded the images."""
+        return [
+            value
+            for name, value in self.inputs.items()
+            if "mask" in name and not _is_text_field(name, value, self.inputs)
+        ]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,9 @@ class Prompts:
         text, n_images = stimulus.text, stimulus.n_images
         if n_images and self.processor is None:
             return Prompt(None)
+        stray = [token for token in self._placeholder_candidates if not n_images and text and token in text]
+        if stray:
+            raise InputError(f"stimulus {stimulus.label} has the image placeholder {stray[0]!r} but no image.")
         if raw and not n_images:
             return Prompt(text)
         if text is not None and self._is_written(text):

@@ -66,9 +66,11 @@ class Layouts:
         prefix = self.towers[tower].n_prefix
         for item in batch.items:
             share = self.share(item, tower)
-            place = torch.arange(share.positions) % share.tokens
+            there, clear = _filled(item, share, prefix)
+            place = torch.arange(share.positions)[there] % share.tokens
             cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
-            spans.append(Span(offset + torch.arange(share.positions), image=place >= prefix, cls=cls))
+            index = offset + torch.arange(share.positions)[there]
+            spans.append(Span(index, image=place >= prefix, cls=cls, clear=clear))
             offset += share.positions
         return spans, offset
 
@@ -164,6 +166,34 @@ class Layouts:
         plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
         return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
+
+
+def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, bool]:
+    """Which positions of a stimulus in a vision tower hold something, and whether that is known.
+
+    A processor that pads an image inside its rows says where in a mask, over pixels or over patches.
+    """
+    import torch
+
+    everything = torch.ones(share.positions, dtype=torch.bool)
+    for mask in item.vision_masks:
+        if mask.dim() == 2 and tuple(mask.shape) == (share.rows, share.tokens):
+            return mask.bool().flatten(), True
+        if mask.dim() < 3 or min(mask.shape[-2:]) < 2:
+            return everything, False
+        tiles = mask.reshape(-1, *mask.shape[-2:]).bool()
+        tiles = tiles[tiles.flatten(1).any(1)]  # tiles that a batch fills up with never reach the tower
+        if bool(tiles.all()) and len(tiles) == share.rows:
+            continue
+        height, width = tiles.shape[-2:]
+        side = round((height * width / max(share.tokens - prefix, 1)) ** 0.5)
+        cells = (height // max(side, 1)) * (width // max(side, 1))
+        if side < 1 or len(tiles) != share.rows or cells != share.tokens - prefix:
+            return everything, False
+        patches = tiles.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1).flatten(1)
+        prefixed = torch.cat([torch.ones(share.rows, prefix, dtype=torch.bool), patches], dim=1)
+        return prefixed.flatten(), True
+    return everything, True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

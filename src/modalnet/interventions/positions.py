@@ -49,12 +49,15 @@ class Span:
         Which of them are image or text tokens; None where the tower has no such distinction.
     cls
         Offsets of its class tokens among them; None where there are none.
+    clear
+        Whether padding among the positions is known; False where a processor pads in a way that is not understood.
     """
 
     index: Int[torch.Tensor, " token"]
     image: Bool[torch.Tensor, " token"] | None = None
     text: Bool[torch.Tensor, " token"] | None = None
     cls: Int[torch.Tensor, " row"] | None = None
+    clear: bool = True
 
 
 def choose(tokens: Any, towers: Sequence[str]) -> dict[str, TokenChoice]:
@@ -107,7 +110,14 @@ def select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[to
         If the stimulus has no such token; the message names it.
     """
     own = span.index
-    if choice in ("mean", "all"):
+    if choice == "all":
+        return own
+    if not span.clear:
+        raise InputError(
+            f"stimulus {label} has padding among its tokens in the {tower} tower, and this model does not say where in "
+            'a way that modalnet understands. Read tokens="all" and choose among them, or read another tower.'
+        )
+    if choice == "mean":
         return own
     if choice == "last":
         return own[-1:]

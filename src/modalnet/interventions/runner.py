@@ -85,6 +85,10 @@ class Runner:
         """
         limit = _BatchLimit(batch_size, self.engine)
         towers = [site.tower.name for site in sites]
+        if logits is not None:
+            towers += [name for name in ("decoder", "encoder") if name in self.encoder.towers and name not in towers][
+                :1
+            ]
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         for items in _batches(encoded, limit):
             waiting = deque(self.layouts_for(items, towers))

@@ -187,7 +187,8 @@ def localize(
     store = Store(None if isinstance(cache, bool) else cache) if cache else None
     key = ""
     if store is not None:
-        key = Store.key({"analysis": "localize", "meta": meta, "stimuli": question.content(prepared, digests)})
+        asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
+        key = Store.key({"analysis": "localize", "meta": asked, "stimuli": question.content(prepared, digests)})
         found = store.get(key)
         if found is not None:
             return Localization.from_arrays(*found)
