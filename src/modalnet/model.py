@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint
 from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
-from modalnet.architecture.towers import FORWARD_ORDER, Tower, find_towers
+from modalnet.architecture.towers import Tower, find_towers
 from modalnet.errors import InputError
 from modalnet.interventions.engine import Engine
 from modalnet.interventions.layout import Layouts
@@ -395,6 +395,3 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f}{letter}"
     return str(count)
-
-
-__all__ = ["FORWARD_ORDER", "Model", "Run", "load"]

@@ -201,6 +201,7 @@ class Encoder:
         config = loaded.module.config
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.reads_text = any(name in towers for name in TEXT_TOWERS)
+        self.text_tower = "decoder" if "decoder" in towers else "encoder"
         self.sees = "vision" in towers
         #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
         self.dual = self.sees and "encoder" in towers and "decoder" not in towers

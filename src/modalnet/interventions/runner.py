@@ -85,38 +85,40 @@ class Runner:
         """
         limit = _BatchLimit(batch_size, self.engine)
         towers = [site.tower.name for site in sites]
-        if logits is not None:
-            towers += [name for name in ("decoder", "encoder") if name in self.encoder.towers and name not in towers][
-                :1
-            ]
+        if logits is not None and self.encoder.text_tower not in towers:
+            towers.append(self.encoder.text_tower)  # the logits come from there, so its layout must hold too
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         for items in _batches(encoded, limit):
-            waiting = deque(self.layouts_for(items, towers))
+            waiting = deque(self.layouts.group(items, towers))
             while waiting:
                 group = waiting.popleft()
                 if len(group) > limit.count:  # an earlier batch showed that this many do not fit
                     waiting.extendleft(reversed(_halves(group)))
                     continue
-                try:
-                    step = self._run(group, sites, tokens, logits)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(group) == 1:
-                        raise ModalnetError(
-                            f"stimulus {group[0].label} alone does not fit into memory. Use a smaller input, a "
-                            'smaller dtype, or device_map="auto".'
-                        ) from error
-                    limit.count = max(1, len(group) // 2)
-                    waiting.extendleft(reversed(_halves(group)))
-                    del error
-                    _free_memory()
+                step = self._run_if_it_fits(group, sites, tokens, logits)
+                if step is not None:
+                    yield step
                     continue
-                yield step
+                limit.count = max(1, len(group) // 2)
+                waiting.extendleft(reversed(_halves(group)))
+                _free_memory()
 
-    def layouts_for(self, items: list[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
-        """Split a batch where its layout would not hold."""
-        return self.layouts.group(items, towers)
+    def _run_if_it_fits(
+        self, items: list[Encoded], sites: Sequence[Sites], tokens: Mapping[str, TokenChoice], logits: str | None
+    ) -> Step | None:
+        """One batch; None where memory ran out and fewer stimuli may fit."""
+        # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
+        try:
+            return self._run(items, sites, tokens, logits)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(items) == 1:
+                raise ModalnetError(
+                    f"stimulus {items[0].label} alone does not fit into memory. Use a smaller input, a smaller dtype, "
+                    'or device_map="auto".'
+                ) from error
+            return None
 
     def _run(
         self, items: list[Encoded], sites: Sequence[Sites], tokens: Mapping[str, TokenChoice], logits: str | None
@@ -130,8 +132,7 @@ class Runner:
             reads.append((site, _pool(picked, total, pooled=tokens[tower] != "all")))
         rows, n_text = None, 0
         if logits is not None:
-            tower = "decoder" if "decoder" in self.encoder.towers else "encoder"
-            wanted, n_text = self._pick(batch, tower, "last" if logits == "last" else "all")
+            wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if logits == "last" else "all")
             rows = _cat(wanted)
         try:
             reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text, batch.root))

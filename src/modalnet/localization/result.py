@@ -370,7 +370,7 @@ class Localization:
         return reliability(self, **options)
 
     def plot(self, **options: Any) -> Any:
-        """Draw t over layers: see :func:`modalnet.plotting.layers.layer_profile`."""
+        """Draw the share of selected units over layers: see :func:`modalnet.plotting.layers.layer_profile`."""
         from modalnet.plotting.layers import layer_profile
 
         return layer_profile(self, **options)
