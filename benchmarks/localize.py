@@ -232,7 +232,7 @@ def language_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 # Have the C library give large blocks back at once: what it would keep differs between equal runs by tens of MB.
-_PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+_PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "1"}
 
 
 def _memory_in_new_process(args: argparse.Namespace, copies: int) -> int:

@@ -21,10 +21,10 @@ from PIL import Image
 import modalnet as mn
 from families import FAMILIES, build, picture
 from modalnet.interventions.engine import Engine
-from reference import TEXT_ONLY, TEXTS, VISION_ONLY, load
+from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
 
 HERE = Path(__file__).parent
-MULTIMODAL = [name for name in FAMILIES if name not in (*TEXT_ONLY, *VISION_ONLY, "clip")]
+MULTIMODAL = [name for name in FAMILIES if name not in (*TEXT_ONLY, *VISION_ONLY, *REFUSED, "clip")]
 
 
 def localize(model, contrast, **options):

@@ -295,7 +295,7 @@ def test_mistakes_are_one_line(gpt2: Path, vit: Path, words: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
     assert "absent" in fails("localize", tmp_path / "absent", *csv(words), *out)
     assert "config.json" in fails("localize", tmp_path, *csv(words), *out)
-    assert "no tower that these text stimuli reach" in fails("localize", vit, *csv(words), *out)
+    assert "reads images only; use image stimuli" in fails("localize", vit, *csv(words), *out)
     assert "no tower 'vision'" in fails("localize", gpt2, *csv(words), "--towers", "vision", *out)
     assert "tokens='middle'" in fails("localize", gpt2, *csv(words), "--tokens", "middle", *out)
     assert "protocol='new'" in fails("localize", gpt2, *csv(words), "--protocol", "new", *out)
