@@ -14,7 +14,7 @@ import transformers as tr
 
 import modalnet as mn
 from families import FAMILIES, build, picture
-from reference import TEXT_ONLY, TEXTS, VISION_ONLY, close, load, stimuli_for
+from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, close, load, stimuli_for
 
 #: Without torchvision transformers loads no processor that also knows video, and none of Pixtral's.
 NEEDS_TORCHVISION = {
@@ -67,8 +67,9 @@ def test_a_folder_gives_the_model_that_was_saved(name, kind, folders):
     assert (model.processor is None) == (name in (*VISION_ONLY, *TEXT_ONLY))
     assert (model.image_processor is None) == (name in TEXT_ONLY)
     stimuli = stimuli_for(name)
-    run, other = model.run(stimuli, tokens="mean"), expected.run(stimuli, tokens="mean")
-    for tower in expected.towers:
+    read = [tower for tower in expected.towers if not (tower == "vision" and name in REFUSED)]
+    run, other = (each.run(stimuli, read=read, tokens="mean") for each in (model, expected))
+    for tower in read:
         close(run.residual[tower], other.residual[tower], atol=1e-6)
 
 
