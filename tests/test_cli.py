@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -448,11 +449,19 @@ def test_an_interrupt_ends_quietly(gpt2: Path, tmp_path: Path) -> None:
     many = tmp_path / "many.csv"
     rows = "".join(f"{'The dog ran. ' * 6}{i},{'ab'[i % 2]}\n" for i in range(8000))
     many.write_text("text,condition\n" + rows)
-    command = script("localize", gpt2, "--contrast", f"csv:{many}", "--positive", "a", "--out", tmp_path, "--no-cache")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = ["--positive", "a", "--out", tmp_path, "--no-cache", "--batch-size", "1"]
+    command = script("localize", gpt2, "--contrast", f"csv:{many}", *options)
+    # A run in the background of a shell hands on a SIGINT that is ignored; a person at a terminal has the default.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
+    )
     assert process.stderr is not None
     seen = ""
-    while "64/8000" not in seen and process.poll() is None:
+    while not re.search(r"[1-9]\d*/8000", seen) and process.poll() is None:
         seen += process.stderr.read(1)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
