@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from modalnet.interventions.plan import Plan
+    from modalnet.interventions.plan import Plan, Pool
 
 
 class LayoutError(ModalnetError):
@@ -106,9 +106,7 @@ class Engine:
 
         steps = []  # one entry per site: (envoy, positions, index, lengths)
         for sites, pool in plan.reads:
-            index = pool.index
-            if index is not None and torch.equal(index, torch.arange(pool.n_positions)):
-                index = torch.empty(0, dtype=torch.long)  # every position in order: nothing to pick
+            index = self._index(pool)
             lengths = None if pool.lengths is None else pool.lengths.tolist()
             steps += [(self.envoy.get(path), pool.n_positions, index, lengths) for path in sites.paths]
         rows: Any = plan.logit_rows
@@ -152,6 +150,15 @@ class Engine:
             logits = result.logits if hasattr(result, "logits") else result[0]
             values.append(logits[0].float())
         return self._gather(plan, vectors, shapes, values)
+
+    def _index(self, pool: Pool) -> Any:
+        """A pool's positions where the model is, moved once for all blocks; empty for every position in order."""
+        import torch
+
+        if pool.index is None:
+            return None
+        everything = torch.equal(pool.index, torch.arange(pool.n_positions))
+        return self._place(pool.index[:0] if everything else pool.index)
 
     def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any], values: list[Any]) -> Reading:
         """Bring what a trace saved to the CPU, one transfer per tower."""

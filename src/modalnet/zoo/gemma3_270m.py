@@ -116,7 +116,7 @@ def _build(folder: Path, say: Any) -> None:
 
     path = folder / "gemma.gguf"
     _download(folder, path, say)
-    say("unpacking the tokenizer and the weights (about 45 s)")
+    say("unpacking the tokenizer and the weights (under a minute)")
     AutoTokenizer.from_pretrained(folder, gguf_file=path.name).save_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=torch.float32)
     # The weights are float32 from here on; a config that still names a quantization would not load.
