@@ -593,3 +593,16 @@ def test_saving_and_loading_a_model_leaves_it_the_same_model(name, tmp_path):
     family.model.save_pretrained(tmp_path)
     assert model.fingerprint() == before
     assert mn.load(tmp_path).fingerprint() == before
+
+
+def test_an_nnsight_model_with_edits_is_not_answered_from_the_store_of_the_plain_one(tmp_path):
+    import nnsight
+
+    family = FAMILIES["llama"]()
+    plain = mn.localize(mn.load(family.model, tokenizer=family.tokenizer), texts(), cache=tmp_path, progress=False)
+    envoy = nnsight.NNsight(family.model)
+    with envoy.edit(inplace=True):
+        envoy.model.layers[1].output[:] = 0
+    edited = mn.localize(mn.load(envoy, tokenizer=family.tokenizer), texts(), cache=tmp_path, progress=False)
+    assert np.isfinite(plain.t["decoder"][1]).all()
+    assert np.isnan(edited.t["decoder"][1]).all()

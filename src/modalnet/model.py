@@ -138,6 +138,11 @@ class Model:
                 raise InputError(f"there is no tower {name!r} in {self.name}; its towers are {', '.join(self.towers)}.")
         return Units({name: np.full(tower.shape, name in chosen) for name, tower in self.towers.items()})
 
+    @property
+    def edited(self) -> bool:
+        """Whether the user's nnsight model carries edits: they change what it does, and no fingerprint sees them."""
+        return bool(getattr(self._loaded.envoy, "_edits", None))
+
     def fingerprint(self) -> str:
         """A hash of the weights, config and class, read anew at each call."""
         return model_fingerprint(self.module)

@@ -149,6 +149,7 @@ def localize(
 
     Notes
     -----
+    The result of an nnsight model that carries edits is not kept, since the store knows a model by its weights.
     A result in the store cannot be lost by a later failure, and a store that cannot be written costs a warning only.
 
     References
@@ -184,7 +185,7 @@ def localize(
     question = _Question(model, contrast, choices, settings["magnitude"], protocol)
     digests = _inspect(contrast, progress=progress)
     meta = question.meta(prepared)
-    store = Store(None if isinstance(cache, bool) else cache) if cache else None
+    store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
     key = ""
     if store is not None:
         asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
