@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 import string
@@ -34,9 +35,11 @@ def texts(**conditions: int) -> list[Stimulus]:
     return [Stimulus(f"{name} {i}", condition=name) for name, n in conditions.items() for i in range(n)]
 
 
-def picture(path: Path, shade: int = 0) -> Path:
+def picture(path: Path, shade: int | None = None) -> Path:
+    """A small picture of the given red, else of a colour that its name decides."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (3, 2), (shade, 0, 0)).save(path)
+    own = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
+    Image.new("RGB", (3, 2), (own[0], own[1], own[2]) if shade is None else (shade, 0, 0)).save(path)
     return path
 
 
@@ -182,7 +185,7 @@ def test_describe_shows_how_well_conditions_match(tmp_path: Path) -> None:
     table = Contrast(given_, "a").describe()
     first, second = table.to_dict("records")
     expected = {"condition": "a", "side": "positive", "n": 2, "mean_words": 3.0, "mean_characters": 12.5, "n_images": 2}
-    assert first == expected
+    assert first.items() >= expected.items()
     assert np.isnan(second["mean_words"])
     assert second["n_images"] == 2
 
@@ -231,7 +234,7 @@ def test_a_csv_is_read_word_for_word(tmp_path: Path) -> None:
 
 
 def test_a_csv_with_images_and_ids(tmp_path: Path) -> None:
-    for name in "abc":
+    for name in "abcd":
         picture(tmp_path / "pictures" / f"{name}.png", ord(name))
     lines = ["name;pic;q;kind", "1;pictures/a.png;what?;x", "2;;what?;x", "3;pictures/b.png;;y", "4;pictures/c.png;q;y"]
     path = tmp_path / "w.csv"
@@ -247,7 +250,7 @@ def test_a_csv_with_images_and_ids(tmp_path: Path) -> None:
     assert contrast.stimuli[0].images()[0].getpixel((0, 0)) == (ord("a"), 0, 0)
     images = stimuli.from_csv(
         write(
-            tmp_path, "im.csv", "im,condition\npictures/a.png,x\npictures/b.png,x\npictures/c.png,y\n./pictures/c.png,y"
+            tmp_path, "im.csv", "im,condition\npictures/a.png,x\npictures/b.png,x\npictures/c.png,y\npictures/d.png,y"
         ),
         text=None,
         image="im",
@@ -288,7 +291,6 @@ def write(folder: Path, name: str, content: str) -> Path:
         ("text,condition\na,x\nb, \n", {}, "row 3: the cell for the condition is empty"),
         ("text,condition\na,x\nb, c,x\n", {}, r"row 3: 3 cells where the header has 2.*double quotes"),
         ("text,condition\na,x\n\nb\n", {}, "row 4: 1 cells"),
-        ("text,condition\na,x\nb,x\na,x\n", {}, "row 4 repeats row 2"),
         ("id,text,condition\n1,a,x\n1,b,x\n", {"id": "id"}, "row 3 has the id '1' of row 2"),
         ("text,condition\na,x\nb,x\nc,y\nd,y\n", {"positive": "z"}, r"w\.csv: No stimulus has .* 'z'"),
         ("text,condition\na,x\nb,x\nc,y\n", {}, r"w\.csv: The negative side .* has 1 stimulus"),
@@ -437,7 +439,8 @@ def test_a_dataset_name_without_the_package(monkeypatch: pytest.MonkeyPatch) -> 
 def langloc(tmp_path: Path) -> Path:
     header = ",".join(f"stim{i}" for i in range(1, 15))
     for name in LANGUAGE_FILES:
-        lines = [f"{n}," + ",".join(["WORD"] * 11) + f",NULL,{label}" for n, label in enumerate("SN", start=1)]
+        item = "".join(filter(str.isdigit, name))
+        lines = [f"{n},{label}{item}," + "WORD," * 10 + f"NULL,{label}" for n, label in enumerate("SN", start=1)]
         write(tmp_path, name, "\n".join([header, *lines]))
     return tmp_path
 
@@ -445,7 +448,7 @@ def langloc(tmp_path: Path) -> Path:
 def test_fedorenko2010_reads_its_format(langloc: Path) -> None:
     contrast = stimuli.fedorenko2010(langloc)
     assert contrast.n == {"sentences": 10, "nonwords": 10}
-    assert contrast.stimuli[0].text == " ".join(["word"] * 11 + ["null"])
+    assert contrast.stimuli[0].text == " ".join(["s11", *["word"] * 10, "null"])
     assert [s.id for s in contrast.stimuli[:3]] == ["run1-set1-01", "run1-set1-02", "run1-set2-01"]
     assert stimuli.fedorenko2010(langloc, lower=False).stimuli[0].text.endswith("WORD NULL")
 
@@ -651,7 +654,11 @@ def test_specs(langloc: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("langauge", {}, r"No kind of contrast is called 'langauge'. There are: language, fedorenko2010:FOLDER"),
+        (
+            "langauge",
+            {},
+            r"No kind of contrast is called 'langauge'. There are: language, .*refusal, .*fedorenko2010:FOLDER",
+        ),
         ("", {}, "There are: language"),
         (None, {}, "called None"),
         ("floc", {}, "should read floc:FOLDER"),

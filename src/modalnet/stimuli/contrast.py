@@ -123,29 +123,43 @@ class Contrast:
 
     __invert__ = flipped
 
-    def describe(self) -> pd.DataFrame:
+    def describe(self, *, images: bool = True) -> pd.DataFrame:
         """The conditions and how well they are matched.
+
+        Parameters
+        ----------
+        images
+            Decode the images and measure them; False leaves those columns out, and is quick.
 
         Returns
         -------
         pandas.DataFrame
-            One row per condition: ``condition``, ``side``, ``n`` stimuli, ``mean_words`` (split at spaces) and
-            ``mean_characters`` over the stimuli that have text (NaN where none has), ``n_images`` in all.
+            One row per condition: ``condition``, ``side``, ``n`` stimuli; the columns of
+            :func:`~modalnet.stimuli.matching.text_statistics` over the stimuli that have text (NaN where none has);
+            ``n_images`` in all; and where the contrast has images, the columns of
+            :func:`~modalnet.stimuli.matching.image_statistics` over them.
+
+        Raises
+        ------
+        InputError
+            An image cannot be decoded.
         """
         import pandas as pd
 
+        from modalnet.stimuli.matching import image_statistics, text_statistics
+
+        pictured = images and any(stimulus.n_images for stimulus in self.stimuli)
         rows = []
         for condition in self.conditions:
             group = [stimulus for stimulus in self.stimuli if stimulus.condition == condition]
-            texts = [stimulus.text for stimulus in group if stimulus.text is not None]
             rows.append(
                 {
                     "condition": condition,
                     "side": self._side_of_condition[condition],
                     "n": len(group),
-                    "mean_words": _mean([len(text.split()) for text in texts]),
-                    "mean_characters": _mean([len(text) for text in texts]),
+                    **text_statistics([stimulus.text for stimulus in group if stimulus.text is not None]),
                     "n_images": sum(stimulus.n_images for stimulus in group),
+                    **(image_statistics(image for one in group for image in one.images()) if pictured else {}),
                 }
             )
         return pd.DataFrame(rows)
@@ -207,7 +221,3 @@ def _counts(known: Counter[str]) -> str:
 
 def _some(labels: list[str]) -> str:
     return ", ".join(labels[:SHOWN]) + (", …" if len(labels) > SHOWN else "")
-
-
-def _mean(values: list[int]) -> float:
-    return sum(values) / len(values) if values else float("nan")

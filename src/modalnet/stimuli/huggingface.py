@@ -14,7 +14,7 @@ from typing import Any
 
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.readers import listed, make_contrast, stimulus_at
+from modalnet.stimuli.readers import Duplicates, listed, make_contrast, stimulus_at
 
 
 def from_dataset(
@@ -27,6 +27,7 @@ def from_dataset(
     negative: str | Sequence[str] | None = None,
     split: str | None = None,
     limit: int | None = None,
+    duplicates: Duplicates = "error",
 ) -> Contrast:
     """Read a contrast from a Hugging Face dataset, one stimulus per row.
 
@@ -44,6 +45,9 @@ def from_dataset(
         Which split, where there are several.
     limit
         At most this many stimuli per condition, the first ones.
+    duplicates
+        What to do about two rows of the contrast with the same text and image, in one condition or in two:
+        ``"error"`` or ``"keep"``.
 
     Returns
     -------
@@ -53,8 +57,8 @@ def from_dataset(
     Raises
     ------
     InputError
-        ``datasets`` is not installed, the dataset cannot be opened, no such split or column, an empty cell, or
-        conditions that make no contrast.
+        ``datasets`` is not installed, the dataset cannot be opened, no such split or column, an empty cell, two
+        rows with the same text and image, or conditions that make no contrast.
     """
     if text is None and image is None:
         raise InputError("Name the column of the texts (text=), of the images (image=), or both.")
@@ -78,7 +82,7 @@ def from_dataset(
                 id=f"row-{number}",
             )
         )
-    return make_contrast(source, stimuli, positive, negative)
+    return make_contrast(source, stimuli, positive, negative, duplicates=duplicates)
 
 
 def _open(name: str, split: str | None) -> Any:

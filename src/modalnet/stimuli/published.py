@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.readers import by_prefix, image_stimuli, images_in, listed, make_contrast, open_folder
+from modalnet.stimuli.readers import Duplicates, by_prefix, image_stimuli, images_in, listed, make_contrast, open_folder
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import column, read_table
 
@@ -19,9 +19,10 @@ LABELS = {"S": "sentences", "N": "nonwords"}
 
 INTACT = ("adult", "child", "body", "limb", "car", "instrument", "corridor", "house", "word", "number")
 SCRAMBLED = "scrambled"
+FACES = ("adult", "child")
 
 
-def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True) -> Contrast:
+def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True, duplicates: Duplicates = "error") -> Contrast:
     """The language localizer: sentences > strings of nonwords.
 
     Parameters
@@ -32,6 +33,8 @@ def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True) -> Cont
     lower
         Lower-case the words, which the files hold in capitals, as the published code of "The LLM Language Network"
         does: a tokenizer cuts capitals into more pieces than a model usually reads. False leaves them as they are.
+    duplicates
+        The published items are all different, so a text that comes twice is an error of the copy; ``"keep"`` takes it.
 
     Returns
     -------
@@ -42,8 +45,8 @@ def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True) -> Cont
     Raises
     ------
     InputError
-        A file or column is missing, a cell is empty, a label is neither S nor N, or a row has another width. The
-        message names the file and the row.
+        A file or column is missing, a cell is empty, a label is neither S nor N, a row has another width, or a text
+        comes twice. The message names the file and the row, or the ids.
 
     References
     ----------
@@ -58,7 +61,7 @@ def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True) -> Cont
     stimuli = []
     for name in LANGUAGE_FILES:
         stimuli += _language_file(folder / name, lower)
-    return make_contrast(folder, stimuli, "sentences", "nonwords")
+    return make_contrast(folder, stimuli, "sentences", "nonwords", duplicates=duplicates)
 
 
 def _language_file(path: Path, lower: bool) -> list[Stimulus]:
@@ -83,8 +86,10 @@ def _language_file(path: Path, lower: bool) -> list[Stimulus]:
 
 def floc(
     folder: str | os.PathLike[str],
-    positive: str | Sequence[str] = ("adult", "child"),
+    positive: str | Sequence[str] = FACES,
     negative: str | Sequence[str] | None = None,
+    *,
+    duplicates: Duplicates = "error",
 ) -> Contrast:
     """The fLoc functional localizer of visual categories; by default faces > the other intact categories.
 
@@ -101,6 +106,9 @@ def floc(
         Categories.
     negative
         Categories; None means the intact ones that are not positive, never ``scrambled``.
+    duplicates
+        The published images are all different, so two files with one content are an error of the copy; ``"keep"``
+        takes them.
 
     Returns
     -------
@@ -110,7 +118,8 @@ def floc(
     Raises
     ------
     InputError
-        No such folder, images of another name or category, a named category without images.
+        No such folder, images of another name or category, a named category without images, two files with the
+        same content.
 
     References
     ----------
@@ -136,4 +145,4 @@ def floc(
                 f"{folder} has no images of {', '.join(missing)}, which the default negative side includes. Name the "
                 "negative categories (negative=...) to go without."
             )
-    return make_contrast(folder, image_stimuli(folder, groups), positive, negative)
+    return make_contrast(folder, image_stimuli(folder, groups), positive, negative, duplicates=duplicates)

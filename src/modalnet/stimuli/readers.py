@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.duplicates import refuse_duplicates
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import column, read_table
 
@@ -17,6 +18,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 # "adult-001", "word_12": everything up to the last separator that only digits follow.
 PREFIX = re.compile(r"^(?P<condition>.+)[-_]\d+$")
 SHOWN = 5
+
+Duplicates: TypeAlias = Literal["error", "keep"]
 
 
 def from_csv(
@@ -30,6 +33,7 @@ def from_csv(
     negative: str | Sequence[str] | None = None,
     encoding: str = "utf-8",
     delimiter: str = ",",
+    duplicates: Duplicates = "error",
 ) -> Contrast:
     """Read a contrast from a CSV file with a header, one stimulus per row.
 
@@ -45,6 +49,9 @@ def from_csv(
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
     encoding, delimiter
         How the file is written.
+    duplicates
+        What to do about two rows of the contrast with the same text and image, in one condition or in two:
+        ``"error"`` or ``"keep"``.
 
     Returns
     -------
@@ -55,8 +62,8 @@ def from_csv(
     ------
     InputError
         No such file or column; another encoding; a row with an empty cell, another width, or an image that is not
-        there; an id twice; two rows with the same condition, text and image; conditions that make no contrast. The
-        message names the file and the row.
+        there; an id twice; two rows with the same text and image; conditions that make no contrast. The message
+        names the file and the row.
     """
     path = Path(path)
     if text is None and image is None:
@@ -68,7 +75,6 @@ def from_csv(
         if name is not None
     }
     stimuli = []
-    seen: dict[tuple[str, ...], int] = {}
     ids: dict[str, int] = {}
     for number, row in rows:
         where = f"{path}, row {number}"
@@ -80,10 +86,6 @@ def from_csv(
             raise InputError(
                 f"{where}: the cell for the {' and the '.join(empty)} is empty. Fill it, or take the row out."
             )
-        content = (cells["condition"].strip(), cells.get("text", ""), cells.get("image", ""))
-        if content in seen:
-            raise InputError(f"{where} repeats row {seen[content]}: the same condition and content. Take one out.")
-        seen[content] = number
         name = cells.get("id", f"{path.stem}:{number}").strip()
         if name in ids:
             raise InputError(f"{where} has the id {name!r} of row {ids[name]}. Ids name one stimulus each.")
@@ -93,13 +95,14 @@ def from_csv(
                 where,
                 text=cells.get("text", "").strip() or None,
                 image=_beside(path, cells.get("image", "").strip()),
-                condition=content[0],
+                condition=cells["condition"].strip(),
                 id=name,
             )
         )
     if not stimuli:
         raise InputError(f"{path} has a header and no rows.")
-    return make_contrast(path, stimuli, positive, negative)
+    places = {name: f"row {number}" for name, number in ids.items()}
+    return make_contrast(path, stimuli, positive, negative, duplicates=duplicates, places=places)
 
 
 def from_folder(
@@ -108,6 +111,7 @@ def from_folder(
     positive: str | Sequence[str],
     negative: str | Sequence[str] | None = None,
     condition: Literal["auto", "subfolder", "prefix"] = "auto",
+    duplicates: Duplicates = "error",
 ) -> Contrast:
     """Read a contrast from a folder of images.
 
@@ -120,6 +124,9 @@ def from_folder(
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
     condition
         ``"subfolder"``, ``"prefix"``, or ``"auto"``: whichever of the two the folder holds.
+    duplicates
+        What to do about two files of the contrast with the same content, in one condition or in two: ``"error"`` or
+        ``"keep"``.
 
     Returns
     -------
@@ -131,7 +138,8 @@ def from_folder(
     ------
     InputError
         No such folder; no images; images both beside and inside the subfolders (``"auto"``); a name without prefix
-        and number; a condition whose subfolder holds no images; conditions that make no contrast.
+        and number; a condition whose subfolder holds no images; two files with the same content; conditions that
+        make no contrast.
     """
     folder = open_folder(folder)
     if condition not in ("auto", "subfolder", "prefix"):
@@ -163,7 +171,7 @@ def from_folder(
             f"{folder} has no images {where}. Endings that count: {', '.join(IMAGE_SUFFIXES)}. "
             "One subfolder per condition or names such as face-001.png were expected."
         )
-    return make_contrast(folder, image_stimuli(folder, groups), positive, negative)
+    return make_contrast(folder, image_stimuli(folder, groups), positive, negative, duplicates=duplicates)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -198,12 +206,16 @@ def image_stimuli(folder: Path, groups: dict[str, list[Path]]) -> list[Stimulus]
 
 
 def open_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path; an :class:`InputError` where there is none."""
+    """The folder as a path; an :class:`InputError` where there is none, or none that may be read."""
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            f"{str(folder)!r} is a file, not a folder." if folder.exists() else f"No folder at {str(folder)!r}."
-        )
+    try:
+        there, is_folder = folder.exists(), folder.is_dir()
+        if is_folder:
+            next(folder.iterdir(), None)
+    except OSError as error:  # no permission for it, or for a folder above it
+        raise InputError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
+    if not is_folder:
+        raise InputError(f"{str(folder)!r} is a file, not a folder." if there else f"No folder at {str(folder)!r}.")
     return folder
 
 
@@ -220,12 +232,20 @@ def make_contrast(
     stimuli: list[Stimulus],
     positive: str | Sequence[str],
     negative: str | Sequence[str] | None,
+    *,
+    duplicates: Duplicates = "error",
+    places: Mapping[str, str] | None = None,
 ) -> Contrast:
-    """A contrast whose complaint says which file or folder it was read from."""
+    """A contrast whose complaint says which file or folder, and which rows of it, it was read from."""
+    if duplicates not in ("error", "keep"):
+        raise InputError(f"duplicates is 'error' or 'keep'; this is {duplicates!r}.")
     try:
-        return Contrast(stimuli, positive, negative)
+        contrast = Contrast(stimuli, positive, negative)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+    if duplicates == "error":
+        refuse_duplicates(source, contrast.stimuli, places)
+    return contrast
 
 
 def listed(names: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -88,11 +88,12 @@ class Stimulus:
             raise InputError(
                 f"The list of images of stimulus {name} is empty; leave image out (None) for a text-only stimulus."
             )
-        for source in self._sources:
+        for source in self.sources:
             check_source(source, self.label)
 
     @property
-    def _sources(self) -> tuple[Any, ...]:
+    def sources(self) -> tuple[Any, ...]:
+        """What was given for each image, not decoded; empty for a text-only stimulus."""
         if self.image is None:
             return ()
         return self.image if isinstance(self.image, tuple) else (self.image,)
@@ -100,7 +101,7 @@ class Stimulus:
     @property
     def n_images(self) -> int:
         """How many images the stimulus has."""
-        return len(self._sources)
+        return len(self.sources)
 
     @property
     def kind(self) -> str:
@@ -115,7 +116,7 @@ class Stimulus:
         if self.text is not None:
             text = " ".join(self.text.split())
             return repr(text if len(text) <= LABEL_CHARACTERS else text[: LABEL_CHARACTERS - 1] + "…")
-        return describe_source(self._sources[0])
+        return describe_source(self.sources[0])
 
     def images(self) -> list[Image]:
         """Decode the images, anew on each call.
@@ -130,7 +131,7 @@ class Stimulus:
         InputError
             An image cannot be decoded or used; the message names the stimulus, the image and the cure.
         """
-        return [load_image(source, self.label) for source in self._sources]
+        return [load_image(source, self.label) for source in self.sources]
 
     def inspect(self) -> Inspected:
         """Decode everything once, so that a damaged file is found before a long job starts.
@@ -151,7 +152,7 @@ class Stimulus:
             encoded = self.text.encode()
             digest.update(f"text {len(encoded)}\n".encode() + encoded)
         sizes = []
-        for source in self._sources:
+        for source in self.sources:
             image = load_image(source, self.label)
             digest.update(f"image {image.width} {image.height}\n".encode() + image.tobytes())
             sizes.append((image.width, image.height))
@@ -162,7 +163,7 @@ class Stimulus:
         if self.text is not None:
             parts.append(f"text={self.text!r}")
         if self.image is not None:
-            parts.append(f"image={', '.join(describe_source(source) for source in self._sources)}")
+            parts.append(f"image={', '.join(describe_source(source) for source in self.sources)}")
         parts += [f"{field}={getattr(self, field)!r}" for field in ("condition", "id") if getattr(self, field)]
         return f"Stimulus({', '.join(parts)})"
 

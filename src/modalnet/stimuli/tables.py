@@ -62,9 +62,9 @@ def read_table(
 
 def read_text(path: Path, encoding: str) -> str:
     """Read a whole text file; an :class:`InputError` names the file, and the line where the encoding fails."""
-    if not path.is_file():
-        raise InputError(f"There is no file at {str(path)!r}." if not path.is_dir() else f"{str(path)!r} is a folder.")
     try:
+        if not path.is_file():
+            raise InputError(f"{str(path)!r} is a folder." if path.is_dir() else f"There is no file at {str(path)!r}.")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
