@@ -1,0 +1,243 @@
+"""Pictures with questions and answers: what the bundled model learns to see.
+
+A scene holds one to five coloured shapes; the other pictures hold one face, house, object or printed word. Scenes are
+held out from training by their set of coloured shapes, other pictures by what they are, in which colour, and by their
+variant, so a test picture is always a new one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modalnet.stimuli.drawing import CATEGORIES, COLOURS, OBJECTS, SHAPES, Picture, Shape, draw_picture, draw_scene
+from modalnet.stimuli.drawn import WORDS
+from modalnet.stimuli.scenes import (
+    MOST_SHAPES,
+    describe,
+    describe_relation,
+    place_shapes,
+    plural,
+    relation,
+    with_article,
+)
+from modalnet.zoo.english import lexicon
+from modalnet.zoo.split import held_out
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Rng = np.random.Generator
+
+COLOUR_NAMES = tuple(COLOURS)
+COUNTS = ("zero", "one", "two", "three", "four", "five")
+MAX_DESCRIBED = 3
+LETTERS_OF_A_PRINTED_WORD = range(3, 8)
+PRINTED_WORDS = 160
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a picture.
+
+    Attributes
+    ----------
+    ability
+        What it takes: ``"colour"``, ``"shape"``, ``"count"``, ``"position"``, ``"presence"``, ``"category"``,
+        ``"object"``, ``"reading"``, ``"mood"`` or ``"description"``.
+    text, answer
+        The question and the answer, without the picture.
+    """
+
+    ability: str
+    text: str
+    answer: str
+
+
+@functools.cache
+def printed_words() -> tuple[str, ...]:
+    """The words that the model learns to read: those of the bundled pictures, and others from all over the lexicon."""
+    short = [word for word in lexicon() if len(word) in LETTERS_OF_A_PRINTED_WORD]
+    bundled = [word for word in WORDS if len(word) in LETTERS_OF_A_PRINTED_WORD]
+    others = [word for word in short if word not in bundled]
+    spread = np.linspace(0, len(others) - 1, PRINTED_WORDS - len(bundled))
+    return (*bundled, *(others[round(place)] for place in spread))
+
+
+def _one(rng: Rng, items: Sequence[str]) -> str:
+    return items[int(rng.integers(len(items)))]
+
+
+# Scenes of shapes
+
+
+def scene(rng: Rng, test: bool = False, count: int | None = None) -> list[Shape]:
+    """One to five shapes that do not touch."""
+    while True:
+        number = int(rng.integers(1, MOST_SHAPES + 1)) if count is None else count
+        # Now and then several shapes share their kind or colour, so that there is something to count and tell apart.
+        kinds, colours = list(SHAPES), list(COLOUR_NAMES)
+        if rng.random() < 0.4:
+            kinds = [_one(rng, SHAPES) for _ in range(2)]
+        if rng.random() < 0.25:
+            colours = [_one(rng, COLOUR_NAMES) for _ in range(2)]
+        shapes = [Shape(_one(rng, kinds), _one(rng, colours), *place) for place in place_shapes(rng, number)]
+        if held_out("scene", *sorted(map(str, shapes))) == test:
+            return shapes
+
+
+def colour_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
+    """Of a shape that is the only one of its kind."""
+    kinds = [shape.kind for shape in shapes]
+    single = [shape for shape in shapes if kinds.count(shape.kind) == 1]
+    if not single:
+        return None
+    shape = single[int(rng.integers(len(single)))]
+    return Question("colour", f"what colour is the {shape.kind}?", shape.colour)
+
+
+def shape_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
+    """Of a shape that is the only one of its colour."""
+    colours = [shape.colour for shape in shapes]
+    single = [shape for shape in shapes if colours.count(shape.colour) == 1]
+    if not single:
+        return None
+    shape = single[int(rng.integers(len(single)))]
+    return Question("shape", f"what shape is {shape.colour}?", shape.kind)
+
+
+def count_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
+    """Of all shapes, of a kind or of a colour."""
+    roll = rng.random()
+    if roll < 0.4:
+        return Question("count", "how many shapes are there?", COUNTS[len(shapes)])
+    absent = rng.random() < 0.12
+    if roll < 0.7:
+        kind = _one(rng, SHAPES) if absent else _one(rng, [shape.kind for shape in shapes])
+        number = sum(shape.kind == kind for shape in shapes)
+        return Question("count", f"how many {plural(kind)} are there?", COUNTS[number])
+    colour = _one(rng, COLOUR_NAMES) if absent else _one(rng, [shape.colour for shape in shapes])
+    number = sum(shape.colour == colour for shape in shapes)
+    return Question("count", f"how many {colour} shapes are there?", COUNTS[number])
+
+
+def position_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
+    """Of two shapes, each the only one of its name."""
+    labels = [str(shape) for shape in shapes]
+    pairs = [
+        (first, second, where)
+        for first in shapes
+        for second in shapes
+        if first is not second
+        and labels.count(str(first)) == labels.count(str(second)) == 1
+        and (where := relation(first, second))
+    ]
+    if not pairs:
+        return None
+    first, second, where = pairs[int(rng.integers(len(pairs)))]
+    return Question("position", f"where is the {first} from the {second}?", where)
+
+
+def presence_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
+    """Whether there is such a shape; as often yes as no, and a no shares a colour or a kind with what is there."""
+    shape = shapes[int(rng.integers(len(shapes)))]
+    there = {str(shape) for shape in shapes}
+    near = [f"{colour} {shape.kind}" for colour in COLOUR_NAMES] + [f"{shape.colour} {kind}" for kind in SHAPES]
+    if rng.random() < 0.4:
+        # Of a kind in any colour.
+        there, near = {shape.kind for shape in shapes}, list(SHAPES)
+    absent = [name for name in near if name not in there]
+    name = _one(rng, absent) if absent and rng.random() < 0.5 else _one(rng, sorted(there))
+    return Question("presence", f"is there {with_article(name)}?", "yes" if name in there else "no")
+
+
+def description_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
+    """What is in the picture, from left to right; of one to three shapes."""
+    if len(shapes) > MAX_DESCRIBED:
+        return None
+    return Question("description", "what is there?", describe(shapes).removeprefix("there is ").removesuffix("."))
+
+
+_SCENE_QUESTIONS = {
+    "colour": (colour_question, 0.2),
+    "shape": (shape_question, 0.2),
+    "count": (count_question, 0.2),
+    "position": (position_question, 0.2),
+    "presence": (presence_question, 0.1),
+    "description": (description_question, 0.1),
+}
+
+
+def scene_questions(rng: Rng, shapes: Sequence[Shape], number: int) -> Iterator[Question]:
+    """Questions about a scene, of all kinds that it allows."""
+    asks, weights = zip(*_SCENE_QUESTIONS.values(), strict=True)
+    given = 0
+    while given < number:
+        question = asks[int(rng.choice(len(asks), p=weights))](rng, shapes)
+        if question is not None:
+            given += 1
+            yield question
+
+
+def scene_question(rng: Rng, ability: str, test: bool = False) -> tuple[list[Shape], Question]:
+    """A scene and a question about it that asks for one ability."""
+    while True:
+        shapes = scene(rng, test)
+        question = _SCENE_QUESTIONS[ability][0](rng, shapes)
+        if question is not None:
+            return shapes, question
+
+
+def described_question(rng: Rng, test: bool = False) -> tuple[str, Question]:
+    """A description instead of a picture, and a question that it answers."""
+    while True:
+        ability = _one(rng, ("colour", "shape", "count", "position", "presence"))
+        # A position is asked of two shapes, and is then said in so many words.
+        shapes = scene(rng, test, count=2 if ability == "position" else None)
+        question = _SCENE_QUESTIONS[ability][0](rng, shapes)
+        if question is None:
+            continue
+        if ability != "position":
+            return describe(shapes), question
+        first, second = shapes if rng.random() < 0.5 else shapes[::-1]
+        return f"{describe(shapes)} {describe_relation(first, second)}", question
+
+
+# Other pictures
+
+
+def picture(rng: Rng, test: bool = False, category: str | None = None) -> Picture:
+    """A face, a house, an object or a printed word."""
+    while True:
+        kind = category or _one(rng, CATEGORIES)
+        name = {"object": OBJECTS, "word": printed_words()}.get(kind, (kind,))
+        mood = _one(rng, ("happy", "sad")) if kind == "face" else None
+        made = Picture(kind, _one(rng, name), _one(rng, COLOUR_NAMES), mood, int(rng.integers(2**31)))
+        if held_out("picture", made) == test:
+            return made
+
+
+def picture_questions(rng: Rng, shown: Picture) -> list[Question]:
+    """Every question about such a picture."""
+    questions = [Question("category", "what is it?", shown.category)]
+    if shown.category == "face":
+        questions.append(Question("mood", "is the face happy or sad?", str(shown.mood)))
+        questions.append(Question("colour", "what colour is the hair?", shown.colour))
+    elif shown.category == "object":
+        questions.append(Question("object", "which object is it?", shown.name))
+        questions.append(Question("colour", f"what colour is the {shown.name}?", shown.colour))
+    elif shown.category == "word":
+        questions.append(Question("reading", "what does it say?", shown.name))
+        questions.append(Question("colour", "what colour is the word?", shown.colour))
+    else:
+        questions.append(Question("colour", "what colour is the house?", shown.colour))
+    return questions
+
+
+def render(shown: Picture | Sequence[Shape], size: int, seed: int) -> Image.Image:
+    """Draw whichever it is, at full contrast."""
+    return draw_picture(shown, size, seed) if isinstance(shown, Picture) else draw_scene(shown, size, seed)
