@@ -8,10 +8,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# make_environment EXTRA: a .venv with torch, modalnet (editable) and what its extra EXTRA asks for. An environment
+# make_environment [EXTRA]: a .venv with torch, modalnet (editable) and what its extra EXTRA asks for. An environment
 # that is there is kept, and installed into again only when the declared dependencies have changed.
 make_environment() {
-  local extra=$1 base=${PYTHON:-python3} stamp=.venv/.installed-$1 wanted
+  local extra=${1:-} base=${PYTHON:-python3} wanted
+  local stamp=.venv/.installed-${extra:-plain}
   wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
   if [[ -x $python && -f $stamp && $(<"$stamp") == "$wanted" ]]; then
     return
@@ -35,8 +36,8 @@ make_environment() {
   fi
   # Its dependencies come with the next step, from the usual index.
   "$python" -m pip install -qq --no-compile --no-deps ${index:+--extra-index-url "$index"} -c constraints.txt torch
-  echo "3/3 installing modalnet[$extra]"
-  "$python" -m pip install -qq --no-compile -c constraints.txt -e ".[$extra]"
+  echo "3/3 installing modalnet${extra:+[$extra]}"
+  "$python" -m pip install -qq --no-compile -c constraints.txt -e ".${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
   echo "environment ready after ${SECONDS} s"
 }

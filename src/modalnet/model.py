@@ -106,6 +106,11 @@ class Model:
         return self._loaded.image_processor
 
     @property
+    def has_image_tokens(self) -> bool:
+        """Whether a picture stands in the decoder as tokens of its own."""
+        return self.decoder is not None and self._encoder.image_token_id is not None
+
+    @property
     def padding_side(self) -> Literal["right", "left"]:
         """On which side texts of a batch are padded; results do not depend on it."""
         return self._encoder.padding_side
@@ -319,7 +324,7 @@ def load(
     Parameters
     ----------
     source
-        A hub id, a local folder, a transformers module, an nnsight model, or a TransformerLens ``TransformerBridge``
+        ``"tiny"`` (a small vision-language model that comes with the package), a hub id, a local folder, a transformers module, an nnsight model, or a TransformerLens ``TransformerBridge``
         that you made. A module without tokenizer or processor loads and shows its towers.
     tokenizer, processor
         What encodes the inputs: objects, or where to load them from. ``processor`` may be an image processor. A hub id

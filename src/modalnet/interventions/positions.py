@@ -33,8 +33,10 @@ NAMES = ("last", "mean", "all", "image", "text", "cls")
 #: A choice of tokens: one of NAMES, or indices.
 TokenChoice = str | tuple[int, ...]
 
-#: The default per tower: a causal decoder gathers its input at the last token, other towers spread it over all.
+#: The default per tower: a causal decoder gathers a text at the last token, other towers spread it over all.
 DEFAULT = {"decoder": "last"}
+#: For pictures without a text: the last token may be a corner of the picture, or the chat template's.
+DEFAULT_FOR_PICTURES = {"decoder": "image"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Span:
     clear: bool = True
 
 
-def choose(tokens: Any, towers: Sequence[str]) -> dict[str, TokenChoice]:
+def choose(tokens: Any, towers: Sequence[str], *, pictures: bool = False) -> dict[str, TokenChoice]:
     """The token choice for each tower.
 
     Parameters
@@ -70,21 +72,25 @@ def choose(tokens: Any, towers: Sequence[str]) -> dict[str, TokenChoice]:
         per tower.
     towers
         Names of the towers that are read.
+    pictures
+        The stimuli are pictures without a text, and have tokens of their own in the decoder; its default is then
+        ``"image"``.
 
     Raises
     ------
     InputError
         For a choice that does not exist.
     """
+    default = DEFAULT_FOR_PICTURES if pictures else DEFAULT
     if isinstance(tokens, Mapping):
         unknown = sorted(set(tokens) - set(towers))
         if unknown:
             raise InputError(
                 f"tokens= names the tower {unknown[0]!r}; the towers that are read are {', '.join(towers)}."
             )
-        return {tower: _check(tokens.get(tower, DEFAULT.get(tower, "mean"))) for tower in towers}
+        return {tower: _check(tokens.get(tower, default.get(tower, "mean"))) for tower in towers}
     if tokens is None:
-        return {tower: DEFAULT.get(tower, "mean") for tower in towers}
+        return {tower: default.get(tower, "mean") for tower in towers}
     return {tower: _check(tokens) for tower in towers}
 
 

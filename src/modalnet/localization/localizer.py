@@ -119,7 +119,8 @@ def localize(
         vision tower).
     tokens
         Which tokens to pool over, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``,
-        ``"cls"`` or indices; by default the last token in a decoder and the mean elsewhere.
+        ``"cls"`` or indices; by default the last token in a decoder (the mean of its image tokens, where the stimuli
+        are pictures without text) and the mean elsewhere.
     magnitude
         ``"absolute"`` compares |activation|, as the published procedure does; ``"signed"`` the activation itself.
     protocol
@@ -175,7 +176,8 @@ def localize(
     settings = _settings(contrast, protocol, tokens, magnitude)
     prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
-    choices = choose(settings["tokens"], names)
+    pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
+    choices = choose(settings["tokens"], names, pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(

