@@ -38,6 +38,17 @@ def result(model, contrast):
     return mn.localize(model, contrast, protocol="alkhamissi2025", cache=False, progress=False)
 
 
+def test_the_bundled_sentences_find_the_published_network(model, result):
+    bundled = mn.localize(model, mn.stimuli.language(), protocol="alkhamissi2025", cache=False, progress=False)
+    ours, theirs = bundled.top(fraction=0.01), result.top(fraction=0.01)
+    random = [ours.dice(units) for units in theirs.random(n=20, seed=0, match="layer")]
+    # The figures of the docstring of modalnet.stimuli.language.
+    assert ours.dice(theirs) == pytest.approx(0.27, abs=0.01)
+    assert max(random) < 0.05
+    assert bundled.top(fraction=0.00125).dice(result.top(fraction=0.00125)) == pytest.approx(0.64, abs=0.01)
+    assert np.corrcoef(bundled.t["decoder"].ravel(), result.t["decoder"].ravel())[0, 1] == pytest.approx(0.81, abs=0.01)
+
+
 @pytest.fixture(scope="module")
 def independent():
     """|activation| at the last of 12 tokens ``[480, 18, 640]`` and which of the texts are sentences."""

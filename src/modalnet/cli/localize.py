@@ -31,16 +31,16 @@ DEFAULT_OUT = Path("modalnet-out")
 def localize(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A hub id, a folder with a transformers model, or tiny: the bundled one."),
+        typer.Argument(metavar="MODEL", help="A hub id, a folder with a transformers model, or tiny (bundled)."),
     ],
     *,
     contrast: Annotated[
         str,
         typer.Option(
             metavar="SPEC",
-            help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, vision, "
-            "categories, vision-vs-text. Yours: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, csv:FILE or "
-            "folder:FOLDER.",
+            help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, "
+            "vision, categories, vision-vs-text. Yours: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, csv:FILE "
+            "or folder:FOLDER.",
         ),
     ],
     positive: Annotated[str | None, typer.Option(metavar="A,B", help="Conditions of the positive side.")] = None,

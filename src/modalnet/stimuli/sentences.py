@@ -34,7 +34,11 @@ def language(n: int | None = None) -> Contrast:
     kept. The two conditions are therefore equal in words, letters and characters. A word becomes the same nonword
     wherever it stands and two words never become the same one, so what repeats in the sentences repeats in the strings.
 
-    The design is that of Fedorenko et al. (2010); the items are not theirs (:func:`fedorenko2010` reads those).
+    The design is that of Fedorenko et al. (2010); the items are not theirs (:func:`fedorenko2010` reads those). Both
+    find the same network: on Gemma 3 270M under ``protocol="alkhamissi2025"`` the top 1% of units from the one and
+    from the other overlap with a Dice of 0.27 (layer-matched random units 0.01, at most 0.04 of 20 draws), the top
+    0.125% with 0.64 (0.00), and t over all units correlates at 0.81. Without the protocol's cut to 12 tokens, where
+    these nonwords are longer in tokens than the sentences, it is 0.16 (0.01) for the top 1%.
 
     Parameters
     ----------

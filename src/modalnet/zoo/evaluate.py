@@ -10,12 +10,15 @@ grammatical sentence has the higher log-probability (Warstadt et al. 2020); its 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
 from modalnet.zoo import arithmetic, english, scenes
 
@@ -227,10 +230,18 @@ def evaluate(model: Model, random: Model | None = None, n: int = ITEMS, progress
     return pd.DataFrame(rows)[columns]
 
 
+def card_table(table: pd.DataFrame) -> str:
+    """The table as Markdown, as it stands in the model card."""
+    shown = table.drop(columns="required").map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.replace("nan", "").to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def main(
-    model: Annotated[str, "the model"] = "tiny",
-    n: int = ITEMS,
-    markdown: bool = False,
+    model: Annotated[str, typer.Argument(help="The model: a folder that training wrote, or the bundled one.")] = "tiny",
+    *,
+    n: Annotated[int, typer.Option(help="Items per ability.")] = ITEMS,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.md.")] = None,
 ) -> None:
     """Measure what the bundled model can do, beside its controls; exits with 1 where it falls short."""
     import modalnet as mn
@@ -240,12 +251,12 @@ def main(
     processor = trained.processor
     random = mn.load(network.build_model(len(processor.tokenizer), seed=1), processor=processor)
     table = evaluate(trained, random, n)
-    if markdown:
-        shown = table.map(lambda value: f"{value:.3f}".replace("nan", "") if isinstance(value, float) else str(value))
-        lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    else:
-        print(table.to_string(index=False, float_format="%.3f", na_rep=""))
+    print(table.to_string(index=False, float_format="%.3f", na_rep=""))
+    if out is not None:
+        figures = {str(row["ability"]): round(float(row["accuracy"]), 3) for _, row in table.iterrows()}
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+        (out / "evaluation.md").write_text(card_table(table) + "\n")
     short = table[table["accuracy"] < table["required"]]
     if len(short):
         print(f"below what is required: {', '.join(short['ability'])}", file=sys.stderr)
@@ -253,6 +264,4 @@ def main(
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)
