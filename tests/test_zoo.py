@@ -147,6 +147,10 @@ def answer_to(question, shapes):  # noqa: PLR0911  # one for each kind of questi
         if abs(a.x - b.x) > abs(a.y - b.y):
             return "left" if a.x < b.x else "right"
         return "above" if a.y < b.y else "below"
+    if question.ability == "place":
+        (shape,) = [s for s in shapes if [s.colour, s.kind] == words[3:]]
+        row, column = (min(2, int(3 * place)) for place in (shape.y, shape.x))
+        return f"{('top', '', 'bottom')[row]} {('left', '', 'right')[column]}".strip() or "middle"
     if question.ability == "presence":
         named = words[3:]
         return "yes" if any(set(named) <= {s.colour, s.kind} for s in shapes) else "no"
@@ -236,10 +240,10 @@ def test_questions_side_by_side_give_what_each_gives_alone(processor, monkeypatc
     monkeypatch.setattr(lessons, "PICTURES", 2)
     lesson = lessons.Lessons(processor.tokenizer)[0]
     model = network.build_model(len(processor.tokenizer)).eval()
-    learner = train.Learner(model)
+    learner = train.Learner(model, processor.tokenizer)
     with torch.no_grad():
         model.set_attn_implementation("slotted")
-        _, together = learner.see(lesson.pixels, lesson.tokens)
+        _, _, together = learner.see(lesson.pixels, lesson.tokens)
         text = next(iter(lesson.texts.values()))[0][:3]
         read = learner.read(text)
         model.set_attn_implementation("sdpa")

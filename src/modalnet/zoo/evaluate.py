@@ -82,6 +82,7 @@ ABILITIES: dict[str, Callable[[np.random.Generator], Item]] = {
     "shape": _scene_items("shape"),
     "count": _scene_items("count"),
     "position": _scene_items("position"),
+    "place": _scene_items("place"),
     "presence": _scene_items("presence"),
     "category": _picture_items("category", None),
     "object": _picture_items("object", "object"),

@@ -43,8 +43,8 @@ class Text:
     length: int
 
 
-TEXTS = {"sentences": Text(24, 26), "arithmetic": Text(48, 16), "described": Text(12, 36)}
-PICTURES = 32
+TEXTS = {"sentences": Text(12, 26), "arithmetic": Text(24, 16), "described": Text(12, 36)}
+PICTURES = 16
 GLANCES = 128
 EVENED = 0.3
 # Of the pictures: scenes of shapes, printed words, and the rest.

@@ -36,6 +36,8 @@ Rng = np.random.Generator
 COLOUR_NAMES = tuple(COLOURS)
 COUNTS = ("zero", "one", "two", "three", "four", "five")
 MAX_DESCRIBED = 3
+BORDER = 0.05
+SPELLED = 0.25
 LETTERS_OF_A_PRINTED_WORD = range(3, 8)
 PRINTED_WORDS = 160
 
@@ -47,8 +49,8 @@ class Question:
     Attributes
     ----------
     ability
-        What it takes: ``"colour"``, ``"shape"``, ``"count"``, ``"position"``, ``"presence"``, ``"category"``,
-        ``"object"``, ``"reading"``, ``"mood"`` or ``"description"``.
+        What it takes: ``"colour"``, ``"shape"``, ``"count"``, ``"position"``, ``"place"``, ``"presence"``,
+        ``"category"``, ``"object"``, ``"reading"``, ``"mood"`` or ``"description"``.
     text, answer
         The question and the answer, without the picture.
     """
@@ -142,6 +144,22 @@ def position_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     return Question("position", f"where is the {first} from the {second}?", where)
 
 
+def place_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
+    """Where in the picture a shape is, by thirds; of one that is alone of its name and near no border of thirds."""
+    labels = [str(shape) for shape in shapes]
+    clear = [s for s in shapes if labels.count(str(s)) == 1 and (_third(s.x) is not None and _third(s.y) is not None)]
+    if not clear:
+        return None
+    shape = clear[int(rng.integers(len(clear)))]
+    row, column = ("top ", "", "bottom ")[_third(shape.y) or 0], ("left", "", "right")[_third(shape.x) or 0]
+    return Question("place", f"where is the {shape}?", (row + column).strip() or "middle")
+
+
+def _third(place: float) -> int | None:
+    """0, 1 or 2; None near a border."""
+    return None if min(abs(place - 1 / 3), abs(place - 2 / 3)) < BORDER else int(3 * place)
+
+
 def presence_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
     """Whether there is such a shape; as often yes as no, and a no shares a colour or a kind with what is there."""
     shape = shapes[int(rng.integers(len(shapes)))]
@@ -163,12 +181,13 @@ def description_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
 
 
 _SCENE_QUESTIONS = {
-    "colour": (colour_question, 0.2),
-    "shape": (shape_question, 0.2),
-    "count": (count_question, 0.2),
-    "position": (position_question, 0.2),
-    "presence": (presence_question, 0.1),
-    "description": (description_question, 0.1),
+    "colour": (colour_question, 0.17),
+    "shape": (shape_question, 0.17),
+    "count": (count_question, 0.18),
+    "position": (position_question, 0.22),
+    "place": (place_question, 0.12),
+    "presence": (presence_question, 0.08),
+    "description": (description_question, 0.06),
 }
 
 
@@ -193,7 +212,10 @@ def scene_question(rng: Rng, ability: str, test: bool = False) -> tuple[list[Sha
 
 
 def described_question(rng: Rng, test: bool = False) -> tuple[str, Question]:
-    """A description instead of a picture, and a question that it answers."""
+    """A description instead of a picture, and a question that it answers; of a printed word, its letters."""
+    if rng.random() < SPELLED:
+        shown = picture(rng, test, "word")
+        return f"the letters are {' '.join(shown.name)}.", Question("reading", "what does it say?", shown.name)
     while True:
         ability = _one(rng, ("colour", "shape", "count", "position", "presence"))
         # A position is asked of two shapes, and is then said in so many words.

@@ -1,10 +1,11 @@
 """Train the bundled model from scratch: ``python -m modalnet.zoo.train --out FOLDER``.
 
 First the encoder alone: each patch of its output has to tell, through linear heads that are thrown away afterwards,
-what it shows, in which colour, where it is, and which letter of a word or the middle of which shape it holds. A
-picture costs a tenth of one with questions here, and without this stage the answers wait for the encoder.
+what it shows, in which colour, where it is, and which letter of a word or the middle of which shape it holds; and the
+image token that it becomes has to be near the embeddings of the words for that, so that to the decoder a patch is
+much like a word. A picture costs a tenth of one with questions here, and without this stage the answers wait for it.
 
-Then everything together: a step shows 32 pictures with eight questions each, and 84 texts. The questions of a picture
+Then everything together: a step shows 16 pictures with eight questions each, and 48 texts. The questions of a picture
 do not see one another: they share its tokens as a prefix, so a picture is paid for once.
 
 A run that was stopped goes on from its last checkpoint when the same command is given again.
@@ -31,13 +32,13 @@ from modalnet.errors import InputError
 from modalnet.zoo.lessons import IGNORED, ORDERS, PALETTE, PREFIX, SLOT, SLOTS, TEXTS, WHAT, Glances, Lesson, Lessons
 from modalnet.zoo.network import PATCHES, build_model, build_processor
 
-GLANCE_STEPS = 2800
-STEPS = 4500
+GLANCE_STEPS = 1900
+STEPS = 6000
 PEAK_RATE = 1.2e-3
 WARMUP = 300
 WEIGHT_DECAY = 0.05
 CHECKPOINT_EVERY = 250
-WEIGHTS = {"answers": 1.0, "patches": 0.4, "sentences": 0.5, "arithmetic": 0.5, "described": 0.25}
+WEIGHTS = {"answers": 1.0, "patches": 0.3, "sentences": 0.5, "arithmetic": 0.5, "described": 0.25}
 
 
 class Learner(torch.nn.Module):
@@ -45,9 +46,14 @@ class Learner(torch.nn.Module):
 
     model: Any
     positions: Tensor
+    what_words: Tensor
+    colour_words: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
+        what, colour = (torch.tensor(tokenizer.convert_tokens_to_ids(names[1:])) for names in (WHAT, PALETTE))
+        self.register_buffer("what_words", what, False)
+        self.register_buffer("colour_words", colour, False)
         self.model = model
         width = model.config.vision_config.hidden_size
         sizes = (len(WHAT), len(PALETTE), ORDERS, PATCHES)
@@ -55,32 +61,36 @@ class Learner(torch.nn.Module):
         slot = torch.arange(SLOT)
         self.register_buffer("positions", torch.cat([torch.arange(PREFIX), (PREFIX + slot).repeat(SLOTS)])[None], False)
 
-    def glance(self, pixels: Tensor) -> Tensor:
-        """The encoder's output, after its last norm."""
-        return self.model.model.vision_tower(pixels).last_hidden_state
+    def glance(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's output after its last norm, and the image tokens that the decoder is given.
 
-    def patch_losses(self, states: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each linear head: what, colour, order and place."""
-        places = torch.arange(PATCHES, device=labels.device).expand(len(labels), 1, -1)
-        wanted = torch.cat([labels, places], dim=1).unbind(1)
-        return torch.stack(
-            [
-                F.cross_entropy(head(states).flatten(0, 1).float(), label.flatten())
-                for head, label in zip(self.heads, wanted, strict=True)
-            ]
-        )
-
-    def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's output and the decoder's, over a picture and the questions about it.
-
-        The decoder is given the output of the encoder's last block, before the norm, as it is in LLaVA.
+        Those are made from the output of the last block, before the norm, as it is in LLaVA.
         """
         seen = self.model.model.vision_tower(pixels, output_hidden_states=True)
+        return seen.last_hidden_state, self.model.model.multi_modal_projector(seen.hidden_states[-1])
+
+    def patch_losses(self, states: Tensor, image: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each linear head (what, colour, order and place), and of the image tokens as words."""
+        places = torch.arange(PATCHES, device=labels.device).expand(len(labels), 1, -1)
+        wanted = torch.cat([labels, places], dim=1).unbind(1)
+        losses = [
+            F.cross_entropy(head(states).flatten(0, 1).float(), label.flatten())
+            for head, label in zip(self.heads, wanted, strict=True)
+        ]
+        what, colour = labels[:, 0], labels[:, 1]
+        shown = (what > 0) & (colour > 0)
+        words = F.log_softmax(self.model.lm_head(image[shown]).float(), dim=-1)
+        said = [self.what_words[what[shown] - 1], self.colour_words[colour[shown] - 1]]
+        losses.append(-torch.stack([words.gather(1, word[:, None]).mean() for word in said]).mean())
+        return torch.stack(losses)
+
+    def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`glance` gives, and the decoder's output over a picture and the questions about it."""
+        patches, image = self.glance(pixels)
         embedded = self.model.get_input_embeddings()(tokens)
-        image = self.model.model.multi_modal_projector(seen.hidden_states[-1]).to(embedded.dtype)
-        embedded = torch.cat([embedded[:, :1], image, embedded[:, 1 + PATCHES :]], dim=1)
+        embedded = torch.cat([embedded[:, :1], image.to(embedded.dtype), embedded[:, 1 + PATCHES :]], dim=1)
         positions = self.positions.expand(len(tokens), -1)
-        return seen.last_hidden_state, self._decode(inputs_embeds=embedded, position_ids=positions)
+        return patches, image, self._decode(inputs_embeds=embedded, position_ids=positions)
 
     def read(self, tokens: Tensor) -> Tensor:
         """The decoder's output over texts."""
@@ -91,7 +101,7 @@ class Learner(torch.nn.Module):
 
     def losses(self, lesson: Lesson, see: Any, read: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Mean loss of each part, and whether each predicted token is right (``answers`` and the texts)."""
-        patches, hidden = see(lesson.pixels, lesson.tokens)
+        patches, image, hidden = see(lesson.pixels, lesson.tokens)
         outputs = {"answers": (hidden, lesson.labels)}
         for kind, (tokens, labels) in lesson.texts.items():
             outputs[kind] = read(tokens), labels
@@ -104,7 +114,7 @@ class Learner(torch.nn.Module):
             right[kind] = torch.ones_like(labels, dtype=torch.bool).masked_scatter(
                 wanted, logits.argmax(-1) == labels[wanted]
             )
-        losses["patches"] = self.patch_losses(patches, lesson.patches).sum()
+        losses["patches"] = self.patch_losses(patches, image, lesson.patches).sum()
         return losses, right
 
 
@@ -244,8 +254,8 @@ class Run:
     def _glance(self, lesson: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, labels = (part.to(self.device) for part in lesson)
         with self._half():
-            losses = self.learner.patch_losses(self._compiled[0](pixels), labels)
-        return dict(zip(("what", "colour", "order", "place"), losses, strict=True))
+            losses = self.learner.patch_losses(*self._compiled[0](pixels), labels)
+        return dict(zip(("what", "colour", "order", "place", "words"), losses, strict=True))
 
     def _lesson(self, lesson: Lesson) -> dict[str, Tensor]:
         with self._half():
@@ -258,7 +268,7 @@ class Run:
         with self._half():
             if self.stage == 0:
                 pixels, labels = (part.to(self.device) for part in Glances(self.seed, test=True)[0])
-                states = self._compiled[0](pixels)
+                states, _ = self._compiled[0](pixels)
                 right = [
                     head(states).argmax(-1) == label
                     for head, label in zip(self.learner.heads, labels.unbind(1), strict=False)
@@ -305,7 +315,7 @@ def train(out: Path, lengths: tuple[int, int], seed: int, device: str, compiled:
     AttentionInterface.register("slotted", slotted_attention)
     AttentionMaskInterface.register("slotted", lambda *_, **__: None)
     processor = build_processor()
-    learner = Learner(build_model(len(processor.tokenizer), seed)).to(device)
+    learner = Learner(build_model(len(processor.tokenizer), seed), processor.tokenizer).to(device)
     learner.model.set_attn_implementation("slotted")
     Run(out, seed, device, compiled, lengths, learner, processor).go()
 
