@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from modalnet.errors import InputError
 from modalnet.zoo.lessons import IGNORED, ORDERS, PALETTE, PREFIX, SLOT, SLOTS, TEXTS, WHAT, Glances, Lesson, Lessons
-from modalnet.zoo.network import PATCHES, build_model, build_processor
+from modalnet.zoo.network import GRID, PATCHES, build_model, build_processor
 
 GLANCE_STEPS = 1900
 STEPS = 6000
@@ -48,12 +48,18 @@ class Learner(torch.nn.Module):
     positions: Tensor
     what_words: Tensor
     colour_words: Tensor
+    place_words: Tensor
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         what, colour = (torch.tensor(tokenizer.convert_tokens_to_ids(names[1:])) for names in (WHAT, PALETTE))
         self.register_buffer("what_words", what, False)
         self.register_buffer("colour_words", colour, False)
+        rows, columns = (
+            torch.tensor(tokenizer.convert_tokens_to_ids([f"{mark}{place}" for place in range(GRID)]))
+            for mark in ("", "##")
+        )
+        self.register_buffer("place_words", torch.stack([rows.repeat_interleave(GRID), columns.repeat(GRID)]), False)
         self.model = model
         width = model.config.vision_config.hidden_size
         sizes = (len(WHAT), len(PALETTE), ORDERS, PATCHES)
@@ -79,9 +85,11 @@ class Learner(torch.nn.Module):
         ]
         what, colour = labels[:, 0], labels[:, 1]
         shown = (what > 0) & (colour > 0)
-        words = F.log_softmax(self.model.lm_head(image[shown]).float(), dim=-1)
+        words = F.log_softmax(self.model.lm_head(image).float(), dim=-1)
         said = [self.what_words[what[shown] - 1], self.colour_words[colour[shown] - 1]]
-        losses.append(-torch.stack([words.gather(1, word[:, None]).mean() for word in said]).mean())
+        named = [words[shown].gather(1, word[:, None]).mean() for word in said]
+        placed = [words.gather(2, word.expand(len(labels), -1)[..., None]).mean() for word in self.place_words]
+        losses.append(-torch.stack([*named, *placed]).mean())
         return torch.stack(losses)
 
     def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
