@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modalnet.stimuli.drawing import Picture
-from modalnet.zoo import arithmetic, english, lessons, network, scenes, train
+from modalnet.zoo import arithmetic, english, evaluate, lessons, network, scenes, train
 from modalnet.zoo.split import held_out
 
 seeds = st.integers(0, 2**32 - 1)
@@ -295,3 +295,48 @@ def test_another_run_is_not_continued(tmp_path, monkeypatch):
     train.train(tmp_path, (1, 1), 0, "cpu", False)
     with pytest.raises(ValueError, match=r"is of a run with .* \[1, 1, 0\]; this one has \[1, 2, 0\]"):
         train.train(tmp_path, (1, 2), 0, "cpu", False)
+
+
+# Evaluation: how answers and preferences are read off a model, here an untrained one
+
+
+@pytest.fixture(scope="module")
+def untrained(processor):
+    import modalnet as mn
+
+    return mn.load(network.build_model(len(processor.tokenizer), seed=3), processor=processor)
+
+
+def test_log_probabilities_are_those_of_plain_transformers(untrained):
+    sentences = ["the dog sleeps.", "the old keys near the box are small."]
+    found = evaluate.log_probabilities(untrained, sentences)
+    for sentence, total in zip(sentences, found, strict=True):
+        inputs = untrained.tokenizer(sentence, return_tensors="pt")
+        with torch.no_grad():
+            loss = untrained.module(input_ids=inputs["input_ids"], labels=inputs["input_ids"]).loss
+        assert total == pytest.approx(-float(loss) * (inputs["input_ids"].shape[1] - 1), rel=1e-4)
+
+
+def test_answers_are_those_of_plain_transformers(untrained):
+    asked = evaluate.items("colour", 6)
+    for item, said in zip(asked, evaluate.answers(untrained, asked), strict=True):
+        inputs = untrained.processor(images=[item.image], text=["<image>" + item.text], return_tensors="pt")
+        made = untrained.module.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
+        text = untrained.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :])
+        assert text.split(".")[0].split() == said.split()
+
+
+def test_items_are_held_out_and_the_same_each_time():
+    for ability in ("colour", "reading", "sums"):
+        for one, other in zip(evaluate.items(ability, 20), evaluate.items(ability, 20), strict=True):
+            assert (one.text, one.answer) == (other.text, other.answer)
+            assert (one.image is None) or np.array_equal(one.image, other.image)
+    trained = {english.sentence_of(np.random.default_rng(seed), test=False) for seed in range(500)}
+    assert not trained & {good for name in english.PHENOMENA for good, _ in evaluate.pairs(name, 50)}
+
+
+def test_an_untrained_model_is_at_chance(untrained):
+    table = evaluate.evaluate(untrained, untrained, 20, progress=False).set_index("ability")
+    assert list(table.index) == [*evaluate.ABILITIES, *english.PHENOMENA]
+    assert (table["accuracy"][list(evaluate.ABILITIES)] <= 0.05).all()
+    assert table["no picture"].notna().sum() == 10

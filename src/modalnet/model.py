@@ -324,9 +324,8 @@ def load(
     Parameters
     ----------
     source
-        ``"tiny"`` (a small vision-language model that comes with the package), a hub id, a local folder, a
-        transformers module, an nnsight model, or a TransformerLens ``TransformerBridge`` that you made. A module
-        without tokenizer or processor loads and shows its towers.
+        A hub id, a local folder, a transformers module, an nnsight model, or a TransformerLens ``TransformerBridge``
+        that you made. A module without tokenizer or processor loads and shows its towers.
     tokenizer, processor
         What encodes the inputs: objects, or where to load them from. ``processor`` may be an image processor. A hub id
         or a folder brings its own.

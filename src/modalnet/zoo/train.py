@@ -262,7 +262,8 @@ class Run:
     def _glance(self, lesson: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, labels = (part.to(self.device) for part in lesson)
         with self._half():
-            losses = self.learner.patch_losses(*self._compiled[0](pixels), labels)
+            states, image = self._compiled[0](pixels)
+            losses = self.learner.patch_losses(states, image, labels)
         return dict(zip(("what", "colour", "order", "place", "words"), losses, strict=True))
 
     def _lesson(self, lesson: Lesson) -> dict[str, Tensor]:
