@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from modalnet import stimuli
     from modalnet.architecture.towers import Tower
     from modalnet.errors import InputError, ModalnetError, StoreError
+    from modalnet.interventions.operations import (
+        Intervention,
+        add,
+        direction,
+        mean,
+        patch,
+        resample,
+        scale,
+        set_to,
+        site,
+        zero,
+    )
     from modalnet.localization import Localization, Reliability, localize
     from modalnet.model import Model, Run, load
     from modalnet.stimuli import Contrast, Stimulus
@@ -33,9 +45,10 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 _WHERE = {
     "Contrast": "modalnet.stimuli",
     "InputError": "modalnet.errors",
+    "Intervention": "modalnet.interventions.operations",
     "Localization": "modalnet.localization",
-    "Model": "modalnet.model",
     "ModalnetError": "modalnet.errors",
+    "Model": "modalnet.model",
     "Reliability": "modalnet.localization",
     "Run": "modalnet.model",
     "Stimulus": "modalnet.stimuli",
@@ -43,13 +56,23 @@ _WHERE = {
     "StoreError": "modalnet.errors",
     "Tower": "modalnet.architecture.towers",
     "Units": "modalnet.units",
+    "add": "modalnet.interventions.operations",
+    "direction": "modalnet.interventions.operations",
     "load": "modalnet.model",
     "localize": "modalnet.localization",
+    "mean": "modalnet.interventions.operations",
+    "patch": "modalnet.interventions.operations",
+    "resample": "modalnet.interventions.operations",
+    "scale": "modalnet.interventions.operations",
+    "set_to": "modalnet.interventions.operations",
+    "site": "modalnet.interventions.operations",
+    "zero": "modalnet.interventions.operations",
 }
 
 __all__ = [
     "Contrast",
     "InputError",
+    "Intervention",
     "Localization",
     "ModalnetError",
     "Model",
@@ -60,9 +83,18 @@ __all__ = [
     "StoreError",
     "Tower",
     "Units",
+    "add",
+    "direction",
     "load",
     "localize",
+    "mean",
+    "patch",
+    "resample",
+    "scale",
+    "set_to",
+    "site",
     "stimuli",
+    "zero",
 ]
 
 

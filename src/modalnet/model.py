@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint
@@ -15,8 +16,10 @@ from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import Tower, find_towers
 from modalnet.errors import InputError
+from modalnet.interventions.edits import Edits, flatten
 from modalnet.interventions.engine import Engine
 from modalnet.interventions.layout import Layouts
+from modalnet.interventions.operations import Intervention
 from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.interventions.runner import Runner, Step
@@ -196,18 +199,21 @@ class Model:
     def run(
         self,
         stimuli: Stimulus | str | Sequence[Stimulus | str],
-        *,
+        *interventions: Intervention | Sequence[Intervention],
         read: str | Sequence[str] | Mapping[str, Any] | None = None,
         tokens: Any = "last",
         logits: Literal["last", "all"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
-        """Run stimuli and read the residual stream, the logits, or both.
+        """Run stimuli, with or without interventions, and read the residual stream, the logits, or both.
 
         Parameters
         ----------
         stimuli
             One stimulus or several; a plain string is a text stimulus.
+        *interventions
+            What to do on the way, such as ``modalnet.zero(units)``; they apply from left to right. A block that is
+            written to is read after it.
         read
             What to read: None for every tower that all of the stimuli reach, a tower's name, a list of names (``[]``
             for none), or layers per tower, such as ``{"decoder": [0, -1]}``.
@@ -227,7 +233,8 @@ class Model:
         Raises
         ------
         InputError
-            Where a stimulus does not fit the model, or has no token of the kind asked for.
+            Where a stimulus does not fit the model, or has no token of the kind asked for; where an intervention is
+            on units of another model, or on a tower that the stimuli do not reach.
         """
         given = as_stimuli(stimuli)
         if logits not in (None, "last", "all"):
@@ -236,10 +243,11 @@ class Model:
             self._runner.engine.head()
         sites = choose_sites(self.towers, read, self.reached(given))
         choices = choose(tokens, [site.tower.name for site in sites])
+        edits = self._edits(interventions, given)
         prepared = self._encoder.prepare(given)
         residual: dict[str, list[Any]] = {site.tower.name: [None] * len(given) for site in sites}
         rows: list[Any] = [None] * len(given)
-        for step in self._runner.stream(prepared, sites, choices, logits=logits, batch_size=batch_size):
+        for step in self._runner.stream(prepared, sites, choices, logits=logits, batch_size=batch_size, edits=edits):
             for tower, values in step.residual.items():
                 for index, value in zip(step.indices, values, strict=True):
                     residual[tower][index] = value
@@ -251,6 +259,40 @@ class Model:
             layers={site.tower.name: site.layers for site in sites},
             tokens=choices,
         )
+
+    def _edits(self, interventions: Sequence[Any], stimuli: Sequence[Stimulus]) -> Edits | None:
+        """Interventions with their values; None for none."""
+        ordered = flatten(interventions)
+        if not ordered:
+            return None
+        reached = self.reached(stimuli)
+        for one in ordered:
+            if isinstance(one.target, Units) and one.target.model not in (None, self._fingerprint):
+                raise InputError(f"{one}: these units belong to another model, by its fingerprint, than {self.name}.")
+            for name in one.towers:
+                if name in self.towers and name not in reached:
+                    missing = "images" if name == "vision" else "text"
+                    raise InputError(
+                        f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
+                        f"give stimuli with {missing}, or leave it out."
+                    )
+        return Edits(ordered, self.towers, self._read_apart, len(stimuli))
+
+    def _read_apart(
+        self, stimuli: Sequence[Stimulus], layers: Mapping[str, list[int]], tokens: TokenChoice, spare_first: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index, {tower: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
+        sites = choose_sites(self.towers, layers, self.reached(stimuli))
+        prepared = self._encoder.prepare(list(stimuli))
+        choices = dict.fromkeys(layers, tokens)
+        for step in self._runner.stream(prepared, sites, choices, pooled=False, spare_first=spare_first):
+            for place, index in enumerate(step.indices):
+                yield index, {name: values[place] for name, values in step.residual.items()}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """As it was when first asked for; reading all weights before every run would cost more than the run."""
+        return self.fingerprint()
 
     def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
         """Names of the towers that every one of the stimuli reaches, in forward order."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from modalnet.interventions.plan import Plan, Pool
+    from modalnet.interventions.plan import Plan, Pool, Write
 
 
 class LayoutError(ModalnetError):
@@ -100,15 +100,20 @@ class Engine:
                 "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
             ) from error
 
-    def _trace(self, inputs: dict[str, Any], plan: Plan) -> Reading:
+    def _trace(self, inputs: dict[str, Any], plan: Plan) -> Reading:  # noqa: PLR0912, PLR0915  # a trace is one body
         import nnsight
         import torch
 
-        steps = []  # one entry per site: (envoy, positions, index, lengths)
-        for sites, pool in plan.reads:
-            index = self._index(pool)
-            lengths = None if pool.lengths is None else pool.lengths.tolist()
-            steps += [(self.envoy.get(path), pool.n_positions, index, lengths) for path in sites.paths]
+        indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
+        steps = []  # one entry per block: (envoy, tower, expected positions, edits, whether to read, index, lengths)
+        for tower, layer, writes, pool in plan.steps():
+            edits = [self._edit(write) for write in writes]
+            kept = pool is not None and pool.index is not None
+            expected = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
+            lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
+            index = None if pool is None else indices[tower.name]
+            block = self.envoy.get(tower.paths[layer])
+            steps.append((block, tower.name, expected, edits, pool is not None, index, lengths))
         rows: Any = plan.logit_rows
         n_text = plan.n_text_positions
         head: Any = self.head() if rows is not None else None
@@ -120,17 +125,31 @@ class Engine:
             vectors = nnsight.save([])
             shapes = nnsight.save([])
             values = nnsight.save([])
-            for block, n_positions, index, lengths in steps:
-                hidden = block.output
-                if isinstance(hidden, tuple | list):
-                    hidden = hidden[0]
-                shapes.append(tuple(hidden.shape))
+            wrong = nnsight.save([])
+            for block, name, expected, edits, read, index, lengths in steps:
+                output = block.output
+                hidden = output[0] if isinstance(output, tuple | list) else output
                 flat = hidden.reshape(-1, hidden.shape[-1])
+                if expected is not None and flat.shape[0] != expected:
+                    wrong.append((name, flat.shape[0], expected))
+                    tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
+                if edits:
+                    flat = flat.clone()
+                    for where, dims, vector, a, b in edits:
+                        if vector is None:
+                            flat[where, dims] = (a * flat[where, dims].float() + b).to(flat.dtype)
+                        else:
+                            old = flat[where[:, 0]].float()
+                            change = (a - 1) * (old @ vector)[:, None] + b
+                            flat[where[:, 0]] = (old + change * vector).to(flat.dtype)
+                    hidden = flat.reshape(hidden.shape)
+                    block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                if not read:
+                    continue
+                shapes.append(tuple(hidden.shape))
                 if index is None or lengths is None:
                     vectors.append(flat.float())
                     continue
-                if flat.shape[0] != n_positions:
-                    tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
                 if len(index):
                     flat = flat[index.to(flat.device)]
                 if min(lengths) == max(lengths):
@@ -149,6 +168,8 @@ class Engine:
             result = root.output
             logits = result.logits if hasattr(result, "logits") else result[0]
             values.append(logits[0].float())
+        for name, found, expected in wrong:
+            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
         return self._gather(plan, vectors, shapes, values)
 
     def _index(self, pool: Pool) -> Any:
@@ -160,6 +181,13 @@ class Engine:
         everything = torch.equal(pool.index, torch.arange(pool.n_positions))
         return self._place(pool.index[:0] if everything else pool.index)
 
+    def _edit(self, write: Write) -> tuple[Any, ...]:
+        """A write as tensors where the model is; values in float32, whatever the model computes in."""
+        device = self._device
+        dims = None if write.dims is None else write.dims.to(device)[None, :]
+        vector = None if write.vector is None else write.vector.to(device)
+        return write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device)
+
     def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any], values: list[Any]) -> Reading:
         """Bring what a trace saved to the CPU, one transfer per tower."""
         import torch
@@ -169,11 +197,7 @@ class Engine:
         for sites, pool in plan.reads:
             name, count = sites.tower.name, len(sites.layers)
             found = shapes[done : done + count]
-            expected = pool.n_positions if pool.index is not None else None
             for shape in found:
-                positions = int(torch.Size(shape[:-1]).numel())
-                if expected is not None and positions != expected:
-                    raise LayoutError(f"the {name} tower holds {positions} positions, {expected} were expected")
                 if shape[-1] != sites.tower.width:
                     raise ModalnetError(
                         f"a block of the {name} tower puts out width {shape[-1]}, but its units were counted with "
@@ -209,6 +233,10 @@ class Engine:
         text = config.get_text_config() if hasattr(config, "get_text_config") else config
         takes = inspect.signature(self.module.forward).parameters
         return bool(getattr(text, "use_cache", False)) and "use_cache" in takes
+
+    @property
+    def _device(self) -> Any:
+        return next(p.device for p in self.module.parameters() if p.device.type != "meta")
 
     def _place(self, value: Any) -> Any:
         """Put an input where the model is, in the precision that the model computes in."""

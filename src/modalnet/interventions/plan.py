@@ -15,7 +15,7 @@ from modalnet.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,39 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Write:
+    """One edit of a block's output: ``a * x + b`` for some dims, or for one direction, at some positions.
+
+    Attributes
+    ----------
+    tower, layer
+        Which block.
+    n_positions
+        How many flat positions (padding included) the tower must hold for the indices to be right.
+    rows
+        Flat positions to edit.
+    dims
+        Which dims; None where ``vector`` is given.
+    vector
+        A direction of length one, ``[dim]``; then the component along it is edited.
+    a, b
+        The factor, and what is added: ``[dims]`` (one for all positions) or ``[position, dims]``, where a direction
+        counts as one dim.
+    """
+
+    tower: Tower
+    layer: int
+    n_positions: int
+    rows: Int[torch.Tensor, " position"]
+    dims: Int[torch.Tensor, " dims"] | None
+    vector: Float[torch.Tensor, " dim"] | None
+    a: float
+    b: Float[torch.Tensor, "... dims"]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One forward pass: what to read of which tower, and whether logits are wanted.
+    """One forward pass: what to write to and read of which tower, and whether logits are wanted.
 
     Attributes
     ----------
@@ -72,12 +103,28 @@ class Plan:
         Rows x tokens of the text batch, which the positions of ``logit_rows`` count over.
     root
         Module path of the part of the model that runs (``""`` for the whole).
+    writes
+        Edits, in the order in which they apply where they meet at a block. A block's output is read after its edits.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
     logit_rows: Int[torch.Tensor, " position"] | None = None
     n_text_positions: int = 0
     root: str = ""
+    writes: tuple[Write, ...] = ()
+
+    def steps(self) -> list[tuple[Tower, int, tuple[Write, ...], Pool | None]]:
+        """The blocks that are touched, in forward order: what is written there, and how it is then read."""
+        pools = {(sites.tower.name, layer): pool for sites, pool in self.reads for layer in sites.layers}
+        towers = {sites.tower.name: sites.tower for sites, _ in self.reads}
+        towers |= {write.tower.name: write.tower for write in self.writes}
+        steps = []
+        for name in (name for name in FORWARD_ORDER if name in towers):
+            for layer in range(towers[name].n_layers):
+                here = tuple(one for one in self.writes if (one.tower.name, one.layer) == (name, layer))
+                if here or (name, layer) in pools:
+                    steps.append((towers[name], layer, here, pools.get((name, layer))))
+        return steps
 
 
 def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:

@@ -88,13 +88,14 @@ def choose(tokens: Any, towers: Sequence[str], *, pictures: bool = False) -> dic
             raise InputError(
                 f"tokens= names the tower {unknown[0]!r}; the towers that are read are {', '.join(towers)}."
             )
-        return {tower: _check(tokens.get(tower, default.get(tower, "mean"))) for tower in towers}
+        return {tower: check_choice(tokens.get(tower, default.get(tower, "mean"))) for tower in towers}
     if tokens is None:
         return {tower: default.get(tower, "mean") for tower in towers}
-    return {tower: _check(tokens) for tower in towers}
+    return {tower: check_choice(tokens) for tower in towers}
 
 
-def _check(choice: Any) -> TokenChoice:
+def check_choice(choice: Any) -> TokenChoice:
+    """A token choice; an InputError for what is none."""
     if isinstance(choice, str):
         if choice in NAMES:
             return choice
@@ -107,14 +108,25 @@ def _check(choice: Any) -> TokenChoice:
     raise InputError(f"tokens={choice!r} is not known. Give one of {', '.join(NAMES)}, or indices such as [0, -1].")
 
 
-def select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[torch.Tensor, " token"]:
-    """Flat positions that ``choice`` picks for one stimulus.
+def select(
+    choice: TokenChoice, span: Span, *, tower: str, label: str, spare_first: int = 0
+) -> Int[torch.Tensor, " token"]:
+    """Flat positions that ``choice`` picks for one stimulus, without the first ``spare_first`` of its own tokens.
 
     Raises
     ------
     InputError
         If the stimulus has no such token; the message names it.
     """
+    kept = _select(choice, span, tower=tower, label=label)
+    if spare_first:
+        import torch
+
+        kept = kept[~torch.isin(kept, span.index[:spare_first])]
+    return kept
+
+
+def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[torch.Tensor, " token"]:
     own = span.index
     if choice == "all":
         return own

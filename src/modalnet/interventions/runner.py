@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
 from modalnet.errors import InputError, ModalnetError
+from modalnet.interventions.edits import Edits
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.layout import Layouts, is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Sites
@@ -53,6 +54,21 @@ class Step:
     logits: list[Float[torch.Tensor, "token vocab"]] | None = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a stream reads and writes; see :meth:`Runner.stream`."""
+
+    sites: Sequence[Sites]
+    tokens: Mapping[str, TokenChoice]
+    logits: str | None
+    edits: Edits | None
+    pooled: bool
+    spare_first: int
+
+    def pools(self, tower: str) -> bool:
+        return self.pooled and self.tokens[tower] != "all"
+
+
 class Runner:
     """Runs stimuli through a model in batches.
 
@@ -75,8 +91,22 @@ class Runner:
         *,
         logits: Literal["last", "all"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
+        edits: Edits | None = None,
+        pooled: bool = True,
+        spare_first: int = 0,
     ) -> Iterator[Step]:
         """Yield readings batch by batch, not in the order of the stimuli.
+
+        Parameters
+        ----------
+        prepared, sites, tokens, logits, batch_size
+            As for :meth:`modalnet.Model.run`.
+        edits
+            What to write on the way.
+        pooled
+            Take the mean over the chosen tokens; otherwise keep them apart, as ``tokens="all"`` does.
+        spare_first
+            Leave out the first so many of a stimulus' own tokens.
 
         Raises
         ------
@@ -85,6 +115,8 @@ class Runner:
         """
         limit = _BatchLimit(batch_size, self.engine)
         towers = [site.tower.name for site in sites]
+        towers += [name for name in (edits.towers if edits else ()) if name not in towers]
+        asked = _Asked(sites, tokens, logits, edits, pooled, spare_first)
         if logits is not None and self.encoder.text_tower not in towers:
             towers.append(self.encoder.text_tower)  # the logits come from there, so its layout must hold too
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
@@ -95,7 +127,7 @@ class Runner:
                 if len(group) > limit.count:  # an earlier batch showed that this many do not fit
                     waiting.extendleft(reversed(_halves(group)))
                     continue
-                step = self._run_if_it_fits(group, sites, tokens, logits)
+                step = self._run_if_it_fits(group, asked)
                 if step is not None:
                     yield step
                     continue
@@ -103,13 +135,11 @@ class Runner:
                 waiting.extendleft(reversed(_halves(group)))
                 _free_memory()
 
-    def _run_if_it_fits(
-        self, items: list[Encoded], sites: Sequence[Sites], tokens: Mapping[str, TokenChoice], logits: str | None
-    ) -> Step | None:
+    def _run_if_it_fits(self, items: list[Encoded], asked: _Asked) -> Step | None:
         """One batch; None where memory ran out and fewer stimuli may fit."""
         # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
         try:
-            return self._run(items, sites, tokens, logits)
+            return self._run(items, asked)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -120,22 +150,21 @@ class Runner:
                 ) from error
             return None
 
-    def _run(
-        self, items: list[Encoded], sites: Sequence[Sites], tokens: Mapping[str, TokenChoice], logits: str | None
-    ) -> Step:
+    def _run(self, items: list[Encoded], asked: _Asked) -> Step:
         batch = self.encoder.collate(items)
         reads, chosen = [], {}
-        for site in sites:
+        for site in asked.sites:
             tower = site.tower.name
-            picked, total = self._pick(batch, tower, tokens[tower])
+            picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first)
             chosen[tower] = picked
-            reads.append((site, _pool(picked, total, pooled=tokens[tower] != "all")))
+            reads.append((site, _pool(picked, total, pooled=asked.pools(tower))))
         rows, n_text = None, 0
-        if logits is not None:
-            wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if logits == "last" else "all")
+        if asked.logits is not None:
+            wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
+        writes = asked.edits.writes(batch, self.layouts.spans) if asked.edits else ()
         try:
-            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text, batch.root))
+            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text, batch.root, writes))
         except LayoutError as error:
             raise ModalnetError(
                 f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
@@ -143,7 +172,7 @@ class Runner:
             ) from error
         residual: dict[str, Any] = {}
         for tower, values in reading.residual.items():
-            if tokens[tower] == "all":
+            if not asked.pools(tower):
                 residual[tower] = [values[:, index] for index in chosen[tower]]
             else:
                 residual[tower] = values
@@ -152,10 +181,15 @@ class Runner:
             split = list(reading.logits.split([len(index) for index in wanted]))
         return Step([item.index for item in items], residual, split)
 
-    def _pick(self, batch: Batch, tower: str, choice: TokenChoice) -> tuple[list[torch.Tensor], int]:
+    def _pick(
+        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0
+    ) -> tuple[list[torch.Tensor], int]:
         spans, total = self.layouts.spans(batch, tower)
-        labelled = zip(batch.items, spans, strict=True)
-        return [select(choice, span, tower=tower, label=item.label) for item, span in labelled], total
+        picked = [
+            select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
+            for item, span in zip(batch.items, spans, strict=True)
+        ]
+        return picked, total
 
 
 def _pool(picked: list[torch.Tensor], total: int, *, pooled: bool) -> Pool:

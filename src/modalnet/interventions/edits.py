@@ -1,0 +1,295 @@
+"""From interventions to the writes of a batch.
+
+An intervention names units and tokens; a write names dims of a block and flat positions of a batch. In between stand
+the values that have to be computed first: means, donors and sources are run once, before the first batch, and only the
+units that are written to are kept of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.architecture.inputs import Batch, Encoded
+from modalnet.architecture.towers import Tower
+from modalnet.errors import InputError
+from modalnet.interventions.operations import Direction, Intervention, Site
+from modalnet.interventions.plan import Write
+from modalnet.interventions.positions import Span, select
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+
+# Tokens that a resample ablation draws from; more change nothing but memory.
+DONOR_TOKENS = 512
+
+#: Runs stimuli and yields, stimulus by stimulus, (index, {tower: [layer, token, dim]}) at chosen tokens.
+Read = Callable[..., Iterator[tuple[int, dict[str, "torch.Tensor"]]]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What an intervention does to one block.
+
+    Attributes
+    ----------
+    layer
+        Of the tower.
+    dims, vector
+        One of the two: which dims, or which direction.
+    """
+
+    tower: Tower
+    layer: int
+    dims: Int[np.ndarray, " dims"] | None
+    vector: Float[np.ndarray, " dim"] | None
+
+    @property
+    def width(self) -> int:
+        return 1 if self.dims is None else len(self.dims)
+
+    def of(self, values: Float[torch.Tensor, "token dim"]) -> Float[torch.Tensor, "token dims"]:
+        """These units' (or this direction's) values among all of a block."""
+        import torch
+
+        if self.dims is None:
+            return values @ torch.from_numpy(np.array(self.vector))[:, None]
+        return values[:, torch.from_numpy(self.dims)]
+
+
+class Edits:
+    """Interventions on one model, with their values.
+
+    Parameters
+    ----------
+    interventions
+        In the order in which they apply.
+    towers
+        Those of the model.
+    read
+        Runs stimuli without any intervention; see ``Read``.
+    n_stimuli
+        How many stimuli the edited run has, which patch sources must fit.
+
+    Raises
+    ------
+    InputError
+        A tower, layer or shape that the model does not have; sources that do not fit in number.
+    """
+
+    def __init__(
+        self, interventions: Sequence[Intervention], towers: Mapping[str, Tower], read: Read, n_stimuli: int
+    ) -> None:
+        self.interventions = tuple(interventions)
+        self.parts = [_parts(one, towers) for one in self.interventions]
+        self._values = [
+            _compute(one, parts, read, n_stimuli) for one, parts in zip(self.interventions, self.parts, strict=True)
+        ]
+
+    @property
+    def towers(self) -> list[str]:
+        """Names of the towers that are written to."""
+        return list(dict.fromkeys(part.tower.name for parts in self.parts for part in parts))
+
+    def writes(self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
+        """The writes for one batch."""
+        made = []
+        for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
+            for name in dict.fromkeys(part.tower.name for part in parts):
+                own, total = spans(batch, name)
+                picked = [
+                    select(one.tokens, span, tower=name, label=item.label, spare_first=one.spared)
+                    for item, span in zip(batch.items, own, strict=True)
+                ]
+                for part in parts:
+                    if part.tower.name == name:
+                        made.append(_write(part, picked, total, values(part, batch.items, picked)))
+        return tuple(write for write in made if len(write.rows))
+
+
+def _write(part: _Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
+    import torch
+
+    a, b = affine
+    dims = None if part.dims is None else torch.from_numpy(part.dims)
+    vector = None if part.vector is None else torch.from_numpy(np.array(part.vector))
+    return Write(part.tower, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)
+
+
+def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[_Part]:
+    for name in one.towers:
+        if name not in towers:
+            raise InputError(f"{one} is on the {name} tower, but the model's towers are {', '.join(towers)}.")
+    target = one.target
+    if isinstance(target, Units):
+        for name, shape in target.shapes.items():
+            if name in towers and shape != towers[name].shape:
+                raise InputError(
+                    f"{one}: these units are of a model whose {name} tower has shape {shape}, [layer, dim]; this "
+                    f"model's has {towers[name].shape}."
+                )
+        return [
+            _Part(towers[name], layer, np.flatnonzero(mask[layer]), None)
+            for name, mask in target.mask.items()
+            for layer in np.flatnonzero(mask.any(axis=1)).tolist()
+        ]
+    where = target if isinstance(target, Site) else target.site
+    tower = towers[where.tower]
+    if not -tower.n_layers <= where.layer < tower.n_layers:
+        raise InputError(f"{one}: the {tower.name} tower has layers 0..{tower.n_layers - 1}.")
+    layer = where.layer % tower.n_layers
+    if isinstance(target, Direction):
+        if target.vector.shape != (tower.width,):
+            raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {target.vector.shape}.")
+        return [_Part(tower, layer, None, target.vector)]
+    for vector in one.values.values() if isinstance(one.values, Mapping) else ():
+        if vector.shape != (tower.width,):
+            raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {vector.shape}.")
+    return [_Part(tower, layer, np.arange(tower.width), None)]
+
+
+#: (part, items of the batch, their positions) → factor and summand.
+_Affine = Callable[[_Part, Sequence[Encoded], Sequence["torch.Tensor"]], tuple[float, "torch.Tensor"]]
+
+
+def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: int) -> _Affine:
+    """The values of an intervention, as a function of where they go."""
+    import torch
+
+    if one.kind in ("zero", "scale"):
+        factor = 0.0 if one.kind == "zero" else one.values
+        return lambda part, items, picked: (factor, torch.zeros(part.width))
+    if one.kind in ("add", "set_to"):
+        factor = 1.0 if one.kind == "add" else 0.0
+        return lambda part, items, picked: (factor, _constant(one, part))
+    layers = {name: sorted({p.layer for p in parts if p.tower.name == name}) for name in one.towers}
+    places = {(p.tower.name, p.layer): p for p in parts}
+    if one.kind == "mean":
+        means = _means(one, places, layers, read)
+        return lambda part, items, picked: (0.0, means[part.tower.name, part.layer])
+    if one.kind == "resample":
+        donors = _donors(one, places, layers, read)
+        return lambda part, items, picked: (0.0, _drawn(one, donors[part.tower.name, part.layer], items, picked))
+    if len(one.values) not in (1, n_stimuli):
+        raise InputError(
+            f"{one}: a patch takes one source for all, or one for each of the {n_stimuli} stimuli; got "
+            f"{len(one.values)}."
+        )
+    sources = _sources(one, places, layers, read)
+    return lambda part, items, picked: (0.0, _patched(one, part, sources, items, picked))
+
+
+def _constant(one: Intervention, part: _Part) -> torch.Tensor:
+    import torch
+
+    if not isinstance(one.values, Mapping):
+        return torch.full((part.width,), float(one.values))
+    values = one.values[part.tower.name]
+    chosen = values if values.ndim == 1 else values[part.layer][part.dims]
+    return torch.from_numpy(np.array(chosen, dtype=np.float32))
+
+
+_Places = Mapping[tuple[str, int], _Part]
+
+
+def _rows(
+    one: Intervention, places: _Places, layers: Mapping[str, list[int]], read: Read
+) -> Iterator[tuple[int, dict[tuple[str, int], torch.Tensor]]]:
+    """Per stimulus of the intervention: its values at every block that is written to, [token, dims]."""
+    for index, residual in read(one.values, layers, one.tokens, one.spared):
+        yield (
+            index,
+            {
+                (name, layer): places[name, layer].of(values[at])
+                for name, values in residual.items()
+                for at, layer in enumerate(layers[name])
+            },
+        )
+
+
+def _means(one: Intervention, places: _Places, layers: Any, read: Read) -> dict[tuple[str, int], torch.Tensor]:
+    import torch
+
+    sums = {place: torch.zeros(part.width, dtype=torch.float64) for place, part in places.items()}
+    count = 0
+    for _, values in _rows(one, places, layers, read):
+        count += 1
+        for place, rows in values.items():
+            sums[place] += rows.double().mean(0)
+    return {place: (total / count).float() for place, total in sums.items()}
+
+
+def _donors(one: Intervention, places: _Places, layers: Any, read: Read) -> dict[tuple[str, int], torch.Tensor]:
+    """Rows of donor tokens, [donor, dims]; row i of every block is the same token."""
+    import torch
+
+    each = max(1, -(-DONOR_TOKENS // len(one.values)))
+    kept: dict[tuple[str, int], list[tuple[int, torch.Tensor]]] = {place: [] for place in places}
+    for index, values in _rows(one, places, layers, read):
+        for name in {name for name, _ in values}:
+            rng = np.random.default_rng([one.seed, index])
+            tokens = next(len(rows) for (tower, _), rows in values.items() if tower == name)
+            drawn = torch.from_numpy(rng.permutation(tokens)[:each].copy())
+            for (tower, layer), rows in values.items():
+                if tower == name:
+                    kept[tower, layer].append((index, rows[drawn]))
+    # Batches come in another order than stimuli; which donor is which must not depend on it.
+    return {place: torch.cat([rows for _, rows in sorted(found, key=lambda f: f[0])]) for place, found in kept.items()}
+
+
+def _drawn(
+    one: Intervention, donors: torch.Tensor, items: Sequence[Encoded], picked: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    import torch
+
+    chosen = [
+        np.random.default_rng([one.seed, 1, item.index]).integers(len(donors), size=len(positions))
+        for item, positions in zip(items, picked, strict=True)
+    ]
+    return donors[torch.from_numpy(np.concatenate(chosen))]
+
+
+def _sources(one: Intervention, places: _Places, layers: Any, read: Read) -> dict[int, dict[tuple[str, int], Any]]:
+    return dict(_rows(one, places, layers, read))
+
+
+def _patched(
+    one: Intervention,
+    part: _Part,
+    sources: Mapping[int, Mapping[tuple[str, int], torch.Tensor]],
+    items: Sequence[Encoded],
+    picked: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    import torch
+
+    rows = []
+    for item, positions in zip(items, picked, strict=True):
+        source = sources[item.index if len(sources) > 1 else 0][part.tower.name, part.layer]
+        if len(source) != len(positions):
+            raise InputError(
+                f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.tower.name} tower, its "
+                f"source has {len(source)}. Give sources of the same length, or patch at tokens that both have, such "
+                'as .at("last").'
+            )
+        rows.append(source)
+    return torch.cat(rows)
+
+
+def flatten(interventions: Any) -> list[Intervention]:
+    """Interventions from arguments that may be interventions or sequences of them."""
+    found: list[Intervention] = []
+    for one in interventions:
+        if isinstance(one, Intervention):
+            found.append(one)
+        elif isinstance(one, list | tuple):
+            found += flatten(one)
+        else:
+            raise InputError(
+                f"An intervention is expected, such as modalnet.zero(units); this is a {type(one).__name__}."
+            )
+    return found

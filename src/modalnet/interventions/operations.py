@@ -1,0 +1,375 @@
+"""What to do to units: the one vocabulary of interventions.
+
+An intervention says *what* (zero, mean, resample, scale, add, set, patch), to *which* units (or whole sites, or one
+direction of them), and *where* along the tokens. It is plain data: it can be printed, compared, pickled, and applied
+to any model that has the units. Interventions compose from left to right::
+
+    zero(language), scale(vision, 2.0).at("image"), patch(site("decoder", 5), donor).at("last")
+
+Every operation on units is affine in the activation ``x`` of a unit at a token, ``a * x + b``:
+
+==================  =====  ====================================================================================
+``zero``            a = 0  b = 0
+``mean``            a = 0  b = the unit's mean over reference stimuli
+``resample``        a = 0  b = the units' activations at a token of a random donor, jointly
+``scale``           a = f  b = 0
+``add``             a = 1  b = a number, one per unit, or a steering vector
+``set_to``          a = 0  b = a number, or one per unit
+``patch``           a = 0  b = the units' activations at the same token of a source run
+==================  =====  ====================================================================================
+
+On a direction ``v`` of a site's output (a unit vector), the same is done to the component ``x . v`` and the rest of
+``x`` stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.interventions.positions import TokenChoice, check_choice
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from modalnet.stimuli import Stimulus
+
+KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch")
+
+
+@dataclass(frozen=True)
+class Site:
+    """The whole output of one block: every unit of a layer.
+
+    Attributes
+    ----------
+    tower, layer
+        Which block; ``layer`` counts from 0, or from the end if negative.
+    """
+
+    tower: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.tower}[{self.layer}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One direction of a block's output, of length one.
+
+    Attributes
+    ----------
+    site
+        The block.
+    vector
+        ``[dim]`` float32; scaled to length one.
+    """
+
+    site: Site
+    vector: Float[np.ndarray, " dim"]
+
+    def __post_init__(self) -> None:
+        vector = np.asarray(self.vector, dtype=np.float32)
+        length = float(np.linalg.norm(vector))
+        if vector.ndim != 1 or not np.isfinite(length) or length == 0:
+            raise InputError(
+                f"A direction is one finite vector that is not all zero, [dim]; this has shape {vector.shape} and "
+                f"length {length}."
+            )
+        object.__setattr__(self, "vector", _frozen(vector / length))
+
+    def __str__(self) -> str:
+        return f"a direction in {self.site}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Direction):
+            return NotImplemented
+        return self.site == other.site and np.array_equal(self.vector, other.vector)
+
+    def __hash__(self) -> int:
+        return hash((self.site, self.vector.tobytes()))
+
+
+Target = Units | Site | Direction
+
+
+def site(tower: str, layer: int) -> Site:
+    """The whole output of block ``layer`` of a tower, as a target of an intervention."""
+    if not isinstance(tower, str) or not isinstance(layer, int) or isinstance(layer, bool):
+        raise InputError(f"site() takes a tower's name and a layer's number; got {tower!r} and {layer!r}.")
+    return Site(tower, layer)
+
+
+def direction(tower: str, layer: int, vector: Any) -> Direction:
+    """A direction ``[dim]`` of the output of block ``layer`` of a tower, as a target of an intervention."""
+    return Direction(site(tower, layer), vector)
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """One thing to do to units at tokens; made by :func:`zero`, :func:`mean`, … and placed by :meth:`at`.
+
+    Attributes
+    ----------
+    kind
+        One of ``KINDS``.
+    target
+        Units, a site or a direction.
+    tokens
+        Which of a stimulus' own tokens; padding never counts.
+    spared
+        How many tokens at the start of each stimulus are left alone.
+    values
+        What the operation needs: a factor, a number, arrays per tower, or stimuli to compute them from.
+    """
+
+    kind: str
+    target: Target
+    tokens: TokenChoice = "all"
+    spared: int = 0
+    values: Any = None
+    seed: int = field(default=0)
+
+    def at(self, tokens: Any, *, spare_first: int | None = None) -> Intervention:
+        """The same at other tokens.
+
+        Parameters
+        ----------
+        tokens
+            ``"all"``, ``"last"``, ``"image"``, ``"text"``, ``"cls"``, or indices among a stimulus' own tokens.
+        spare_first
+            Leave the first so many tokens of each stimulus alone. The first token of many language models is an
+            attention sink with massive activations (Xiao et al. 2023; Sun et al. 2024).
+
+        Raises
+        ------
+        InputError
+            For tokens that do not exist.
+        """
+        choice = check_choice("all" if tokens in ("all", "mean") else tokens)
+        spared = self.spared if spare_first is None else spare_first
+        if not isinstance(spared, int) or isinstance(spared, bool) or spared < 0:
+            raise InputError(f"spare_first is a number of tokens from 0; this is {spared!r}.")
+        return replace(self, tokens=choice, spared=spared)
+
+    @property
+    def towers(self) -> list[str]:
+        """Names of the towers that are written to."""
+        if isinstance(self.target, Units):
+            return [name for name, mask in self.target.mask.items() if mask.any()]
+        return [(self.target if isinstance(self.target, Site) else self.target.site).tower]
+
+    def __repr__(self) -> str:
+        where = f"{self.tokens} tokens" if isinstance(self.tokens, str) else f"tokens {list(self.tokens)}"
+        spared = f", the first {self.spared} spared" if self.spared else ""
+        return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {where}{spared}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Intervention):
+            return NotImplemented
+        return self._plain == other._plain and _same(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self._plain)
+
+    @property
+    def _plain(self) -> tuple[Any, ...]:
+        return self.kind, self.target, self.tokens, self.spared, self.seed
+
+
+def zero(target: Target) -> Intervention:
+    """Zero ablation: the units (or the component along a direction) become 0.
+
+    Parameters
+    ----------
+    target
+        Units, a :func:`site`, or a :func:`direction`.
+    """
+    return Intervention("zero", _checked(target))
+
+
+def scale(target: Target, factor: float) -> Intervention:
+    """Multiply the units by a factor."""
+    return Intervention("scale", _checked(target), values=_number(factor, "factor"))
+
+
+def add(target: Target, value: Any) -> Intervention:
+    """Add a number, or one value per unit; along a direction, so many times its unit vector (steering).
+
+    Parameters
+    ----------
+    target
+        Units, a site, or a direction.
+    value
+        A number; for a site ``[dim]``; for units one value per unit in the order of ``units.indices()``, or per tower
+        ``[layer, dim]``.
+    """
+    target = _checked(target)
+    return Intervention("add", target, values=_values(target, value))
+
+
+def set_to(target: Target, value: Any) -> Intervention:
+    """Set the units to a number, or to one value each (as in :func:`add`)."""
+    target = _checked(target)
+    return Intervention("set_to", target, values=_values(target, value))
+
+
+def mean(target: Target, over: Any) -> Intervention:
+    """Mean ablation: the units become their mean over reference stimuli.
+
+    The mean is taken over the tokens that the intervention is placed at, and then over stimuli.
+
+    Parameters
+    ----------
+    target
+        Units, a site, or a direction.
+    over
+        Stimuli, or a contrast: what the units usually do. They are run when the intervention is first used.
+
+    References
+    ----------
+    Wang, Variengien, Conmy, Shlegeris & Steinhardt (2023). Interpretability in the wild. ICLR.
+    """
+    return Intervention("mean", _checked(target), values=_stimuli(over, "mean", "over"))
+
+
+def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
+    """Resample ablation: at each token the units take, jointly, what they are at a random token of a random donor.
+
+    Parameters
+    ----------
+    target
+        Units, a site, or a direction.
+    donors
+        Stimuli, or a contrast. Donor tokens are drawn from those that the intervention is placed at.
+    seed
+        Of the draw.
+
+    References
+    ----------
+    Chan, Garriga-Alonso, Goldowsky-Dill, Greenblatt, Nitishinskaya, Radhakrishnan, Shlegeris & Thomas (2022). Causal
+    scrubbing. Alignment Forum.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"seed is a whole number from 0; this is {seed!r}.")
+    return Intervention("resample", _checked(target), values=_stimuli(donors, "resample", "donors"), seed=seed)
+
+
+def patch(target: Target, source: Any) -> Intervention:
+    """Activation patching: the units take what they are at the same tokens of a source.
+
+    Parameters
+    ----------
+    target
+        Units, a site, or a direction.
+    source
+        One stimulus for all, or one for each stimulus of the run. At the tokens that the intervention is placed at,
+        it needs as many as the stimulus that is patched.
+    """
+    return Intervention("patch", _checked(target), values=_stimuli(source, "patch", "source"))
+
+
+def _checked(target: Any) -> Target:
+    if not isinstance(target, Units | Site | Direction):
+        raise InputError(
+            f"An intervention is on Units, a site or a direction; this is a {type(target).__name__}. Make one with "
+            'localization.top(fraction=...), modalnet.site("decoder", 5) or modalnet.direction("decoder", 5, vector).'
+        )
+    if isinstance(target, Units) and not target.count:
+        raise InputError("The units to intervene on are an empty set, so nothing would change.")
+    return target
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InputError(f"{name} is a number; this is {value!r}.")
+    if not np.isfinite(value):
+        raise InputError(f"{name} must be finite; this is {value!r}.")
+    return float(value)
+
+
+def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
+    """A number, or float32 values per tower [layer, dim] (a site's [dim] under its own tower)."""
+    if isinstance(value, int | float | np.integer | np.floating):
+        return _number(value, "value")
+    if isinstance(target, Direction):
+        raise InputError(f"Along a direction the value is a number; this is a {type(value).__name__}.")
+    if isinstance(target, Site):
+        vector = np.asarray(value, dtype=np.float32)
+        if vector.ndim != 1 or not np.isfinite(vector).all():
+            raise InputError(f"For a site the value is a number or finite values [dim]; got shape {vector.shape}.")
+        return {target.tower: _frozen(vector)}
+    if isinstance(value, Mapping):
+        given = {str(tower): np.asarray(array, dtype=np.float32) for tower, array in value.items()}
+    else:
+        listed = np.asarray(value, dtype=np.float32)
+        if listed.shape != (target.count,):
+            raise InputError(f"There are {target.count} units, so {target.count} values; got shape {listed.shape}.")
+        given, start = {}, 0
+        for tower, mask in target.mask.items():
+            count = int(mask.sum())
+            given[tower] = np.zeros(mask.shape, dtype=np.float32)
+            given[tower][mask] = listed[start : start + count]
+            start += count
+    for tower, mask in target.mask.items():
+        if mask.any() and (tower not in given or given[tower].shape != mask.shape):
+            found = given[tower].shape if tower in given else "nothing"
+            raise InputError(f"The {tower} tower needs values of shape {mask.shape}; got {found}.")
+        if mask.any() and not np.isfinite(given[tower][mask]).all():
+            raise InputError(f"Some values for units of the {tower} tower are not finite.")
+    return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
+
+
+def _stimuli(given: Any, kind: str, argument: str) -> tuple[Any, ...]:
+    """Stimuli that values are computed from; strings are texts."""
+    from modalnet.stimuli import Contrast, Stimulus
+
+    if isinstance(given, Contrast):
+        return given.stimuli
+    listed = [given] if isinstance(given, str | Stimulus) else given
+    if not isinstance(listed, list | tuple) or not listed:
+        raise InputError(
+            f"{kind}({argument}=...) takes stimuli or a contrast to compute values from; this is {given!r}."
+        )
+    made = [Stimulus(text=one) if isinstance(one, str) else one for one in listed]
+    for one in made:
+        if not isinstance(one, Stimulus):
+            raise InputError(f"{kind}({argument}=...) takes stimuli; this one is a {type(one).__name__}.")
+    return tuple(made)
+
+
+def _shown(target: Target) -> str:
+    return repr(target).removeprefix("Units(").removesuffix(")") if isinstance(target, Units) else str(target)
+
+
+def _argument(one: Intervention) -> str:
+    if one.kind in ("zero",):
+        return ""
+    if one.kind in ("scale", "add", "set_to"):
+        return f", {one.values:g}" if isinstance(one.values, float) else ", one value per unit"
+    return f", {len(one.values)} {'stimulus' if len(one.values) == 1 else 'stimuli'}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same_stimulus, one, other))
+    return bool(one == other)
+
+
+def _same_stimulus(one: Stimulus, other: Stimulus) -> bool:
+    """Of the same content; names and conditions change nothing that a model does."""
+    return one is other or one.inspect().digest == other.inspect().digest
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    made = np.array(array)
+    made.setflags(write=False)
+    return made
