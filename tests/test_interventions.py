@@ -371,3 +371,99 @@ def test_units_of_another_model_are_refused_by_its_fingerprint():
     foreign = mn.Units({"decoder": np.ones(model.decoder.shape, dtype=bool)}, model="another")
     with pytest.raises(mn.InputError, match="belong to another model"):
         model.run("a b", mn.zero(foreign))
+
+
+# Continuations
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llava_clip", "qwen2_5_vl", "gemma3", "blip2"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_score_is_the_sum_of_log_probabilities(name, side):
+    model, family = load(name), build(name)
+    model.padding_side = side
+    given = stimuli_for(name)
+    continuations = [[" the dog", " a"], " ran across the field.", ["!", " it is", " the owl hid"]]
+    scores = model.score(given, continuations)
+    for i, stimulus in enumerate(given):
+        listed = [continuations[i]] if isinstance(continuations[i], str) else continuations[i]
+        assert len(scores.logprob[i]) == len(listed)
+        before = prompt_ids(family, stimulus)
+        for j, text in enumerate(listed):
+            longer = mn.Stimulus((stimulus.text or "") + text, image=list(stimulus.images()) or None)
+            inputs = written(family, stimulus, text)
+            with torch.no_grad():
+                logits = family.model(**inputs).logits[0]
+            ids = inputs["input_ids"][0]
+            count = len(ids) - len(before)
+            logp = torch.log_softmax(logits.double(), dim=-1)
+            expected = sum(float(logp[-count - 1 + k, ids[-count + k]]) for k in range(count))
+            greedy = all(int(logits[-count - 1 + k].argmax()) == int(ids[-count + k]) for k in range(count))
+            assert scores.n_tokens[i][j] == count
+            assert scores.logprob[i][j] == pytest.approx(expected, abs=2e-4), longer.text
+            assert scores.greedy[i][j] == greedy
+
+
+def prompt_ids(family, stimulus):
+    return encode(family, stimulus.text, stimulus.images())["input_ids"][0]
+
+
+def written(family, stimulus, text):
+    """Inputs of a stimulus with a continuation after its prompt."""
+    from reference import prompt
+
+    whole, special = prompt(family, stimulus.text, stimulus.n_images)
+    if family.processor is None:
+        return dict(family.tokenizer([(stimulus.text or "") + text], return_tensors="pt"))
+    images = list(stimulus.images())
+    nested = images if family.name == "blip2" else [images]
+    inputs = dict(family.processor(images=nested, text=[whole + text], return_tensors="pt", add_special_tokens=special))
+    inputs.pop("labels", None)
+    return inputs
+
+
+def test_a_lesion_holds_for_the_continuation_too():
+    model = load("llama")
+    units = some_units(model, ["decoder"])
+    stimulus, text = mn.Stimulus("the dog"), " ran across the field"
+    scores = model.score(stimulus, [text], mn.zero(units))
+    whole = mn.Stimulus(stimulus.text + text)
+    _, logits = plain("llama", whole, units, lambda x, tower, layer: 0 * x, rows_of("llama", whole, "all"))
+    ids = encode(build("llama"), whole.text)["input_ids"][0]
+    count = int(scores.n_tokens[0][0])
+    logp = torch.log_softmax(logits.double(), -1)
+    expected = sum(float(logp[-count - 1 + k, ids[-count + k]]) for k in range(count))
+    assert scores.logprob[0][0] == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_last_token_is_that_of_the_stimulus():
+    """A patch of the last site at the last token: the first word that follows is scored as after the source."""
+    model = load("llama")
+    clean, corrupt, _ = equally_long("llama")
+    patch = mn.patch(mn.site("decoder", -1), clean).at("last")
+    text = "!"
+    found = model.score([corrupt], [text], patch)
+    assert found.n_tokens[0][0] == 1
+    assert found.logprob[0][0] == pytest.approx(model.score([clean], [text]).logprob[0][0], abs=1e-4)
+
+
+def test_few_logits_are_held_at_a_time(monkeypatch):
+    from modalnet.interventions import runner
+
+    model = load("llama")
+    expected = model.score(["the dog"] * 6, [" ran across the field"] * 6)
+    monkeypatch.setattr(runner, "MOST_LOGITS", 1)
+    found = model.score(["the dog"] * 6, [" ran across the field"] * 6)
+    for one, other in zip(found.logprob, expected.logprob, strict=True):
+        close(one, other)
+
+
+def test_continuations_that_do_not_fit_are_refused():
+    model = load("llama")
+    for continuations, message in [
+        ("a", "a list with one entry per stimulus"),
+        (["a", "b"], "There are 1 stimuli and 2 entries"),
+        ([""], "none of them empty"),
+        ([[]], "none of them empty"),
+    ]:
+        with pytest.raises(mn.InputError, match=message):
+            model.score(["the dog"], continuations)

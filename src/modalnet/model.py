@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint
 from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
@@ -23,6 +25,7 @@ from modalnet.interventions.operations import Intervention
 from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.interventions.runner import Runner, Step
+from modalnet.scores import Scores, pairs
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -138,8 +141,6 @@ class Model:
         InputError
             For a tower that the model does not have.
         """
-        import numpy as np
-
         chosen = list(self.towers) if towers is None else [towers] if isinstance(towers, str) else list(towers)
         for name in chosen:
             if name not in self.towers:
@@ -260,7 +261,60 @@ class Model:
             tokens=choices,
         )
 
-    def _edits(self, interventions: Sequence[Any], stimuli: Sequence[Stimulus]) -> Edits | None:
+    def score(
+        self,
+        stimuli: Stimulus | str | Sequence[Stimulus | str],
+        continuations: Sequence[str | Sequence[str]],
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Scores:
+        """Log-probabilities of continuations, with or without interventions.
+
+        The LM head runs at the continuations' tokens alone, and no logits are kept.
+
+        Parameters
+        ----------
+        stimuli
+            One stimulus or several; a plain string is a text stimulus. A text may be empty where the tokenizer begins
+            with a token of its own.
+        continuations
+            One entry per stimulus: a text, or a list of texts. Each is written straight after the stimulus, so it
+            brings its own space.
+        *interventions
+            As for :meth:`run`. ``"all"`` and ``"text"`` take in the continuation; ``"last"`` and indices count in the
+            stimulus, and so does a patch.
+        batch_size
+            Continuations per forward pass; ``"auto"`` also bounds the memory that their logits take.
+
+        Returns
+        -------
+        Scores
+            In the order of the stimuli and of their continuations.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`run`; entries that do not fit the stimuli; a model without an LM head.
+        """
+        given = as_stimuli(stimuli)
+        asked = pairs(given, continuations)
+        self._runner.engine.head()
+        repeated = [given[owner] for owner, _ in asked]
+        edits = self._edits(interventions, repeated, [owner for owner, _ in asked])
+        prepared = self._encoder.prepare(repeated, continuations=[text for _, text in asked])
+        found: list[Any] = [None] * len(asked)
+        for step in self._runner.stream(prepared, (), {}, logits="score", batch_size=batch_size, edits=edits):
+            for index, (logprob, likeliest) in zip(step.indices, step.scores or (), strict=True):
+                found[index] = float(logprob.double().sum()), len(logprob), bool(likeliest.all())
+        rows: list[list[Any]] = [[] for _ in given]
+        for (owner, _), values in zip(asked, found, strict=True):
+            rows[owner].append(values)
+        columns = [[np.array([values[i] for values in row]) for row in rows] for i in range(3)]
+        return Scores(*columns)
+
+    def _edits(
+        self, interventions: Sequence[Any], stimuli: Sequence[Stimulus], owners: Sequence[int] | None = None
+    ) -> Edits | None:
         """Interventions with their values; None for none."""
         ordered = flatten(interventions)
         if not ordered:
@@ -276,7 +330,7 @@ class Model:
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
                         f"give stimuli with {missing}, or leave it out."
                     )
-        return Edits(ordered, self.towers, self._read_apart, len(stimuli))
+        return Edits(ordered, self.towers, self._read_apart, range(len(stimuli)) if owners is None else owners)
 
     def _read_apart(
         self, stimuli: Sequence[Stimulus], layers: Mapping[str, list[int]], tokens: TokenChoice, spare_first: int

@@ -45,6 +45,8 @@ class Prepared:
         Whether the tokenizer adds its special tokens (False where the template already wrote them).
     text_inputs
         Token ids and what belongs to them, for a stimulus without images.
+    n_scored
+        How many tokens at the end are a continuation whose probability is wanted.
     """
 
     index: int
@@ -52,6 +54,7 @@ class Prepared:
     prompt: str | None
     special_tokens: bool
     text_inputs: dict[str, list[int]] | None = None
+    n_scored: int = 0
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -209,7 +212,12 @@ class Encoder:
     # -- preparing ---------------------------------------------------------------------------------------------------
 
     def prepare(
-        self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
+        self,
+        stimuli: Sequence[Stimulus],
+        *,
+        max_tokens: int | None = None,
+        raw: bool = False,
+        continuations: Sequence[str] | None = None,
     ) -> list[Prepared]:
         """Check every stimulus against the model and write its prompt, before anything runs.
 
@@ -221,6 +229,8 @@ class Encoder:
             Cut texts to this many tokens (special tokens included), at the end.
         raw
             Leave texts as they are, without a chat template.
+        continuations
+            One per stimulus, written after its prompt.
 
         Raises
         ------
@@ -232,6 +242,14 @@ class Encoder:
             Prompt(None) if self.dual and stimulus.text is None else self.prompts.write(stimulus, raw=raw)
             for stimulus in stimuli
         ]
+        scored = [0] * len(prompts)
+        if continuations is not None:
+            whole = [
+                Prompt((prompt.text or "") + text, prompt.special_tokens)
+                for prompt, text in zip(prompts, continuations, strict=True)
+            ]
+            scored = [self._added(before, after) for before, after in zip(prompts, whole, strict=True)]
+            prompts = whole
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
             chosen = [
@@ -245,13 +263,31 @@ class Encoder:
             for place, i in enumerate(chosen):
                 texts[i] = {name: list(values[place]) for name, values in rows.items()}
         prepared = [
-            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i))
+            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i), scored[i])
             for i, stimulus in enumerate(stimuli)
         ]
         for item in prepared:
             if item.text_inputs is not None:
                 self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
         return prepared
+
+    def _added(self, before: Prompt, after: Prompt) -> int:
+        """How many tokens of the longer prompt are new: those from the first that differs."""
+        rows = [
+            self.loaded.tokenizer(prompt.text or "", add_special_tokens=prompt.special_tokens, verbose=False)[
+                "input_ids"
+            ]
+            for prompt in (before, after)
+        ]
+        # A tokenizer that closes every text with a token of its own closes both, and that token is not of the text.
+        end = 1 if rows[0] and rows[1] and rows[0][-1] == rows[1][-1] == self.loaded.tokenizer.eos_token_id else 0
+        if end:
+            raise InputError(
+                f"the tokenizer of {self.loaded.name} ends every text with {self.loaded.tokenizer.eos_token!r}, so "
+                "nothing can be continued. Set its add_eos_token to False."
+            )
+        same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
+        return len(rows[1]) - max(same, 1)
 
     def _check_fit(self, stimuli: Sequence[Stimulus]) -> None:
         name = self.loaded.name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.architecture.inputs import Batch, Encoded
+from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded
 from modalnet.architecture.towers import Tower
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Direction, Intervention, Site
@@ -73,8 +73,8 @@ class Edits:
         Those of the model.
     read
         Runs stimuli without any intervention; see ``Read``.
-    n_stimuli
-        How many stimuli the edited run has, which patch sources must fit.
+    owners
+        For each stimulus that runs, which of the user's it belongs to: patch sources and draws go by that one.
 
     Raises
     ------
@@ -83,12 +83,14 @@ class Edits:
     """
 
     def __init__(
-        self, interventions: Sequence[Intervention], towers: Mapping[str, Tower], read: Read, n_stimuli: int
+        self, interventions: Sequence[Intervention], towers: Mapping[str, Tower], read: Read, owners: Sequence[int]
     ) -> None:
         self.interventions = tuple(interventions)
+        self.owners = tuple(owners)
         self.parts = [_parts(one, towers) for one in self.interventions]
         self._values = [
-            _compute(one, parts, read, n_stimuli) for one, parts in zip(self.interventions, self.parts, strict=True)
+            _compute(one, parts, read, len(set(owners)))
+            for one, parts in zip(self.interventions, self.parts, strict=True)
         ]
 
     @property
@@ -103,13 +105,33 @@ class Edits:
             for name in dict.fromkeys(part.tower.name for part in parts):
                 own, total = spans(batch, name)
                 picked = [
-                    select(one.tokens, span, tower=name, label=item.label, spare_first=one.spared)
+                    select(
+                        one.tokens,
+                        _reach(one, span, item.prepared.n_scored if name in TEXT_TOWERS else 0),
+                        tower=name,
+                        label=item.label,
+                        spare_first=one.spared,
+                    )
                     for item, span in zip(batch.items, own, strict=True)
                 ]
+                whose = [self.owners[item.index] for item in batch.items]
                 for part in parts:
                     if part.tower.name == name:
-                        made.append(_write(part, picked, total, values(part, batch.items, picked)))
+                        made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
         return tuple(write for write in made if len(write.rows))
+
+
+def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
+    """What the tokens of an intervention are counted in.
+
+    A lesion of all tokens holds for a continuation too; places that count from an end are places in the prompt, and a
+    patch source has nothing to set against a continuation.
+    """
+    if not n_scored or (one.kind != "patch" and one.tokens in ("all", "text")):
+        return span
+    kept = slice(0, len(span.index) - n_scored)
+    image, text = (None if mask is None else mask[kept] for mask in (span.image, span.text))
+    return Span(span.index[kept], image=image, text=text, cls=span.cls, clear=span.clear)
 
 
 def _write(part: _Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
@@ -153,8 +175,8 @@ def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[_Part]:
     return [_Part(tower, layer, np.arange(tower.width), None)]
 
 
-#: (part, items of the batch, their positions) → factor and summand.
-_Affine = Callable[[_Part, Sequence[Encoded], Sequence["torch.Tensor"]], tuple[float, "torch.Tensor"]]
+#: (part, items of the batch, their positions, whose they are) → factor and summand.
+_Affine = Callable[[_Part, Sequence[Encoded], Sequence["torch.Tensor"], Sequence[int]], tuple[float, "torch.Tensor"]]
 
 
 def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: int) -> _Affine:
@@ -163,25 +185,28 @@ def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: i
 
     if one.kind in ("zero", "scale"):
         factor = 0.0 if one.kind == "zero" else one.values
-        return lambda part, items, picked: (factor, torch.zeros(part.width))
+        return lambda part, items, picked, whose: (factor, torch.zeros(part.width))
     if one.kind in ("add", "set_to"):
         factor = 1.0 if one.kind == "add" else 0.0
-        return lambda part, items, picked: (factor, _constant(one, part))
+        return lambda part, items, picked, whose: (factor, _constant(one, part))
     layers = {name: sorted({p.layer for p in parts if p.tower.name == name}) for name in one.towers}
     places = {(p.tower.name, p.layer): p for p in parts}
     if one.kind == "mean":
         means = _means(one, places, layers, read)
-        return lambda part, items, picked: (0.0, means[part.tower.name, part.layer])
+        return lambda part, items, picked, whose: (0.0, means[part.tower.name, part.layer])
     if one.kind == "resample":
         donors = _donors(one, places, layers, read)
-        return lambda part, items, picked: (0.0, _drawn(one, donors[part.tower.name, part.layer], items, picked))
+        return lambda part, items, picked, whose: (0.0, _drawn(one, donors[part.tower.name, part.layer], picked, whose))
     if len(one.values) not in (1, n_stimuli):
         raise InputError(
             f"{one}: a patch takes one source for all, or one for each of the {n_stimuli} stimuli; got "
             f"{len(one.values)}."
         )
     sources = _sources(one, places, layers, read)
-    return lambda part, items, picked: (0.0, _patched(one, part, sources, items, picked))
+    return lambda part, items, picked, whose: (
+        0.0,
+        _patched(one, part, sources, list(zip(items, whose, strict=True)), picked),
+    )
 
 
 def _constant(one: Intervention, part: _Part) -> torch.Tensor:
@@ -243,13 +268,13 @@ def _donors(one: Intervention, places: _Places, layers: Any, read: Read) -> dict
 
 
 def _drawn(
-    one: Intervention, donors: torch.Tensor, items: Sequence[Encoded], picked: Sequence[torch.Tensor]
+    one: Intervention, donors: torch.Tensor, picked: Sequence[torch.Tensor], whose: Sequence[int]
 ) -> torch.Tensor:
     import torch
 
     chosen = [
-        np.random.default_rng([one.seed, 1, item.index]).integers(len(donors), size=len(positions))
-        for item, positions in zip(items, picked, strict=True)
+        np.random.default_rng([one.seed, 1, owner]).integers(len(donors), size=len(positions))
+        for owner, positions in zip(whose, picked, strict=True)
     ]
     return donors[torch.from_numpy(np.concatenate(chosen))]
 
@@ -262,14 +287,14 @@ def _patched(
     one: Intervention,
     part: _Part,
     sources: Mapping[int, Mapping[tuple[str, int], torch.Tensor]],
-    items: Sequence[Encoded],
+    stimuli: Sequence[tuple[Encoded, int]],
     picked: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     import torch
 
     rows = []
-    for item, positions in zip(items, picked, strict=True):
-        source = sources[item.index if len(sources) > 1 else 0][part.tower.name, part.layer]
+    for (item, owner), positions in zip(stimuli, picked, strict=True):
+        source = sources[owner if len(sources) > 1 else 0][part.tower.name, part.layer]
         if len(source) != len(positions):
             raise InputError(
                 f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.tower.name} tower, its "

@@ -16,9 +16,13 @@ from modalnet.errors import InputError, ModalnetError
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from modalnet.interventions.plan import Plan, Pool, Write
+
+
+# Rows of logits that are taken to float32 at once.
+ROWS = 64
 
 
 class LayoutError(ModalnetError):
@@ -38,11 +42,16 @@ class Reading:
         Per tower, the shape of a block's output in this batch.
     logits
         ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where not asked for.
+    logprob, likeliest
+        ``[position]`` at the plan's logit rows: of its targets, the natural-log probability, and whether each is the
+        likeliest token; None where the plan has no targets.
     """
 
     residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     logits: Float[torch.Tensor, "position vocab"] | None = None
+    logprob: Float[torch.Tensor, " position"] | None = None
+    likeliest: Bool[torch.Tensor, " position"] | None = None
 
 
 class Engine:
@@ -115,7 +124,9 @@ class Engine:
             block = self.envoy.get(tower.paths[layer])
             steps.append((block, tower.name, expected, edits, pool is not None, index, lengths))
         rows: Any = plan.logit_rows
+        size = ROWS
         n_text = plan.n_text_positions
+        targets: Any = plan.targets
         head: Any = self.head() if rows is not None else None
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
@@ -126,6 +137,7 @@ class Engine:
             shapes = nnsight.save([])
             values = nnsight.save([])
             wrong = nnsight.save([])
+            likeliest = nnsight.save([])
             for block, name, expected, edits, read, index, lengths in steps:
                 output = block.output
                 hidden = output[0] if isinstance(output, tuple | list) else output
@@ -167,10 +179,25 @@ class Engine:
             head.input = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
             result = root.output
             logits = result.logits if hasattr(result, "logits") else result[0]
-            values.append(logits[0].float())
+            if targets is None:
+                values.append(logits[0].float())
+            else:
+                # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
+                for part, wanted in zip(logits[0].split(size), targets.to(logits.device).split(size)):  # noqa: B905
+                    exact = part.float()
+                    values.append(exact.gather(1, wanted[:, None])[:, 0] - exact.logsumexp(1))
+                    likeliest.append(exact.argmax(1) == wanted)
         for name, found, expected in wrong:
             raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
-        return self._gather(plan, vectors, shapes, values)
+        reading = self._gather(plan, vectors, shapes)
+        if plan.logit_rows is not None:
+            if not values:
+                raise LayoutError("the LM head does not see one vector per text token")
+            if plan.targets is None:
+                reading.logits = values[0].cpu()
+            else:
+                reading.logprob, reading.likeliest = torch.cat(list(values)).cpu(), torch.cat(list(likeliest)).cpu()
+        return reading
 
     def _index(self, pool: Pool) -> Any:
         """A pool's positions where the model is, moved once for all blocks; empty for every position in order."""
@@ -188,7 +215,7 @@ class Engine:
         vector = None if write.vector is None else write.vector.to(device)
         return write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device)
 
-    def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any], values: list[Any]) -> Reading:
+    def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any]) -> Reading:
         """Bring what a trace saved to the CPU, one transfer per tower."""
         import torch
 
@@ -209,10 +236,6 @@ class Engine:
             reading.residual[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
             reading.shapes[name] = found[0]
             done += count
-        if plan.logit_rows is not None:
-            if not values:
-                raise LayoutError("the LM head does not see one vector per text token")
-            reading.logits = values[0].cpu()
         return reading
 
     def head(self) -> Any:

@@ -99,6 +99,8 @@ class Plan:
         Sites and pool per tower, in the order in which the forward pass reaches them.
     logit_rows
         Flat positions whose logits are wanted, in order; None for none of them.
+    targets
+        A token for each of those positions: then only its log-probability is wanted, and whether it is the likeliest.
     n_text_positions
         Rows x tokens of the text batch, which the positions of ``logit_rows`` count over.
     root
@@ -109,6 +111,7 @@ class Plan:
 
     reads: tuple[tuple[Sites, Pool], ...]
     logit_rows: Int[torch.Tensor, " position"] | None = None
+    targets: Int[torch.Tensor, " position"] | None = None
     n_text_positions: int = 0
     root: str = ""
     writes: tuple[Write, ...] = ()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # A batch this large keeps a processor busy; a larger one only costs memory.
 _CPU_LIMITS = (64, 4096)
 _GPU_LIMITS = (256, 16384)
+MOST_LOGITS = 1 << 26
 _PATCH_PIXELS = 3 * 14 * 14
 _AHEAD_COUNT, _AHEAD_BYTES = 64, 1 << 29
 
@@ -47,11 +48,14 @@ class Step:
         Per tower ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
     logits
         One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where not asked for.
+    scores
+        Per stimulus the log-probability of each token of its continuation, and whether each is the likeliest.
     """
 
     indices: list[int]
     residual: dict[str, Any]
     logits: list[Float[torch.Tensor, "token vocab"]] | None = None
+    scores: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Runner:
         sites: Sequence[Sites],
         tokens: Mapping[str, TokenChoice],
         *,
-        logits: Literal["last", "all"] | None = None,
+        logits: Literal["last", "all", "score"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
         edits: Edits | None = None,
         pooled: bool = True,
@@ -100,7 +104,7 @@ class Runner:
         Parameters
         ----------
         prepared, sites, tokens, logits, batch_size
-            As for :meth:`modalnet.Model.run`.
+            As for :meth:`modalnet.Model.run`; ``logits="score"`` gives the probabilities of prepared continuations.
         edits
             What to write on the way.
         pooled
@@ -124,7 +128,8 @@ class Runner:
             waiting = deque(self.layouts.group(items, towers))
             while waiting:
                 group = waiting.popleft()
-                if len(group) > limit.count:  # an earlier batch showed that this many do not fit
+                # An earlier batch showed that this many do not fit, or the logits of this one would not.
+                if len(group) > limit.count or (logits == "score" and self._many_logits(group)):
                     waiting.extendleft(reversed(_halves(group)))
                     continue
                 step = self._run_if_it_fits(group, asked)
@@ -158,13 +163,20 @@ class Runner:
             picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first)
             chosen[tower] = picked
             reads.append((site, _pool(picked, total, pooled=asked.pools(tower))))
-        rows, n_text = None, 0
-        if asked.logits is not None:
+        rows, targets, n_text, wanted = None, None, 0, []
+        if asked.logits == "score":
+            own, n_text = self._pick(batch, self.encoder.text_tower, "all")
+            counts = [item.prepared.n_scored for item in items]
+            wanted = [index[-count - 1 : -1] for index, count in zip(own, counts, strict=True)]
+            ids = batch.inputs["input_ids"].flatten()
+            rows = _cat(wanted)
+            targets = ids[_cat([index[-count:] for index, count in zip(own, counts, strict=True)])]
+        elif asked.logits is not None:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
         writes = asked.edits.writes(batch, self.layouts.spans) if asked.edits else ()
         try:
-            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, n_text, batch.root, writes))
+            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, targets, n_text, batch.root, writes))
         except LayoutError as error:
             raise ModalnetError(
                 f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
@@ -179,7 +191,18 @@ class Runner:
         split = None
         if reading.logits is not None:
             split = list(reading.logits.split([len(index) for index in wanted]))
-        return Step([item.index for item in items], residual, split)
+        scores = None
+        if reading.logprob is not None and reading.likeliest is not None:
+            sizes = [len(index) for index in wanted]
+            scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
+        return Step([item.index for item in items], residual, split, scores)
+
+    def _many_logits(self, items: Sequence[Encoded]) -> bool:
+        """Whether the logits of a batch's continuations would take more than their share of memory."""
+        head = self.engine.module.get_output_embeddings()
+        vocabulary = head.weight.shape[0] if hasattr(head, "weight") else 0
+        rows = sum(item.prepared.n_scored for item in items)
+        return len(items) > 1 and rows * vocabulary > MOST_LOGITS
 
     def _pick(
         self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0
