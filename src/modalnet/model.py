@@ -25,7 +25,7 @@ from modalnet.interventions.operations import Intervention
 from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.interventions.runner import Runner, Step
-from modalnet.scores import Scores, pairs
+from modalnet.interventions.scores import Scores, pairs
 from modalnet.units import Units
 
 if TYPE_CHECKING:
