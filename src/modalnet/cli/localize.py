@@ -114,10 +114,10 @@ def localize(
     loading: dict[str, Any] = {"device": device, "dtype": dtype}
     if trust_remote_code:
         loading["trust_remote_code"] = True
-    _job(model, stimuli, top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
+    job(model, stimuli, top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
 
 
-def _job(
+def job(
     source: str,
     contrast: Contrast,
     *,

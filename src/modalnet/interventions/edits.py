@@ -202,7 +202,7 @@ def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: i
             f"{one}: a patch takes one source for all, or one for each of the {n_stimuli} stimuli; got "
             f"{len(one.values)}."
         )
-    sources = _sources(one, places, layers, read)
+    sources = dict(_rows(one, places, layers, read))
     return lambda part, items, picked, whose: (
         0.0,
         _patched(one, part, sources, list(zip(items, whose, strict=True)), picked),
@@ -277,10 +277,6 @@ def _drawn(
         for owner, positions in zip(whose, picked, strict=True)
     ]
     return donors[torch.from_numpy(np.concatenate(chosen))]
-
-
-def _sources(one: Intervention, places: _Places, layers: Any, read: Read) -> dict[int, dict[tuple[str, int], Any]]:
-    return dict(_rows(one, places, layers, read))
 
 
 def _patched(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DRAWN_AT = 64
 ITEMS = 200
 SEED = 20_000
-# What the model is held to. The figures of the shipped weights are in its model card.
+# What the model is held to before its weights are kept.
 REQUIRED = {
     "colour": 0.95,
     "shape": 0.95,
@@ -232,7 +232,7 @@ def evaluate(model: Model, random: Model | None = None, n: int = ITEMS, progress
 
 
 def card_table(table: pd.DataFrame) -> str:
-    """The table as Markdown, as it stands in the model card."""
+    """The table as Markdown, for a model card."""
     shown = table.drop(columns="required").map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.replace("nan", "").to_numpy().tolist()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -8,7 +8,7 @@ variant, so a test picture is always a new one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,24 +92,23 @@ def scene(rng: Rng, test: bool = False, count: int | None = None) -> list[Shape]
             return shapes
 
 
+def _alone(rng: Rng, shapes: Sequence[Shape], name: Callable[[Shape], str]) -> Shape | None:
+    """One of the shapes whose name no other has; None where there is none."""
+    names = [name(shape) for shape in shapes]
+    single = [shape for shape in shapes if names.count(name(shape)) == 1]
+    return single[int(rng.integers(len(single)))] if single else None
+
+
 def colour_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     """Of a shape that is the only one of its kind."""
-    kinds = [shape.kind for shape in shapes]
-    single = [shape for shape in shapes if kinds.count(shape.kind) == 1]
-    if not single:
-        return None
-    shape = single[int(rng.integers(len(single)))]
-    return Question("colour", f"what colour is the {shape.kind}?", shape.colour)
+    shape = _alone(rng, shapes, lambda shape: shape.kind)
+    return Question("colour", f"what colour is the {shape.kind}?", shape.colour) if shape else None
 
 
 def shape_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     """Of a shape that is the only one of its colour."""
-    colours = [shape.colour for shape in shapes]
-    single = [shape for shape in shapes if colours.count(shape.colour) == 1]
-    if not single:
-        return None
-    shape = single[int(rng.integers(len(single)))]
-    return Question("shape", f"what shape is {shape.colour}?", shape.kind)
+    shape = _alone(rng, shapes, lambda shape: shape.colour)
+    return Question("shape", f"what shape is {shape.colour}?", shape.kind) if shape else None
 
 
 def count_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
