@@ -23,9 +23,9 @@ from modalnet.interventions.engine import Engine
 from modalnet.interventions.layout import Layouts
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.plan import choose_sites
-from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.interventions.positions import TokenChoice, check_choice, choose
 from modalnet.interventions.runner import Runner, Step
-from modalnet.interventions.scores import Scores, pairs
+from modalnet.interventions.scores import Likelihood, Request, Scores, check_requests, pairs
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Model:
         self._encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self._engine_made: Engine | None = None
         self._runner_made: Runner | None = None
+        self._under: tuple[Intervention, ...] = ()
 
     # -- what it is made of ------------------------------------------------------------------------------------------
 
@@ -248,7 +249,9 @@ class Model:
         prepared = self._encoder.prepare(given)
         residual: dict[str, list[Any]] = {site.tower.name: [None] * len(given) for site in sites}
         rows: list[Any] = [None] * len(given)
-        for step in self._runner.stream(prepared, sites, choices, logits=logits, batch_size=batch_size, edits=edits):
+        for step in self._runner.stream(
+            prepared, sites, choices, logits=logits, batch_size=batch_size, variants=[edits]
+        ):
             for tower, values in step.residual.items():
                 for index, value in zip(step.indices, values, strict=True):
                     residual[tower][index] = value
@@ -275,8 +278,8 @@ class Model:
         Parameters
         ----------
         stimuli
-            One stimulus or several; a plain string is a text stimulus. A text may be empty where the tokenizer begins
-            with a token of its own.
+            One stimulus or several; a plain string is a text stimulus. For texts with nothing before them, see
+            :meth:`likelihoods`.
         continuations
             One entry per stimulus: a text, or a list of texts. Each is written straight after the stimulus, so it
             brings its own space.
@@ -299,29 +302,210 @@ class Model:
         given = as_stimuli(stimuli)
         asked = pairs(given, continuations)
         self._runner.engine.head()
-        repeated = [given[owner] for owner, _ in asked]
-        edits = self._edits(interventions, repeated, [owner for owner, _ in asked])
-        prepared = self._encoder.prepare(repeated, continuations=[text for _, text in asked])
-        found: list[Any] = [None] * len(asked)
-        for step in self._runner.stream(prepared, (), {}, logits="score", batch_size=batch_size, edits=edits):
+        requests = [Request(given[owner], text) for owner, text in asked]
+        (found,) = self._likelihoods(requests, [interventions], batch_size, [owner for owner, _ in asked])
+        rows: list[list[Likelihood]] = [[] for _ in given]
+        for (owner, _), one in zip(asked, found, strict=True):
+            rows[owner].append(one)
+        return Scores(
+            [np.array([one.logprob for one in row]) for row in rows],
+            [np.array([one.n_tokens for one in row]) for row in rows],
+            [np.array([one.greedy for one in row]) for row in rows],
+        )
+
+    def likelihoods(
+        self,
+        requests: Sequence[Request],
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[Likelihood]:
+        """Answer requests for the log-probability of a continuation, whole or by segments; see :meth:`score`.
+
+        Parameters
+        ----------
+        requests
+            Stimuli with their continuations.
+        *interventions, batch_size
+            As for :meth:`score`.
+
+        Returns
+        -------
+        list of Likelihood
+            In the order of the requests.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`score`; cuts that do not ascend inside the continuation.
+        """
+        return self._likelihoods(requests, [interventions], batch_size)[0]
+
+    def likelihoods_under(
+        self,
+        requests: Sequence[Request],
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[list[Likelihood]]:
+        """The same requests under each of several interventions, encoded once; in the order of the variants."""
+        return self._likelihoods(requests, variants, batch_size)
+
+    def _likelihoods(
+        self,
+        requests: Sequence[Request],
+        variants: Sequence[Any],
+        batch_size: int | Literal["auto"],
+        owners: Sequence[int] | None = None,
+    ) -> list[list[Likelihood]]:
+        check_requests(requests)
+        self._runner.engine.head()
+        from modalnet.stimuli import Stimulus
+
+        stimuli = [one.stimulus or Stimulus.blank() for one in requests]
+        edits = [self._edits(interventions, stimuli, owners) for interventions in variants]
+        prepared = self._encoder.prepare(
+            stimuli, continuations=[one.continuation for one in requests], cuts=[one.cuts for one in requests]
+        )
+        found: list[list[Any]] = [[None] * len(requests) for _ in variants]
+        for step in self._runner.stream(prepared, (), {}, logits="score", batch_size=batch_size, variants=edits):
             for index, (logprob, likeliest) in zip(step.indices, step.scores or (), strict=True):
-                found[index] = float(logprob.double().sum()), len(logprob), bool(likeliest.all())
-        rows: list[list[Any]] = [[] for _ in given]
-        for (owner, _), values in zip(asked, found, strict=True):
-            rows[owner].append(values)
-        columns = [[np.array([values[i] for values in row]) for row in rows] for i in range(3)]
-        return Scores(*columns)
+                sums = np.zeros(len(requests[index].cuts) + 1)
+                np.add.at(sums, list(prepared[index].segments) or [0] * len(logprob), logprob.double().numpy())
+                found[step.variant][index] = Likelihood(sums, len(logprob), bool(likeliest.all()))
+        return found
+
+    def generate(
+        self,
+        stimulus: Stimulus | str | Sequence[Stimulus | str],
+        *interventions: Intervention | Sequence[Intervention],
+        max_new_tokens: int = 32,
+        **settings: Any,
+    ) -> Any:
+        """Let the model write on, with or without interventions, which hold at every step.
+
+        Parameters
+        ----------
+        stimulus
+            What it continues; a plain string is a text stimulus. With a list, they are continued one after another.
+        *interventions
+            As for :meth:`run`. Those on ``"all"`` and ``"text"`` tokens hold for every token that is written; other
+            choices are places in the prompt, and so is a patch.
+        max_new_tokens
+            The most tokens to write; the model's end token ends the text earlier.
+        **settings
+            For transformers' ``generate``. Unless you give ``do_sample=True``, the likeliest token is taken each time.
+
+        Returns
+        -------
+        str, or list of str for a list
+            The new text, without special tokens.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`run`; a model without an LM head, or that does not generate; settings that generate several
+            texts at once.
+        """
+        many = not isinstance(stimulus, str) and isinstance(stimulus, Iterable)
+        given = as_stimuli(stimulus)
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens!r}: give a number of at least 1.")
+        for name in ("num_beams", "num_return_sequences"):
+            if settings.get(name, 1) != 1:
+                raise InputError(f"{name}={settings[name]!r}: one text is written at a time.")
+        self._runner.engine.head()
+        if not hasattr(self.module, "generate"):
+            raise InputError(f"{type(self.module).__name__} has no generate().")
+        edits = self._edits(interventions, given)
+        settings = {"do_sample": False, "num_beams": 1, **settings}
+        if settings["do_sample"] is False:
+            # What a checkpoint sets for sampling means nothing here, and transformers warns of it.
+            settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
+        texts = [
+            self.tokenizer.decode(tokens, skip_special_tokens=True)
+            for tokens in self._runner.generate(self._encoder.prepare(given), edits, max_new_tokens, settings)
+        ]
+        return texts if many else texts[0]
+
+    def with_(self, *interventions: Intervention | Sequence[Intervention]) -> Model:
+        """The model under interventions, as a model that every other function takes.
+
+        Parameters
+        ----------
+        *interventions
+            What to do in every run, before the interventions that a call adds.
+
+        Returns
+        -------
+        Model
+            A view that shares the weights. :attr:`interventions` lists what it does; stimuli that means, donors and
+            patches are computed from run on the model without any of it.
+
+        Raises
+        ------
+        InputError
+            For something that is no intervention, or none at all.
+        """
+        import copy
+
+        added = flatten(interventions)
+        if not added:
+            raise InputError("with_() takes at least one intervention, such as modalnet.zero(units).")
+        view = copy.copy(self)
+        view._under = (*self._under, *added)
+        return view
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What :meth:`with_` put on this view; empty for a plain model."""
+        return self._under
+
+    def means(
+        self,
+        stimuli: Stimulus | str | Sequence[Stimulus | str],
+        *,
+        towers: str | Sequence[str] | None = None,
+        tokens: Any = "all",
+        spare_first: int = 0,
+    ) -> dict[str, Float[np.ndarray, "layer dim"]]:
+        """Mean activation of every unit over stimuli, streaming; what :func:`modalnet.mean` takes as ``over``.
+
+        Parameters
+        ----------
+        stimuli
+            What the units usually do. The mean is taken over a stimulus' tokens, and then over stimuli.
+        towers
+            None for every tower that all stimuli reach.
+        tokens, spare_first
+            As for an intervention's ``at``.
+
+        Returns
+        -------
+        dict
+            Tower → float64 ``[layer, dim]``.
+        """
+        given = as_stimuli(stimuli)
+        sites = choose_sites(self.towers, towers, self.reached(given))
+        choice = check_choice("mean" if tokens == "all" else tokens)
+        sums = {site.tower.name: np.zeros(site.tower.shape) for site in sites}
+        steps = self._runner.stream(
+            self._encoder.prepare(given), sites, dict.fromkeys(sums, choice), spare_first=spare_first
+        )
+        for step in steps:
+            for tower, values in step.residual.items():
+                sums[tower] += values.double().sum(0).numpy()
+        return {tower: total / len(given) for tower, total in sums.items()}
 
     def _edits(
         self, interventions: Sequence[Any], stimuli: Sequence[Stimulus], owners: Sequence[int] | None = None
     ) -> Edits | None:
         """Interventions with their values; None for none."""
-        ordered = flatten(interventions)
+        ordered = [*self._under, *flatten(interventions)]
         if not ordered:
             return None
         reached = self.reached(stimuli)
         for one in ordered:
-            if isinstance(one.target, Units) and one.target.model not in (None, self._fingerprint):
+            if isinstance(one.target, Units) and one.target.model not in (None, self.fingerprint_once):
                 raise InputError(f"{one}: these units belong to another model, by its fingerprint, than {self.name}.")
             for name in one.towers:
                 if name in self.towers and name not in reached:
@@ -344,8 +528,8 @@ class Model:
                 yield index, {name: values[place] for name, values in step.residual.items()}
 
     @cached_property
-    def _fingerprint(self) -> str:
-        """As it was when first asked for; reading all weights before every run would cost more than the run."""
+    def fingerprint_once(self) -> str:
+        """The fingerprint as it was when first asked for: reading all weights may cost more than a run."""
         return self.fingerprint()
 
     def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
@@ -366,7 +550,8 @@ class Model:
     ) -> Iterator[Step]:
         """Yield pooled activations batch by batch, for analyses that reduce as they go."""
         sites = choose_sites(self.towers, list(towers), list(towers))
-        yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size)
+        edits = self._edits((), [item.stimulus for item in prepared])
+        yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
     def prepare(
         self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
@@ -385,7 +570,8 @@ class Model:
                 texts.append([item.prompt, ids])
             else:
                 texts.append(None)
-        return {"texts": texts, **encoding_fingerprint(self._loaded)}
+        under = {"interventions": [one.digest for one in self._under]} if self._under else {}
+        return {"texts": texts, **encoding_fingerprint(self._loaded), **under}
 
     @property
     def _runner(self) -> Runner:
@@ -420,8 +606,9 @@ def load(
     Parameters
     ----------
     source
-        A hub id, a local folder, a transformers module, an nnsight model, or a TransformerLens ``TransformerBridge``
-        that you made. A module without tokenizer or processor loads and shows its towers.
+        ``"tiny"`` (a small vision-language model that comes with the package), a hub id, a local folder, a
+        transformers module, an nnsight model, or a TransformerLens ``TransformerBridge`` that you made. A module
+        without tokenizer or processor loads and shows its towers.
     tokenizer, processor
         What encodes the inputs: objects, or where to load them from. ``processor`` may be an image processor. A hub id
         or a folder brings its own.

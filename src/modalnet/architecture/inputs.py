@@ -10,6 +10,7 @@ Reads pad on the right unless told otherwise: behind a causal mask, padding that
 
 from __future__ import annotations
 
+import bisect
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class Prepared:
         Token ids and what belongs to them, for a stimulus without images.
     n_scored
         How many tokens at the end are a continuation whose probability is wanted.
+    segments
+        For each of those tokens, which segment of the continuation it belongs to; empty where there is only one.
     """
 
     index: int
@@ -55,6 +58,7 @@ class Prepared:
     special_tokens: bool
     text_inputs: dict[str, list[int]] | None = None
     n_scored: int = 0
+    segments: tuple[int, ...] = ()
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -218,6 +222,7 @@ class Encoder:
         max_tokens: int | None = None,
         raw: bool = False,
         continuations: Sequence[str] | None = None,
+        cuts: Sequence[Sequence[int]] | None = None,
     ) -> list[Prepared]:
         """Check every stimulus against the model and write its prompt, before anything runs.
 
@@ -231,6 +236,8 @@ class Encoder:
             Leave texts as they are, without a chat template.
         continuations
             One per stimulus, written after its prompt.
+        cuts
+            Per continuation, the places (in characters) at which it is cut into segments.
 
         Raises
         ------
@@ -239,16 +246,24 @@ class Encoder:
         """
         self._check_fit(stimuli)
         prompts = [
-            Prompt(None) if self.dual and stimulus.text is None else self.prompts.write(stimulus, raw=raw)
+            # Nothing is not a user's turn, so no template is put around it.
+            Prompt(None)
+            if self.dual and stimulus.text is None
+            else self.prompts.write(stimulus, raw=raw or stimulus.text == "")
             for stimulus in stimuli
         ]
         scored = [0] * len(prompts)
+        segments: list[tuple[int, ...]] = [()] * len(prompts)
         if continuations is not None:
             whole = [
                 Prompt((prompt.text or "") + text, prompt.special_tokens)
                 for prompt, text in zip(prompts, continuations, strict=True)
             ]
             scored = [self._added(before, after) for before, after in zip(prompts, whole, strict=True)]
+            for index, places in enumerate(cuts or ()):
+                if places:
+                    start = len(prompts[index].text or "")
+                    segments[index] = self._segments(whole[index], scored[index], [start + cut for cut in places])
             prompts = whole
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
@@ -263,7 +278,7 @@ class Encoder:
             for place, i in enumerate(chosen):
                 texts[i] = {name: list(values[place]) for name, values in rows.items()}
         prepared = [
-            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i), scored[i])
+            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i), scored[i], segments[i])
             for i, stimulus in enumerate(stimuli)
         ]
         for item in prepared:
@@ -288,6 +303,24 @@ class Encoder:
             )
         same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
         return len(rows[1]) - max(same, 1)
+
+    def _segments(self, prompt: Prompt, count: int, starts: Sequence[int]) -> tuple[int, ...]:
+        """For each of the last tokens of a prompt, how many segments begin at or before its first letter."""
+        text = prompt.text or ""
+        if not getattr(self.loaded.tokenizer, "is_fast", False):
+            raise InputError(
+                f"{type(self.loaded.tokenizer).__name__} does not tell which characters its tokens stand for, so a "
+                "continuation cannot be cut into segments. Load a fast tokenizer."
+            )
+        spans = self.loaded.tokenizer(
+            text, add_special_tokens=prompt.special_tokens, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
+        found = []
+        for first, last in spans[len(spans) - count :]:
+            # Many tokens begin with the space before their word.
+            space = len(text[first:last]) - len(text[first:last].lstrip())
+            found.append(bisect.bisect_right(starts, min(first + space, max(first, last - 1))))
+        return tuple(found)
 
     def _check_fit(self, stimuli: Sequence[Stimulus]) -> None:
         name = self.loaded.name

@@ -98,6 +98,11 @@ class Edits:
         """Names of the towers that are written to."""
         return list(dict.fromkeys(part.tower.name for parts in self.parts for part in parts))
 
+    def first_layer(self, tower: str) -> int:
+        """The first block of a tower that is written to; 0 where another tower is written to as well."""
+        layers = [part.layer if part.tower.name == tower else 0 for parts in self.parts for part in parts]
+        return min(layers)
+
     def writes(self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
         """The writes for one batch."""
         made = []
@@ -119,6 +124,32 @@ class Edits:
                     if part.tower.name == name:
                         made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
         return tuple(write for write in made if len(write.rows))
+
+    def later(
+        self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]], steps: int
+    ) -> tuple[Write, ...]:
+        """The writes for each new token that a stimulus, alone in its batch, is continued by.
+
+        A continuation that is written is treated as one that is scored: an intervention on all tokens, or on those of
+        text, holds for it, and other choices are places in the prompt.
+        """
+        import torch
+
+        made = []
+        for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
+            if one.kind == "patch" or one.tokens not in ("all", "text"):
+                continue
+            for part in (part for part in parts if part.tower.name in TEXT_TOWERS):
+                (span,), _ = spans(batch, part.tower.name)
+                places = select(
+                    one.tokens, span, tower=part.tower.name, label=batch.items[0].label, spare_first=one.spared
+                )
+                # Draws go on where those of the prompt ended.
+                whole = torch.cat([places, places.new_zeros(steps)])
+                a, b = values(part, batch.items, [whole], [self.owners[batch.items[0].index]])
+                one_token = torch.zeros(1, dtype=torch.long)
+                made.append(_write(part, [one_token], 1, (a, b[-steps:] if b.ndim == 2 else b)))
+        return tuple(made)
 
 
 def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
@@ -186,7 +217,7 @@ def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: i
     if one.kind in ("zero", "scale"):
         factor = 0.0 if one.kind == "zero" else one.values
         return lambda part, items, picked, whose: (factor, torch.zeros(part.width))
-    if one.kind in ("add", "set_to"):
+    if one.kind in ("add", "set_to") or isinstance(one.values, Mapping):
         factor = 1.0 if one.kind == "add" else 0.0
         return lambda part, items, picked, whose: (factor, _constant(one, part))
     layers = {name: sorted({p.layer for p in parts if p.tower.name == name}) for name in one.towers}

@@ -9,20 +9,39 @@ server unchanged.
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError, ModalnetError
+from modalnet.interventions.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from jaxtyping import Bool, Float
 
-    from modalnet.interventions.plan import Plan, Pool, Write
+    from modalnet.interventions.plan import Pool, Write
 
 
 # Rows of logits that are taken to float32 at once.
 ROWS = 64
+# Towers that a forward pass leaves before it reaches the language tower.
+BEFORE_TEXT = ("vision", "audio")
+
+
+def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any, ...]]) -> Any:
+    """A block's output with edits applied in their order; the values are computed in float32."""
+    flat = flat.clone()
+    for where, dims, vector, a, b in edits:
+        if vector is None:
+            flat[where, dims] = (a * flat[where, dims].float() + b).to(flat.dtype)
+        else:
+            old = flat[where[:, 0]].float()
+            change = (a - 1) * (old @ vector)[:, None] + b
+            flat[where[:, 0]] = (old + change * vector).to(flat.dtype)
+    return flat
 
 
 class LayoutError(ModalnetError):
@@ -123,6 +142,8 @@ class Engine:
             index = None if pool is None else indices[tower.name]
             block = self.envoy.get(tower.paths[layer])
             steps.append((block, tower.name, expected, edits, pool is not None, index, lengths))
+        skipped, start = self._skipped(plan)
+        first = next((place for place, step in enumerate(steps) if step[1] not in BEFORE_TEXT), len(steps))
         rows: Any = plan.logit_rows
         size = ROWS
         n_text = plan.n_text_positions
@@ -138,7 +159,10 @@ class Engine:
             values = nnsight.save([])
             wrong = nnsight.save([])
             likeliest = nnsight.save([])
-            for block, name, expected, edits, read, index, lengths in steps:
+            for place, (block, name, expected, edits, read, index, lengths) in enumerate(steps):
+                if place == first:
+                    for early in skipped:
+                        early.skip(start)
                 output = block.output
                 hidden = output[0] if isinstance(output, tuple | list) else output
                 flat = hidden.reshape(-1, hidden.shape[-1])
@@ -146,14 +170,7 @@ class Engine:
                     wrong.append((name, flat.shape[0], expected))
                     tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
                 if edits:
-                    flat = flat.clone()
-                    for where, dims, vector, a, b in edits:
-                        if vector is None:
-                            flat[where, dims] = (a * flat[where, dims].float() + b).to(flat.dtype)
-                        else:
-                            old = flat[where[:, 0]].float()
-                            change = (a - 1) * (old @ vector)[:, None] + b
-                            flat[where[:, 0]] = (old + change * vector).to(flat.dtype)
+                    flat = edited(flat, edits)
                     hidden = flat.reshape(hidden.shape)
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                 if not read:
@@ -170,6 +187,9 @@ class Engine:
                 else:
                     parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
                     vectors.append(torch.stack(parts))
+            if len(steps) == first:
+                for early in skipped:
+                    early.skip(start)
             if head is None or rows is None:
                 tracer.stop()
             # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
@@ -198,6 +218,83 @@ class Engine:
             else:
                 reading.logprob, reading.likeliest = torch.cat(list(values)).cpu(), torch.cat(list(likeliest)).cpu()
         return reading
+
+    def _skipped(self, plan: Plan) -> tuple[list[Any], Any]:
+        """The blocks that a plan skips, and what stands in for the output of the last of them."""
+        if plan.prefix is None:
+            return [], None
+        blocks = [self.envoy.get(path) for path in plan.prefix.tower.paths[: plan.prefix.layer]]
+        weight = next(self.module.get_submodule(plan.prefix.tower.paths[plan.prefix.layer]).parameters())
+        return blocks, plan.prefix.hidden.to(weight.device, weight.dtype)
+
+    def generate(
+        self, inputs: dict[str, Any], writes: Sequence[Write], later: Sequence[Write], **settings: Any
+    ) -> list[int]:
+        """Let the model write on, with edits at every step; gives the tokens that it wrote.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs of one stimulus.
+        writes
+            Edits of the pass over the prompt.
+        later
+            Edits of each pass over one new token: their ``b`` is ``[dims]``, or ``[step, dims]`` with a row per pass.
+        **settings
+            For transformers' ``generate``; ``max_new_tokens`` is needed.
+
+        Raises
+        ------
+        LayoutError
+            If a tower holds another number of positions than the edits expect.
+        """
+        import nnsight
+        import torch
+
+        prompt = [
+            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w]) for b, w in self._blocks(writes)
+        ]
+        after = [(block, [self._edit(one) for one in found]) for block, found in self._blocks(later)]
+        moved = {name: self._place(value) for name, value in inputs.items()}
+        # The whole model is no place to look at: some hand their decoder embeddings and let that one generate.
+        embedding = self._at(self.module.get_input_embeddings())
+        # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
+        # transformers chooses tokens.
+        settings["max_new_tokens"] += 1
+        with torch.no_grad(), warnings.catch_warnings():
+            # An open loop ends with the generation, and nnsight says so.
+            warnings.filterwarnings("ignore", message=".*was never reached: the loop asked for a step")
+            with self.envoy.trace(fn="generate", **moved, **settings) as tracer:
+                fed = nnsight.save([])
+                wrong = nnsight.save([])
+                for step in tracer.iter[:]:
+                    if step == 0:
+                        for block, name, expected, edits in prompt:
+                            output = block.output
+                            hidden = output[0] if isinstance(output, tuple | list) else output
+                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            if flat.shape[0] != expected:
+                                wrong.append((name, flat.shape[0], expected))
+                                tracer.stop()
+                            hidden = edited(flat, edits).reshape(hidden.shape)
+                            block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                    else:
+                        fed.append(embedding.input)
+                        for block, edits in after:
+                            output = block.output
+                            hidden = output[0] if isinstance(output, tuple | list) else output
+                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
+                            hidden = edited(flat, now).reshape(hidden.shape)
+                            block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+        for name, found, expected in wrong:
+            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        return [int(ids[0, -1]) for ids in fed]
+
+    def _blocks(self, writes: Sequence[Write]) -> list[tuple[Any, list[Write]]]:
+        """The envoys of the blocks that are written to, in forward order, with their writes."""
+        steps = Plan((), writes=tuple(writes)).steps()
+        return [(self.envoy.get(tower.paths[layer]), list(here)) for tower, layer, here, _ in steps]
 
     def _index(self, pool: Pool) -> Any:
         """A pool's positions where the model is, moved once for all blocks; empty for every position in order."""
@@ -246,8 +343,11 @@ class Engine:
                 f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
                 "(a ...ForCausalLM or ...ForConditionalGeneration class)."
             )
-        path = next(path for path, sub in self.module.named_modules() if sub is head)
-        return self.envoy.get(path)
+        return self._at(head)
+
+    def _at(self, module: Any) -> Any:
+        """The envoy of a module."""
+        return self.envoy.get(next(path for path, sub in self.module.named_modules() if sub is module))
 
     @property
     def _caches(self) -> bool:

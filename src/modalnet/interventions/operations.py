@@ -24,6 +24,7 @@ On a direction ``v`` of a site's output (a unit vector), the same is done to the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,24 @@ class Intervention:
         return replace(self, tokens=choice, spared=spared)
 
     @property
+    def digest(self) -> str:
+        """A hash of everything that it does; the same on every machine."""
+        parts: list[Any] = [self.kind, str(self.tokens), self.spared, self.seed]
+        if isinstance(self.target, Units):
+            parts += [(tower, mask.shape, mask.tobytes()) for tower, mask in self.target.mask.items()]
+        else:
+            where = self.target if isinstance(self.target, Site) else self.target.site
+            parts += [where.tower, where.layer]
+            parts.append(self.target.vector.tobytes() if isinstance(self.target, Direction) else None)
+        if isinstance(self.values, Mapping):
+            parts += [(tower, array.shape, array.tobytes()) for tower, array in sorted(self.values.items())]
+        elif isinstance(self.values, tuple):
+            parts += [one.inspect().digest for one in self.values]
+        else:
+            parts.append(self.values)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
     def towers(self) -> list[str]:
         """Names of the towers that are written to."""
         if isinstance(self.target, Units):
@@ -230,13 +249,19 @@ def mean(target: Target, over: Any) -> Intervention:
     target
         Units, a site, or a direction.
     over
-        Stimuli, or a contrast: what the units usually do. They are run when the intervention is first used.
+        Stimuli, or a contrast: what the units usually do. They are run whenever the intervention is used; what
+        :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per tower, saves that.
 
     References
     ----------
     Wang, Variengien, Conmy, Shlegeris & Steinhardt (2023). Interpretability in the wild. ICLR.
     """
-    return Intervention("mean", _checked(target), values=_stimuli(over, "mean", "over"))
+    target = _checked(target)
+    if isinstance(over, Mapping):
+        if not isinstance(target, Units):
+            raise InputError("Means that are known already, per tower, are for Units; for a site give stimuli.")
+        return Intervention("mean", target, values=_values(target, over))
+    return Intervention("mean", target, values=_stimuli(over, "mean", "over"))
 
 
 def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
@@ -353,6 +378,8 @@ def _argument(one: Intervention) -> str:
         return ""
     if one.kind in ("scale", "add", "set_to"):
         return f", {one.values:g}" if isinstance(one.values, float) else ", one value per unit"
+    if isinstance(one.values, Mapping):
+        return ""
     return f", {len(one.values)} {'stimulus' if len(one.values) == 1 else 'stimuli'}"
 
 

@@ -90,6 +90,25 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """What the first blocks of a tower put out in an earlier pass over the same batch, so that they need not run.
+
+    Attributes
+    ----------
+    tower
+        Which tower.
+    layer
+        The first block that runs.
+    hidden
+        Output of the block before it.
+    """
+
+    tower: Tower
+    layer: int
+    hidden: Float[torch.Tensor, "row token dim"]
+
+
+@dataclass(frozen=True)
 class Plan:
     """One forward pass: what to write to and read of which tower, and whether logits are wanted.
 
@@ -107,6 +126,8 @@ class Plan:
         Module path of the part of the model that runs (``""`` for the whole).
     writes
         Edits, in the order in which they apply where they meet at a block. A block's output is read after its edits.
+    prefix
+        Blocks that are skipped; nothing is read of them or written to them. None to run them all.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -115,6 +136,7 @@ class Plan:
     n_text_positions: int = 0
     root: str = ""
     writes: tuple[Write, ...] = ()
+    prefix: Prefix | None = None
 
     def steps(self) -> list[tuple[Tower, int, tuple[Write, ...], Pool | None]]:
         """The blocks that are touched, in forward order: what is written there, and how it is then read."""

@@ -21,7 +21,7 @@ from modalnet.errors import InputError, ModalnetError
 from modalnet.interventions.edits import Edits
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.layout import Layouts, is_out_of_memory
-from modalnet.interventions.plan import Plan, Pool, Sites
+from modalnet.interventions.plan import Plan, Pool, Prefix, Sites
 from modalnet.interventions.positions import TokenChoice, select
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _CPU_LIMITS = (64, 4096)
 _GPU_LIMITS = (256, 16384)
 MOST_LOGITS = 1 << 26
+# The pass that a prefix is read in is paid back by the third that starts from it.
+FEWEST_TO_SHARE = 3
 _PATCH_PIXELS = 3 * 14 * 14
 _AHEAD_COUNT, _AHEAD_BYTES = 64, 1 << 29
 
@@ -50,12 +52,15 @@ class Step:
         One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where not asked for.
     scores
         Per stimulus the log-probability of each token of its continuation, and whether each is the likeliest.
+    variant
+        Under which of the edits that were asked for.
     """
 
     indices: list[int]
     residual: dict[str, Any]
     logits: list[Float[torch.Tensor, "token vocab"]] | None = None
     scores: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    variant: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class _Asked:
     sites: Sequence[Sites]
     tokens: Mapping[str, TokenChoice]
     logits: str | None
-    edits: Edits | None
+    variants: Sequence[Edits | None]
     pooled: bool
     spare_first: int
 
@@ -86,6 +91,7 @@ class Runner:
         self.engine = engine
         self.encoder = encoder
         self.layouts = layouts
+        self._shares: bool | None = None  # whether blocks can be skipped; None until it was tried
 
     def stream(
         self,
@@ -95,7 +101,7 @@ class Runner:
         *,
         logits: Literal["last", "all", "score"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
-        edits: Edits | None = None,
+        variants: Sequence[Edits | None] = (None,),
         pooled: bool = True,
         spare_first: int = 0,
     ) -> Iterator[Step]:
@@ -105,8 +111,8 @@ class Runner:
         ----------
         prepared, sites, tokens, logits, batch_size
             As for :meth:`modalnet.Model.run`; ``logits="score"`` gives the probabilities of prepared continuations.
-        edits
-            What to write on the way.
+        variants
+            What to write on the way; a batch is encoded once and runs once under each of them.
         pooled
             Take the mean over the chosen tokens; otherwise keep them apart, as ``tokens="all"`` does.
         spare_first
@@ -119,44 +125,74 @@ class Runner:
         """
         limit = _BatchLimit(batch_size, self.engine)
         towers = [site.tower.name for site in sites]
-        towers += [name for name in (edits.towers if edits else ()) if name not in towers]
-        asked = _Asked(sites, tokens, logits, edits, pooled, spare_first)
+        towers += [name for edits in variants if edits for name in edits.towers]
+        towers = list(dict.fromkeys(towers))
+        asked = _Asked(sites, tokens, logits, variants, pooled, spare_first)
         if logits is not None and self.encoder.text_tower not in towers:
             towers.append(self.encoder.text_tower)  # the logits come from there, so its layout must hold too
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         for items in _batches(encoded, limit):
-            waiting = deque(self.layouts.group(items, towers))
+            waiting = deque((group, list(range(len(variants)))) for group in self.layouts.group(items, towers))
             while waiting:
-                group = waiting.popleft()
+                group, left = waiting.popleft()
                 # An earlier batch showed that this many do not fit, or the logits of this one would not.
                 if len(group) > limit.count or (logits == "score" and self._many_logits(group)):
-                    waiting.extendleft(reversed(_halves(group)))
+                    waiting.extendleft((half, left) for half in reversed(_halves(group)))
                     continue
-                step = self._run_if_it_fits(group, asked)
-                if step is not None:
+                batch = self.encoder.collate(group)
+                prefix = self._shared_prefix(batch, asked, left)
+                while left:
+                    step = self._run_if_it_fits(batch, asked, left[0], prefix)
+                    if step is None:
+                        limit.count = max(1, len(group) // 2)
+                        waiting.extendleft((half, list(left)) for half in reversed(_halves(group)))
+                        _free_memory()
+                        break
                     yield step
-                    continue
-                limit.count = max(1, len(group) // 2)
-                waiting.extendleft(reversed(_halves(group)))
-                _free_memory()
+                    left = left[1:]
 
-    def _run_if_it_fits(self, items: list[Encoded], asked: _Asked) -> Step | None:
+    def _shared_prefix(self, batch: Batch, asked: _Asked, variants: Sequence[int]) -> Prefix | None:
+        """The output of the blocks before the first that any variant writes to, where running them once is enough.
+
+        Some blocks hand on more than their output, and cannot be skipped; so before it is relied on, a model has to
+        give the same with and without.
+        """
+        edited = [edits for edits in (asked.variants[variant] for variant in variants) if edits]
+        layer = min((edits.first_layer(self.encoder.text_tower) for edits in edited), default=0)
+        if len(variants) < FEWEST_TO_SHARE or layer < 1 or asked.logits != "score" or self._shares is False:
+            return None
+        tower = self.layouts.towers[self.encoder.text_tower]
+        total = len(batch.items) * batch.width
+        try:
+            reading = self.engine.run(batch.inputs, Plan(((Sites(tower, (layer - 1,)), Pool(total)),), root=batch.root))
+            hidden = reading.residual[tower.name][0].reshape(reading.shapes[tower.name])
+            prefix = Prefix(tower, layer, hidden)
+            if self._shares is None:
+                with_it, without = (self._run(batch, asked, variants[-1], one) for one in (prefix, None))
+                self._shares = _agree(with_it, without)
+        except Exception as error:  # whatever it is, the batch runs without a shared prefix, and shows it again
+            if not is_out_of_memory(error):
+                self._shares = False
+            return None
+        return prefix if self._shares else None
+
+    def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None) -> Step | None:
         """One batch; None where memory ran out and fewer stimuli may fit."""
         # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
         try:
-            return self._run(items, asked)
+            return self._run(batch, asked, variant, prefix)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(items) == 1:
+            if len(batch.items) == 1:
                 raise ModalnetError(
-                    f"stimulus {items[0].label} alone does not fit into memory. Use a smaller input, a smaller dtype, "
-                    'or device_map="auto".'
+                    f"stimulus {batch.items[0].label} alone does not fit into memory. Use a smaller input, a smaller "
+                    'dtype, or device_map="auto".'
                 ) from error
             return None
 
-    def _run(self, items: list[Encoded], asked: _Asked) -> Step:
-        batch = self.encoder.collate(items)
+    def _run(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Step:
+        items, edits = batch.items, asked.variants[variant]
         reads, chosen = [], {}
         for site in asked.sites:
             tower = site.tower.name
@@ -174,9 +210,10 @@ class Runner:
         elif asked.logits is not None:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
-        writes = asked.edits.writes(batch, self.layouts.spans) if asked.edits else ()
+        writes = edits.writes(batch, self.layouts.spans) if edits else ()
         try:
-            reading = self.engine.run(batch.inputs, Plan(tuple(reads), rows, targets, n_text, batch.root, writes))
+            plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefix)
+            reading = self.engine.run(batch.inputs, plan)
         except LayoutError as error:
             raise ModalnetError(
                 f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
@@ -195,7 +232,18 @@ class Runner:
         if reading.logprob is not None and reading.likeliest is not None:
             sizes = [len(index) for index in wanted]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
-        return Step([item.index for item in items], residual, split, scores)
+        return Step([item.index for item in items], residual, split, scores, variant)
+
+    def generate(
+        self, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
+    ) -> Iterator[list[int]]:
+        """Let the model continue each stimulus, one at a time and in order; yields the new tokens."""
+        for item in _ahead(self.encoder.encode, prepared):
+            batch = self.encoder.collate([item])
+            writes = edits.writes(batch, self.layouts.spans) if edits else ()
+            later = edits.later(batch, self.layouts.spans, steps) if edits else ()
+            tokens = self.engine.generate(batch.inputs, writes, later, **settings, max_new_tokens=steps)
+            yield tokens[:steps]
 
     def _many_logits(self, items: Sequence[Encoded]) -> bool:
         """Whether the logits of a batch's continuations would take more than their share of memory."""
@@ -263,6 +311,14 @@ def _image_tokens(item: Encoded) -> int:
     """About how many patches the images of a stimulus become; only the size of batches depends on it."""
     pixels = item.inputs.get("pixel_values")
     return 0 if pixels is None else int(pixels.numel()) // _PATCH_PIXELS
+
+
+def _agree(one: Step, other: Step) -> bool:
+    """Whether two ways to the same scores give the same."""
+    import torch
+
+    first, second = (torch.cat([logprob for logprob, _ in step.scores or ()]) for step in (one, other))
+    return bool(torch.allclose(first, second, atol=1e-4, rtol=1e-4))
 
 
 def _halves(group: list[Encoded]) -> list[list[Encoded]]:

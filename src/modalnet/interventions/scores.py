@@ -7,6 +7,7 @@ count as the continuation's, as in the evaluation harness of EleutherAI.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,51 @@ from modalnet.stimuli import Stimulus
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Request:
+    """How likely is this continuation of this stimulus?
+
+    Attributes
+    ----------
+    stimulus
+        What comes before; None for nothing but the token that the tokenizer begins with. Where it begins with none,
+        the continuation's first token has nothing to follow and does not count.
+    continuation
+        Written straight after it, so it brings its own space.
+    cuts
+        Ascending places in the continuation, in characters, at which a new segment begins: then each segment gets a
+        log-probability of its own. A token counts to the segment of its first character that is no space.
+    """
+
+    stimulus: Stimulus | None
+    continuation: str
+    cuts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """The answer to a :class:`Request`.
+
+    Attributes
+    ----------
+    segments
+        Natural-log probability of each segment (one where nothing is cut); 0 for a segment without a token.
+    n_tokens
+        How many tokens the continuation has.
+    greedy
+        Whether the model would write the continuation itself, the most likely token at each place.
+    """
+
+    segments: Float[np.ndarray, " segment"]
+    n_tokens: int
+    greedy: bool
+
+    @property
+    def logprob(self) -> float:
+        """Natural-log probability of the whole continuation."""
+        return float(self.segments.sum())
 
 
 @dataclass(frozen=True)
@@ -72,3 +118,21 @@ def pairs(stimuli: Sequence[Stimulus], continuations: Any) -> list[tuple[int, st
             )
         made += [(index, text) for text in texts]
     return made
+
+
+def check_requests(requests: Sequence[Request]) -> None:
+    """Raise an InputError for something else than requests, an empty continuation, or cuts that are out of order."""
+    if not requests:
+        raise InputError("There are no requests: the list is empty.")
+    for one in requests:
+        if not isinstance(one, Request):
+            raise InputError(f"Requests are expected; this is a {type(one).__name__}.")
+        if not one.continuation:
+            label = one.stimulus.label if one.stimulus else "None"
+            raise InputError(f"The continuation of stimulus {label} is empty.")
+        places = [0, *one.cuts, len(one.continuation)]
+        if any(before >= after for before, after in itertools.pairwise(places)):
+            raise InputError(
+                f"The cuts of {one.continuation!r} must ascend between 0 and {len(one.continuation)}, both left out; "
+                f"these are {list(one.cuts)}."
+            )

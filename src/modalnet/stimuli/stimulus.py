@@ -133,6 +133,14 @@ class Stimulus:
         """
         return [load_image(source, self.label) for source in self.sources]
 
+    @classmethod
+    def blank(cls) -> Stimulus:
+        """What comes before a text that nothing comes before. Not for users: an empty text is mostly a mistake."""
+        made = object.__new__(cls)
+        for name, value in {"text": "", "image": None, "condition": None, "id": "(nothing)"}.items():
+            object.__setattr__(made, name, value)
+        return made
+
     def inspect(self) -> Inspected:
         """Decode everything once, so that a damaged file is found before a long job starts.
 
