@@ -357,13 +357,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory-worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.size is None:
-        args.model = args.model or _test_asset("model")
-        args.stimuli = args.stimuli or _test_asset("stimuli")
+        args.model = args.model or test_asset("model")
+        args.stimuli = args.stimuli or test_asset("stimuli")
     return args
 
 
-def _test_asset(what: str) -> Path:
-    """The model (built on first use) or the stimuli of the real-data tests."""
+def test_asset(what: str) -> Path:
+    """The model (built on first use), the stimuli or other data of the real-data tests."""
     sys.path.append(str(HERE.parents[1] / "tests"))
     try:
         import pytest
@@ -372,7 +372,7 @@ def _test_asset(what: str) -> Path:
     except ImportError as error:
         raise SystemExit(f"--{what} is not given, and the tests' own cannot be found: {error}.") from error
     try:
-        return assets.gemma() if what == "model" else assets.data("fedorenko2010")
+        return assets.gemma() if what == "model" else assets.data("fedorenko2010" if what == "stimuli" else what)
     except pytest.skip.Exception as reason:
         raise SystemExit(f"Give --{what}: {reason}.") from None
 

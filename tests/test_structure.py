@@ -20,8 +20,10 @@ ROOMS = (
     ("architecture",),
     ("interventions",),
     ("model",),
+    ("zoo",),
+    ("tasks",),
     ("localization", "lesion", "patching", "brain", "features", "profile"),
-    ("plotting", "interop", "zoo", "cli"),
+    ("plotting", "interop", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 HOOKS = ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_hook")

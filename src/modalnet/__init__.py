@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import stimuli
+    from modalnet import interop, stimuli, tasks
     from modalnet.architecture.towers import Tower
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         site,
         zero,
     )
+    from modalnet.interventions.scores import Request
+    from modalnet.lesion import LesionStudy, lesion_study
     from modalnet.localization import Localization, Reliability, localize
     from modalnet.model import Model, Run, load
     from modalnet.stimuli import Contrast, Stimulus
@@ -46,10 +48,12 @@ _WHERE = {
     "Contrast": "modalnet.stimuli",
     "InputError": "modalnet.errors",
     "Intervention": "modalnet.interventions.operations",
+    "LesionStudy": "modalnet.lesion",
     "Localization": "modalnet.localization",
     "ModalnetError": "modalnet.errors",
     "Model": "modalnet.model",
     "Reliability": "modalnet.localization",
+    "Request": "modalnet.interventions.scores",
     "Run": "modalnet.model",
     "Stimulus": "modalnet.stimuli",
     "Store": "modalnet.store",
@@ -58,6 +62,7 @@ _WHERE = {
     "Units": "modalnet.units",
     "add": "modalnet.interventions.operations",
     "direction": "modalnet.interventions.operations",
+    "lesion_study": "modalnet.lesion",
     "load": "modalnet.model",
     "localize": "modalnet.localization",
     "mean": "modalnet.interventions.operations",
@@ -73,10 +78,12 @@ __all__ = [
     "Contrast",
     "InputError",
     "Intervention",
+    "LesionStudy",
     "Localization",
     "ModalnetError",
     "Model",
     "Reliability",
+    "Request",
     "Run",
     "Stimulus",
     "Store",
@@ -85,6 +92,8 @@ __all__ = [
     "Units",
     "add",
     "direction",
+    "interop",
+    "lesion_study",
     "load",
     "localize",
     "mean",
@@ -94,13 +103,14 @@ __all__ = [
     "set_to",
     "site",
     "stimuli",
+    "tasks",
     "zero",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "stimuli":
-        return importlib.import_module("modalnet.stimuli")
+    if name in ("interop", "stimuli", "tasks"):
+        return importlib.import_module(f"modalnet.{name}")
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)
         globals()[name] = value

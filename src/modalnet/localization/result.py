@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -204,7 +204,13 @@ class Localization:
     # -- networks ------------------------------------------------------------------------------------------------
 
     def top(
-        self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
+        self,
+        fraction: float | None = None,
+        k: int | None = None,
+        towers: str | Sequence[str] | None = None,
+        *,
+        by: Literal["t", "effect_size"] = "t",
+        exclude: Units | None = None,
     ) -> Units:
         """Select exactly k units with the largest t.
 
@@ -217,6 +223,10 @@ class Localization:
             Number of units. Give either this or ``fraction``.
         towers
             The towers to select from, jointly; all that were localized, if None.
+        by
+            Rank by ``"t"``, or by ``"effect_size"`` (Hedges' g), which does not grow with the number of stimuli.
+        exclude
+            Units that are passed over, such as :meth:`massive`; the number of units does not change.
 
         Returns
         -------
@@ -234,8 +244,52 @@ class Localization:
         ----------
         AlKhamissi et al. (2025), The LLM Language Network, arXiv:2411.02280, section 3: the top 1% by t.
         """
+        if by not in ("t", "effect_size"):
+            raise InputError(f'top(by=...) is "t" or "effect_size"; got {by!r}.')
         towers = selection.check_towers(towers, self._towers)
-        ranked = selection.rank(selection.flatten(self.t, towers))
+        values = selection.flatten(self.t if by == "t" else self.effect_size, towers)
+        if exclude is not None:
+            if exclude.shapes != self.shapes:
+                raise InputError(f"exclude= has towers {exclude.shapes}; the localization has {self.shapes}.")
+            values = np.where(selection.flatten(exclude.mask, towers), np.nan, values)
+        return self._first(selection.rank(values), fraction, k, towers)
+
+    def least_selective(
+        self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
+    ) -> Units:
+        """Select exactly k units with the smallest absolute t; otherwise as :meth:`top`."""
+        towers = selection.check_towers(towers, self._towers)
+        return self._first(selection.rank(-np.abs(selection.flatten(self.t, towers))), fraction, k, towers)
+
+    def massive(self, ratio: float = 20.0) -> Units:
+        """Select units with massive activations: a mean \\|activation\\| far above what is usual in their layer.
+
+        Removing such units breaks a model whatever they code.
+
+        Parameters
+        ----------
+        ratio
+            How many times the median of the layer, above 1.
+
+        Returns
+        -------
+        Units
+            Over all localized towers; may be none.
+
+        References
+        ----------
+        Sun, Chen, Kolter & Liu (2024), Massive activations in large language models, COLM. They call an activation
+        massive that is above 100 and 1,000 times the median at one token; this is a mean over stimuli, so the bar is
+        lower.
+        """
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio > 1:
+            raise InputError(f"massive(ratio=...) is a number above 1; got {ratio!r}.")
+        mask = {
+            tower: norms > ratio * np.nanmedian(norms, axis=1, keepdims=True) for tower, norms in self.norms.items()
+        }
+        return Units(mask, norms=self.norms, model=self.meta.get("model"))
+
+    def _first(self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...]) -> Units:
         count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
         return self._units(ranked[:count], towers)
 

@@ -1,5 +1,6 @@
 """Pictures of results, drawn on matplotlib axes; nothing here touches global settings or the backend."""
 
 from modalnet.plotting.layers import layer_profile, save_layer_profile
+from modalnet.plotting.lesion import dose_curves, save_dose_curves
 
-__all__ = ["layer_profile", "save_layer_profile"]
+__all__ = ["dose_curves", "layer_profile", "save_dose_curves", "save_layer_profile"]

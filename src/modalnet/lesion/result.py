@@ -1,0 +1,283 @@
+"""What a lesion study measured: one score per item, for every lesion and every task.
+
+Nothing but item scores is kept, so tables, intervals, tests, dissociations, verdicts and pictures all follow from a
+result without the model, and can be asked again with other options.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet import store
+from modalnet.errors import InputError
+from modalnet.lesion.condition import Condition, Control
+from modalnet.tasks.base import TaskScores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.lesion.table import Evidence
+
+FORMAT = "modalnet.lesion_study"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LesionStudy:
+    """The item scores of a model under lesions; made by :func:`modalnet.lesion_study`.
+
+    Attributes
+    ----------
+    model
+        A readable name.
+    base
+        Scores without a lesion, by task.
+    cells
+        Item scores by (lesion, task), of the same items as ``base``. Cells may be missing: what was not run is
+        reported as not tested.
+    counts
+        Units in each lesion.
+    magnitudes
+        Mean |activation| of the lesioned units over the mean of all units; NaN where unknown.
+    failures
+        What went wrong, by (lesion, task).
+    spare_first
+        How many tokens at the start of every text were spared.
+    seed
+        Seed of the controls, and of all resampling here.
+    settings
+        Everything else that was asked for, as a JSON document.
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit each other.
+    """
+
+    model: str
+    base: dict[str, TaskScores]
+    cells: dict[tuple[Condition, str], Float[np.ndarray, " item"]]
+    counts: dict[Condition, int]
+    magnitudes: dict[Condition, float]
+    failures: dict[tuple[Condition, str], str]
+    spare_first: int
+    seed: int
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        cells = {key: np.asarray(scores, dtype=np.float64) for key, scores in self.cells.items()}
+        for (condition, task), scores in cells.items():
+            if task not in self.base:
+                raise InputError(f"{condition} has scores on {task!r}, which has none without a lesion.")
+            if scores.shape != np.shape(self.base[task].scores) or not scores.size:
+                raise InputError(
+                    f"{condition} has scores {scores.shape} on {task!r}; without a lesion they are "
+                    f"{np.shape(self.base[task].scores)}. Every lesion is scored on the same items."
+                )
+        for condition, _ in [*cells, *self.failures]:
+            if not math.isfinite(condition.fraction):
+                raise InputError(f"The size of a lesion must be a number; got {condition}.")
+        try:
+            settings = json.loads(json.dumps(self.settings))  # compares equal after it was read from a file
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The settings of a lesion study must be JSON: {error}") from error
+        object.__setattr__(self, "cells", cells)
+        object.__setattr__(self, "settings", settings)
+
+    # -- what was run --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every lesion that was run on a task, failed or not."""
+        return tuple(dict.fromkeys(condition for condition, _ in [*self.cells, *self.failures]))
+
+    @cached_property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that were lesioned."""
+        return tuple(dict.fromkeys(one.network for one in self.conditions))
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, also those that failed without a lesion."""
+        return tuple(dict.fromkeys([*self.base, *(task for _, task in self.failures)]))
+
+    @cached_property
+    def operations(self) -> tuple[str, ...]:
+        """What was done to the units."""
+        return tuple(dict.fromkeys(one.operation for one in self.conditions))
+
+    def fractions(self, network: str) -> tuple[float, ...]:
+        """The sizes at which a network was lesioned, smallest first."""
+        return tuple(sorted({one.fraction for one in self.conditions if one.network == network}))
+
+    def controls(self, condition: Condition, task: str, control: Control) -> list[Condition]:
+        """The controls of one kind that belong to a lesion and have scores on a task."""
+        belongs = (condition.network, condition.fraction, condition.operation, control)
+        return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
+
+    @cached_property
+    def _controls(self) -> dict[tuple, list[Condition]]:
+        found: dict[tuple, list[Condition]] = {}
+        for one, task in self.cells:
+            found.setdefault((one.network, one.fraction, one.operation, one.control, task), []).append(one)
+        return found
+
+    # -- what follows from it ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        from modalnet.lesion.table import Evidence
+
+        return Evidence(self)
+
+    def table(self) -> pd.DataFrame:
+        """One row per network, task, size and operation, with intervals and tests: see :mod:`.table`."""
+        return self._evidence.table.copy()
+
+    def dissociation(
+        self, fraction: float | None = None, operation: str | None = None, control: Control = "norm"
+    ) -> pd.DataFrame:
+        """Crossed effects of pairs of networks on pairs of tasks: see :func:`.dissociation.dissociation`."""
+        from modalnet.lesion.dissociation import dissociation
+
+        return dissociation(self, fraction=fraction, operation=operation, control=control)
+
+    def verdicts(self) -> list[str]:
+        """One sentence per network and task on whether its effect survives: see :func:`.verdicts.verdicts`."""
+        from modalnet.lesion.verdicts import verdicts
+
+        return verdicts(self)
+
+    def summary(self) -> str:
+        """Everything that matters, to be printed: the table in short, the verdicts, and what failed."""
+        from modalnet.lesion.verdicts import summary
+
+        return summary(self)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw scores against the size of the lesion: see :func:`modalnet.plotting.lesion.dose_curves`."""
+        from modalnet.plotting.lesion import dose_curves
+
+        return dose_curves(self, **options)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} cells failed" if self.failures else ""
+        return (
+            f"LesionStudy({self.model}: {', '.join(self.networks)} on {', '.join(self.tasks)}; "
+            f"{' and '.join(self.operations)} ablation, {len(self.cells)} cells{failed})"
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again.
+
+        Returns
+        -------
+        arrays
+            ``base/<index of task>`` and ``cells/<index of cell>`` [item], ``chance`` [task],
+            ``magnitudes`` [lesion with a magnitude]; all float64.
+        document
+            The rest. Lesions are listed once, cells and failures refer to them by position. ``"settings"`` is JSON
+            within JSON, as settings may hold NaN.
+        """
+        lesions = list(dict.fromkeys([*self.conditions, *self.counts, *self.magnitudes]))
+        place = {condition: index for index, condition in enumerate(lesions)}
+        arrays = {
+            "chance": np.array([scores.chance for scores in self.base.values()], dtype=np.float64),
+            "magnitudes": np.array(list(self.magnitudes.values()), dtype=np.float64),
+            **{f"base/{i}": np.asarray(one.scores, dtype=np.float64) for i, one in enumerate(self.base.values())},
+            **{f"cells/{i}": scores for i, scores in enumerate(self.cells.values())},
+        }
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "base": [[name, one.task, list(one.items), one.measure] for name, one in self.base.items()],
+            "lesions": [list(astuple(condition)) for condition in lesions],
+            "cells": [[place[condition], task] for condition, task in self.cells],
+            "counts": [[place[condition], int(count)] for condition, count in self.counts.items()],
+            "magnitudes": [place[condition] for condition in self.magnitudes],
+            "failures": [[place[condition], task, message] for (condition, task), message in self.failures.items()],
+            "spare_first": int(self.spare_first),
+            "seed": int(self.seed),
+            "settings": json.dumps(self.settings),
+        }
+        return arrays, document
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
+        """Make a result from what :meth:`to_arrays` returned.
+
+        Raises
+        ------
+        InputError
+            If they hold something else.
+        """
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(
+                f"This is no lesion study in the format of this version of modalnet ({FORMAT} {VERSION}): "
+                f"{document.get('format')!r} {document.get('version')!r}."
+            )
+        try:
+            lesions = [Condition(*values) for values in document["lesions"]]
+            return cls(
+                model=document["model"],
+                base={
+                    name: TaskScores(task, tuple(items), arrays[f"base/{i}"], measure, float(arrays["chance"][i]))
+                    for i, (name, task, items, measure) in enumerate(document["base"])
+                },
+                cells={(lesions[at], task): arrays[f"cells/{i}"] for i, (at, task) in enumerate(document["cells"])},
+                counts={lesions[at]: count for at, count in document["counts"]},
+                magnitudes={
+                    lesions[at]: float(value)
+                    for at, value in zip(document["magnitudes"], arrays["magnitudes"], strict=True)
+                },
+                failures={(lesions[at], task): message for at, task, message in document["failures"]},
+                spare_first=document["spare_first"],
+                seed=document["seed"],
+                settings=json.loads(document["settings"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InputError(f"These arrays do not make a lesion study: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            For another suffix.
+        StoreError
+            If the file cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"A lesion study is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        store.write_file(path, *self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LesionStudy:
+        """Read a result that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file holds something else.
+        StoreError
+            If the file cannot be read or is damaged.
+        """
+        arrays, document = store.read_file(path)
+        try:
+            return cls.from_arrays(arrays, document)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error

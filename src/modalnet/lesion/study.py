@@ -1,0 +1,421 @@
+"""Runs a lesion study: every network at every size, beside its controls, on every task.
+
+The cells of a study (one lesion, one task) are independent, so they are run in groups that share the encoding of a
+task, and each group is put into the store when it is done: a study that is stopped, or whose task fails, goes on from
+there when it is asked for again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import InputError, StoreError
+from modalnet.interventions.operations import Intervention, mean, zero
+from modalnet.lesion.condition import Condition
+from modalnet.lesion.result import LesionStudy
+from modalnet.store import Store
+from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from modalnet.localization import Localization
+    from modalnet.model import Model
+    from modalnet.stimuli import Stimulus
+
+FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
+OPERATIONS = ("zero", "mean")
+MATCHES = ("layer", "norm")
+# Lesions that one encoding of a task is used for, and that are lost at most when a study is stopped.
+TOGETHER = 8
+# Stimuli of the tasks that means are taken over where no others are given.
+REFERENCE = 100
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    condition: Condition
+    units: Units
+
+
+def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
+    model: Model,
+    networks: Mapping[str, Localization | Units],
+    tasks: Task | Sequence[Task] | Mapping[str, Task],
+    fractions: Sequence[float] = FRACTIONS,
+    controls: int = 10,
+    operations: Sequence[str] = OPERATIONS,
+    *,
+    matches: Sequence[str] = MATCHES,
+    least: bool = True,
+    reference: Any = None,
+    spare_first: int = 0,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    cache: bool = True,
+    progress: bool = True,
+) -> LesionStudy:
+    """Lesion networks at several sizes, beside controls, and measure what breaks.
+
+    Parameters
+    ----------
+    model
+        The model.
+    networks
+        By name: localizations, whose ``.top(fraction=...)`` is lesioned at every size, or fixed ``Units``, which have
+        one size. Anything else with ``.top(fraction=...)`` will do.
+    tasks
+        What is measured; see :mod:`modalnet.tasks`. Names must differ.
+    fractions
+        Sizes, as shares of the units that a network was localized over.
+    controls
+        How many random sets of units of each kind stand beside each lesion; the smallest p of a comparison with them
+        is 1 / (controls + 1).
+    operations
+        ``"zero"``, ``"mean"`` or both. Zeroing takes a unit far from where it ever is if its mean is large, whatever
+        it codes; mean ablation does not.
+    matches
+        Kinds of random controls: ``"layer"`` (as many in each layer), ``"norm"`` (the same, and alike in mean
+        \\|activation\\|: units of large norm hurt whatever they code), or both. Fixed units that carry no norms have no
+        norm-matched controls, which is warned of.
+    least
+        Lesion the units that the contrast moves least, too (smallest \\|t\\|), where a network can tell them.
+    reference
+        For ``"mean"``: stimuli that show what the units usually do; in each tower, those that reach it. None: up to
+        100 of the stimuli that the tasks ask about, with their first continuations.
+    spare_first
+        Leave the first so many tokens of every text alone (an attention sink is no language).
+    seed
+        Of the controls.
+    batch_size
+        Continuations per forward pass.
+    cache
+        Keep each cell in the store and answer from there.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    LesionStudy
+        ``.table()``, ``.dissociation()``, ``.verdicts()``, ``.plot()``.
+
+    Raises
+    ------
+    InputError
+        For networks, tasks or options that are none, before anything runs. What goes wrong in a task later on is
+        kept in ``failures``, with a warning, and the rest goes on.
+
+    Notes
+    -----
+    Units in a tower that a task's stimuli do not reach change nothing there, so they are left out; where none is
+    left, the scores are those without a lesion.
+
+    References
+    ----------
+    AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
+    the top units against as many random ones. Controls matched by norm, and mean ablation, are added here.
+    """
+    named = _named_tasks(tasks)
+    _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
+    _check_choices(operations=operations, matches=matches, fractions=fractions)
+    _check_networks(networks)
+    draw = _Draw(controls, tuple(matches), least, seed)
+    lesions = [
+        _Lesion(Condition(str(name), fraction, operation, control, number), units)  # type: ignore[arg-type]
+        for name, network in networks.items()
+        for fraction, sets in draw.sizes(str(name), network, fractions)
+        for operation in operations
+        for control, number, units in sets
+    ]
+    means = _means(model, lesions, named, reference, spare_first) if "mean" in operations else {}
+    study = _Study(model, named, lesions, means, spare_first, batch_size, Store() if cache else None)
+    study.run(progress=progress)
+    settings = {
+        "fractions": list(fractions),
+        "controls": controls,
+        "operations": list(operations),
+        "matches": list(matches),
+        "reference": "given" if reference is not None else "the tasks' own stimuli",
+    }
+    return LesionStudy(
+        model=model.name,
+        base=study.base,
+        cells=study.cells,
+        counts={one.condition: one.units.count for one in lesions},
+        magnitudes={one.condition: _magnitude(one.units) for one in lesions},
+        failures=study.failures,
+        spare_first=spare_first,
+        seed=seed,
+        settings=settings,
+    )
+
+
+# Which lesions
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """How the controls of a network are chosen."""
+
+    controls: int
+    matches: tuple[str, ...]
+    least: bool
+    seed: int
+
+    def sizes(
+        self, name: str, network: Any, fractions: Sequence[float]
+    ) -> Iterator[tuple[float, list[tuple[str, int, Units]]]]:
+        """Share of units → (kind of control, draw, units), the network itself first."""
+        if isinstance(network, Units):
+            total = sum(mask.size for mask in network.mask.values())
+            yield network.count / total, self._sets(name, network, None)
+            return
+        opposite = getattr(network, "least_selective", None) or getattr(network, "bottom", None)
+        for fraction in fractions:
+            units = network.top(fraction=fraction)
+            yield float(fraction), self._sets(name, units, opposite(fraction=fraction) if opposite else None)
+
+    def _sets(self, name: str, units: Units, other: Units | None) -> list[tuple[str, int, Units]]:
+        if not units.count:
+            raise InputError(f"Network {name!r} is an empty set of units, so there is nothing to lesion.")
+        sets: list[tuple[str, int, Units]] = [("", 0, units)]
+        for match in self.matches if self.controls else ():
+            if match == "norm" and units.norms is None:
+                warnings.warn(
+                    f"network {name!r} carries no norms, so it has no norm-matched controls: its units may break the "
+                    "model by their size alone. Pass norms= to Units, or a localization.",
+                    stacklevel=5,
+                )
+                continue
+            sets += [(match, draw, one) for draw, one in enumerate(units.random(self.controls, self.seed, match))]
+        if self.least and other is not None:
+            sets.append(("least", 0, other))
+        return sets
+
+
+def _magnitude(units: Units) -> float:
+    """Mean |activation| of these units over the mean of all units of the towers that they are in."""
+    if units.norms is None:
+        return float("nan")
+    towers = [tower for tower, mask in units.mask.items() if mask.any()]
+    chosen = np.concatenate([units.norms[tower][units.mask[tower]] for tower in towers])
+    every = np.concatenate([units.norms[tower].ravel() for tower in towers])
+    return float(np.nanmean(chosen) / np.nanmean(every))
+
+
+# What a mean is over
+
+
+def _means(
+    model: Model, lesions: Sequence[_Lesion], tasks: Mapping[str, Task], reference: Any, spare_first: int
+) -> dict[str, Float[np.ndarray, "layer dim"]]:
+    from modalnet.model import as_stimuli
+
+    given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
+    means: dict[str, Any] = {}
+    for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:
+        fitting = [stimulus for stimulus in given if tower in model.reached([stimulus])]
+        if not fitting:
+            what = "images" if tower == "vision" else "text"
+            raise InputError(
+                f"Mean ablation in the {tower} tower needs stimuli with {what}; none of the {len(given)} has any. Give "
+                'them as reference=, or leave "mean" out of operations.'
+            )
+        means |= model.means(fitting, towers=tower, spare_first=spare_first if tower != "vision" else 0)
+    return means
+
+
+def _own_stimuli(tasks: Mapping[str, Task]) -> list[Stimulus]:
+    """Stimuli that the tasks ask about, evenly from all of them."""
+    from modalnet.stimuli import Stimulus
+
+    found: list[Stimulus] = []
+    for task in tasks.values():
+        if isinstance(task, LikelihoodTask):
+            requests = task.requests()
+            share = np.linspace(0, len(requests) - 1, min(len(requests), max(1, REFERENCE // len(tasks)))).round()
+            for index in sorted({int(place) for place in share}):
+                one = requests[index]
+                text = ((one.stimulus.text if one.stimulus else None) or "") + one.continuation
+                found.append(Stimulus(text, image=one.stimulus.image if one.stimulus else None))
+        else:
+            found += task.stimuli()[: max(1, REFERENCE // len(tasks))]  # type: ignore[attr-defined]
+    return found
+
+
+# Running
+
+
+@dataclass
+class _Study:
+    """The cells of a study as they are found.
+
+    Attributes
+    ----------
+    means
+        Per tower, what mean ablation sets units to.
+    kept
+        The store, if cells are kept.
+    """
+
+    model: Model
+    tasks: Mapping[str, Task]
+    lesions: Sequence[_Lesion]
+    means: Mapping[str, Float[np.ndarray, "layer dim"]]
+    spare_first: int
+    batch_size: int | Literal["auto"]
+    kept: Store | None
+    base: dict[str, TaskScores] = field(default_factory=dict)
+    cells: dict[tuple[Condition, str], Float[np.ndarray, " item"]] = field(default_factory=dict)
+    failures: dict[tuple[Condition, str], str] = field(default_factory=dict)
+
+    def run(self, *, progress: bool) -> None:
+        """Run every cell that is not in the store."""
+        from tqdm.auto import tqdm
+
+        with tqdm(total=(len(self.lesions) + 1) * len(self.tasks), unit="cell", disable=not progress) as bar:
+            for name, task in self.tasks.items():
+                bar.set_description(name)
+                try:
+                    self._task(name, task, bar)
+                except Exception as error:  # a task may raise anything, and the others must not be lost with it
+                    done = sum(task == name for _, task in self.cells)
+                    for one in self.lesions:
+                        if (one.condition, name) not in self.cells:
+                            self.failures[one.condition, name] = f"{type(error).__name__}: {error}"
+                    bar.update(len(self.lesions) - done + (name not in self.base))
+                    warnings.warn(f"task {name!r} failed, the study goes on: {error}", stacklevel=3)
+        if not self.base:
+            raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
+
+    def _task(self, name: str, task: Task, bar: Any) -> None:
+        reached = self.model.reached(self._stimuli(task))
+        waiting: list[tuple[Condition | None, list[Intervention], str]] = []
+        wanted: list[tuple[Condition | None, list[Intervention]]] = [(None, [])]
+        wanted += [(one.condition, self._interventions(one, reached)) for one in self.lesions]
+        identity = task.identity()
+        for condition, edits in wanted:
+            key = self._key(identity, edits)
+            found = self.kept.get(key) if self.kept else None
+            if found is not None and len(found[0].get("scores", ())) == len(task):
+                self._keep(name, task, condition, found[0]["scores"])
+                bar.update()
+            else:
+                waiting.append((condition, edits, key))
+        for start in range(0, len(waiting), TOGETHER):
+            group = waiting[start : start + TOGETHER]
+            for (condition, _, key), scores in zip(group, self._scores(task, [e for _, e, _ in group]), strict=True):
+                self._keep(name, task, condition, scores)
+                self._store(key, name, condition, scores)
+                bar.update()
+
+    def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
+        if isinstance(task, LikelihoodTask):
+            for found in self.model.likelihoods_under(task.requests(), variants, batch_size=self.batch_size):
+                yield task.scores(task.grade(found)).scores
+        else:
+            for edits in variants:
+                yield task.run(self.model, *edits, batch_size=self.batch_size).scores
+
+    def _stimuli(self, task: Task) -> list[Stimulus]:
+        from modalnet.stimuli import Stimulus
+
+        if isinstance(task, LikelihoodTask):
+            return [one.stimulus or Stimulus.blank() for one in task.requests()]
+        return list(task.stimuli())  # type: ignore[attr-defined]
+
+    def _interventions(self, lesion: _Lesion, reached: Sequence[str]) -> list[Intervention]:
+        """A lesion as it applies to a task: without towers that its stimuli do not reach."""
+        made = []
+        for tower, mask in lesion.units.mask.items():
+            if not mask.any() or tower not in reached:
+                continue
+            only = Units(
+                {name: m if name == tower else np.zeros_like(m) for name, m in lesion.units.mask.items()},
+                model=lesion.units.model,
+            )
+            operation = zero(only) if lesion.condition.operation == "zero" else mean(only, over=self.means)
+            made.append(operation.at("all", spare_first=0 if tower == "vision" else self.spare_first))
+        return made
+
+    def _keep(self, name: str, task: Task, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:
+        if condition is None:
+            self.base[name] = task.scores(scores)
+        else:
+            self.cells[condition, name] = scores
+
+    def _key(self, identity: str, edits: Sequence[Intervention]) -> str:
+        from modalnet import __version__
+
+        return Store.key(
+            {
+                "kind": "lesion",
+                "model": self.model.fingerprint_once,
+                "encoding": self.model.encoding_identity([]),
+                "task": identity,
+                "interventions": [one.digest for one in edits],
+                "version": __version__,
+            }
+        )
+
+    def _store(self, key: str, name: str, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:
+        if self.kept is None:
+            return
+        meta = {"kind": "lesion", "source": self.model.name, "task": name, "condition": str(condition or "no lesion")}
+        try:
+            self.kept.put(key, {"scores": np.asarray(scores, dtype=np.float64)}, meta)
+        except StoreError as error:
+            warnings.warn(f"{error} The study goes on; this cell is not kept.", stacklevel=2)
+            self.kept = None
+
+
+# Bad input
+
+
+def _named_tasks(tasks: Any) -> dict[str, Task]:
+    given = tasks.values() if isinstance(tasks, Mapping) else [tasks] if isinstance(tasks, Task) else tasks
+    listed = list(given) if isinstance(given, Sequence) or isinstance(tasks, Mapping) else []
+    if not listed:
+        raise InputError(f"tasks= is a task or several of modalnet.tasks; got {tasks!r:.100}.")
+    for task in listed:
+        if not isinstance(task, Task):
+            raise InputError(f"A task of modalnet.tasks is expected; this is a {type(task).__name__}.")
+    names = list(tasks) if isinstance(tasks, Mapping) else [task.name for task in listed]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two tasks have the same name: {', '.join(names)}. Give tasks= as a mapping of names.")
+    return {str(name): task for name, task in zip(names, listed, strict=True)}
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
+
+
+def _check_choices(*, operations: Any, matches: Any, fractions: Any) -> None:
+    for name, values, known in (("operations", operations, OPERATIONS), ("matches", matches, MATCHES)):
+        if isinstance(values, str) or not all(value in known for value in values) or len(set(values)) < len(values):
+            raise InputError(f"{name}= is a list of {' and '.join(map(repr, known))}; got {values!r}.")
+    if not operations:
+        raise InputError('operations= is empty; give "zero", "mean" or both.')
+    if not len(fractions):
+        raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
+
+
+def _check_networks(networks: Any) -> None:
+    if not isinstance(networks, Mapping) or not networks:
+        raise InputError(
+            "networks= is a mapping of names to localizations or units, such as "
+            f'{{"language": mn.localize(...)}}; got {networks!r:.100}.'
+        )
+    for name, network in networks.items():
+        if not isinstance(network, Units) and not callable(getattr(network, "top", None)):
+            raise InputError(
+                f"Network {name!r} is a {type(network).__name__}. Give what mn.localize(...) returns, or Units."
+            )

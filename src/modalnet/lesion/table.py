@@ -1,0 +1,249 @@
+"""The table of a lesion study: how much each lesion costs, and how much of that its controls cost as well.
+
+Columns of :meth:`modalnet.lesion.result.LesionStudy.table`, one row per network, task, size and operation. A *drop* is
+the score without a lesion less the score with it, in the task's measure: positive where the lesion hurts.
+
+======================= ================================================================================================
+network, task,          What was lesioned and asked.
+fraction, operation
+measure, chance         Of the task.
+units                   How many units were lesioned.
+magnitude               Their mean |activation| over the mean of all units.
+base, score             Mean over items without and with the lesion.
+drop                    base - score.
+drop_low, drop_high     95% interval: percentiles of the drop over 2,000 draws of items with replacement.
+failure                 Why there is no score; empty where there is one.
+======================= ================================================================================================
+
+And for each kind of control K, ``layer``, ``norm`` and ``least`` (NaN where it was not run):
+
+======================= ================================================================================================
+n_K                     How many draws have scores on the task.
+magnitude_K             Mean of their magnitudes.
+drop_K                  Mean of their drops.
+excess_K                drop - drop_K: what the network costs beyond its controls.
+excess_K_low, _high     95% interval: items and draws drawn with replacement, 2,000 times.
+p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
+p_items_K               Sign-flip permutation test over items of (mean score of the controls - score of the network).
+                        One-sided, too: a network that costs less than its controls has a p near 1. At least 1 / 10,000.
+q_draws_K, q_items_K    The same, Benjamini-Hochberg adjusted over all rows of the table.
+z_K                     excess_K / standard deviation of the drops of the draws.
+dz_K                    Mean / standard deviation over items of what p_items_K tests.
+exceeds_K               Whether the network counts as costing more than its controls: excess_K_low > 0, q_items_K < 0.05
+                        and p_draws_K <= 0.05 (or the least that so few draws allow: all of them cost less).
+======================= ================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet import statistics
+from modalnet.lesion import inference
+from modalnet.lesion.condition import Condition, Control
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.lesion.result import LesionStudy
+
+KINDS: tuple[Control, ...] = ("layer", "norm", "least")
+N_RESAMPLES = 2_000
+N_PERMUTATIONS = 9_999
+ALPHA = 0.05
+
+_PLAIN: tuple[str, ...] = (
+    "network",
+    "task",
+    "fraction",
+    "operation",
+    "measure",
+    "chance",
+    "units",
+    "magnitude",
+    "base",
+    "score",
+)
+_PLAIN += ("drop", "drop_low", "drop_high", "failure")
+_PER_KIND: tuple[str, ...] = (
+    "n",
+    "magnitude",
+    "drop",
+    "excess",
+    "excess_low",
+    "excess_high",
+    "p_draws",
+    "p_items",
+    "q_draws",
+)
+_PER_KIND += ("q_items", "z", "dz", "exceeds")
+
+
+class TaskEvidence:
+    """All lesions of a study on one task, with resamples of the items that they share.
+
+    Attributes
+    ----------
+    scores
+        [item, cell]; the first cell is the network without a lesion.
+    means
+        [resample, cell]
+    """
+
+    def __init__(self, study: LesionStudy, task: str) -> None:
+        lesions = [condition for condition, name in study.cells if name == task]
+        self._columns = {condition: column for column, condition in enumerate(lesions, start=1)}
+        columns = [study.base[task].scores, *(study.cells[condition, task] for condition in lesions)]
+        self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
+        self._seed = [study.seed, zlib.crc32(task.encode())]  # of the task's own: no other task changes its numbers
+        self.means = inference.resampled_means(self.scores, N_RESAMPLES, self.chance(0))
+
+    def chance(self, stream: int) -> np.random.Generator:
+        """A generator of the task's own."""
+        return np.random.Generator(np.random.PCG64([*self._seed, stream]))
+
+    def column(self, condition: Condition | None) -> int:
+        """Where a lesion stands; None is the network without one."""
+        return 0 if condition is None else self._columns[condition]
+
+
+class Evidence:
+    """A study's resamples and its table, each computed once."""
+
+    def __init__(self, study: LesionStudy) -> None:
+        self.study = study
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskEvidence]:
+        """By name, for the tasks that have scores."""
+        return {task: TaskEvidence(self.study, task) for task in self.study.base}
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """See the module."""
+        import pandas as pd
+
+        study = self.study
+        rows: list[dict[str, Any]] = []
+        for network in study.networks:
+            sizes = study.fractions(network)
+            for task in study.tasks:
+                for condition in [Condition(network, size, name) for size in sizes for name in study.operations]:
+                    if (condition, task) in study.cells or (condition, task) in study.failures:
+                        rows.append(self._row(condition, task))
+        for task in study.tasks:
+            self._test_items([row for row in rows if row["task"] == task])
+        columns = [*_PLAIN, *(_name(column, kind) for kind in KINDS for column in _PER_KIND)]
+        table = pd.DataFrame(rows, columns=columns)
+        for kind in KINDS:
+            for test in ("draws", "items"):
+                p = table[f"p_{test}_{kind}"].to_numpy(dtype=np.float64)
+                table[f"q_{test}_{kind}"] = statistics.fdr(p)
+            table[f"exceeds_{kind}"] = _exceeds(table, kind)
+        return table
+
+    def _row(self, condition: Condition, task: str) -> dict[str, Any]:
+        study = self.study
+        row: dict[str, Any] = {name: math.nan for name in _PLAIN}
+        row |= {_name(column, kind): math.nan for kind in KINDS for column in _PER_KIND}
+        row |= {f"n_{kind}": 0 for kind in KINDS}
+        row |= {
+            "network": condition.network,
+            "task": task,
+            "fraction": condition.fraction,
+            "operation": condition.operation,
+            "units": study.counts.get(condition, math.nan),
+            "magnitude": study.magnitudes.get(condition, math.nan),
+            "failure": study.failures.get((condition, task), ""),
+            "measure": "",
+        }
+        if task in study.base:
+            base = study.base[task]
+            row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
+        if (condition, task) in study.cells:
+            evidence = self.tasks[task]
+            column = evidence.column(condition)
+            row["score"] = _mean(evidence.scores[:, column])
+            row["drop"] = _less(row["base"], row["score"])
+            with np.errstate(invalid="ignore"):
+                drops = evidence.means[:, 0] - evidence.means[:, column]
+            row["drop_low"], row["drop_high"] = inference.interval(drops)
+            for kind in KINDS:
+                row |= self._against(row, condition, kind)
+        return row
+
+    def _against(self, row: dict[str, Any], condition: Condition, kind: Control) -> dict[str, Any]:
+        """The columns of one kind of control, but for those that need all rows."""
+        study, evidence = self.study, self.tasks[row["task"]]
+        controls = study.controls(condition, row["task"], kind)
+        if not controls:
+            return {}
+        columns = [evidence.column(control) for control in controls]
+        own = evidence.column(condition)
+        with np.errstate(invalid="ignore"):
+            drops = row["base"] - evidence.scores[:, columns].mean(axis=0)
+            excess = inference.resampled_excess(evidence.means[:, own], evidence.means[:, columns], evidence.chance(1))
+        low, high = inference.interval(excess)
+        drop = _mean(drops)
+        return {
+            f"n_{kind}": len(controls),
+            f"magnitude_{kind}": _mean(np.array([study.magnitudes.get(one, math.nan) for one in controls])),
+            f"drop_{kind}": drop,
+            f"excess_{kind}": _less(row["drop"], drop),
+            f"excess_{kind}_low": low,
+            f"excess_{kind}_high": high,
+            f"p_draws_{kind}": inference.rank_p(row["drop"], drops),
+            f"z_{kind}": inference.standardized(row["drop"], drops),
+            f"dz_{kind}": inference.paired_dz(self._differences(condition, controls, row["task"])),
+        }
+
+    def _differences(self, condition: Condition, controls: list[Condition], task: str) -> Float[np.ndarray, " item"]:
+        evidence = self.tasks[task]
+        columns = [evidence.column(control) for control in controls]
+        with np.errstate(invalid="ignore"):
+            return evidence.scores[:, columns].mean(axis=1) - evidence.scores[:, evidence.column(condition)]
+
+    def _test_items(self, rows: list[dict[str, Any]]) -> None:
+        """Fill in the sign-flip tests of a task's rows, all over the same flips."""
+        tests = [(row, kind) for row in rows for kind in KINDS if row[f"n_{kind}"]]
+        if not tests:
+            return
+        task = rows[0]["task"]
+        differences = []
+        for row, kind in tests:
+            condition = Condition(row["network"], row["fraction"], row["operation"])
+            differences.append(self._differences(condition, self.study.controls(condition, task, kind), task))
+        p = inference.sign_flip(np.stack(differences, axis=1), N_PERMUTATIONS, self.tasks[task].chance(2))
+        for (row, kind), value in zip(tests, p, strict=True):
+            row[f"p_items_{kind}"] = float(value)
+
+
+def _name(column: str, kind: str) -> str:
+    """``excess_low`` of ``norm`` is ``excess_norm_low``."""
+    first, _, rest = column.partition("_")
+    return f"{first}_{kind}_{rest}" if rest in {"low", "high"} else f"{column}_{kind}"
+
+
+def _exceeds(table: pd.DataFrame, kind: str) -> Any:
+    import pandas as pd
+
+    names = (f"excess_{kind}_low", f"q_items_{kind}", f"p_draws_{kind}")
+    low, q, p = (table[name].to_numpy(dtype=np.float64) for name in names)
+    least = np.maximum(ALPHA, 1 / (table[f"n_{kind}"].to_numpy(dtype=np.float64) + 1))
+    tested = np.isfinite(low) & np.isfinite(q) & np.isfinite(p)
+    return pd.arrays.BooleanArray((low > 0) & (q < ALPHA) & (p <= least), mask=~tested)
+
+
+def _mean(values: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):
+        return float(values.mean())
+
+
+def _less(one: float, other: float) -> float:
+    return one - other if math.isfinite(one) and math.isfinite(other) else math.nan
