@@ -79,6 +79,28 @@ def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(mod
     assert not (localization.top(fraction=0.1) & least)
 
 
+def test_units_can_be_chosen_by_effect_size_and_without_massive_ones(model):
+    localization = mn.localize(model, contrast(), progress=False)
+    options = {"operations": ["zero"], "matches": [], **OPTIONS}
+    study = mn.lesion_study(
+        model, {"x": localization}, [pairs()], (0.1,), by="effect_size", exclude_massive=2.0, **options
+    )
+    massive = localization.massive(2.0)
+    median = np.median(localization.norms["decoder"], axis=1, keepdims=True)
+    assert massive.count
+    assert np.array_equal(massive.mask["decoder"], localization.norms["decoder"] > 2 * median)
+    chosen = localization.top(fraction=0.1, by="effect_size", exclude=massive)
+    assert not (chosen & massive)
+    g = np.where(massive.mask["decoder"], -np.inf, localization.effect_size["decoder"])
+    assert g[chosen.mask["decoder"]].min() >= np.sort(g.ravel())[-chosen.count]
+    expected = pairs().run(model, mn.zero(chosen)).scores
+    assert np.array_equal(study.cells[Condition("x", 0.1, "zero"), "pairs"], expected)
+    with pytest.raises(mn.InputError, match=r"by=\.\.\."):
+        localization.top(k=3, by="size")
+    with pytest.raises(mn.InputError, match="above 1"):
+        localization.massive(0.5)
+
+
 class Counting(LikelihoodTask):
     """Pairs that count how often they are graded, and fail at some time."""
 

@@ -345,6 +345,16 @@ def test_regions_are_joined_by_single_spaces_and_empty_ones_left_out(tmp_path):
     assert all(one.stimulus is None for one in task.requests())
 
 
+def test_some_items_of_each_suite(tmp_path):
+    for name in ("one.json", "two.json"):
+        suite(tmp_path / name, n=5)
+    whole, some = tasks.syntaxgym(tmp_path), tasks.syntaxgym(tmp_path, n=2, seed=1)
+    assert len(some) == 4
+    assert set(some.items) < set(whole.items)
+    assert some.items == tasks.syntaxgym(tmp_path, n=2, seed=1).items
+    refused("1 to 5", lambda: tasks.syntaxgym(tmp_path, n=6))
+
+
 def test_a_folder_of_suites_is_one_task(tmp_path):
     suite(tmp_path / "one.json")
     suite(tmp_path / "two.json", formulas=["(4;%match%) > (4;%mismatch%)"])

@@ -53,6 +53,11 @@ def lesion(
     ] = "0.125%,0.25%,0.5%,1%",
     controls: Annotated[int, typer.Option(help="Random controls of each kind beside each lesion.")] = 10,
     operations: Annotated[str, typer.Option(metavar="A,B", help="zero, mean or both.")] = "zero,mean",
+    by: Annotated[str, typer.Option(help="Choose units by t or by effect_size.")] = "t",
+    exclude_massive: Annotated[
+        float | None,
+        typer.Option(metavar="RATIO", help="Pass over units driven so many times the median of their layer."),
+    ] = None,
     spare_first: Annotated[int, typer.Option(help="Leave the first so many tokens of every text alone.")] = 0,
     protocol: Annotated[str | None, typer.Option(help="A published procedure for localizing: alkhamissi2025.")] = None,
     seed: Annotated[int, typer.Option(help="Of the controls, and of what is drawn of the tasks.")] = 0,
@@ -96,6 +101,8 @@ def lesion(
             sizes,
             controls,
             options.names(operations) or [],
+            by=by,  # type: ignore[arg-type]  # checked there
+            exclude_massive=exclude_massive,
             spare_first=spare_first,
             seed=seed,
             **shown,

@@ -54,6 +54,8 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     *,
     matches: Sequence[str] = MATCHES,
     least: bool = True,
+    by: Literal["t", "effect_size"] = "t",
+    exclude_massive: float | None = None,
     reference: Any = None,
     spare_first: int = 0,
     seed: int = 0,
@@ -86,6 +88,9 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         norm-matched controls, which is warned of.
     least
         Lesion the units that the contrast moves least, too (smallest \\|t\\|), where a network can tell them.
+    by, exclude_massive
+        How a localization chooses its units: by ``"t"`` or ``"effect_size"``, passing over units whose mean
+        \\|activation\\| is so many times the median of their layer (see :meth:`modalnet.Localization.massive`).
     reference
         For ``"mean"``: stimuli that show what the units usually do; in each tower, those that reach it. None: up to
         100 of the stimuli that the tasks ask about, with their first continuations.
@@ -125,7 +130,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
     _check_choices(operations=operations, matches=matches, fractions=fractions)
     _check_networks(networks)
-    draw = _Draw(controls, tuple(matches), least, seed)
+    draw = _Draw(controls, tuple(matches), least, seed, by, exclude_massive)
     lesions = [
         _Lesion(Condition(str(name), fraction, operation, control, number), units)  # type: ignore[arg-type]
         for name, network in networks.items()
@@ -141,6 +146,8 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         "controls": controls,
         "operations": list(operations),
         "matches": list(matches),
+        "by": by,
+        "exclude_massive": exclude_massive,
         "reference": "given" if reference is not None else "the tasks' own stimuli",
     }
     return LesionStudy(
@@ -167,6 +174,8 @@ class _Draw:
     matches: tuple[str, ...]
     least: bool
     seed: int
+    by: Literal["t", "effect_size"]
+    exclude_massive: float | None
 
     def sizes(
         self, name: str, network: Any, fractions: Sequence[float]
@@ -177,8 +186,11 @@ class _Draw:
             yield network.count / total, self._sets(name, network, None)
             return
         opposite = getattr(network, "least_selective", None) or getattr(network, "bottom", None)
+        choice: dict[str, Any] = {} if self.by == "t" else {"by": self.by}
+        if self.exclude_massive is not None:
+            choice["exclude"] = network.massive(self.exclude_massive)
         for fraction in fractions:
-            units = network.top(fraction=fraction)
+            units = network.top(fraction=fraction, **choice)
             yield float(fraction), self._sets(name, units, opposite(fraction=fraction) if opposite else None)
 
     def _sets(self, name: str, units: Units, other: Units | None) -> list[tuple[str, int, Units]]:

@@ -24,7 +24,7 @@ def parse(text: str, n: int | None = None, seed: int = 0) -> list[Task]:
         Names separated by commas: ``default``, ``theory-of-mind``, a name of :func:`modalnet.tasks.bundled`,
         ``blimp:FOLDER`` or ``pairs:FILE`` (minimal pairs), ``syntaxgym:FOLDER`` or ``perplexity:FILE``.
     n
-        Items of each bundled task, and pairs of each file of minimal pairs; None for the default of each.
+        Items of each bundled task and suite, and pairs of each file of minimal pairs; None for the default of each.
     seed
         Of what is drawn.
 
@@ -56,7 +56,7 @@ def parse(text: str, n: int | None = None, seed: int = 0) -> list[Task]:
 
 def _read(kind: str, path: str, n: int | None, seed: int) -> Task:
     if kind == "syntaxgym":
-        return syntaxgym(path)
+        return syntaxgym(path, n=n, seed=seed)
     if kind == "perplexity":
         return perplexity(Path(path))
     return minimal_pairs(path, name="blimp" if kind == "blimp" else None, n=n, seed=seed)

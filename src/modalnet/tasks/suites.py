@@ -22,6 +22,7 @@ from modalnet.stimuli.tables import read_text
 from modalnet.tasks.asking import alone, unique
 from modalnet.tasks.base import LikelihoodTask, digest
 from modalnet.tasks.formula import Formula, Term, bits
+from modalnet.tasks.rows import draw
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -121,7 +122,14 @@ class Suites(LikelihoodTask):
         return digest([super().identity(), asked, regions])
 
 
-def syntaxgym(source: str | os.PathLike[str], *, name: str | None = None, encoding: str = "utf-8") -> Suites:
+def syntaxgym(
+    source: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    encoding: str = "utf-8",
+) -> Suites:
     """Test suites of SyntaxGym, with their own prediction formulas.
 
     Parameters
@@ -130,6 +138,10 @@ def syntaxgym(source: str | os.PathLike[str], *, name: str | None = None, encodi
         A suite in its published JSON format, or a folder of them.
     name
         Of the task; by default that of the file or folder.
+    n
+        So many items of each suite; None for all.
+    seed
+        Of the draw.
     encoding
         How the files are written.
 
@@ -144,9 +156,9 @@ def syntaxgym(source: str | os.PathLike[str], *, name: str | None = None, encodi
     Raises
     ------
     InputError
-        No such file or folder; no suites in it; no JSON; missing keys; a formula that cannot be read, or that names a
-        condition or region that an item does not have; a metric other than sum and mean. The message names the file
-        and the item.
+        No such file or folder; no suites in it; fewer than ``n`` items in one; no JSON; missing keys; a formula that
+        cannot be read, or that names a condition or region that an item does not have; a metric other than sum and
+        mean. The message names the file and the item.
 
     References
     ----------
@@ -162,7 +174,10 @@ def syntaxgym(source: str | os.PathLike[str], *, name: str | None = None, encodi
             raise InputError(f"{path} holds no SyntaxGym suites (files *.json).")
     else:
         files = [path]
-    items = [item for file in files for item in _suite(file, encoding)]
+    items: list[SuiteItem] = []
+    for file in files:
+        there = _suite(file, encoding)
+        items += [there[place] for place in draw(n, len(there), seed, file.stem)]
     return Suites(name or (path.resolve().name if path.is_dir() else path.stem), items)
 
 
