@@ -226,9 +226,48 @@ def test_only_answers_are_learned_and_no_word_is_unknown(processor):
 def test_patches_are_labelled_by_what_is_drawn_there():
     from modalnet.stimuli.drawing import Shape
 
-    what, colour, order = lessons.patch_labels([Shape("star", "red", 0.3, 0.8, 0.12)]).reshape(3, 8, 8)
+    shapes = [
+        Shape("star", "red", 0.3, 0.8, 0.12),
+        Shape("star", "blue", 0.7, 0.2, 0.1),
+        Shape("ring", "red", 0.8, 0.8, 0.1),
+    ]
+    labels = lessons.patch_labels(shapes).reshape(lessons.LABELS, 8, 8)
+    what, colour, order, word, number, of_kind, of_colour = labels
     assert (what[6, 2], colour[6, 2], order[6, 2]) == (lessons.WHAT.index("star"), lessons.PALETTE.index("red"), 8)
+    assert (number[6, 2], of_kind[6, 2], of_colour[6, 2]) == (3, 2, 2)
+    assert (of_kind[6, 6], of_colour[1, 5]) == (1, 1)
     assert what[0, 0] == colour[0, 0] == order[0, 0] == 0
+    assert number[0, 0] == of_kind[0, 0] == word[6, 2] == lessons.IGNORED
+    printed = lessons.patch_labels(Picture("word", "garden", "black", variant=5)).reshape(lessons.LABELS, -1)
+    places = {scenes.printed_words()[index] for index in printed[3][printed[3] != lessons.IGNORED]}
+    assert places == {"garden"}
+    assert (printed[4:] == lessons.IGNORED).all()
+
+
+def test_the_words_of_a_question_point_at_what_they_stand_for(processor):
+    """Mentions against the words of the question and the labels of the patches that they point at."""
+    lesson = lessons.Lessons(processor.tokenizer, seed=2)[0]
+    slots = lesson.tokens[:, lessons.PREFIX :].reshape(-1, lessons.SLOT)
+    patches = lesson.patches.repeat_interleave(lessons.SLOTS, 0)
+    kinds = set(lessons.SHAPES)
+    seen = set()
+    for tokens, places, referents, labels in zip(slots, lesson.mentions, lesson.referents, patches, strict=True):
+        for place, where in zip(places, referents, strict=True):
+            if not where.any():
+                continue
+            word = processor.tokenizer.convert_ids_to_tokens(int(tokens[place]))
+            shown = {lessons.WHAT[index] for index in labels[0][where[1:]]}
+            colours = {lessons.PALETTE[index] for index in labels[1][where[1:]]}
+            if where[0]:
+                assert not where[1:].any()
+                seen.add("absent")
+            elif word.removesuffix("s").removesuffix("e") in kinds or word in kinds:
+                assert shown == {word if word in kinds else next(k for k in kinds if word in (k + "s", k + "es"))}
+                seen.add("kind")
+            elif word in lessons.COLOURS:
+                assert colours == {word}
+                seen.add("colour")
+    assert seen == {"absent", "kind", "colour"}
 
 
 def test_questions_side_by_side_give_what_each_gives_alone(processor, monkeypatch):
@@ -243,16 +282,19 @@ def test_questions_side_by_side_give_what_each_gives_alone(processor, monkeypatc
     learner = train.Learner(model, processor.tokenizer)
     with torch.no_grad():
         model.set_attn_implementation("slotted")
-        _, _, together = learner.see(lesson.pixels, lesson.tokens)
+        _, _, together, pointed = learner.see(lesson.pixels, lesson.tokens)
         text = next(iter(lesson.texts.values()))[0][:3]
         read = learner.read(text)
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation("eager")
         for slot in (0, 3, 7):
             at = lessons.PREFIX + slot * lessons.SLOT
             asked = torch.cat([lesson.tokens[:, : lessons.PREFIX], lesson.tokens[:, at : at + lessons.SLOT]], dim=1)
             alone = model.model(input_ids=asked, pixel_values=lesson.pixels).last_hidden_state
             found = together[:, at : at + lessons.SLOT]
             torch.testing.assert_close(found, alone[:, lessons.PREFIX :], atol=2e-5, rtol=1e-4)
+            weights = model.model(input_ids=asked, pixel_values=lesson.pixels, output_attentions=True).attentions
+            own = weights[train.POINTING][:, 0, lessons.PREFIX :, : lessons.PREFIX]
+            torch.testing.assert_close(pointed.view(2, lessons.SLOTS, lessons.SLOT, -1)[:, slot].exp(), own)
         torch.testing.assert_close(read, model.model(input_ids=text).last_hidden_state, atol=2e-5, rtol=1e-4)
 
 
@@ -260,6 +302,7 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monke
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
     monkeypatch.setattr(lessons, "PICTURES", 2)
     monkeypatch.setattr(lessons, "GLANCES", 4)
+    monkeypatch.setattr(lessons, "GLANCED", 3)
     train.train(tmp_path / "whole", (2, 2), 0, "cpu", False)
 
     class Stopped(Exception):
@@ -292,6 +335,7 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monke
 def test_another_run_is_not_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(lessons, "PICTURES", 2)
     monkeypatch.setattr(lessons, "GLANCES", 4)
+    monkeypatch.setattr(lessons, "GLANCED", 3)
     train.train(tmp_path, (1, 1), 0, "cpu", False)
     with pytest.raises(ValueError, match=r"is of a run with .* \[1, 1, 0\]; this one has \[1, 2, 0\]"):
         train.train(tmp_path, (1, 2), 0, "cpu", False)

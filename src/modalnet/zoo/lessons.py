@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from modalnet.stimuli.drawing import CATEGORIES, COLOURS, OBJECTS, SHAPES, Picture, Shape, word_letters
@@ -31,6 +31,10 @@ PALETTE = ["nothing", *COLOURS]
 # A patch also tells which letter of a word stands in it (1-7), or that the middle of a shape does.
 ORDERS = 9
 _MIDDLE = ORDERS - 1
+# Labels of a patch, in order: what it shows, in which colour, the order above, and of which printed word it is a part;
+# then how many shapes the scene has in all, of this kind and of this colour.
+LABELS = 7
+MENTIONS = 2
 _WHAT = {name: index for index, name in enumerate(WHAT)}
 _COLOUR = {name: index for index, name in enumerate(PALETTE)}
 
@@ -43,12 +47,15 @@ class Text:
     length: int
 
 
-TEXTS = {"sentences": Text(12, 26), "arithmetic": Text(24, 16), "described": Text(12, 36)}
+TEXTS = {"sentences": Text(24, 26), "arithmetic": Text(64, 16), "described": Text(12, 36)}
 PICTURES = 16
 GLANCES = 128
+# Pictures without questions in each later step, so that the encoder does not forget how to read.
+GLANCED = 40
 EVENED = 0.3
-# Of the pictures: scenes of shapes, printed words, and the rest.
+# Of the pictures: scenes of shapes, printed words, and the rest; the encoder alone is to learn to read.
 SHARES = (0.62, 0.2, 0.18)
+GLANCED_SHARES = (0.5, 0.35, 0.15)
 
 
 @dataclass
@@ -62,7 +69,12 @@ class Lesson:
     tokens, labels
         For each picture: the start token, the image's places, then ``SLOTS`` questions of ``SLOT`` tokens.
     patches
-        What each patch shows, in which colour, and its order: indices into ``WHAT`` and ``PALETTE``, and 0-8.
+        What each patch shows: see ``LABELS``; ``IGNORED`` where a label does not apply.
+    mentions, referents
+        For each question, the places in its slot of words that stand for something in the picture, and where that is
+        among the start token and the patches: the start token for what is not there, nothing for no mention.
+    glanced, glanced_patches
+        More pictures, without questions, and what their patches show.
     texts
         Kind of text → (tokens, labels).
     """
@@ -70,7 +82,11 @@ class Lesson:
     pixels: Float[Tensor, "picture 3 height width"]
     tokens: Int[Tensor, "picture position"]
     labels: Int[Tensor, "picture position"]
-    patches: Int[Tensor, "picture 3 patch"]
+    patches: Int[Tensor, "picture label patch"]
+    mentions: Int[Tensor, "question mention"]
+    referents: Bool[Tensor, "question mention prefix"]
+    glanced: Float[Tensor, "picture 3 height width"]
+    glanced_patches: Int[Tensor, "picture label patch"]
     texts: dict[str, tuple[Tensor, Tensor]]
 
 
@@ -96,18 +112,24 @@ class Lessons(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> Lesson:
         rng = np.random.default_rng([self.seed, step, int(self.test)])
-        shown = [_picture(rng, self.test) for _ in range(PICTURES)]
+        shown = [_picture(rng, self.test, SHARES) for _ in range(PICTURES)]
         pixels, patches = _drawn(rng, shown)
         questions = [self._questions(rng, picture) for picture in shown]
         tokens, labels = self._answered([question for group in questions for question in group])
+        mentions, referents = _mentions(questions, patches.numpy())
         tokens = torch.cat([torch.full((PICTURES, PREFIX), IMAGE), tokens.view(PICTURES, SLOTS * SLOT)], dim=1)
         labels = torch.cat([torch.full((PICTURES, PREFIX), IGNORED), labels.view(PICTURES, SLOTS * SLOT)], dim=1)
         tokens[:, 0] = START
+        glanced, glanced_patches = _drawn(rng, [_picture(rng, self.test, GLANCED_SHARES) for _ in range(GLANCED)])
         return Lesson(
             pixels=pixels,
             tokens=tokens,
             labels=labels,
             patches=patches,
+            mentions=mentions,
+            referents=referents,
+            glanced=glanced,
+            glanced_patches=glanced_patches,
             texts={kind: getattr(self, f"_{kind}")(rng, text) for kind, text in TEXTS.items()},
         )
 
@@ -170,8 +192,37 @@ def _rows(items: Sequence[tuple[list[int], list[int]]], length: int) -> tuple[Te
     return torch.from_numpy(tokens), torch.from_numpy(labels)
 
 
-def _picture(rng: np.random.Generator, test: bool) -> Picture | list[Shape]:
-    kind = rng.choice(3, p=SHARES)
+def _mentions(questions: Sequence[Sequence[Question]], patches: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Where the questions name what is in their pictures, and where that is (see :class:`Lesson`)."""
+    places = np.zeros((len(questions), SLOTS, MENTIONS), dtype=np.int64)
+    referents = np.zeros((len(questions), SLOTS, MENTIONS, PREFIX), dtype=bool)
+    for picture, asked in enumerate(questions):
+        for slot, question in enumerate(asked):
+            # In a picture of one thing, the last word of a question stands for all of it.
+            whole = ((len(question.text.split()) - 1, None),)
+            if question.ability == "description":
+                continue
+            for index, (word, shapes) in enumerate(question.mentions or whole):
+                places[picture, slot, index] = word
+                if shapes is None:
+                    referents[picture, slot, index, 1:] = patches[picture, 0] > 0
+                else:
+                    for shape in shapes:
+                        referents[picture, slot, index, 1:] |= _inside(shape).reshape(-1)
+                    referents[picture, slot, index, 0] = not shapes
+    return torch.from_numpy(places).flatten(0, 1), torch.from_numpy(referents).flatten(0, 1)
+
+
+def _inside(shape: Shape) -> Bool[np.ndarray, "row column"]:
+    """The patches whose middle is inside a shape, and that of its own middle."""
+    centres = (np.arange(GRID) + 0.5) / GRID
+    inside = (centres[None, :] - shape.x) ** 2 + (centres[:, None] - shape.y) ** 2 < shape.radius**2
+    inside[_patch(shape.y), _patch(shape.x)] = True
+    return inside
+
+
+def _picture(rng: np.random.Generator, test: bool, shares: Sequence[float]) -> Picture | list[Shape]:
+    kind = rng.choice(3, p=shares)
     if kind == 0:
         return scenes.scene(rng, test)
     categories = [name for name in CATEGORIES if name != "word"]
@@ -200,28 +251,32 @@ class Glances(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, step, 2 + int(self.test)])
-        return _drawn(rng, [_picture(rng, self.test) for _ in range(GLANCES)])
+        return _drawn(rng, [_picture(rng, self.test, GLANCED_SHARES) for _ in range(GLANCES)])
 
 
-def patch_labels(shown: Picture | Sequence[Shape]) -> Int[np.ndarray, "3 patch"]:
-    """What each patch of a picture shows, in which colour, and its order (see :class:`Lesson`)."""
-    what, colour, order = labels = np.zeros((3, GRID, GRID), dtype=np.int64)
-    centres = (np.arange(GRID) + 0.5) / GRID
+def patch_labels(shown: Picture | Sequence[Shape]) -> Int[np.ndarray, "label patch"]:
+    """What each patch of a picture shows (see ``LABELS``)."""
+    labels = np.zeros((LABELS, GRID, GRID), dtype=np.int64)
+    labels[3:] = IGNORED
+    what, colour, order, word, *counts = labels
     if not isinstance(shown, Picture):
         for shape in shown:
-            inside = (centres[None, :] - shape.x) ** 2 + (centres[:, None] - shape.y) ** 2 < shape.radius**2
-            inside[_patch(shape.y), _patch(shape.x)] = True
+            inside = _inside(shape)
             what[inside], colour[inside] = _WHAT[shape.kind], _COLOUR[shape.colour]
+            alike = sum(other.kind == shape.kind for other in shown), sum(o.colour == shape.colour for o in shown)
+            for count, number in zip(counts, (len(shown), *alike), strict=True):
+                count[inside] = number
         for shape in shown:
             order[_patch(shape.y), _patch(shape.x)] = _MIDDLE
     elif shown.category == "word":
         for place, (letter, x, y) in enumerate(word_letters(shown, IMAGE_SIZE), start=1):
             at = _patch(y), _patch(x)
             what[at], colour[at], order[at] = _WHAT[letter], _COLOUR[shown.colour], place
+            word[at] = scenes.printed_words().index(shown.name)
     else:
         what[2:-2, 2:-2] = _WHAT[shown.name]
         colour[3:-3, 3:-3] = _COLOUR[shown.colour]
-    return labels.reshape(3, -1)
+    return labels.reshape(LABELS, -1)
 
 
 def _patch(place: float) -> int:

@@ -119,6 +119,8 @@ def build_model(vocabulary_size: int, seed: int = 0) -> LlavaForConditionalGener
         num_key_value_heads=6,
         tie_word_embeddings=True,
         max_position_embeddings=512,
+        # Slow rotations leave most of a head's 32 dimensions to what stands somewhere, over distances of up to 80.
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         pad_token_id=PAD,
         bos_token_id=START,
         eos_token_id=END,

@@ -38,6 +38,7 @@ COUNTS = ("zero", "one", "two", "three", "four", "five")
 MAX_DESCRIBED = 3
 BORDER = 0.05
 SPELLED = 0.25
+ASKED_FOR_NONE = 0.3
 LETTERS_OF_A_PRINTED_WORD = range(3, 8)
 PRINTED_WORDS = 160
 
@@ -53,11 +54,15 @@ class Question:
         ``"category"``, ``"object"``, ``"reading"``, ``"mood"`` or ``"description"``.
     text, answer
         The question and the answer, without the picture.
+    mentions
+        Which shapes a word of the question stands for: (place of the word in the question, shapes), none for a thing
+        that is not there.
     """
 
     ability: str
     text: str
     answer: str
+    mentions: tuple[tuple[int, tuple[Shape, ...]], ...] = ()
 
 
 @functools.cache
@@ -102,28 +107,34 @@ def _alone(rng: Rng, shapes: Sequence[Shape], name: Callable[[Shape], str]) -> S
 def colour_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     """Of a shape that is the only one of its kind."""
     shape = _alone(rng, shapes, lambda shape: shape.kind)
-    return Question("colour", f"what colour is the {shape.kind}?", shape.colour) if shape else None
+    if shape is None:
+        return None
+    return Question("colour", f"what colour is the {shape.kind}?", shape.colour, ((4, (shape,)),))
 
 
 def shape_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     """Of a shape that is the only one of its colour."""
     shape = _alone(rng, shapes, lambda shape: shape.colour)
-    return Question("shape", f"what shape is {shape.colour}?", shape.kind) if shape else None
+    if shape is None:
+        return None
+    return Question("shape", f"what shape is {shape.colour}?", shape.kind, ((3, (shape,)),))
 
 
 def count_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
-    """Of all shapes, of a kind or of a colour."""
-    roll = rng.random()
-    if roll < 0.4:
-        return Question("count", "how many shapes are there?", COUNTS[len(shapes)])
-    absent = rng.random() < 0.12
-    if roll < 0.7:
-        kind = _one(rng, SHAPES) if absent else _one(rng, [shape.kind for shape in shapes])
-        number = sum(shape.kind == kind for shape in shapes)
-        return Question("count", f"how many {plural(kind)} are there?", COUNTS[number])
-    colour = _one(rng, COLOUR_NAMES) if absent else _one(rng, [shape.colour for shape in shapes])
-    number = sum(shape.colour == colour for shape in shapes)
-    return Question("count", f"how many {colour} shapes are there?", COUNTS[number])
+    """Of all shapes, of a kind or of a colour; each number that the scene has is asked for equally often."""
+    asked: dict[int, list[tuple[str, tuple[Shape, ...]]]] = {len(shapes): [("shapes", tuple(shapes))]}
+    absent_kind = _one(rng, [kind for kind in SHAPES if kind not in {shape.kind for shape in shapes}])
+    absent_colour = _one(rng, [colour for colour in COLOUR_NAMES if colour not in {shape.colour for shape in shapes}])
+    for kind in sorted({shape.kind for shape in shapes} | {absent_kind}):
+        named = tuple(shape for shape in shapes if shape.kind == kind)
+        asked.setdefault(len(named), []).append((plural(kind), named))
+    for colour in sorted({shape.colour for shape in shapes} | {absent_colour}):
+        named = tuple(shape for shape in shapes if shape.colour == colour)
+        asked.setdefault(len(named), []).append((f"{colour} shapes", named))
+    numbers = [number for number in sorted(asked) if number or rng.random() < ASKED_FOR_NONE]
+    number = numbers[int(rng.integers(len(numbers)))]
+    name, named = asked[number][int(rng.integers(len(asked[number])))]
+    return Question("count", f"how many {name} are there?", COUNTS[number], ((2, named),))
 
 
 def position_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
@@ -140,7 +151,8 @@ def position_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
     if not pairs:
         return None
     first, second, where = pairs[int(rng.integers(len(pairs)))]
-    return Question("position", f"where is the {first} from the {second}?", where)
+    mentions = ((4, (first,)), (8, (second,)))
+    return Question("position", f"where is the {first} from the {second}?", where, mentions)
 
 
 def place_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
@@ -151,7 +163,7 @@ def place_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:
         return None
     shape = clear[int(rng.integers(len(clear)))]
     row, column = ("top ", "", "bottom ")[_third(shape.y) or 0], ("left", "", "right")[_third(shape.x) or 0]
-    return Question("place", f"where is the {shape}?", (row + column).strip() or "middle")
+    return Question("place", f"where is the {shape}?", (row + column).strip() or "middle", ((4, (shape,)),))
 
 
 def _third(place: float) -> int | None:
@@ -162,14 +174,16 @@ def _third(place: float) -> int | None:
 def presence_question(rng: Rng, shapes: Sequence[Shape]) -> Question:
     """Whether there is such a shape; as often yes as no, and a no shares a colour or a kind with what is there."""
     shape = shapes[int(rng.integers(len(shapes)))]
-    there = {str(shape) for shape in shapes}
     near = [f"{colour} {shape.kind}" for colour in COLOUR_NAMES] + [f"{shape.colour} {kind}" for kind in SHAPES]
+    name_of: Callable[[Shape], str] = str
     if rng.random() < 0.4:
-        # Of a kind in any colour.
-        there, near = {shape.kind for shape in shapes}, list(SHAPES)
+        near, name_of = list(SHAPES), lambda shape: shape.kind
+    there = {name_of(shape) for shape in shapes}
     absent = [name for name in near if name not in there]
     name = _one(rng, absent) if absent and rng.random() < 0.5 else _one(rng, sorted(there))
-    return Question("presence", f"is there {with_article(name)}?", "yes" if name in there else "no")
+    asked = f"is there {with_article(name)}?"
+    named = tuple(shape for shape in shapes if name_of(shape) == name)
+    return Question("presence", asked, "yes" if named else "no", ((len(asked.split()) - 1, named),))
 
 
 def description_question(rng: Rng, shapes: Sequence[Shape]) -> Question | None:

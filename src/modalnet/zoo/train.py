@@ -1,12 +1,15 @@
 """Train the bundled model from scratch: ``python -m modalnet.zoo.train --out FOLDER``.
 
 First the encoder alone: each patch of its output has to tell, through linear heads that are thrown away afterwards,
-what it shows, in which colour, where it is, and which letter of a word or the middle of which shape it holds; and the
-image token that it becomes has to be near the embeddings of the words for that, so that to the decoder a patch is
-much like a word. A picture costs a tenth of one with questions here, and without this stage the answers wait for it.
+what it shows, in which colour and where, which letter of which word or the middle of which shape it holds, and how
+many shapes there are like its own; and the image token that it becomes has to be near the embeddings of the words for
+that, so that to the decoder a patch is much like a word. A picture costs a tenth of one with questions here, and
+without this stage the answers wait for it.
 
-Then everything together: a step shows 16 pictures with eight questions each, and 48 texts. The questions of a picture
-do not see one another: they share its tokens as a prefix, so a picture is paid for once.
+Then everything together: a step shows 16 pictures with eight questions each, 40 pictures without, and 100 texts. The
+questions of a picture do not see one another: they share its tokens as a prefix, so a picture is paid for once. One
+attention head is taught to look from a word of a question to the patches that show what the word stands for: left to
+itself, a decoder of this size takes very long to find out which of several colours belongs to which shape.
 
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 """
@@ -25,35 +28,68 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import typer
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from modalnet.errors import InputError
+from modalnet.stimuli.scenes import MOST_SHAPES
 from modalnet.zoo.lessons import IGNORED, ORDERS, PALETTE, PREFIX, SLOT, SLOTS, TEXTS, WHAT, Glances, Lesson, Lessons
 from modalnet.zoo.network import GRID, PATCHES, build_model, build_processor
+from modalnet.zoo.scenes import printed_words
 
-GLANCE_STEPS = 1900
-STEPS = 6000
+GLANCE_STEPS = 2600
+STEPS = 5000
 PEAK_RATE = 1.2e-3
 WARMUP = 300
 WEIGHT_DECAY = 0.05
 CHECKPOINT_EVERY = 250
-WEIGHTS = {"answers": 1.0, "patches": 0.3, "sentences": 0.5, "arithmetic": 0.5, "described": 0.25}
+WEIGHTS = {
+    "answers": 1.0,
+    "patches": 0.2,
+    "glances": 0.5,
+    "pointing": 0.3,
+    "sentences": 0.5,
+    "arithmetic": 0.5,
+    "described": 0.25,
+}
+
+
+# What the encoder's throw-away heads tell of each patch, and among how many.
+HEADS = {
+    "what": len(WHAT),
+    "colour": len(PALETTE),
+    "order": ORDERS,
+    "word": len(printed_words()),
+    **dict.fromkeys(("number", "number of kind", "number of colour"), MOST_SHAPES + 1),
+    "place": PATCHES,
+}
+# Few patches have a word or a number, so their gradients are large; at full weight they hold up everything else.
+RARE_WEIGHT = 0.1
+RARE = ("word", "number", "number of kind", "number of colour")
+# The decoder's block one of whose heads learns to point at what a word stands for: two blocks after the first,
+# which a noun needs to take in its adjective.
+POINTING = 2
 
 
 class Learner(torch.nn.Module):
-    """The model with its two throw-away heads, giving the losses of a lesson."""
+    """The model with the encoder's throw-away heads, giving the losses of a lesson."""
 
     model: Any
     positions: Tensor
     what_words: Tensor
     colour_words: Tensor
+    printed_words: Tensor
     place_words: Tensor
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         what, colour = (torch.tensor(tokenizer.convert_tokens_to_ids(names[1:])) for names in (WHAT, PALETTE))
         self.register_buffer("what_words", what, False)
+        self.register_buffer(
+            "printed_words", torch.tensor(tokenizer.convert_tokens_to_ids(list(printed_words()))), False
+        )
         self.register_buffer("colour_words", colour, False)
         rows, columns = (
             torch.tensor(tokenizer.convert_tokens_to_ids([f"{mark}{place}" for place in range(GRID)]))
@@ -62,8 +98,7 @@ class Learner(torch.nn.Module):
         self.register_buffer("place_words", torch.stack([rows.repeat_interleave(GRID), columns.repeat(GRID)]), False)
         self.model = model
         width = model.config.vision_config.hidden_size
-        sizes = (len(WHAT), len(PALETTE), ORDERS, PATCHES)
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, size) for size in sizes)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, size) for size in HEADS.values())
         slot = torch.arange(SLOT)
         self.register_buffer("positions", torch.cat([torch.arange(PREFIX), (PREFIX + slot).repeat(SLOTS)])[None], False)
 
@@ -76,40 +111,66 @@ class Learner(torch.nn.Module):
         return seen.last_hidden_state, self.model.model.multi_modal_projector(seen.hidden_states[-1])
 
     def patch_losses(self, states: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each linear head (what, colour, order and place), and of the image tokens as words."""
+        """The loss of each linear head, and of the image tokens as words: thing, colour and place of each patch."""
         places = torch.arange(PATCHES, device=labels.device).expand(len(labels), 1, -1)
         wanted = torch.cat([labels, places], dim=1).unbind(1)
         losses = [
-            F.cross_entropy(head(states).flatten(0, 1).float(), label.flatten())
-            for head, label in zip(self.heads, wanted, strict=True)
+            (RARE_WEIGHT if name in RARE else 1.0)
+            * F.cross_entropy(
+                head(states).flatten(0, 1).float(), label.flatten(), reduction="sum", ignore_index=IGNORED
+            )
+            / (label != IGNORED).sum().clamp(min=1)
+            for name, head, label in zip(HEADS, self.heads, wanted, strict=True)
         ]
-        what, colour = labels[:, 0], labels[:, 1]
+        what, colour, _, word = labels[:, :4].unbind(1)
         shown = (what > 0) & (colour > 0)
+        # A letter's patch stands for its whole word.
+        things = torch.where(
+            word == IGNORED, self.what_words[what.clamp(min=1) - 1], self.printed_words[word.clamp(min=0)]
+        )
         words = F.log_softmax(self.model.lm_head(image).float(), dim=-1)
-        said = [self.what_words[what[shown] - 1], self.colour_words[colour[shown] - 1]]
+        said = [things[shown], self.colour_words[colour[shown] - 1]]
         named = [words[shown].gather(1, word[:, None]).mean() for word in said]
         placed = [words.gather(2, word.expand(len(labels), -1)[..., None]).mean() for word in self.place_words]
         losses.append(-torch.stack([*named, *placed]).mean())
         return torch.stack(losses)
 
-    def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`glance` gives, and the decoder's output over a picture and the questions about it."""
+    def see(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What :meth:`glance` gives, the decoder's output, and what the pointing head points at.
+
+        The last is [question, place in the slot, start token and patches], in log-probability.
+        """
         patches, image = self.glance(pixels)
         embedded = self.model.get_input_embeddings()(tokens)
         embedded = torch.cat([embedded[:, :1], image.to(embedded.dtype), embedded[:, 1 + PATCHES :]], dim=1)
         positions = self.positions.expand(len(tokens), -1)
-        return patches, image, self._decode(inputs_embeds=embedded, position_ids=positions)
+        decoded = self._decode(inputs_embeds=embedded, position_ids=positions, output_hidden_states=True)
+        pointed = self._pointed(decoded.hidden_states[POINTING], positions)
+        return patches, image, decoded.last_hidden_state, pointed
+
+    def _pointed(self, states: Tensor, positions: Tensor) -> Tensor:
+        decoder = self.model.model.language_model
+        block = decoder.layers[POINTING]
+        states = block.input_layernorm(states)
+        query, key = (
+            project(states).unflatten(-1, (-1, block.self_attn.head_dim))[:, :, :1].transpose(1, 2)
+            for project in (block.self_attn.q_proj, block.self_attn.k_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *decoder.rotary_emb(states, positions))
+        to_picture, to_itself = slotted_scores(query * block.self_attn.scaling, key)
+        weights = torch.cat([to_picture, to_itself], dim=-1).float().log_softmax(-1)
+        return weights[..., :PREFIX].reshape(-1, SLOT, PREFIX)
 
     def read(self, tokens: Tensor) -> Tensor:
         """The decoder's output over texts."""
-        return self._decode(input_ids=tokens)
+        return self._decode(input_ids=tokens).last_hidden_state
 
-    def _decode(self, **inputs: Any) -> Tensor:
-        return self.model.model.language_model(**inputs, use_cache=False).last_hidden_state
+    def _decode(self, **inputs: Any) -> Any:
+        return self.model.model.language_model(**inputs, use_cache=False)
 
-    def losses(self, lesson: Lesson, see: Any, read: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, lesson: Lesson, glance: Any, see: Any, read: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Mean loss of each part, and whether each predicted token is right (``answers`` and the texts)."""
-        patches, image, hidden = see(lesson.pixels, lesson.tokens)
+        patches, image, hidden, pointed = see(lesson.pixels, lesson.tokens)
         outputs = {"answers": (hidden, lesson.labels)}
         for kind, (tokens, labels) in lesson.texts.items():
             outputs[kind] = read(tokens), labels
@@ -123,7 +184,18 @@ class Learner(torch.nn.Module):
                 wanted, logits.argmax(-1) == labels[wanted]
             )
         losses["patches"] = self.patch_losses(patches, image, lesson.patches).sum()
+        losses["pointing"] = pointing_loss(pointed, lesson)
+        states, tokens = glance(lesson.glanced)
+        losses["glances"] = self.patch_losses(states, tokens, lesson.glanced_patches).sum()
         return losses, right
+
+
+def pointing_loss(pointed: Float[Tensor, "question slot prefix"], lesson: Lesson) -> Float[Tensor, ""]:
+    """How little attention goes from a word to what it stands for: mean negative log of its share."""
+    named = lesson.referents.any(-1)
+    index = lesson.mentions[..., None].expand(-1, -1, PREFIX)
+    share = pointed.gather(1, index).masked_fill(~lesson.referents, -1e4).logsumexp(-1)
+    return -torch.where(named, share, 0).sum() / named.sum().clamp(min=1)
 
 
 def slotted_attention(
@@ -141,16 +213,22 @@ def slotted_attention(
     elif length != PREFIX + SLOTS * SLOT:
         mixed = _causal(query, key, value)
     else:
-        (q0, q1), (k0, k1), (v0, v1) = (x.split([PREFIX, SLOTS * SLOT], dim=2) for x in (query, key, value))
-        picture = _causal(q0, k0, v0)
-        to_picture = (q1 @ k0.transpose(-1, -2)).view(batch, heads, SLOTS, SLOT, PREFIX)
-        q1, k1, v1 = (x.reshape(batch, heads, SLOTS, SLOT, width) for x in (q1, k1, v1))
-        to_itself = _hide_later(q1 @ k1.transpose(-1, -2))
-        weights = torch.cat([to_picture, to_itself], dim=-1).softmax(-1).to(value.dtype)
-        seen = weights[..., :PREFIX].reshape(batch, heads, SLOTS * SLOT, PREFIX) @ v0
-        own = (weights[..., PREFIX:] @ v1).view(batch, heads, SLOTS * SLOT, width)
+        picture = _causal(query[:, :, :PREFIX], key[:, :, :PREFIX], value[:, :, :PREFIX])
+        weights = torch.cat(slotted_scores(query, key), dim=-1).softmax(-1).to(value.dtype)
+        own_values = value[:, :, PREFIX:].reshape(batch, heads, SLOTS, SLOT, width)
+        seen = weights[..., :PREFIX].reshape(batch, heads, SLOTS * SLOT, PREFIX) @ value[:, :, :PREFIX]
+        own = (weights[..., PREFIX:] @ own_values).view(batch, heads, SLOTS * SLOT, width)
         mixed = torch.cat([picture, seen + own], dim=2)
     return mixed.transpose(1, 2), None
+
+
+def slotted_scores(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention scores of the questions: to the picture's places, and to each question's own."""
+    batch, heads, _, width = query.shape
+    own_query, own_key = (x[:, :, PREFIX:].reshape(batch, heads, SLOTS, SLOT, width) for x in (query, key))
+    to_picture = query[:, :, PREFIX:] @ key[:, :, :PREFIX].transpose(-1, -2)
+    to_itself = _hide_later(own_query @ own_key.transpose(-1, -2))
+    return to_picture.view(batch, heads, SLOTS, SLOT, PREFIX), to_itself
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -264,11 +342,11 @@ class Run:
         with self._half():
             states, image = self._compiled[0](pixels)
             losses = self.learner.patch_losses(states, image, labels)
-        return dict(zip(("what", "colour", "order", "place", "words"), losses, strict=True))
+        return dict(zip((*HEADS, "words"), losses, strict=True))
 
     def _lesson(self, lesson: Lesson) -> dict[str, Tensor]:
         with self._half():
-            losses, _ = self.learner.losses(_moved(lesson, self.device), *self._compiled[1:])
+            losses, _ = self.learner.losses(_moved(lesson, self.device), *self._compiled)
         return {kind: WEIGHTS[kind] * loss for kind, loss in losses.items()}
 
     @torch.no_grad()
@@ -282,13 +360,13 @@ class Run:
                     head(states).argmax(-1) == label
                     for head, label in zip(self.learner.heads, labels.unbind(1), strict=False)
                 ]
-                shown = labels[:, 0] != 0
+                shown = (labels != IGNORED) & (labels[:, :1] != 0)
                 return {
-                    "what right": round(float(right[0][shown].float().mean()), 3),
-                    "colour right": round(float(right[1][shown].float().mean()), 3),
+                    f"{name} right": round(float(good[where].float().mean()), 3)
+                    for name, good, where in zip(HEADS, right, shown.unbind(1), strict=False)
                 }
             test = _moved(Lessons(self.processor.tokenizer, self.seed, test=True)[0], self.device)
-            _, right_of = self.learner.losses(test, *self._compiled[1:])
+            _, right_of = self.learner.losses(test, *self._compiled)
             return {f"{kind} right": round(share, 3) for kind, share in accuracy(test, right_of).items()}
 
     def _checkpoint(self) -> None:
@@ -329,8 +407,11 @@ def train(out: Path, lengths: tuple[int, int], seed: int, device: str, compiled:
     Run(out, seed, device, compiled, lengths, learner, processor).go()
 
 
+_WHOLE = ("pixels", "tokens", "labels", "patches", "mentions", "referents", "glanced", "glanced_patches")
+
+
 def _moved(lesson: Lesson, device: str) -> Lesson:
-    whole = {name: getattr(lesson, name).to(device) for name in ("pixels", "tokens", "labels", "patches")}
+    whole = {name: getattr(lesson, name).to(device) for name in _WHOLE}
     return Lesson(**whole, texts={kind: (a.to(device), b.to(device)) for kind, (a, b) in lesson.texts.items()})
 
 
