@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a clone to localized units: makes an environment in .venv, fetches a small trained model, localizes its
-# language network. Needs bash, Python 3.10 or newer and pip; takes under three minutes on two cores.
+# From a clone to localized units: makes an environment in .venv, localizes the language and the vision network of the
+# bundled model. Needs bash, Python 3.10 or newer and pip; takes under three minutes on two cores.
 #
 #   bash scripts/demo.sh [options of `modalnet demo`]
 #
@@ -8,6 +8,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-make_environment gemma
+make_environment
 .venv/bin/modalnet demo "$@"
 echo "scripts/demo.sh took ${SECONDS} s"

@@ -486,11 +486,41 @@ def test_language_in_gemma(tmp_path: Path, store: Store) -> None:
     assert measured["t, held out", "network"]["low"] > 2 * measured["t, held out", "random"]["high"]
 
 
-@pytest.mark.real
-def test_the_demo(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store.folder / "models").mkdir(parents=True)
-    (store.folder / "models" / "gemma-3-270m").symlink_to(assets.gemma(), target_is_directory=True)
+def test_the_demo(tmp_path: Path, store: Store) -> None:
     printed = ok("demo", "--out", tmp_path / "out")
-    assert "240" in printed
-    assert "11,520 units" in printed
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert "2,304 units" in printed
+    assert printed.count("Held out:") == 2
+    for name in ("language", "vision"):
+        assert sorted(path.name for path in (tmp_path / "out" / name).iterdir()) == FILES
+    document = json.loads(ok("demo", "--out", tmp_path / "out", "--json"))
+    assert set(document) == {"language", "vision"}
+    assert document["vision"]["network"]["towers"].keys() == {"vision", "decoder"}
+
+
+def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar,colour", "--items", "12"]
+    arguments += ["--controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
+    printed = ok("lesion", *arguments)
+    assert "Lesions of tiny" in printed
+    names = ["lesion-dissociation.csv", "lesion-table.csv", "lesion-verdicts.txt", "lesion.png", "lesion.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    document = json.loads(ok("lesion", *arguments, "--json"))
+    assert len(document["table"]) == 2 * 2 * 2 * 2
+    assert set(document["base"]) == {"grammar", "colour"}
+    assert not document["failures"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fractions", "12"], "takes shares"),
+        (["--tasks", "sudoku"], "There is no task"),
+        (["--tasks", "blimp"], "needs a path"),
+        (["--networks", "sudoku"], "sudoku"),
+        (["--operations", "melt"], "operations= is a list"),
+    ],
+)
+def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:
+    result = run("lesion", "tiny", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

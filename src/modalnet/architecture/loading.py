@@ -144,11 +144,6 @@ def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: An
     import torch
 
     path = BUNDLED if source == BUNDLED.name else Path(source).expanduser()
-    if path == BUNDLED and not (path / "model.safetensors").exists():
-        raise InputError(
-            'the bundled model "tiny" has no weights in this version. `python -m modalnet.zoo.train --out FOLDER` '
-            "trains it (FOLDER/model then loads); or give a hub id, a local folder or a loaded transformers model."
-        )
     if path.is_dir():
         source = str(path)
         if not (path / "config.json").exists():

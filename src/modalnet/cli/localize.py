@@ -31,7 +31,7 @@ DEFAULT_OUT = Path("modalnet-out")
 def localize(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A hub id, or a folder with a transformers model."),
+        typer.Argument(metavar="MODEL", help="A hub id, a folder with a transformers model, or tiny (bundled)."),
     ],
     *,
     contrast: Annotated[
