@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from modalnet.interventions.plan import Pool, Write
 
 
-# Rows of logits that are taken to float32 at once.
-ROWS = 64
+# Logits that are taken to float32 at once: on a CPU as many as its caches hold, which is several times faster.
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
 # Towers that a forward pass leaves before it reaches the language tower.
 BEFORE_TEXT = ("vision", "audio")
 
@@ -62,8 +62,8 @@ class Reading:
     logits
         ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where not asked for.
     logprob, likeliest
-        ``[position]`` at the plan's logit rows: of its targets, the natural-log probability, and whether each is the
-        likeliest token; None where the plan has no targets.
+        ``[position]`` at the plan's logit rows: of its targets, the natural-log probability, and whether no token is
+        likelier; None where the plan has no targets.
     """
 
     residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Engine:
         skipped, start = self._skipped(plan)
         first = next((place for place, step in enumerate(steps) if step[1] not in BEFORE_TEXT), len(steps))
         rows: Any = plan.logit_rows
-        size = ROWS
+        size = self._rows_at_once()
         n_text = plan.n_text_positions
         targets: Any = plan.targets
         head: Any = self.head() if rows is not None else None
@@ -204,9 +204,9 @@ class Engine:
             else:
                 # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
                 for part, wanted in zip(logits[0].split(size), targets.to(logits.device).split(size)):  # noqa: B905
-                    exact = part.float()
-                    values.append(exact.gather(1, wanted[:, None])[:, 0] - exact.logsumexp(1))
-                    likeliest.append(exact.argmax(1) == wanted)
+                    logp = part.float().log_softmax(1)
+                    values.append(logp.gather(1, wanted[:, None])[:, 0])
+                    likeliest.append(values[-1] == logp.amax(1))
         for name, found, expected in wrong:
             raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
         reading = self._gather(plan, vectors, shapes)
@@ -218,6 +218,12 @@ class Engine:
             else:
                 reading.logprob, reading.likeliest = torch.cat(list(values)).cpu(), torch.cat(list(likeliest)).cpu()
         return reading
+
+    def _rows_at_once(self) -> int:
+        """How many rows of logits are taken to float32 at once."""
+        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        vocabulary = head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
+        return max(1, (CPU_LOGITS if self._device.type == "cpu" else GPU_LOGITS) // vocabulary)
 
     def _skipped(self, plan: Plan) -> tuple[list[Any], Any]:
         """The blocks that a plan skips, and what stands in for the output of the last of them."""
