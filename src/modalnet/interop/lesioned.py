@@ -1,0 +1,302 @@
+"""What the lm-evaluation-harness takes for a language model, answered by modalnet.
+
+The harness asks three things of a model: how likely a continuation is after a context, how likely a whole text is,
+and what the model writes after a context. They are requests in text, so the model's own tokenizer decides about
+tokens, as it does everywhere in modalnet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from lm_eval.api.model import LM
+
+from modalnet.errors import InputError
+from modalnet.interventions.scores import Request
+from modalnet.model import Model
+from modalnet.stimuli import Stimulus
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+#: How many tokens a window gives up to begin and end where its text alone is the same tokens again.
+_SEARCH = 16
+#: Names for the number of tokens to write, in the order in which the harness takes them.
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_DEFAULT_LENGTH = 256  # of the harness
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
+
+
+class LesionedLM(LM):
+    """A model under interventions, as the harness sees it.
+
+    Conventions of the harness that hold here:
+
+    - After an empty context a text follows the tokenizer's beginning token, or the end token where it has none.
+    - Spaces at the end of a context go to the continuation.
+    - A context too long for the model loses its beginning.
+    - A text too long for the model is read in windows, each character predicted once; every window but the last has
+      one token of context before what it predicts, and the last one as much as fits. A window begins as any text of
+      the tokenizer does, with its own beginning token if it writes one.
+
+    Parameters
+    ----------
+    model
+        The model, or a view of it under interventions.
+    batch_size
+        Requests per forward pass.
+    max_length
+        The longest input in tokens; None for what the model can hold.
+
+    Raises
+    ------
+    InputError
+        The tokenizer has no token to begin a text with; ``max_length`` is no number from 3 to what the model holds.
+    """
+
+    def __init__(
+        self, model: Model, *, batch_size: int | Literal["auto"] = "auto", max_length: int | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.batch_size = batch_size
+        holds = _holds(model)
+        if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
+            raise InputError(f"max_length={max_length!r}: give a number of tokens.")
+        if max_length is not None and not 3 <= max_length <= (holds or max_length):
+            most = f" to {holds}, what {model.name} can hold" if holds else ""
+            raise InputError(f"max_length={max_length}: give a number of tokens from 3{most}.")
+        self.max_length: int | None = max_length or holds
+        self._own = len(self.tokenizer("")["input_ids"])  # tokens that it begins every text with
+        self._prefix = self.tokenizer.bos_token or self.tokenizer.eos_token
+        if not self._own and not self._prefix:
+            raise InputError(
+                f"the tokenizer of {model.name} has neither a beginning nor an end token, so a text after nothing has "
+                "no probability. Set its bos_token."
+            )
+
+    # -- what the harness asks ----------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Natural-log probability of each continuation after its context, and whether it is the greedy one."""
+        asked = [self._request(*one.args) for one in requests]
+        return [(one.logprob, one.greedy) for one in self.model.likelihoods(asked, batch_size=self.batch_size)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+        """Natural-log probability of each whole text."""
+        windows = [(index, one) for index, request in enumerate(requests) for one in self._windows(request.args[0])]
+        totals = [0.0] * len(requests)
+        if windows:
+            found = self.model.likelihoods([one for _, one in windows], batch_size=self.batch_size)
+            for (index, _), one in zip(windows, found, strict=True):
+                totals[index] += one.logprob
+        return totals
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """What the model writes after each context, up to the first of its stop texts."""
+        return [self._write(*one.args) for one in requests]
+
+    # -- likelihood ---------------------------------------------------------------------------------------------------
+
+    def _request(self, context: str, continuation: str) -> Request:
+        kept = context.rstrip()
+        context, continuation = kept, context[len(kept) :] + continuation
+        if not continuation:
+            raise InputError(f"the harness asks for an empty continuation after {context[-60:]!r}.")
+        if not context:
+            return self._after_nothing(self._check(continuation))
+        context = self._shortened(context, continuation)
+        return Request(Stimulus(text=context), continuation)
+
+    def _after_nothing(self, text: str) -> Request:
+        """A text after the token that begins texts."""
+        if not self._own:
+            return Request(Stimulus(text=self._prefix), text)
+        # A text that brings the beginning token itself has it once.
+        bos = self.tokenizer.bos_token
+        if bos and text.startswith(bos) and len(text) > len(bos):
+            return Request(Stimulus(text=bos), text[len(bos) :])
+        return Request(None, text)
+
+    def _check(self, text: str) -> str:
+        if self.max_length is not None and self._beginning + len(self._ids(text)) > self.max_length:
+            raise InputError(f"{text[:60]!r}... is longer than the {self.max_length} tokens of an input.")
+        return text
+
+    def _shortened(self, context: str, continuation: str, room: int = 0) -> str:
+        """The end of a context that leaves room for its continuation, and for so many tokens after it."""
+        if self.max_length is None:
+            return context
+        limit = self.max_length - room
+        over = self._count(context + continuation) - limit
+        if over <= 0:
+            return context
+        ends = self._ends(context)
+        while over < len(ends) - 1:
+            cut = context[ends[over] :]
+            left = self._count(cut + continuation) - limit
+            if left <= 0:
+                _log.warning("A context of more tokens than fit loses its first %d.", over)
+                return cut
+            over += left
+        raise InputError(
+            f"{continuation[:60]!r}... and {room} new tokens leave no room for a context in the {self.max_length} "
+            "tokens of an input."
+        )
+
+    def _windows(self, text: str) -> Iterator[Request]:
+        if not text:
+            return
+        limit = self.max_length
+        ids = self._ids(text)
+        if limit is None or self._beginning + len(ids) <= limit:
+            yield self._after_nothing(text)
+            return
+        ends = self._ends(text)
+        done = self._stop(text, ids, ends, 0, limit - self._beginning)
+        yield self._after_nothing(text[: ends[done]])
+        room = limit - self._own
+        while done < len(ids):
+            first, stop = done - 1, min(len(ids), done - 1 + room)
+            if stop < len(ids) or self._count(text[ends[first] :]) > limit:
+                stop = self._stop(text, ids, ends, first, stop)
+            else:
+                earlier = range(max(0, stop - room), first + 1)
+                first = next((at for at in earlier[:_SEARCH] if self._ids(text[ends[at] :]) == ids[at:]), first)
+            context, continuation = text[ends[first] : ends[done]], text[ends[done] : ends[stop]]
+            # A stimulus is no mere space, which _stop avoids where it can.
+            yield (
+                Request(Stimulus(text=context), continuation) if context.strip() else self._after_nothing(continuation)
+            )
+            done = stop
+
+    def _stop(self, text: str, ids: list[int], ends: list[int], first: int, last: int) -> int:
+        """The last token boundary up to ``last`` at which the text before and after it is the same tokens as before.
+
+        Where there is none near, as with a tokenizer that puts a space before every text, the last one that fits.
+        """
+        for stop in range(last, max(first + 1, last - _SEARCH), -1):
+            alone = self._ids(text[ends[first] : ends[stop]])
+            before = text[ends[stop - 1] : ends[stop]]  # with which the next window begins
+            if before.strip() and alone == ids[first:stop] and self._ids(before) == ids[stop - 1 : stop]:
+                return stop
+        fits = (
+            stop
+            for stop in range(last, first + 1, -1)
+            if self._beginning + len(self._ids(text[ends[first] : ends[stop]])) <= (self.max_length or 0)
+        )
+        return next(fits, last)
+
+    # -- generation ---------------------------------------------------------------------------------------------------
+
+    def _write(self, context: str, settings: Mapping[str, Any]) -> str:
+        until, length, rest = _generation(settings)
+        if self.max_length is not None and length >= self.max_length:
+            raise InputError(
+                f"the task lets the model write {length} tokens, and {self.model.name} holds {self.max_length} with "
+                'the context. Give gen_kwargs={"max_gen_toks": ...}.'
+            )
+        context = self._shortened(context, "", length) if context.strip() else (self._prefix or "") + context
+        if until:
+            rest["stopping_criteria"] = [self._written(until)]
+        written = self.model.generate(Stimulus(text=context), max_new_tokens=length, **rest)
+        for stop in until:
+            written = written.split(stop)[0]
+        return written
+
+    def _written(self, until: list[str]) -> Callable[..., torch.Tensor]:
+        """A stopping criterion of transformers: a stop text is there. One token late, as it may lie inside a token."""
+        import torch
+
+        start: list[int] = []
+
+        def found(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            start[:] = start or [input_ids.shape[1] - 1]  # it is asked after the first new token
+            text = self.tokenizer.decode(input_ids[0, start[0] : -1], skip_special_tokens=True)
+            return torch.tensor([any(stop in text for stop in until)], device=input_ids.device)
+
+        return found
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _beginning(self) -> int:
+        """How many tokens come before a text after nothing."""
+        return self._own or len(self._ids(self._prefix))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def _ends(self, text: str) -> list[int]:
+        """Where the text can be cut, in characters: before each of its tokens, and at the end."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise InputError(
+                f"a text is longer than {self.model.name} can hold, and {type(self.tokenizer).__name__} does not tell "
+                "where its tokens lie, so it cannot be cut. Load a fast tokenizer."
+            )
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        # Some tokenizers leave the space before a word out of the word's place: it is from where the last one ended.
+        return [0, *(end for _, end in encoded["offset_mapping"][:-1]), len(text)]
+
+    # -- what the harness wants to know about the model ---------------------------------------------------------------
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The turns of a chat in the tokenizer's template."""
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The tokenizer's template, for the record."""
+        return self.tokenizer.chat_template if chat_template else None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the record, and for the harness' store of written requests."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the results say about the model."""
+        return {"model": self.model.name, "interventions": [str(one) for one in self.model.interventions]}
+
+
+def _generation(settings: Mapping[str, Any]) -> tuple[list[str], int, dict[str, Any]]:
+    """Stop texts, number of tokens, and what is left for transformers' ``generate``.
+
+    Raises
+    ------
+    InputError
+        For sampling: a lesion changes a text that is drawn at random as chance does.
+    """
+    rest = dict(settings)
+    given = [rest.pop(name, None) for name in _LENGTHS]
+    length = next((int(value) for value in given if value is not None), _DEFAULT_LENGTH)
+    until = rest.pop("until", None) or []
+    sampling = {name: rest.pop(name) for name in _SAMPLING if name in rest}
+    drawn = sampling.get("do_sample")
+    if drawn or (drawn is None and float(sampling.get("temperature") or 0) > 0):
+        raise InputError(
+            f"the task samples its answers ({sampling}), and modalnet answers the harness greedily. "
+            'Give gen_kwargs={"do_sample": False}.'
+        )
+    return [stop for stop in ([until] if isinstance(until, str) else until) if stop], length, rest
+
+
+def _holds(model: Model) -> int | None:
+    """How many tokens a model can hold, by its config; None where it does not say."""
+    config = model.module.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return found if isinstance(found, int) and found > 0 else None
