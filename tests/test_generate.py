@@ -108,6 +108,8 @@ def test_a_list_gives_a_list_and_bad_settings_are_refused():
     ]
     with pytest.raises(mn.InputError, match="max_new_tokens=0"):
         model.generate(one, max_new_tokens=0)
+    with pytest.raises(mn.InputError, match="stop_strings"):
+        model.generate(one, stop_strings=["."])
     with pytest.raises(mn.InputError, match="num_beams=3"):
         model.generate(one, num_beams=3)
 

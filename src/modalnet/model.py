@@ -403,8 +403,13 @@ class Model:
         Raises
         ------
         InputError
-            As for :meth:`run`; a model without an LM head, or that does not generate; settings that generate several
-            texts at once.
+            As for :meth:`run`; a model without an LM head, or that does not generate; ``stop_strings``; settings that
+            generate several texts at once.
+
+        Notes
+        -----
+        A token is known when the next step reads it. A stopping criterion of your own therefore costs the last token;
+        let it stop one token later.
         """
         many = not isinstance(stimulus, str) and isinstance(stimulus, Iterable)
         given = as_stimuli(stimulus)
@@ -413,6 +418,8 @@ class Model:
         for name in ("num_beams", "num_return_sequences"):
             if settings.get(name, 1) != 1:
                 raise InputError(f"{name}={settings[name]!r}: one text is written at a time.")
+        if settings.get("stop_strings"):
+            raise InputError("stop_strings= is not supported: cut the text that comes back where it should end.")
         self._runner.engine.head()
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} has no generate().")
