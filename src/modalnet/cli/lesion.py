@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modalnet import store
 from modalnet.cli import options
 from modalnet.cli.console import at_work, messages, print_json, report
 from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out
@@ -132,6 +131,8 @@ def _networks(text: str) -> dict[str, Any]:
 
 def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     """The study as files; its safetensors first, so that nothing of it is lost if a picture cannot be drawn."""
+    from modalnet import store
+
     files = {"study": folder / "lesion.safetensors"}
     study.save(files["study"])
     tables = {"table": study.table()}
