@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from modalnet.cli import options
 from modalnet.cli.console import at_work, messages, number, print_json, report, table
 from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
@@ -69,6 +67,8 @@ def demo(
 
 def _compare(found: dict[str, Findings]) -> None:
     """One row per network; what random units would show stands in brackets."""
+    import numpy as np
+
     rows = []
     for name, one in found.items():
         row = [name, one.network.count, ", ".join(f"{tower} {mask.sum()}" for tower, mask in one.network.mask.items())]
