@@ -69,9 +69,10 @@ import socket, time
 def refuse(*_, **__): raise OSError("no network in this test")
 socket.socket.connect = refuse
 import modalnet as mn, torch, transformers, nnsight
-began = time.perf_counter()
+began = time.perf_counter(), time.process_time()
 mn.load("tiny")
-print(time.perf_counter() - began)
+# Other programs on a busy machine add to the one clock, threads to the other.
+print(min(time.perf_counter() - began[0], time.process_time() - began[1]))
 """
 
 
