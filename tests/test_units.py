@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from modalnet.errors import InputError, StoreError
@@ -145,6 +145,8 @@ def selected(seed=0, share=0.2, **kw):
 @given(seed=st.integers(0, 1000), share=st.floats(0, 0.35), match=st.sampled_from(["layer", "tower", "norm"]))
 def test_controls_match_and_never_overlap(seed, share, match):
     x = selected(seed, share)
+    # A layer of which more than half is selected has no control; a test below is about that.
+    assume(all((2 * counts <= WIDE[tower][1]).all() for tower, counts in x.per_layer().items()))
     for control in x.random(n=3, seed=seed, match=match):
         assert not control & x
         for tower, counts in x.per_layer().items():
