@@ -6,7 +6,7 @@ stimuli become inputs, and how a plan runs in one trace (``interventions``). The
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,10 +22,12 @@ from modalnet.interventions.edits import Edits, flatten
 from modalnet.interventions.engine import Engine
 from modalnet.interventions.layout import Layouts
 from modalnet.interventions.operations import Intervention
+from modalnet.interventions.places import image_places
 from modalnet.interventions.plan import choose_sites
-from modalnet.interventions.positions import TokenChoice, check_choice, choose
+from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.interventions.runner import Runner, Step
 from modalnet.interventions.scores import Likelihood, Request, Scores, check_requests, pairs
+from modalnet.interventions.sweep import Cell, Outcome, State, Sweep
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Model:
         self._encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self._engine_made: Engine | None = None
         self._runner_made: Runner | None = None
+        self._sweep_made: Sweep | None = None
         self._under: tuple[Intervention, ...] = ()
 
     # -- what it is made of ------------------------------------------------------------------------------------------
@@ -502,6 +505,79 @@ class Model:
             for tower, values in step.residual.items():
                 sums[tower] += values.double().sum(0).numpy()
         return {tower: total / len(given) for tower, total in sums.items()}
+
+    # -- many edits of the same runs ---------------------------------------------------------------------------------
+
+    def states(
+        self,
+        stimuli: Sequence[Stimulus],
+        *,
+        towers: Sequence[str] | None = None,
+        continuations: Sequence[str] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[State]:
+        """Run stimuli and keep what every block puts out at each of their tokens, for :meth:`run_cells`.
+
+        Parameters
+        ----------
+        stimuli
+            What runs.
+        towers
+            None for every tower that all of them reach.
+        continuations
+            One per stimulus, written straight after it: then log-probabilities of its tokens can be asked for.
+        batch_size
+            As for :meth:`run`.
+        """
+        prepared = self._encoder.prepare(stimuli, continuations=continuations)
+        reached = self.reached(stimuli)
+        chosen = [name for name in reached if towers is None or name in towers]
+        return self._sweep.states(prepared, chosen, self._edits((), stimuli), batch_size)
+
+    def run_cells(
+        self,
+        states: Sequence[State],
+        cells: Sequence[Cell],
+        outcome: Outcome,
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (number, outcome) of every cell, not in order; see :mod:`modalnet.interventions.sweep`."""
+        edits = self._edits((), [state.encoded.prepared.stimulus for state in states])
+        yield from self._sweep.run(states, cells, outcome, edits, batch_size)
+
+    def gradients(
+        self,
+        stimuli: Sequence[Stimulus],
+        measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+        *,
+        towers: Sequence[str] | None = None,
+        continuations: Sequence[str] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
+        """Run stimuli forward and backward; see :meth:`modalnet.interventions.sweep.Sweep.gradients`."""
+        prepared = self._encoder.prepare(stimuli, continuations=continuations)
+        chosen = [name for name in self.reached(stimuli) if towers is None or name in towers]
+        yield from self._sweep.gradients(prepared, chosen, measure, self._edits((), stimuli), batch_size)
+
+    def token_row(self, state: State, tower: str) -> TokenRow:
+        """The own tokens of a stimulus in a tower, without those of a continuation."""
+        return self._sweep.tokens(state.encoded, tower)
+
+    def image_places(self, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
+        """Where in its picture each token of a stimulus looks; see :func:`.places.image_places`."""
+        return image_places(self._sweep, stimulus, tower)
+
+    def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
+        """The token ids that a text becomes straight after a stimulus; an InputError where it changes the stimulus'."""
+        return self._encoder.next_tokens(stimulus, text)
+
+    @property
+    def _sweep(self) -> Sweep:
+        # What it learned of the model holds as long as the runner's layout does.
+        if self._sweep_made is None or self._sweep_made.runner is not self._runner:
+            self._sweep_made = Sweep(self._runner)
+        return self._sweep_made
 
     def _edits(
         self, interventions: Sequence[Any], stimuli: Sequence[Stimulus], owners: Sequence[int] | None = None

@@ -304,6 +304,27 @@ class Encoder:
         same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
         return len(rows[1]) - max(same, 1)
 
+    def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
+        """The tokens that a text becomes when it is written straight after a stimulus.
+
+        Raises
+        ------
+        InputError
+            Where the stimulus' own last token would become another one.
+        """
+        before = self.prompts.write(stimulus, raw=stimulus.text == "")
+        rows = [
+            self.loaded.tokenizer(one, add_special_tokens=before.special_tokens, verbose=False)["input_ids"]
+            for one in (before.text or "", (before.text or "") + text)
+        ]
+        count = len(rows[0])
+        if rows[1][:count] != rows[0]:
+            raise InputError(
+                f"written after stimulus {stimulus.label}, {text!r} changes its last token, so what comes next there "
+                "is no token of the answer. Mostly a space stands at the end of the stimulus: move it to the answer."
+            )
+        return tuple(rows[1][count:])
+
     def _segments(self, prompt: Prompt, count: int, starts: Sequence[int]) -> tuple[int, ...]:
         """For each of the last tokens of a prompt, how many segments begin at or before its first letter."""
         text = prompt.text or ""

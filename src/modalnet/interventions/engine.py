@@ -4,6 +4,9 @@ The trace asks for the plan's sites in the order in which the forward pass reach
 the model's device, in float32) and stops after the last, so that neither later blocks nor the LM head run unless
 something needs them. Inside the trace there are only envoys, tensors and plain Python: what nnsight can send to a
 server unchanged.
+
+Two things make one pass cheaper or richer. A plan's *prefixes* stand in for blocks that an earlier pass ran, which are
+then skipped; and with a *measure* of the logits the pass goes backward too, to the gradient at every site that is read.
 """
 
 from __future__ import annotations
@@ -13,22 +16,22 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modalnet.architecture.towers import FORWARD_ORDER
 from modalnet.errors import InputError, ModalnetError
 from modalnet.interventions.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from jaxtyping import Bool, Float
 
+    from modalnet.architecture.towers import Tower
     from modalnet.interventions.plan import Pool, Write
 
 
 # Logits that are taken to float32 at once: on a CPU as many as its caches hold, which is several times faster.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
-# Towers that a forward pass leaves before it reaches the language tower.
-BEFORE_TEXT = ("vision", "audio")
 
 
 def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any, ...]]) -> Any:
@@ -64,6 +67,12 @@ class Reading:
     logprob, likeliest
         ``[position]`` at the plan's logit rows: of its targets, the natural-log probability, and whether no token is
         likelier; None where the plan has no targets.
+    picked
+        ``[position, token]``: the logits at the plan's columns; None where it has none.
+    gradient
+        Per tower, ``[layer, position, dim]``: of the measure with respect to each position that is read.
+    measured
+        ``[value]``: what the measure gave.
     """
 
     residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
@@ -71,6 +80,9 @@ class Reading:
     logits: Float[torch.Tensor, "position vocab"] | None = None
     logprob: Float[torch.Tensor, " position"] | None = None
     likeliest: Bool[torch.Tensor, " position"] | None = None
+    picked: Float[torch.Tensor, "position token"] | None = None
+    gradient: dict[str, Float[torch.Tensor, "layer position dim"]] = field(default_factory=dict)
+    measured: Float[torch.Tensor, " value"] | None = None
 
 
 class Engine:
@@ -100,8 +112,10 @@ class Engine:
             self.envoy = nnsight.NNsight(module)
         self.module = module
 
-    def run(self, inputs: dict[str, Any], plan: Plan) -> Reading:
-        """One forward pass.
+    def run(
+        self, inputs: dict[str, Any], plan: Plan, measure: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> Reading:
+        """One forward pass, and a backward pass where there is a measure.
 
         Parameters
         ----------
@@ -109,6 +123,9 @@ class Engine:
             Model inputs, on any device.
         plan
             What to read.
+        measure
+            From the logits at the plan's rows, ``[position, vocab]``, to values whose sum is differentiated. The plan's
+            reads must not pool then, and no parameter's gradient is touched.
 
         Raises
         ------
@@ -120,7 +137,7 @@ class Engine:
         from nnsight.intervention.interleaver import OutOfOrderError
 
         try:
-            return self._trace(inputs, plan)
+            return self._trace(inputs, plan, measure)
         except OutOfOrderError as error:
             path = str(error).split("'")[1] if "'" in str(error) else str(error)
             raise InputError(
@@ -128,12 +145,16 @@ class Engine:
                 "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
             ) from error
 
-    def _trace(self, inputs: dict[str, Any], plan: Plan) -> Reading:  # noqa: PLR0912, PLR0915  # a trace is one body
+    def _trace(  # noqa: PLR0912, PLR0915  # a trace is one body
+        self, inputs: dict[str, Any], plan: Plan, measure: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> Reading:
         import nnsight
         import torch
 
         indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
-        steps = []  # one entry per block: (envoy, tower, expected positions, edits, whether to read, index, lengths)
+        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
+        # edits, whether to read, index, lengths).
+        steps: list[tuple[Any, ...]] = []
         for tower, layer, writes, pool in plan.steps():
             edits = [self._edit(write) for write in writes]
             kept = pool is not None and pool.index is not None
@@ -141,30 +162,39 @@ class Engine:
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[tower.name]
             block = self.envoy.get(tower.paths[layer])
-            steps.append((block, tower.name, expected, edits, pool is not None, index, lengths))
-        skipped, start = self._skipped(plan)
-        first = next((place for place, step in enumerate(steps) if step[1] not in BEFORE_TEXT), len(steps))
+            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths))
+        steps += self._skips(plan)
+        # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
+        steps.sort(key=lambda step: (FORWARD_ORDER.index(step[2]), step[1] is None))
         rows: Any = plan.logit_rows
         size = self._rows_at_once()
         n_text = plan.n_text_positions
         targets: Any = plan.targets
+        columns: Any = plan.columns
         head: Any = self.head() if rows is not None else None
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
         if self._caches and not plan.root:
             moved["use_cache"] = False
-        with torch.no_grad(), root.trace(**moved) as tracer:
+        backward = measure is not None
+        with torch.set_grad_enabled(backward), root.trace(**moved) as tracer:
             vectors = nnsight.save([])
             shapes = nnsight.save([])
             values = nnsight.save([])
             wrong = nnsight.save([])
             likeliest = nnsight.save([])
-            for place, (block, name, expected, edits, read, index, lengths) in enumerate(steps):
-                if place == first:
-                    for early in skipped:
-                        early.skip(start)
+            gradients = nnsight.save([])
+            sources: list[Any] = []
+            for block, instead, name, expected, edits, read, index, lengths in steps:
+                if instead is not None:
+                    block.skip(instead)
+                    continue
                 output = block.output
                 hidden = output[0] if isinstance(output, tuple | list) else output
+                if backward and not sources and not hidden.requires_grad:
+                    # With frozen weights nothing before the first site asks for a gradient.
+                    hidden = hidden.detach().requires_grad_()
+                    block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                 flat = hidden.reshape(-1, hidden.shape[-1])
                 if expected is not None and flat.shape[0] != expected:
                     wrong.append((name, flat.shape[0], expected))
@@ -176,8 +206,10 @@ class Engine:
                 if not read:
                     continue
                 shapes.append(tuple(hidden.shape))
+                if backward:
+                    sources.append(hidden)
                 if index is None or lengths is None:
-                    vectors.append(flat.float())
+                    vectors.append(flat.detach().float())
                     continue
                 if len(index):
                     flat = flat[index.to(flat.device)]
@@ -187,9 +219,6 @@ class Engine:
                 else:
                     parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
                     vectors.append(torch.stack(parts))
-            if len(steps) == first:
-                for early in skipped:
-                    early.skip(start)
             if head is None or rows is None:
                 tracer.stop()
             # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
@@ -199,7 +228,18 @@ class Engine:
             head.input = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
             result = root.output
             logits = result.logits if hasattr(result, "logits") else result[0]
-            if targets is None:
+            if measure is not None:
+                measured = measure(logits[0].float())
+                values.append(measured.detach())
+                # A site that the logits do not depend on has none.
+                for source, gradient in zip(  # noqa: B905
+                    sources, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
+                ):
+                    found = torch.zeros_like(source) if gradient is None else gradient
+                    gradients.append(found.reshape(-1, found.shape[-1]).float())
+            elif columns is not None:
+                values.append(logits[0].gather(1, columns.to(logits.device)).float())
+            elif targets is None:
                 values.append(logits[0].float())
             else:
                 # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
@@ -213,7 +253,12 @@ class Engine:
         if plan.logit_rows is not None:
             if not values:
                 raise LayoutError("the LM head does not see one vector per text token")
-            if plan.targets is None:
+            if measure is not None:
+                reading.measured = values[0].cpu()
+                reading.gradient = self._gather(plan, gradients, shapes).residual
+            elif plan.columns is not None:
+                reading.picked = values[0].cpu()
+            elif plan.targets is None:
                 reading.logits = values[0].cpu()
             else:
                 reading.logprob, reading.likeliest = torch.cat(list(values)).cpu(), torch.cat(list(likeliest)).cpu()
@@ -225,13 +270,43 @@ class Engine:
         vocabulary = head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
         return max(1, (CPU_LOGITS if self._device.type == "cpu" else GPU_LOGITS) // vocabulary)
 
-    def _skipped(self, plan: Plan) -> tuple[list[Any], Any]:
-        """The blocks that a plan skips, and what stands in for the output of the last of them."""
-        if plan.prefix is None:
-            return [], None
-        blocks = [self.envoy.get(path) for path in plan.prefix.tower.paths[: plan.prefix.layer]]
-        weight = next(self.module.get_submodule(plan.prefix.tower.paths[plan.prefix.layer]).parameters())
-        return blocks, plan.prefix.hidden.to(weight.device, weight.dtype)
+    def _skips(self, plan: Plan) -> list[tuple[Any, ...]]:
+        """The steps of the blocks that a plan skips."""
+        steps = []
+        for prefix in plan.prefixes:
+            for layer, path in enumerate(prefix.tower.paths[: prefix.layer]):
+                weight = next(self.module.get_submodule(path).parameters())
+                output = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
+                instead = output.to(weight.device, weight.dtype)
+                steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None))
+        return steps
+
+    def entering(self, inputs: dict[str, Any], tower: Tower, plan: Plan) -> Float[torch.Tensor, "position dim"]:
+        """What goes into the first block of a tower, in float32 on the CPU; no block of it runs.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs.
+        tower
+            Which tower.
+        plan
+            Its prefixes stand in for towers before this one.
+        """
+        import nnsight
+        import torch
+
+        block = self.envoy.get(tower.paths[0])
+        root = self.envoy.get(plan.root) if plan.root else self.envoy
+        moved = {name: self._place(value) for name, value in inputs.items()}
+        skipped = [(envoy, instead) for envoy, instead, *_ in self._skips(plan)]
+        with torch.no_grad(), root.trace(**moved) as tracer:
+            for envoy, instead in skipped:
+                envoy.skip(instead)
+            hidden = block.input
+            found = nnsight.save(hidden.reshape(-1, hidden.shape[-1]).float())
+            tracer.stop()
+        return found.cpu()
 
     def generate(
         self, inputs: dict[str, Any], writes: Sequence[Write], later: Sequence[Write], **settings: Any

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a vision tower one stimulus takes: rows of tokens."""
+    """How much of a vision tower one stimulus takes: rows of tokens, in a tensor of some shape."""
 
     rows: int
     tokens: int
+    shape: tuple[int, ...]
 
     @property
     def positions(self) -> int:
@@ -54,6 +55,7 @@ class Layouts:
         self.towers = towers
         self._shares: dict[Any, Share] = {}
         self._together: dict[Any, bool] = {}
+        self._stacked: dict[Any, int] = {}
 
     def spans(self, batch: Batch, tower: str) -> tuple[list[Span], int]:
         """The positions of each stimulus of a batch in a tower, and the number of positions in all."""
@@ -83,8 +85,31 @@ class Layouts:
             rows = 1
             for size in shape[:-2]:
                 rows *= size
-            self._shares[key] = Share(rows, tokens)
+            self._shares[key] = Share(rows, tokens, shape[:-1])
         return self._shares[key]
+
+    def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
+        """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
+
+        Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
+        """
+        if tower in TEXT_TOWERS:
+            return len(batch.items), batch.width
+        shapes = [self.share(item, tower).shape for item in batch.items]
+        if len(shapes) == 1:
+            return shapes[0]
+        item = batch.items[0]
+        key = (tower, item.kind)
+        if key not in self._stacked:
+            double = self._first_block([item, item], [tower])[1][tower][:-1]
+            grown = [place for place, (one, two) in enumerate(zip(shapes[0], double, strict=True)) if two == 2 * one]
+            if len(grown) != 1:
+                raise LayoutError(f"the {tower} tower holds {double} for two stimuli and {shapes[0]} for one of them")
+            self._stacked[key] = grown[0]
+        along = self._stacked[key]
+        return tuple(
+            sum(shape[place] for shape in shapes) if place == along else size for place, size in enumerate(shapes[0])
+        )
 
     def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
         """Split stimuli into batches whose layout is known to hold.

@@ -98,14 +98,21 @@ class Prefix:
     tower
         Which tower.
     layer
-        The first block that runs.
-    hidden
-        Output of the block before it.
+        The first block that runs; the number of blocks where none does.
+    outputs
+        What each skipped block puts out, or one tensor that stands for all of them: enough where nothing but the
+        next block looks at a block's output. A decoder may look at several blocks of a vision tower.
     """
 
     tower: Tower
     layer: int
-    hidden: Float[torch.Tensor, "row token dim"]
+    outputs: tuple[Float[torch.Tensor, "row token dim"], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.outputs) not in (1, self.layer):
+            raise ValueError(
+                f"{self.layer} skipped blocks have one output for all or one each, not {len(self.outputs)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,16 @@ class Plan:
         Flat positions whose logits are wanted, in order; None for none of them.
     targets
         A token for each of those positions: then only its log-probability is wanted, and whether it is the likeliest.
+    columns
+        Some tokens for each of those positions, ``[position, token]``: then only their logits are wanted.
     n_text_positions
         Rows x tokens of the text batch, which the positions of ``logit_rows`` count over.
     root
         Module path of the part of the model that runs (``""`` for the whole).
     writes
         Edits, in the order in which they apply where they meet at a block. A block's output is read after its edits.
-    prefix
-        Blocks that are skipped; nothing is read of them or written to them. None to run them all.
+    prefixes
+        Blocks that are skipped, one entry per tower; nothing is read of them or written to them.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -136,7 +145,8 @@ class Plan:
     n_text_positions: int = 0
     root: str = ""
     writes: tuple[Write, ...] = ()
-    prefix: Prefix | None = None
+    prefixes: tuple[Prefix, ...] = ()
+    columns: Int[torch.Tensor, "position token"] | None = None
 
     def steps(self) -> list[tuple[Tower, int, tuple[Write, ...], Pool | None]]:
         """The blocks that are touched, in forward order: what is written there, and how it is then read."""

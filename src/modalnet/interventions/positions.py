@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from jaxtyping import Bool, Int
 
@@ -60,6 +61,26 @@ class Span:
     text: Bool[torch.Tensor, " token"] | None = None
     cls: Int[torch.Tensor, " row"] | None = None
     clear: bool = True
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The own tokens of one stimulus in one tower, to be named and chosen from; a continuation's do not count.
+
+    Attributes
+    ----------
+    names
+        What each token reads, or ``"<image 3>"``, ``"<cls>"``.
+    image, cls
+        Which of them are image tokens (patches), which class tokens.
+    """
+
+    names: tuple[str, ...]
+    image: Bool[np.ndarray, " token"]
+    cls: Bool[np.ndarray, " token"]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def choose(tokens: Any, towers: Sequence[str], *, pictures: bool = False) -> dict[str, TokenChoice]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
 from modalnet.errors import InputError, ModalnetError
@@ -34,6 +34,7 @@ _GPU_LIMITS = (256, 16384)
 MOST_LOGITS = 1 << 26
 # The pass that a prefix is read in is paid back by the third that starts from it.
 FEWEST_TO_SHARE = 3
+_T = TypeVar("_T")
 _PATCH_PIXELS = 3 * 14 * 14
 _AHEAD_COUNT, _AHEAD_BYTES = 64, 1 << 29
 
@@ -123,7 +124,7 @@ class Runner:
         InputError
             Where a stimulus cannot be encoded or has no token of the kind asked for.
         """
-        limit = _BatchLimit(batch_size, self.engine)
+        limit = BatchLimit(batch_size, self.engine)
         towers = [site.tower.name for site in sites]
         towers += [name for edits in variants if edits for name in edits.towers]
         towers = list(dict.fromkeys(towers))
@@ -137,7 +138,7 @@ class Runner:
                 group, left = waiting.popleft()
                 # An earlier batch showed that this many do not fit, or the logits of this one would not.
                 if len(group) > limit.count or (logits == "score" and self._many_logits(group)):
-                    waiting.extendleft((half, left) for half in reversed(_halves(group)))
+                    waiting.extendleft((half, left) for half in reversed(halves(group)))
                     continue
                 batch = self.encoder.collate(group)
                 prefix = self._shared_prefix(batch, asked, left)
@@ -145,8 +146,8 @@ class Runner:
                     step = self._run_if_it_fits(batch, asked, left[0], prefix)
                     if step is None:
                         limit.count = max(1, len(group) // 2)
-                        waiting.extendleft((half, list(left)) for half in reversed(_halves(group)))
-                        _free_memory()
+                        waiting.extendleft((half, list(left)) for half in reversed(halves(group)))
+                        free_memory()
                         break
                     yield step
                     left = left[1:]
@@ -166,7 +167,7 @@ class Runner:
         try:
             reading = self.engine.run(batch.inputs, Plan(((Sites(tower, (layer - 1,)), Pool(total)),), root=batch.root))
             hidden = reading.residual[tower.name][0].reshape(reading.shapes[tower.name])
-            prefix = Prefix(tower, layer, hidden)
+            prefix = Prefix(tower, layer, (hidden,))
             if self._shares is None:
                 with_it, without = (self._run(batch, asked, variants[-1], one) for one in (prefix, None))
                 self._shares = _agree(with_it, without)
@@ -212,7 +213,8 @@ class Runner:
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
         try:
-            plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefix)
+            prefixes = (prefix,) if prefix else ()
+            plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes)
             reading = self.engine.run(batch.inputs, plan)
         except LayoutError as error:
             raise ModalnetError(
@@ -277,7 +279,7 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-class _BatchLimit:
+class BatchLimit:
     """How many stimuli, and how many tokens with their padding, a batch may hold."""
 
     def __init__(self, batch_size: Any, engine: Engine) -> None:
@@ -291,12 +293,12 @@ class _BatchLimit:
             raise InputError(f'batch_size={batch_size!r} is not known. Give "auto" or a number of at least 1.')
 
 
-def _batches(encoded: Iterable[Encoded], limit: _BatchLimit) -> Iterator[list[Encoded]]:
+def _batches(encoded: Iterable[Encoded], limit: BatchLimit) -> Iterator[list[Encoded]]:
     """Grow batches of one kind up to the limit."""
     current: list[Encoded] = []
     longest = 0
     for item in encoded:
-        size = max(item.n_tokens, _image_tokens(item))
+        size = max(item.n_tokens, image_tokens(item))
         full = len(current) >= limit.count or max(longest, size) * (len(current) + 1) > limit.tokens
         if current and (full or item.kind != current[0].kind):
             yield current
@@ -307,7 +309,7 @@ def _batches(encoded: Iterable[Encoded], limit: _BatchLimit) -> Iterator[list[En
         yield current
 
 
-def _image_tokens(item: Encoded) -> int:
+def image_tokens(item: Encoded) -> int:
     """About how many patches the images of a stimulus become; only the size of batches depends on it."""
     pixels = item.inputs.get("pixel_values")
     return 0 if pixels is None else int(pixels.numel()) // _PATCH_PIXELS
@@ -321,7 +323,8 @@ def _agree(one: Step, other: Step) -> bool:
     return bool(torch.allclose(first, second, atol=1e-4, rtol=1e-4))
 
 
-def _halves(group: list[Encoded]) -> list[list[Encoded]]:
+def halves(group: list[_T]) -> list[list[_T]]:
+    """Two lists of about half the length."""
     middle = (len(group) + 1) // 2
     return [group[:middle], group[middle:]]
 
@@ -343,7 +346,8 @@ def _ahead(encode: Any, prepared: Iterable[Prepared]) -> Iterator[Encoded]:
                 future.cancel()
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Give back what a failed batch held."""
     import torch
 
     gc.collect()
