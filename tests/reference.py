@@ -136,6 +136,28 @@ def watch(module: Any, where: Sequence[str]) -> Iterator[dict[str, list[torch.Te
             hook.remove()
 
 
+@contextlib.contextmanager
+def editing(module: Any, edits: dict[str, Any]) -> Iterator[None]:
+    """Replace the output of blocks: path → function of the flat output ``[position, dim]``."""
+
+    def hook(change: Any) -> Any:
+        def replace(module: Any, args: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple | list) else output
+            new = change(hidden.reshape(-1, hidden.shape[-1]).clone()).reshape(hidden.shape)
+            return (new, *output[1:]) if isinstance(output, tuple | list) else new
+
+        return replace
+
+    handles = [
+        module.get_submodule(path).register_forward_hook(hook(change), prepend=True) for path, change in edits.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def forward(
     name: str, text: str | None, images: Sequence[Image.Image] = (), family: Family | None = None
 ) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

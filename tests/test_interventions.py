@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 import modalnet as mn
 from families import build, picture
-from reference import SIZES, TEXT_ONLY, close, encode, forward, image_tokens, load, paths, stimuli_for
+from reference import SIZES, TEXT_ONLY, close, editing, encode, forward, image_tokens, load, paths, stimuli_for
 
 NAMES = ["gpt2", "llama", "llava_clip", "llava_next", "qwen2_5_vl", "gemma3", "idefics3", "pixtral", "blip2"]
 RNG_SEED = 5
@@ -25,28 +24,6 @@ def some_units(model, towers, share=0.2, seed=RNG_SEED):
             for name, tower in model.towers.items()
         }
     )
-
-
-@contextmanager
-def editing(module, edits):
-    """Replace the output of blocks: path → function of the flat output ``[position, dim]``."""
-
-    def hook(change):
-        def replace(module, args, output):
-            hidden = output[0] if isinstance(output, tuple | list) else output
-            new = change(hidden.reshape(-1, hidden.shape[-1]).clone()).reshape(hidden.shape)
-            return (new, *output[1:]) if isinstance(output, tuple | list) else new
-
-        return replace
-
-    handles = [
-        module.get_submodule(path).register_forward_hook(hook(change), prepend=True) for path, change in edits.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def plain(name, stimulus, units, change, rows):

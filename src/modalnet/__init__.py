@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import interop, stimuli, tasks
+    from modalnet import interop, patching, stimuli, tasks
     from modalnet.architecture.towers import Tower
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     from modalnet.lesion import LesionStudy, lesion_study
     from modalnet.localization import Localization, Reliability, localize
     from modalnet.model import Model, Run, load
-    from modalnet.stimuli import Contrast, Stimulus
+    from modalnet.patching import (
+        ModalityProfile,
+        Patching,
+        activation_patching,
+        attribution_patching,
+        profile_modality,
+    )
+    from modalnet.stimuli import Contrast, Stimulus, corrupt
     from modalnet.store import Store
     from modalnet.units import Units
 
@@ -51,7 +58,9 @@ _WHERE = {
     "LesionStudy": "modalnet.lesion",
     "Localization": "modalnet.localization",
     "ModalnetError": "modalnet.errors",
+    "ModalityProfile": "modalnet.patching",
     "Model": "modalnet.model",
+    "Patching": "modalnet.patching",
     "Reliability": "modalnet.localization",
     "Request": "modalnet.interventions.scores",
     "Run": "modalnet.model",
@@ -60,13 +69,16 @@ _WHERE = {
     "StoreError": "modalnet.errors",
     "Tower": "modalnet.architecture.towers",
     "Units": "modalnet.units",
+    "activation_patching": "modalnet.patching",
     "add": "modalnet.interventions.operations",
+    "attribution_patching": "modalnet.patching",
     "direction": "modalnet.interventions.operations",
     "lesion_study": "modalnet.lesion",
     "load": "modalnet.model",
     "localize": "modalnet.localization",
     "mean": "modalnet.interventions.operations",
     "patch": "modalnet.interventions.operations",
+    "profile_modality": "modalnet.patching",
     "resample": "modalnet.interventions.operations",
     "scale": "modalnet.interventions.operations",
     "set_to": "modalnet.interventions.operations",
@@ -80,8 +92,10 @@ __all__ = [
     "Intervention",
     "LesionStudy",
     "Localization",
+    "ModalityProfile",
     "ModalnetError",
     "Model",
+    "Patching",
     "Reliability",
     "Request",
     "Run",
@@ -90,7 +104,10 @@ __all__ = [
     "StoreError",
     "Tower",
     "Units",
+    "activation_patching",
     "add",
+    "attribution_patching",
+    "corrupt",
     "direction",
     "interop",
     "lesion_study",
@@ -98,6 +115,8 @@ __all__ = [
     "localize",
     "mean",
     "patch",
+    "patching",
+    "profile_modality",
     "resample",
     "scale",
     "set_to",
@@ -109,8 +128,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("interop", "stimuli", "tasks"):
+    if name in ("interop", "patching", "stimuli", "tasks"):
         return importlib.import_module(f"modalnet.{name}")
+    if name == "corrupt":
+        return importlib.import_module("modalnet.stimuli.corrupt")
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)
         globals()[name] = value

@@ -560,9 +560,13 @@ class Model:
         chosen = [name for name in self.reached(stimuli) if towers is None or name in towers]
         yield from self._sweep.gradients(prepared, chosen, measure, self._edits((), stimuli), batch_size)
 
-    def token_row(self, state: State, tower: str) -> TokenRow:
-        """The own tokens of a stimulus in a tower, without those of a continuation."""
-        return self._sweep.tokens(state.encoded, tower)
+    def token_rows(
+        self, stimuli: Sequence[Stimulus], towers: Sequence[str], continuations: Sequence[str] | None = None
+    ) -> list[dict[str, TokenRow]]:
+        """Per stimulus and tower its own tokens, without those of a continuation."""
+        prepared = self._encoder.prepare(stimuli, continuations=continuations)
+        encoded = map(self._encoder.encode, prepared)
+        return [{name: self._sweep.tokens(item, name) for name in towers} for item in encoded]
 
     def image_places(self, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
         """Where in its picture each token of a stimulus looks; see :func:`.places.image_places`."""

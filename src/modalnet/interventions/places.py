@@ -21,7 +21,7 @@ import numpy as np
 from modalnet.architecture.inputs import TEXT_TOWERS, Encoded
 from modalnet.errors import ModalnetError
 from modalnet.interventions.plan import Plan, Prefix
-from modalnet.interventions.sweep import Cell, State, Sweep, Swap
+from modalnet.interventions.sweep import Cell, State, Swap, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

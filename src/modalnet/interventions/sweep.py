@@ -111,6 +111,15 @@ class Outcome:
     columns: tuple[tuple[int, ...], ...] = ()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a sweep is about: its states, what is wanted of each run, and edits that hold for all of them."""
+
+    states: Sequence[State]
+    outcome: Outcome
+    edits: Edits | None
+
+
 class Sweep:
     """Runs the cells of a sweep on one model.
 
@@ -264,21 +273,15 @@ class Sweep:
             items = [states[cells[number].state].encoded for number in numbers]
             runs_vision = entry is None or entry[0] not in TEXT_TOWERS
             for places in _packed(items, limit, numbers, vision=runs_vision):
-                yield from self._batch(states, cells, places, outcome, edits, limit)
+                yield from self._batch(_Asked(states, outcome, edits), cells, places, limit)
 
     def _batch(
-        self,
-        states: Sequence[State],
-        cells: Sequence[Cell],
-        numbers: list[int],
-        outcome: Outcome,
-        edits: Edits | None,
-        limit: BatchLimit,
+        self, asked: _Asked, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
     ) -> Iterator[tuple[int, torch.Tensor]]:
         waiting = deque([numbers])
         while waiting:
             some = waiting.popleft()
-            items = [states[cells[number].state].encoded for number in some]
+            items = [asked.states[cells[number].state].encoded for number in some]
             towers = [name for name in self.layouts.towers if name in TEXT_TOWERS or items[0].n_images]
             parts = self._side_by_side(items, towers)
             if len(parts) > 1:
@@ -287,7 +290,7 @@ class Sweep:
                 waiting.extendleft(reversed([[next(order) for _ in part] for part in parts]))
                 continue
             try:
-                found = self._run(states, [cells[number] for number in some], outcome, edits)
+                found = self._run(asked, [cells[number] for number in some])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -317,44 +320,37 @@ class Sweep:
                 same.append([item])
         return same
 
-    def _run(
-        self, states: Sequence[State], cells: Sequence[Cell], outcome: Outcome, edits: Edits | None
-    ) -> list[torch.Tensor]:
-        batch = self.encoder.collate([states[cell.state].encoded for cell in cells])
+    def _run(self, asked: _Asked, cells: Sequence[Cell]) -> list[torch.Tensor]:
+        batch = self.encoder.collate([asked.states[cell.state].encoded for cell in cells])
         entry = cells[0].entry
         if entry is None or self._skips.get(entry[0]) is False:
-            return self._pass(batch, states, cells, outcome, edits, None)
+            return self._pass(batch, asked, cells, None)
         try:
-            skipping = self._pass(batch, states, cells, outcome, edits, entry)
+            skipping = self._pass(batch, asked, cells, entry)
         except Exception as error:  # whatever it is, the cells run whole, and show it again
             if is_out_of_memory(error) or self._skips.get(entry[0]):
                 raise
             skipping = None
         if self._skips.get(entry[0]):
             return skipping  # type: ignore[return-value]
-        whole = self._pass(batch, states, cells, outcome, edits, None)
+        whole = self._pass(batch, asked, cells, None)
         agree = skipping is not None and self._agree(skipping, whole)
         if not agree and entry[0] in TEXT_TOWERS and batch.items[0].n_images and "vision" not in self._skips:
             # Two towers were skipped; perhaps only the vision tower cannot be.
             self._skips["vision"] = False
-            return self._run(states, cells, outcome, edits)
+            return self._run(asked, cells)
         self._skips[entry[0]] = agree
         return whole
 
     def _pass(
-        self,
-        batch: Batch,
-        states: Sequence[State],
-        cells: Sequence[Cell],
-        outcome: Outcome,
-        edits: Edits | None,
-        entry: tuple[str, int] | None,
+        self, batch: Batch, asked: _Asked, cells: Sequence[Cell], entry: tuple[str, int] | None
     ) -> list[torch.Tensor]:
         """One forward pass over a batch of cells, from behind their entry if there is one."""
         import torch
 
         rows, n_text = self._rows(batch)
-        prefixes = self._prefixes(batch, states, cells, entry) if entry else ()
+        outcome, edits = asked.outcome, asked.edits
+        prefixes = self._prefixes(batch, asked.states, cells, entry) if entry else ()
         skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
         writes = list(edits.writes(batch, self.layouts.spans)) if edits else []
         writes += self._writes(batch, cells)
@@ -401,7 +397,8 @@ class Sweep:
         # A decoder block looks at nothing but the one before it. Of a vision tower a decoder may look at several.
         if tower in TEXT_TOWERS:
             made = [Prefix(self.layouts.towers[tower], layer + 1, (self._hidden(batch, states, cells, tower, layer),))]
-            if batch.items[0].n_images and self._skips.get("vision", True):
+            seen = all("vision" in states[cell.state].residual for cell in cells)
+            if batch.items[0].n_images and seen and self._skips.get("vision", True):
                 made.append(self.vision_prefix(batch, states, cells))
             return tuple(made)
         return (self.vision_prefix(batch, states, cells, layer + 1),)

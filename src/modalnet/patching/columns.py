@@ -130,10 +130,10 @@ def plan_columns(pairs: Sequence[Pair], tokens: Any, align: Any, tower: str) -> 
     if isinstance(chosen, Mapping):
         made: list[tuple[Column, list[Match]]] = []
         for name, choice in chosen.items():
-            made += _one(pairs, matches, choice, align, tower, str(name))
+            made += _one(pairs, matches, choice, align, tower, name=str(name))
     else:
         listed = chosen if isinstance(chosen, list) else [chosen]
-        made = [column for choice in listed for column in _one(pairs, matches, choice, align, tower, None)]
+        made = [column for choice in listed for column in _one(pairs, matches, choice, align, tower)]
     if not made:
         raise InputError(f"tokens={tokens!r} chooses nothing in the {tower} tower.")
     return [column for column, _ in made], [per_pair for _, per_pair in made]
@@ -244,15 +244,15 @@ def _given(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Matc
         found = [(int(i), int(j)) for i, j in own]
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise InputError(
-            f'align={align!r:.80} is not known. Give None, "last", "role", or (clean, corrupt) indices: a list of them, '
-            "or a list per pair."
+            f'align={align!r:.80} is not known. Give None, "last", "role", or (clean, corrupt) indices: a list of '
+            "them, or a list per pair."
         ) from error
     n, m = len(pair.clean), len(pair.corrupt)
     for i, j in found:
         if not (-n <= i < n and -m <= j < m):
             raise InputError(
-                f"pair {pair.label}: align= sets token {i} against {j}, but the stimuli have {n} and {m} in the {tower} "
-                "tower."
+                f"pair {pair.label}: align= sets token {i} against {j}, but the stimuli have {n} and {m} in the "
+                f"{tower} tower."
             )
     made = [(i % n, j % m) for i, j in found]
     if len({i for i, _ in made}) < len(made) or len({j for _, j in made}) < len(made):
@@ -269,7 +269,7 @@ def _counted(row: TokenRow) -> str:
 
 
 def _one(
-    pairs: Sequence[Pair], matches: Sequence[Match], choice: Any, align: Any, tower: str, name: str | None
+    pairs: Sequence[Pair], matches: Sequence[Match], choice: Any, align: Any, tower: str, *, name: str | None = None
 ) -> list[tuple[Column, list[Match]]]:
     if choice is None or choice == "each" or isinstance(choice, Grid):
         return _each(pairs, matches, choice, align, tower)

@@ -29,7 +29,7 @@ Texts = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Metric:
-    """What to measure; made by :func:`logit_difference`, :func:`log_probability`, :func:`kl_divergence`, :func:`custom`.
+    """What to measure; made by :func:`logit_difference` and its like.
 
     Attributes
     ----------
@@ -77,6 +77,9 @@ class Metric:
                     )
             return Measure(self, Outcome("columns", columns))
         if self.kind == "log-probability":
+            for one, other, text in zip(clean, corrupt, answers, strict=True):
+                for stimulus in (one, other):
+                    model.next_tokens(stimulus, text)
             return Measure(self, Outcome("logprob"), tuple(answers))
         return Measure(self, Outcome("logits"))
 
@@ -250,8 +253,8 @@ def _token(model: Model, clean: Stimulus, corrupt: Stimulus, text: str) -> int:
         if len(tokens) != 1:
             shown = ", ".join(repr(model.tokenizer.decode([token])) for token in tokens)
             raise InputError(
-                f"after stimulus {clean.label}, {text!r} is {len(tokens)} tokens ({shown}); a logit difference compares "
-                "single ones. Choose another answer, or use log_probability, which takes any."
+                f"after stimulus {clean.label}, {text!r} is {len(tokens)} tokens ({shown}); a logit difference "
+                "compares single ones. Choose another answer, or use log_probability, which takes any."
             )
     if len(found) != 1:
         raise InputError(f"{text!r} is another token after {clean.label} than after {corrupt.label}.")

@@ -1,0 +1,392 @@
+"""Activation patching: which sites, tokens and towers carry an answer.
+
+A clean and a corrupt stimulus run as they are. Then the corrupt one runs again with the residual stream of the clean
+one at one block and token, once for each of them, and the answer is measured: where it comes back, the patched
+activations carry what the pair differs in. Patching the other way round asks which of them the answer cannot lack.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import InputError, StoreError
+from modalnet.interventions.sweep import Cell, State, Swap
+from modalnet.patching.metrics import Measure, as_metric
+from modalnet.patching.pairs import Layout, as_pairs, lay_out
+from modalnet.patching.result import NetworkPatch, Patching, as_networks
+from modalnet.store import Store
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+    from modalnet.stimuli import Stimulus
+
+MATCHES = ("layer", "norm", "tower")
+# Pairs whose states are held at once, and that are lost at most when a sweep is stopped.
+TOGETHER = 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Set:
+    """Units that are patched together: a network's or a control's (``match`` is empty for a network's own)."""
+
+    network: str
+    match: str
+    draw: int
+    units: Units
+
+
+def activation_patching(
+    model: Model,
+    clean: Any,
+    corrupt: Any,
+    metric: Any,
+    *,
+    sites: Any = "residual",
+    towers: str | Sequence[str] | None = None,
+    tokens: Any = None,
+    direction: Literal["denoise", "noise"] = "denoise",
+    align: Any = None,
+    networks: Mapping[str, Units] | None = None,
+    controls: int = 10,
+    matches: Sequence[str] = ("layer", "norm"),
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    cache: bool = True,
+    progress: bool = True,
+) -> Patching:
+    """Patch activations between the runs of a clean and a corrupt stimulus, site by site and token by token.
+
+    Parameters
+    ----------
+    model
+        The model.
+    clean, corrupt
+        One stimulus each, or as many of one as of the other. A pair may differ in its text, its picture or both.
+    metric
+        What is measured: :func:`modalnet.patching.logit_difference`, ``log_probability``, ``kl_divergence``, or a
+        function of the logits after a stimulus (see :func:`modalnet.patching.custom`).
+    sites
+        ``"residual"``: the output of every block; or a list of :func:`modalnet.site`.
+    towers
+        None for every tower that the stimuli reach; without the vision tower where no pair differs in its picture.
+    tokens
+        Which tokens, alone and in groups; None for each text token by itself and the image tokens as one group. See
+        :mod:`modalnet.patching.columns`.
+    direction
+        ``"denoise"``: activations of the clean run are put into the corrupt one, which shows what is enough for the
+        answer. ``"noise"``: the reverse, which shows what is needed for it.
+    align
+        Which token of the clean stimulus goes with which of the corrupt one, where they differ in length: ``"last"``,
+        ``"role"``, or indices. See :mod:`modalnet.patching.columns`.
+    networks
+        By name: units that are patched instead of whole sites, too, block by block and all at once.
+    controls, matches, seed
+        How many matched random sets of units are patched (all at once) beside each network, and how they are matched:
+        ``"layer"``, ``"norm"``, ``"tower"``. Units without norms have no norm-matched controls, which is warned of.
+    batch_size
+        Patched runs per forward pass.
+    cache
+        Keep each pair in the store, and answer from there: a sweep that is stopped goes on where it was. A function as
+        a metric has no identity, so its results are not kept.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    Patching
+        ``.effect[tower]`` ``[layer, column]``: 0 is corrupt, 1 is clean.
+
+    Raises
+    ------
+    InputError
+        For pairs, tokens, metrics or networks that are none or do not fit, before anything is patched.
+
+    References
+    ----------
+    Vig et al. (2020), Causal mediation analysis. NeurIPS. Meng et al. (2022), Locating and editing factual
+    associations. NeurIPS. Zhang & Nanda (2024), Towards best practices of activation patching. ICLR. Heimersheim &
+    Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255.
+    """
+    if direction not in ("denoise", "noise"):
+        raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    pairs = as_pairs(clean, corrupt)
+    measure = as_metric(metric).bind(model, *pairs)
+    layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
+    sets = _sets(model, as_networks(networks), layout, controls=controls, matches=matches, seed=seed)
+    job = _Job(model, measure, layout, direction, sets, batch_size)
+    found = job.run(Store() if cache and measure.metric.function is None else None, progress=progress)
+    return job.result(found)
+
+
+@dataclass
+class _Job:
+    model: Model
+    measure: Measure
+    layout: Layout
+    direction: str
+    sets: list[_Set]
+    batch_size: int | Literal["auto"]
+
+    def run(self, kept: Store | None, *, progress: bool) -> list[dict[str, np.ndarray]]:
+        """Per pair its arrays: from the store, or patched now and put there."""
+        from tqdm.auto import tqdm
+
+        keys = [self._key(pair) for pair in range(self.n)] if kept else []
+        found: list[Any] = [self._known(kept, key) if kept else None for key in keys] or [None] * self.n
+        missing = [pair for pair, arrays in enumerate(found) if arrays is None]
+        with tqdm(total=self.n, initial=self.n - len(missing), unit="pair", disable=not progress) as bar:
+            for start in range(0, len(missing), TOGETHER):
+                some = missing[start : start + TOGETHER]
+                for pair, arrays in self._patched(some):
+                    found[pair] = arrays
+                    if kept is not None:
+                        kept = self._keep(kept, keys[pair], pair, arrays)
+                    bar.update()
+        return found
+
+    @property
+    def n(self) -> int:
+        return len(self.layout.clean)
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def _patched(self, some: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The arrays of some pairs: ``clean``, ``corrupt``, ``values/<tower>`` and those of the networks."""
+        clean, corrupt = (self._states(side, some) for side in (self.layout.clean, self.layout.corrupt))
+        if self.measure.needs_clean:
+            for place, outcome in self._outcomes(clean, [Cell(place) for place in range(len(some))], some):
+                self.measure.reference[some[place]] = outcome[-1].double()
+        whole = {
+            name: dict(self._measured(states, [Cell(place) for place in range(len(some))], some))
+            for name, states in (("clean", clean), ("corrupt", corrupt))
+        }
+        base, source = (corrupt, clean) if self.direction == "denoise" else (clean, corrupt)
+        cells: list[Cell] = []
+        where: list[tuple[int, str, tuple[int, ...]]] = []
+        arrays: list[dict[str, np.ndarray]] = []
+        unpatched = whole["corrupt" if self.direction == "denoise" else "clean"]
+        for place, pair in enumerate(some):
+            arrays.append({name: np.array(values[place]) for name, values in whole.items()})
+            for name, at, swaps in self._cells(pair, source[place]):
+                shape = self._shape(name, pair)
+                array = arrays[-1].setdefault(name, np.full(shape, np.nan))
+                if swaps:
+                    cells.append(Cell(place, swaps))
+                    where.append((place, name, at))
+                else:
+                    array[at] = unpatched[place]  # no unit of the network is here, so nothing is patched
+        for number, value in self._measured(base, cells, some):
+            place, name, at = where[number]
+            arrays[place][name][at] = value
+        for pair in some:
+            self.measure.reference.pop(pair, None)
+        yield from zip(some, arrays, strict=True)
+
+    def _states(self, side: Sequence[Stimulus], some: Sequence[int]) -> list[State]:
+        stimuli = [side[pair] for pair in some]
+        answers = self.measure.continuations
+        return self.model.states(
+            stimuli,
+            # Blocks of a vision tower are skipped while a decoder is patched, so its outputs are wanted, too.
+            continuations=None if answers is None else [answers[pair] for pair in some],
+            batch_size=self.batch_size,
+        )
+
+    def _outcomes(self, states: Sequence[State], cells: Sequence[Cell], some: Sequence[int]) -> Iterator[Any]:
+        from dataclasses import replace
+
+        outcome = self.measure.outcome
+        if outcome.columns:
+            outcome = replace(outcome, columns=tuple(outcome.columns[pair] for pair in some))
+        return self.model.run_cells(states, cells, outcome, batch_size=self.batch_size)
+
+    def _measured(
+        self, states: Sequence[State], cells: Sequence[Cell], some: Sequence[int]
+    ) -> Iterator[tuple[int, float]]:
+        for number, outcome in self._outcomes(states, cells, some):
+            yield number, self.measure.value(outcome, some[cells[number].state])
+
+    def _cells(self, pair: int, source: State) -> Iterator[tuple[str, tuple[int, ...], tuple[Swap, ...]]]:
+        """(array, place in it, what is patched) of every run of a pair."""
+        networks = {one.network: one.units for one in self.sets if not one.match}
+        for tower, layers in self.layout.layers.items():
+            for place, per_pair in enumerate(self.layout.matches[tower]):
+                if not per_pair[pair]:
+                    continue
+                for at, layer in enumerate(layers):
+                    swap = self._swap(tower, layer, per_pair[pair], source)
+                    yield f"values/{tower}", (at, place), (swap,) if swap else ()
+                    for name, units in networks.items():
+                        part = self._swap(tower, layer, per_pair[pair], source, units)
+                        yield f"networks/{name}/values/{tower}", (at, place), (part,) if part else ()
+        for one in self.sets:
+            swaps = []
+            for tower, layers in self.layout.layers.items():
+                everywhere = [match for per_pair in self.layout.matches[tower] for match in per_pair[pair]]
+                tokens = sorted(set(everywhere))
+                swaps += [self._swap(tower, layer, tokens, source, one.units) for layer in layers]
+            made = tuple(swap for swap in swaps if swap)
+            if one.match:
+                yield f"networks/{one.network}/controls/{one.match}", (one.draw,), made
+            else:
+                yield f"networks/{one.network}/joint", (), made
+
+    def _swap(
+        self,
+        tower: str,
+        layer: int,
+        match: Sequence[tuple[int, int]],
+        source: State,
+        units: Units | None = None,
+    ) -> Swap | None:
+        import torch
+
+        denoise = self.direction == "denoise"
+        into = torch.tensor([j if denoise else i for i, j in match])
+        out_of = torch.tensor([i if denoise else j for i, j in match])
+        values = source.residual[tower][layer][out_of]
+        if units is None:
+            return Swap(tower, layer, into, values)
+        dims = torch.from_numpy(np.flatnonzero(units.mask[tower][layer])) if tower in units.mask else values[:0, 0]
+        return Swap(tower, layer, into, values[:, dims], dims) if len(dims) else None
+
+    def _shape(self, name: str, pair: int) -> tuple[int, ...]:
+        parts = name.split("/")
+        if "values" in parts:
+            tower = parts[-1]
+            return len(self.layout.layers[tower]), len(self.layout.columns[tower])
+        if "controls" in parts:
+            return (sum(1 for one in self.sets if name == f"networks/{one.network}/controls/{one.match}"),)
+        return ()
+
+    # -- the store -----------------------------------------------------------------------------------------------
+
+    def _key(self, pair: int) -> str:
+        from modalnet import __version__
+
+        metric = self.measure.metric
+        return Store.key(
+            {
+                "kind": "patching",
+                "model": self.model.fingerprint_once,
+                "encoding": self.model.encoding_identity([]),
+                "pair": list(self.layout.digests[pair]),
+                "metric": [metric.kind, *(_own(texts, pair) for texts in (metric.answers, metric.distractors))],
+                "direction": self.direction,
+                "layers": {tower: list(layers) for tower, layers in self.layout.layers.items()},
+                "matches": {
+                    tower: [per_pair[pair] for per_pair in matches] for tower, matches in self.layout.matches.items()
+                },
+                "sets": [
+                    [
+                        one.network,
+                        one.match,
+                        one.draw,
+                        {t: np.flatnonzero(m).tolist() for t, m in one.units.mask.items()},
+                    ]
+                    for one in self.sets
+                ],
+                "version": __version__,
+            }
+        )
+
+    def _known(self, kept: Store, key: str) -> dict[str, np.ndarray] | None:
+        entry = kept.get(key)
+        return None if entry is None else entry[0]
+
+    def _keep(self, kept: Store, key: str, pair: int, arrays: dict[str, np.ndarray]) -> Store | None:
+        meta = {"kind": "patching", "source": self.model.name, "pair": self.layout.clean[pair].label}
+        try:
+            kept.put(key, arrays, meta)
+        except StoreError as error:
+            warnings.warn(f"{error} The sweep goes on; its pairs are not kept.", stacklevel=2)
+            return None
+        return kept
+
+    # -- the result ----------------------------------------------------------------------------------------------
+
+    def result(self, found: Sequence[dict[str, np.ndarray]]) -> Patching:
+        def stacked(name: str) -> np.ndarray:
+            return np.stack([arrays[name] for arrays in found]).astype(np.float64)
+
+        networks = {}
+        for one in (one for one in self.sets if not one.match):
+            kinds = dict.fromkeys(other.match for other in self.sets if other.network == one.network and other.match)
+            networks[one.network] = NetworkPatch(
+                one.units.count,
+                {tower: stacked(f"networks/{one.network}/values/{tower}") for tower in self.layout.layers},
+                stacked(f"networks/{one.network}/joint"),
+                {match: stacked(f"networks/{one.network}/controls/{match}").T for match in kinds},
+            )
+        return Patching(
+            self.model.name,
+            self.measure.metric.name,
+            self.direction,
+            False,
+            tuple(stimulus.label for stimulus in self.layout.clean),
+            {tower: tuple(columns) for tower, columns in self.layout.columns.items()},
+            self.layout.layers,
+            stacked("clean"),
+            stacked("corrupt"),
+            {tower: stacked(f"values/{tower}") for tower in self.layout.layers},
+            networks,
+            picture=first_picture(self.layout.clean),
+        )
+
+
+def first_picture(stimuli: Sequence[Stimulus]) -> np.ndarray | None:
+    """The picture of the first stimulus, if it has one, to draw effects on."""
+    return np.asarray(stimuli[0].images()[0]) if stimuli[0].n_images == 1 else None
+
+
+def _own(texts: Any, pair: int) -> Any:
+    return texts[pair] if isinstance(texts, tuple) else texts
+
+
+def _sets(
+    model: Model, networks: Mapping[str, Units], layout: Layout, *, controls: int, matches: Sequence[str], seed: int
+) -> list[_Set]:
+    for name, value in (("controls", controls), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
+    if isinstance(matches, str) or not all(match in MATCHES for match in matches):
+        raise InputError(f"matches= is a list of {', '.join(map(repr, MATCHES))}; got {matches!r}.")
+    found = []
+    for name, units in networks.items():
+        _check_units(model, name, units, layout)
+        found.append(_Set(name, "", 0, units))
+        for match in dict.fromkeys(matches) if controls else ():
+            if match == "norm" and units.norms is None:
+                warnings.warn(
+                    f"network {name!r} carries no norms, so it has no norm-matched controls: its units may carry much "
+                    "by their size alone. Pass norms= to Units, or take units from a localization.",
+                    stacklevel=4,
+                )
+                continue
+            drawn = units.random(n=controls, seed=seed, match=match)  # type: ignore[arg-type]
+            found += [_Set(name, match, draw, one) for draw, one in enumerate(drawn)]
+    return found
+
+
+def _check_units(model: Model, name: str, units: Units, layout: Layout) -> None:
+    if "/" in name:
+        raise InputError(f"The name of a network has no slash; got {name!r}.")
+    for tower, shape in units.shapes.items():
+        if tower not in model.towers or model.towers[tower].shape != shape:
+            have = {one: model.towers[one].shape for one in model.towers}
+            raise InputError(
+                f"Network {name!r} is of a model with a {tower} tower of shape {shape}; {model.name} has {have}."
+            )
+    if units.model not in (None, model.fingerprint_once):
+        raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
+    patched = [units.mask[tower][list(layers)].sum() for tower, layers in layout.layers.items() if tower in units.mask]
+    if not sum(patched):
+        raise InputError(
+            f"Network {name!r} has no unit in what is patched ({', '.join(layout.layers)}), so nothing would change."
+        )

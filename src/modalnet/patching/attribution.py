@@ -1,0 +1,163 @@
+"""Attribution patching: all patches at once, estimated by a gradient.
+
+The effect of patching activation ``a`` at a site is, to first order, ``(a_source - a_base) . dm/da`` at the base run:
+two forward passes and one backward pass give the estimate for every site, token and unit of a pair. It is a linear
+estimate; :func:`modalnet.patching.agreement` says how good on pairs where exact patching was done as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.interventions.sweep import Cell, State
+from modalnet.patching.activation import TOGETHER, first_picture
+from modalnet.patching.metrics import Measure, as_metric
+from modalnet.patching.pairs import Layout, as_pairs, lay_out
+from modalnet.patching.result import Patching
+
+if TYPE_CHECKING:
+    import torch
+
+    from modalnet.model import Model
+
+
+def attribution_patching(
+    model: Model,
+    clean: Any,
+    corrupt: Any,
+    metric: Any,
+    *,
+    sites: Any = "residual",
+    towers: str | Sequence[str] | None = None,
+    tokens: Any = None,
+    direction: Literal["denoise", "noise"] = "denoise",
+    align: Any = None,
+    batch_size: int | Literal["auto"] = "auto",
+    progress: bool = True,
+) -> Patching:
+    """Estimate the effects of activation patching, at every site, token and unit, from one gradient per pair.
+
+    Parameters
+    ----------
+    model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, progress
+        As for :func:`modalnet.activation_patching`. A function as a metric must be differentiable.
+
+    Returns
+    -------
+    Patching
+        ``.effect[tower]`` ``[layer, column]`` as estimated, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
+        effect of each unit, patched at all columns. Effects of the units of a site add up to that of the site.
+
+    Raises
+    ------
+    InputError
+        As for :func:`modalnet.activation_patching`; a metric of clean against clean (KL divergence, denoising) has no
+        gradient where it is measured from the clean run.
+
+    References
+    ----------
+    Nanda (2023), Attribution patching. Syed, Rager & Conmy (2024), Attribution patching outperforms automated circuit
+    discovery, BlackboxNLP.
+    """
+    if direction not in ("denoise", "noise"):
+        raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    stimuli = as_pairs(clean, corrupt)
+    measure = as_metric(metric).bind(model, *stimuli)
+    if measure.needs_clean and direction == "noise":
+        raise InputError(
+            "KL(clean || run) is at its minimum in the clean run, where its gradient is zero, so nothing can be "
+            'estimated from there. Use direction="denoise", or another metric.'
+        )
+    layout = lay_out(model, stimuli, measure, sites=sites, towers=towers, tokens=tokens, align=align)
+    return _estimate(model, measure, layout, direction, batch_size, progress=progress)
+
+
+def _estimate(
+    model: Model, measure: Measure, layout: Layout, direction: str, batch_size: Any, *, progress: bool
+) -> Patching:
+    from tqdm.auto import tqdm
+
+    n = len(layout.clean)
+    answers = measure.continuations
+    values = {t: np.full((n, len(layout.layers[t]), len(layout.columns[t])), np.nan) for t in layout.layers}
+    units = {t: np.zeros(model.towers[t].shape) for t in layout.layers}
+    whole = {"clean": np.zeros(n), "corrupt": np.zeros(n)}
+    base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
+    sides = {"clean": layout.clean, "corrupt": layout.corrupt}
+
+    def products(tower: str, match: Any, into: State, out_of: State, slopes: torch.Tensor) -> np.ndarray:
+        """What the patch of some tokens changes, times the slope there, summed over them: [layer, dim]."""
+        first, second = ([pair[side] for pair in match] for side in ((1, 0) if base == "corrupt" else (0, 1)))
+        difference = out_of.residual[tower][:, second] - into.residual[tower][:, first]
+        return (difference.double() * slopes[:, first]).sum(1).numpy()
+
+    with tqdm(total=n, unit="pair", disable=not progress) as bar:
+        for start in range(0, n, TOGETHER):
+            some = list(range(start, min(start + TOGETHER, n)))
+            continuations = None if answers is None else [answers[pair] for pair in some]
+            options: dict[str, Any] = {"continuations": continuations, "batch_size": batch_size}
+            towers = list(layout.layers)
+            states = model.states([sides[source][pair] for pair in some], towers=towers, **options)
+            outcome = _outcome(measure, some)
+            for place, found in model.run_cells(
+                states, [Cell(p) for p in range(len(some))], outcome, batch_size=batch_size
+            ):
+                if measure.needs_clean:
+                    measure.reference[some[place]] = found[-1].double()
+                whole[source][some[place]] = measure.value(found, some[place])
+
+            tokens = _answer_tokens(model, [sides[base][pair] for pair in some], continuations)
+
+            def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
+                return measure.of_logits(logits, [some[p] for p in places], [tokens[p] for p in places])
+
+            run = model.gradients([sides[base][pair] for pair in some], measured, towers=towers, **options)
+            for place, state, gradient, value in run:
+                pair = some[place]
+                whole[base][pair] = float(value)
+                for tower, layers in layout.layers.items():
+                    slopes = gradient[tower].double()
+                    for column, per_pair in enumerate(layout.matches[tower]):
+                        if not per_pair[pair]:
+                            continue
+                        each = products(tower, per_pair[pair], state, states[place], slopes)
+                        values[tower][pair, :, column] = float(value) + each.sum(1)[list(layers)]
+                    everywhere = sorted({match for per_pair in layout.matches[tower] for match in per_pair[pair]})
+                    each = products(tower, everywhere, state, states[place], slopes)
+                    # A patch into a clean run takes away what the units do.
+                    units[tower] += each if base == "corrupt" else -each
+                bar.update()
+            measure.reference.clear()
+    total = float((whole["clean"] - whole["corrupt"]).sum())
+    return Patching(
+        model.name,
+        measure.metric.name,
+        direction,
+        True,
+        tuple(stimulus.label for stimulus in layout.clean),
+        {tower: tuple(columns) for tower, columns in layout.columns.items()},
+        layout.layers,
+        whole["clean"],
+        whole["corrupt"],
+        values,
+        unit_effect={t: own[list(layout.layers[t])] / total if total else own * np.nan for t, own in units.items()},
+        picture=first_picture(layout.clean),
+    )
+
+
+def _outcome(measure: Measure, some: Sequence[int]) -> Any:
+    from dataclasses import replace
+
+    if not measure.outcome.columns:
+        return measure.outcome
+    return replace(measure.outcome, columns=tuple(measure.outcome.columns[pair] for pair in some))
+
+
+def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:
+    if continuations is None:
+        return [() for _ in stimuli]
+    return [model.next_tokens(stimulus, text) for stimulus, text in zip(stimuli, continuations, strict=True)]

@@ -1,0 +1,170 @@
+"""Pairs of a clean and a corrupt stimulus: what patching is given, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError
+from modalnet.interventions.operations import Site
+from modalnet.model import as_stimuli
+from modalnet.patching.columns import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+    from modalnet.patching.metrics import Measure
+    from modalnet.stimuli import Stimulus
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pairs of a job are patched.
+
+    Attributes
+    ----------
+    clean, corrupt
+        The stimuli.
+    digests
+        Of the content of each pair.
+    layers
+        Per tower, which blocks.
+    columns
+        Per tower.
+    matches
+        Per tower and column, for each pair: the (clean, corrupt) tokens.
+    """
+
+    clean: list[Stimulus]
+    corrupt: list[Stimulus]
+    digests: list[tuple[str, str]]
+    layers: dict[str, tuple[int, ...]]
+    columns: dict[str, list[Column]]
+    matches: dict[str, list[list[Match]]]
+
+
+def lay_out(
+    model: Model,
+    stimuli: tuple[list[Stimulus], list[Stimulus]],
+    measure: Measure,
+    *,
+    sites: Any,
+    towers: Any,
+    tokens: Any,
+    align: Any,
+) -> Layout:
+    """Check pairs and say where they are patched.
+
+    Raises
+    ------
+    InputError
+        Pictures of different sizes; pairs without a difference; towers that a stimulus does not reach; tokens that
+        cannot be aligned.
+    """
+    clean, corrupt = stimuli
+    digests = _check_content(clean, corrupt)
+    layers = _layers(model, clean + corrupt, sites, towers, same_pictures=_same_pictures(clean, corrupt))
+    check_tokens(tokens, list(layers))
+    answers = measure.continuations
+    rows = [model.token_rows(side, list(layers), answers) for side in (clean, corrupt)]
+    columns: dict[str, list[Column]] = {}
+    matches: dict[str, list[list[Match]]] = {}
+    known: dict[Any, Any] = {}
+    for tower in layers:
+        pairs = []
+        for place, stimulus in enumerate(clean):
+            boxes = None
+            if stimulus.n_images == 1 and needs_boxes(tokens, tower):
+                # A picture of one size is laid out in one way, whatever it shows; text before it moves it along.
+                row = rows[0][place][tower]
+                key = (tower, stimulus.inspect().sizes, row.image.tobytes())
+                if key not in known:
+                    known[key] = model.image_places(stimulus, tower)
+                boxes = known[key]
+                boxes = boxes if boxes is None else boxes[: len(row)]
+            pairs.append(Pair(stimulus.label, rows[0][place][tower], rows[1][place][tower], boxes))
+        columns[tower], matches[tower] = plan_columns(pairs, tokens, align, tower)
+    return Layout(clean, corrupt, digests, layers, columns, matches)
+
+
+def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
+    """Two lists of stimuli of the same length."""
+    one, two = as_stimuli(clean), as_stimuli(corrupt)
+    if len(one) != len(two):
+        raise InputError(f"There are {len(one)} clean and {len(two)} corrupt stimuli; each clean one needs its own.")
+    for first, second in zip(one, two, strict=True):
+        if first.kind != second.kind or first.n_images != second.n_images:
+            raise InputError(
+                f"pair {first.label}: the clean stimulus is {first.kind} ({first.n_images} images), the corrupt one "
+                f"{second.kind} ({second.n_images}). Both must be of one kind: corrupt the content, not the form."
+            )
+    return one, two
+
+
+def _check_content(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> list[tuple[str, str]]:
+    digests = []
+    for one, two in zip(clean, corrupt, strict=True):
+        first, second = one.inspect(), two.inspect()
+        if first.digest == second.digest:
+            raise InputError(f"pair {one.label}: the clean and the corrupt stimulus are the same.")
+        if first.sizes != second.sizes:
+            shown = [", ".join(f"{width}x{height}" for width, height in own.sizes) for own in (first, second)]
+            raise InputError(
+                f"pair {one.label}: its pictures have {shown[0]} and {shown[1]} pixels, so their tokens do not show "
+                "the same places. Make them equal: modalnet.corrupt.resize(stimulus, (width, height)), or crop them."
+            )
+        digests.append((first.digest, second.digest))
+    return digests
+
+
+def _same_pictures(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> bool:
+    """Whether no pair differs in its pictures: then patching a vision tower changes nothing."""
+    for one, two in zip(clean, corrupt, strict=True):
+        for first, second in zip(one.images(), two.images(), strict=True):
+            if first.tobytes() != second.tobytes():
+                return False
+    return True
+
+
+def _layers(
+    model: Model, stimuli: list[Stimulus], sites: Any, towers: Any, *, same_pictures: bool
+) -> dict[str, tuple[int, ...]]:
+    reached = model.reached(stimuli)
+    listed = isinstance(sites, list | tuple)
+    if sites != "residual" and not (listed and sites and all(isinstance(one, Site) for one in sites)):
+        raise InputError(
+            f'sites={sites!r:.80} is not known. Give "residual" for every block\'s output, or a list of sites such as '
+            'modalnet.site("decoder", 5): units, and so patches, are of the residual stream.'
+        )
+    if listed and towers is not None:
+        raise InputError("Give sites= as a list or towers=, not both.")
+    if listed:
+        chosen = list(dict.fromkeys(one.tower for one in sites))
+    elif towers is None:
+        chosen = [name for name in reached if not (name == "vision" and same_pictures)]
+    else:
+        chosen = [towers] if isinstance(towers, str) else list(towers)
+    _check_towers(model, chosen, reached)
+    layers: dict[str, tuple[int, ...]] = {}
+    for name in (name for name in model.towers if name in chosen):
+        depth = model.towers[name].n_layers
+        if not listed:
+            layers[name] = tuple(range(depth))
+            continue
+        own = [one.layer for one in sites if one.tower == name]
+        for layer in own:
+            if not -depth <= layer < depth:
+                raise InputError(f"site {name}[{layer}]: the {name} tower has layers 0..{depth - 1}.")
+        layers[name] = tuple(sorted({layer % depth for layer in own}))
+    if not layers:
+        raise InputError("there is no tower to patch: the pairs differ in nothing that a tower of this model reads.")
+    return layers
+
+
+def _check_towers(model: Model, chosen: Sequence[str], reached: Sequence[str]) -> None:
+    for name in chosen:
+        if name not in model.towers:
+            raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
+        if name not in reached:
+            missing = "images" if name == "vision" else "text"
+            raise InputError(f"the {name} tower is not reached by all of these stimuli: give stimuli with {missing}.")

@@ -1,0 +1,424 @@
+"""What patching found: the measure of every patched run, and what follows from it.
+
+Nothing but measures is kept, one per pair, site and column. Effects, intervals, tables and pictures follow from them
+without the model. With ``m`` the measure of a patched run, an effect over pairs is the ratio of sums
+
+    sum(m - m_corrupt) / sum(m_clean - m_corrupt),
+
+0 where patched runs are like corrupt ones and 1 where they are like clean ones; for one pair it is the usual normalized
+effect. A mean of per-pair ratios would be ruled by the pairs that the model hardly tells apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from modalnet import store
+from modalnet.errors import InputError
+from modalnet.patching.columns import Column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT, VERSION = "modalnet.patching", 1
+RESAMPLES, LEVEL = 2000, 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkPatch:
+    """Patches of the units of one network.
+
+    Attributes
+    ----------
+    count
+        Number of units.
+    values
+        Per tower ``[pair, layer, column]``: the measure where only the network's units of one block are patched.
+    joint
+        ``[pair]``: where all of its units are patched in all blocks and columns at once.
+    controls
+        Per kind of control ``[draw, pair]``: the same for matched random units.
+    """
+
+    count: int
+    values: dict[str, Float[np.ndarray, "pair layer column"]]
+    joint: Float[np.ndarray, " pair"]
+    controls: dict[str, Float[np.ndarray, "draw pair"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """The result of :func:`modalnet.activation_patching` or :func:`modalnet.attribution_patching`.
+
+    Attributes
+    ----------
+    model, metric, direction
+        What was asked: ``"denoise"`` patches clean activations into corrupt runs, ``"noise"`` the reverse.
+    estimated
+        Whether the values are a gradient's estimates.
+    labels
+        Of the pairs.
+    columns
+        Per tower, the columns.
+    layers
+        Per tower, the blocks.
+    clean, corrupt
+        ``[pair]``: the measure of the runs as they are.
+    values
+        Per tower ``[pair, layer, column]``: the measure of patched runs; NaN where a pair lacks the column.
+    networks
+        By name, where networks were patched.
+    unit_effect
+        Per tower ``[layer, dim]``: the estimated effect of each unit, over all columns; of attribution patching only.
+    picture
+        ``[height, width, 3]``: the first clean stimulus', to draw on; None without one.
+    """
+
+    model: str
+    metric: str
+    direction: str
+    estimated: bool
+    labels: tuple[str, ...]
+    columns: dict[str, tuple[Column, ...]]
+    layers: dict[str, tuple[int, ...]]
+    clean: Float[np.ndarray, " pair"]
+    corrupt: Float[np.ndarray, " pair"]
+    values: dict[str, Float[np.ndarray, "pair layer column"]]
+    networks: dict[str, NetworkPatch] = field(default_factory=dict)
+    unit_effect: dict[str, Float[np.ndarray, "layer dim"]] = field(default_factory=dict)
+    picture: UInt8[np.ndarray, "height width 3"] | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return len(self.clean)
+
+    @cached_property
+    def effect(self) -> dict[str, Float[np.ndarray, "layer column"]]:
+        """Per tower ``[layer, column]``: 0 where patching leaves runs corrupt, 1 where it makes them clean."""
+        return {tower: self._ratio(values) for tower, values in self.values.items()}
+
+    def network_effect(self, name: str) -> dict[str, Float[np.ndarray, "layer column"]]:
+        """The same for patches of a network's units in one block.
+
+        Raises
+        ------
+        InputError
+            For a network that was not patched.
+        """
+        return {tower: self._ratio(values) for tower, values in self._network(name).values.items()}
+
+    def interval(
+        self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
+    ) -> dict[str, Float[np.ndarray, "2 layer column"]]:
+        """Percentile bootstrap intervals of :attr:`effect` over pairs, per tower ``[low and high, layer, column]``.
+
+        Raises
+        ------
+        InputError
+            For fewer than two pairs.
+
+        References
+        ----------
+        Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+        """
+        return {tower: self._bounds(values, level, n_resamples, seed) for tower, values in self.values.items()}
+
+    def table(self) -> pd.DataFrame:
+        """One row per tower, layer and column: effect, interval (for two pairs or more), number of pairs."""
+        import pandas as pd
+
+        bounds = self.interval() if self.n > 1 else None
+        rows = []
+        for tower, effect in self.effect.items():
+            counts = np.isfinite(self.values[tower]).sum(0)
+            for at, layer in enumerate(self.layers[tower]):
+                for place, column in enumerate(self.columns[tower]):
+                    low, high = bounds[tower][:, at, place] if bounds else (np.nan, np.nan)
+                    rows.append(
+                        {
+                            "tower": tower,
+                            "layer": layer,
+                            "position": place,
+                            "token": column.name,
+                            "effect": effect[at, place],
+                            "low": low,
+                            "high": high,
+                            "pairs": int(counts[at, place]),
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def network_table(self) -> pd.DataFrame:
+        """One row per network and kind of control: effect of all its units at once, beside matched random units.
+
+        ``share`` is the effect with its interval over pairs, ``control`` the mean over draws, ``control_low`` and
+        ``control_high`` the lowest and highest draw, and ``p`` the share of draws (the network counted in) with an
+        effect as large: not below 1 / (draws + 1).
+        """
+        import pandas as pd
+
+        rows = []
+        for name, network in self.networks.items():
+            share = float(self._ratio(network.joint))
+            low, high = self._bounds(network.joint) if self.n > 1 else (np.nan, np.nan)
+            own = {"network": name, "units": network.count, "share": share, "low": float(low), "high": float(high)}
+            if not network.controls:
+                rows.append(own)
+            for match, drawn in network.controls.items():
+                effects = np.array([float(self._ratio(one)) for one in drawn])
+                rows.append(
+                    {
+                        **own,
+                        "match": match,
+                        "control": effects.mean(),
+                        "control_low": effects.min(),
+                        "control_high": effects.max(),
+                        "draws": len(effects),
+                        "p": (1 + int((effects >= share).sum())) / (1 + len(effects)),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The ``k`` sites and columns with the largest effect."""
+        return self.table().nlargest(k, "effect").reset_index(drop=True)
+
+    def agreement(self, other: Patching) -> pd.DataFrame:
+        """How well another result on the same pairs agrees: see :func:`modalnet.patching.agreement`."""
+        return agreement(self, other)
+
+    def summary(self) -> str:
+        """What matters, to be printed."""
+        how = "attribution patching (estimated)" if self.estimated else "activation patching"
+        into = "clean into corrupt" if self.direction == "denoise" else "corrupt into clean"
+        lines = [
+            f"{how} of {self.model}, {into}: {self.n} pair{'s' if self.n > 1 else ''}, {self.metric}",
+            f"  clean {self.clean.mean():.3f}, corrupt {self.corrupt.mean():.3f} (means over pairs)",
+        ]
+        wrong = int((self._whole <= 0).sum()) if self.metric != "KL divergence" else 0
+        if wrong:
+            lines.append(f"  in {wrong} of {self.n} pairs the measure is no larger for the clean stimulus")
+        for tower, effect in self.effect.items():
+            at, place = np.unravel_index(np.nanargmax(effect), effect.shape)
+            lines.append(
+                f"  {tower}: largest effect {effect[at, place]:.2f} at block {self.layers[tower][at]}, "
+                f"{self.columns[tower][place].name!r}"
+            )
+        for row in self.network_table().to_dict("records"):
+            text = f"  {row['network']} ({row['units']} units, all blocks at once): {row['share']:.2f}"
+            if "control" in row and np.isfinite(row["control"]):
+                text += f"; {row['match']}-matched random units {row['control']:.2f} (p = {row['p']:.3f})"
+            lines.append(text)
+        return "\n".join(lines)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw layer x position heatmaps: see :func:`modalnet.plotting.patching.heatmap`.
+
+        With ``on="picture"``, the effects of image tokens over the picture: see
+        :func:`modalnet.plotting.patching.picture_overlay`.
+        """
+        from modalnet.plotting.patching import heatmap, picture_overlay
+
+        on = options.pop("on", "tokens")
+        if on not in ("tokens", "picture"):
+            raise InputError(f'on={on!r} is not known. Give "tokens" or "picture".')
+        return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
+
+    def __repr__(self) -> str:
+        towers = ", ".join(f"{t} {len(self.layers[t])}x{len(self.columns[t])}" for t in self.values)
+        kind = "attribution" if self.estimated else "activation"
+        return f"Patching({kind}, {self.direction}, {self.model}: {towers}; {self.n} pairs)"
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            For another suffix.
+        StoreError
+            If the file cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"A patching result is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        arrays = {"clean": self.clean, "corrupt": self.corrupt}
+        arrays |= {f"values/{tower}": values for tower, values in self.values.items()}
+        arrays |= {f"units/{tower}": values for tower, values in self.unit_effect.items()}
+        if self.picture is not None:
+            arrays["picture"] = np.ascontiguousarray(self.picture)
+        networks = []
+        for i, (name, one) in enumerate(self.networks.items()):
+            arrays[f"networks/{i}/joint"] = one.joint
+            arrays |= {f"networks/{i}/values/{tower}": values for tower, values in one.values.items()}
+            arrays |= {f"networks/{i}/controls/{match}": drawn for match, drawn in one.controls.items()}
+            networks.append([name, one.count, list(one.values), list(one.controls)])
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "metric": self.metric,
+            "direction": self.direction,
+            "estimated": self.estimated,
+            "labels": list(self.labels),
+            "columns": json.dumps({tower: [asdict(one) for one in own] for tower, own in self.columns.items()}),
+            "layers": {tower: list(own) for tower, own in self.layers.items()},
+            "networks": networks,
+        }
+        store.write_file(path, arrays, document)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Patching:
+        """Read a result that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file holds something else.
+        StoreError
+            If the file cannot be read or is damaged.
+        """
+        arrays, document = store.read_file(path)
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(f"{os.fspath(path)} holds no patching result of this version of modalnet.")
+        columns = {
+            tower: tuple(Column(**{**one, "box": tuple(one["box"]) if one["box"] else None}) for one in own)
+            for tower, own in json.loads(document["columns"]).items()
+        }
+        networks = {
+            name: NetworkPatch(
+                count,
+                {tower: arrays[f"networks/{i}/values/{tower}"] for tower in towers},
+                arrays[f"networks/{i}/joint"],
+                {match: arrays[f"networks/{i}/controls/{match}"] for match in matches},
+            )
+            for i, (name, count, towers, matches) in enumerate(document["networks"])
+        }
+        return cls(
+            document["model"],
+            document["metric"],
+            document["direction"],
+            document["estimated"],
+            tuple(document["labels"]),
+            columns,
+            {tower: tuple(own) for tower, own in document["layers"].items()},
+            arrays["clean"],
+            arrays["corrupt"],
+            {tower: arrays[f"values/{tower}"] for tower in columns},
+            networks,
+            {tower: arrays[f"units/{tower}"] for tower in columns if f"units/{tower}" in arrays},
+            arrays.get("picture"),
+        )
+
+    # -- numbers -------------------------------------------------------------------------------------------------
+
+    @property
+    def _whole(self) -> np.ndarray:
+        return self.clean - self.corrupt
+
+    def _network(self, name: str) -> NetworkPatch:
+        if name not in self.networks:
+            raise InputError(f"No network {name!r} was patched; there is {', '.join(self.networks) or 'none'}.")
+        return self.networks[name]
+
+    def _parts(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numerators and denominators of the ratio per pair, 0 where a pair lacks the column."""
+        spread = (slice(None), *[None] * (values.ndim - 1))
+        there = np.isfinite(values)
+        over = np.where(there, values - self.corrupt[spread], 0)
+        return over, np.where(there, np.broadcast_to(self._whole[spread], values.shape), 0)
+
+    def _ratio(self, values: np.ndarray) -> np.ndarray:
+        over, under = self._parts(values)
+        return _divided(over.sum(0), under.sum(0))
+
+    def _bounds(
+        self, values: np.ndarray, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
+    ) -> np.ndarray:
+        if self.n < 2:
+            raise InputError("An interval over pairs needs at least two pairs.")
+        over, under = (part.reshape(self.n, -1) for part in self._parts(values))
+        drawn = np.random.default_rng(seed).multinomial(self.n, np.full(self.n, 1 / self.n), size=n_resamples)
+        bounds = np.empty((2, over.shape[1]))
+        # Some columns at a time: resamples x cells may be many.
+        for start in range(0, over.shape[1], 4096):
+            part = slice(start, start + 4096)
+            ratios = _divided(drawn @ over[:, part], drawn @ under[:, part])
+            bounds[:, part] = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return bounds.reshape(2, *values.shape[1:])
+
+
+def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
+    """How well attribution patching agrees with exact patching on the same pairs.
+
+    Parameters
+    ----------
+    exact, estimate
+        Two results of the same pairs, sites and columns.
+
+    Returns
+    -------
+    DataFrame
+        Per tower: the number of cells (sites x columns) and the Pearson and Spearman correlation of their effects; and
+        over the cells of single pairs, ``pearson_pairs``. The estimate is best where effects are small: the first
+        blocks and saturated softmaxes are known to be off (Nanda 2023).
+
+    Raises
+    ------
+    InputError
+        For results of other pairs or columns.
+    """
+    import pandas as pd
+    from scipy import stats
+
+    if exact.labels != estimate.labels or exact.columns != estimate.columns or exact.layers != estimate.layers:
+        raise InputError("These results are not of the same pairs, sites and columns, so they cannot be compared.")
+    rows = []
+    for tower, effect in exact.effect.items():
+        one, two = effect.ravel(), estimate.effect[tower].ravel()
+        first, second = ((result.values[tower] - result.corrupt[:, None, None]).ravel() for result in (exact, estimate))
+        there = np.isfinite(first) & np.isfinite(second)
+        kept = np.isfinite(one) & np.isfinite(two)
+        rows.append(
+            {
+                "tower": tower,
+                "cells": int(kept.sum()),
+                "pearson": stats.pearsonr(one[kept], two[kept]).statistic,
+                "spearman": stats.spearmanr(one[kept], two[kept]).statistic,
+                "pearson_pairs": stats.pearsonr(first[there], second[there]).statistic,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _divided(over: Any, under: Any) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.asarray(under) != 0, np.asarray(over) / np.asarray(under), np.nan)
+
+
+def as_networks(networks: Any) -> Mapping[str, Any]:
+    """Networks by name; an InputError for what is none."""
+    from modalnet.units import Units
+
+    if networks is None:
+        return {}
+    if not isinstance(networks, Mapping) or not all(isinstance(one, Units) for one in networks.values()):
+        raise InputError(
+            'networks= is a mapping of names to Units, such as {"language": localization.top(fraction=0.01)}; got '
+            f"{networks!r:.100}."
+        )
+    for name, units in networks.items():
+        if not units.count:
+            raise InputError(f"Network {name!r} is an empty set of units.")
+    return networks

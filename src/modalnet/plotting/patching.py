@@ -1,0 +1,232 @@
+"""Patching as pictures: layer x position heatmaps with the tokens written out, and effects laid over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.plotting.layers import SMALL, TEXT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from modalnet.patching.modality import ModalityProfile
+    from modalnet.patching.result import Patching
+
+# Blue, white, red: told apart by those who see red and green alike; white is no effect.
+COLOURS = "RdBu_r"
+CELL = 0.24  # inches
+WIDEST = 7.2
+MOST_LABELS = 60
+GROUPS = {"image": "#0072B2", "text": "#D55E00", "last": "#444444"}
+
+
+def heatmap(
+    result: Patching,
+    *,
+    tower: str | None = None,
+    network: str | None = None,
+    limit: float | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> np.ndarray:
+    """Draw effects as one layer x position heatmap per tower.
+
+    Parameters
+    ----------
+    result
+        What patching found.
+    tower
+        Draw this one alone.
+    network
+        Draw the patches of this network's units instead of whole sites.
+    limit
+        Effects beyond it take the last colour; 1, or the largest effect if that is larger.
+    ax
+        Axes, one per tower. A new figure is made if None.
+
+    Returns
+    -------
+    array of Axes
+        One per tower. Blocks run upwards from the input; 0 (white) is a corrupt run, 1 (red) a clean one.
+
+    Raises
+    ------
+    InputError
+        For a tower or network that the result does not have, or another number of axes.
+    """
+    effects = result.effect if network is None else result.network_effect(network)
+    if tower is not None and tower not in effects:
+        raise InputError(f"Patched were {', '.join(effects)}; got {tower!r}.")
+    chosen = [tower] if tower is not None else list(effects)
+    if ax is None:
+        axes = _figure([effects[name].shape for name in chosen])
+    else:
+        axes = np.atleast_1d(np.array(ax, dtype=object)).ravel()
+        if len(axes) != len(chosen):
+            raise InputError(f"There are {len(chosen)} towers to draw, on {len(axes)} axes.")
+    top = max((float(np.nanmax(np.abs(effects[name]))) for name in chosen), default=1.0)
+    limit = max(1.0, top) if limit is None else limit
+    for one, name in zip(axes, chosen, strict=True):
+        drawn = one.imshow(
+            effects[name], origin="lower", aspect="auto", cmap=COLOURS, vmin=-limit, vmax=limit, interpolation="nearest"
+        )
+        one.set_facecolor("#DDDDDD")  # cells that no pair has
+        _label(one, result, name)
+        part = f", units of {network}" if network else ""
+        one.set_title(f"{name}{part}", fontsize=TEXT, loc="left")
+        bar = one.figure.colorbar(drawn, ax=one, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=SMALL)
+        what = "estimated effect" if result.estimated else "effect"
+        bar.set_label(f"{what} on {result.metric}\n(0 corrupt, 1 clean)", fontsize=SMALL)
+    return axes
+
+
+def picture_overlay(
+    result: Patching,
+    *,
+    tower: str | None = None,
+    layers: Sequence[int] | None = None,
+    picture: Any = None,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> np.ndarray:
+    """Lay the effects of image tokens over the picture, where the tokens look.
+
+    Parameters
+    ----------
+    result
+        Of patching with ``tokens="each"`` or ``Grid(rows, columns)``.
+    tower
+        Whose image tokens; None for the decoder, else the first that has any.
+    layers
+        A panel for each of these blocks; None for up to six, evenly from first to last.
+    picture
+        What to draw on; None for the clean picture of the first pair.
+    ax
+        Axes, one per block. A new figure is made if None.
+
+    Raises
+    ------
+    InputError
+        Where no image token's place is known: patched as one group, or every token looks at all of the picture.
+    """
+    from matplotlib.patches import Rectangle
+
+    placed = {name: [i for i, one in enumerate(columns) if one.box] for name, columns in result.columns.items()}
+    names = [name for name in ("decoder", *placed) if placed.get(name)]
+    tower = tower or (names[0] if names else next(iter(placed)))
+    if not placed.get(tower):
+        raise InputError(
+            f'No image token of the {tower} tower has a place in the picture. Patch with tokens="each" or '
+            "tokens=Grid(rows, columns); in models whose image tokens all look at the whole picture there is none."
+        )
+    image = result.picture if picture is None else np.asarray(picture)
+    if image is None:
+        raise InputError("There is no picture to draw on: give picture=.")
+    depth = result.layers[tower]
+    chosen = (
+        list(layers)
+        if layers is not None
+        else [depth[i] for i in np.unique(np.linspace(0, len(depth) - 1, 6).round().astype(int))]
+    )
+    for layer in chosen:
+        if layer not in depth:
+            raise InputError(f"Block {layer!r} of the {tower} tower was not patched; there are {list(depth)}.")
+    axes = _row(len(chosen)) if ax is None else np.atleast_1d(np.array(ax, dtype=object)).ravel()
+    if len(axes) != len(chosen):
+        raise InputError(f"There are {len(chosen)} blocks to draw, on {len(axes)} axes.")
+    effect = result.effect[tower]
+    limit = max(float(np.nanmax(np.abs(effect[:, placed[tower]]))), 1e-9)
+    height, width = image.shape[:2]
+    drawn = None
+    for one, layer in zip(axes, chosen, strict=True):
+        one.imshow(image, cmap="gray")
+        colours = _colours(limit)
+        for place in placed[tower]:
+            left, top, right, bottom = result.columns[tower][place].box  # type: ignore[misc]
+            value = effect[depth.index(layer), place]
+            if not np.isfinite(value):
+                continue
+            # As clear as the effect is small, so that the picture shows where nothing happens.
+            colour = (*colours.to_rgba(value)[:3], 0.85 * min(abs(value) / limit, 1.0))
+            size = (right - left) * width, (bottom - top) * height
+            one.add_patch(Rectangle((left * width, top * height), *size, facecolor=colour, linewidth=0))
+        one.set_xticks([])
+        one.set_yticks([])
+        one.set_title(f"{tower} block {layer}", fontsize=SMALL)
+        drawn = colours
+    bar = axes[0].figure.colorbar(drawn, ax=list(axes), fraction=0.02, pad=0.01)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label("effect (0 corrupt, 1 clean)", fontsize=SMALL)
+    return axes
+
+
+def modality_profile(profile: ModalityProfile, *, ax: Axes | None = None) -> Axes:
+    """Draw, for each block, what the answer loses when image or text tokens are knocked out there.
+
+    Parameters
+    ----------
+    profile
+        What :func:`modalnet.profile_modality` found.
+    ax
+        Axes; a new figure is made if None.
+    """
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.figure(figsize=(3.4, 2.4), layout="constrained").subplots()
+    table = profile.table()
+    for group in profile.groups:
+        own = table[table["tokens"] == group]
+        colour = GROUPS.get(group, "#009E73")
+        ax.plot(own["layer"], own["loss"], "o-", color=colour, markersize=3, linewidth=1.3, label=f"{group} tokens")
+        if own["low"].notna().all():
+            ax.fill_between(own["layer"], own["low"], own["high"], color=colour, alpha=0.2, linewidth=0)
+    ax.axhline(0, color="#444444", linewidth=0.7)
+    ax.set_xlabel("decoder block", fontsize=TEXT)
+    ax.set_ylabel(f"loss of {profile.metric} (nats)", fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL)
+    ax.legend(fontsize=SMALL, frameon=False)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _colours(limit: float) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(-limit, limit), COLOURS)
+
+
+def _figure(shapes: Sequence[tuple[int, int]]) -> np.ndarray:
+    from matplotlib import pyplot
+
+    widths = [min(max(shape[1] * CELL, 1.6), WIDEST) for shape in shapes]
+    heights = [min(max(shape[0] * 0.16, 1.2), 5) for shape in shapes]
+    figure = pyplot.figure(figsize=(max(widths) + 1.8, sum(heights) + 1.1 * len(shapes)), layout="constrained")
+    return figure.subplots(len(shapes), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+
+
+def _row(count: int) -> np.ndarray:
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=(1.5 * count + 0.6, 1.8), layout="constrained").subplots(1, count, squeeze=False)[0]
+
+
+def _label(ax: Axes, result: Patching, tower: str) -> None:
+    layers, columns = result.layers[tower], result.columns[tower]
+    step = max(1, -(-len(layers) // 12))
+    ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=SMALL)
+    ax.set_ylabel("block", fontsize=TEXT)
+    step = max(1, -(-len(columns) // MOST_LABELS))
+    names = [_shown(one.name) for one in columns[::step]]
+    # A name that holds dollar signs is no formula.
+    ax.set_xticks(range(0, len(columns), step), names, rotation=90, fontsize=SMALL, parse_math=False)
+
+
+def _shown(name: str) -> str:
+    written = name.replace("\n", "\\n")
+    return f"·{written[1:]}" if written.startswith(" ") and len(written) > 1 else written or "''"
