@@ -125,7 +125,7 @@ def test_pairs_together_are_as_alone(name, side):
     sees = name not in TEXT_ONLY
     clean = [mn.Stimulus(t, image=pictures[i] if sees else None) for i, t in enumerate(texts)]
     corrupt = [mn.Stimulus(t, image=pictures[3 + i] if sees else None) for i, t in enumerate(others)]
-    options = {"align": "last", "cache": False, "progress": False}
+    options = {"align": "role" if sees else "last", "cache": False, "progress": False}
     together = mn.activation_patching(model, clean, corrupt, difference, **options)
     for i in range(3):
         alone = mn.activation_patching(model, clean[i], corrupt[i], difference, **options)

@@ -237,16 +237,18 @@ def _given(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Matc
     if listed is None:
         return _matched(pair, None, place, n_pairs, tower)
     try:
-        per_pair = bool(listed) and not _is_index(listed[0][0])
-        if per_pair and len(listed) != n_pairs:
-            raise InputError(f"align= has {len(listed)} lists for {n_pairs} pairs.")
-        own = listed[place] if per_pair else listed
+        if isinstance(listed, str):
+            raise TypeError(listed)
+        per_pair = not _is_index(listed[0][0])
+        own = listed if not per_pair else listed[place] if len(listed) == n_pairs else []
         found = [(int(i), int(j)) for i, j in own]
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise InputError(
             f'align={align!r:.80} is not known. Give None, "last", "role", or (clean, corrupt) indices: a list of '
             "them, or a list per pair."
         ) from error
+    if per_pair and len(listed) != n_pairs:
+        raise InputError(f"align= has {len(listed)} lists for {n_pairs} pairs.")
     n, m = len(pair.clean), len(pair.corrupt)
     for i, j in found:
         if not (-n <= i < n and -m <= j < m):
