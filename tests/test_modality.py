@@ -41,7 +41,7 @@ def test_a_knockout_is_the_intervention(name, operation):
 
 
 def test_vision_enters_the_language_stream_of_the_bundled_model():
-    """Early its answers depend on image tokens, late on the last token; without a mention of the picture, on neither."""
+    """Early its answers depend on what image tokens hold, late on the last token."""
     model = mn.load("tiny")
     pairs = mn.patching.colour_pairs(16)
     profile = mn.profile_modality(model, pairs.clean, pairs.answers, progress=False)

@@ -49,8 +49,9 @@ def same_length(name):
     )
 
 
-def by_hooks(name, base, source, tower, layer, rows, dims=slice(None)):
+def by_hooks(name, base, source, site, rows, dims=slice(None)):
     """The measure of one stimulus with some rows of one block from the run of another."""
+    tower, layer = site
     states = forward(name, source.text, source.images())[2][tower][layer]
 
     def edit(flat):
@@ -80,7 +81,7 @@ def test_every_patch_is_what_hooks_do(name, direction):
         assert layers == model.towers[tower].n_layers
         for layer in range(layers):
             for column in rng.permutation(columns)[:4]:
-                expected = by_hooks(name, base, source, tower, layer, [column])
+                expected = by_hooks(name, base, source, (tower, layer), [column])
                 assert values[0, layer, column] == pytest.approx(expected, abs=5e-4)
                 changed += abs(expected - (result.corrupt if direction == "denoise" else result.clean)[0]) > 1e-3
     assert changed > 3  # patches do something
@@ -178,7 +179,7 @@ def test_units_of_a_network_are_what_hooks_patch():
     for tower in result.values:
         for layer, column in ((0, 1), (2, -1), (3, 2)):
             dims = np.flatnonzero(units.mask[tower][layer])
-            expected = by_hooks(name, corrupt, clean, tower, layer, [column], dims)
+            expected = by_hooks(name, corrupt, clean, (tower, layer), [column], dims)
             assert network.values[tower][0, layer, column] == pytest.approx(expected, abs=5e-4)
     assert network.joint[0] == pytest.approx(_jointly(name, clean, corrupt, units), abs=5e-4)
     assert network.controls["layer"].shape == (3, 1)
@@ -218,9 +219,10 @@ def test_patching_a_lesioned_model_is_patching_by_hooks_under_the_lesion():
     result = mn.activation_patching(
         model.with_(mn.zero(lesion)), clean, corrupt, difference, tokens="each", cache=False, progress=False
     )
+    units = [np.flatnonzero(row) for row in lesion.mask["decoder"]]
     zeroed = {
-        path: lambda flat, dims=np.flatnonzero(lesion.mask["decoder"][layer]): _zeroed(flat, dims)
-        for layer, path in enumerate(paths(name, "decoder"))
+        path: lambda flat, dims=dims: _zeroed(flat, dims)
+        for path, dims in zip(paths(name, "decoder"), units, strict=True)
     }
     with editing(build(name).model, zeroed):
         source = forward(name, clean.text, clean.images())
@@ -455,11 +457,11 @@ def test_pairs_that_cannot_be_patched():
         patch([clean, clean], [corrupt], difference)
     with pytest.raises(InputError, match="of one kind"):
         patch(clean, mn.Stimulus("words"), difference)
-    with pytest.raises(InputError, match="not go together one by one.*align"):
+    with pytest.raises(InputError, match=r"not go together one by one.*align"):
         patch(clean, mn.Stimulus("Describe it.", image=corrupt.image), difference)
     with pytest.raises(InputError, match="sites="):
         patch(clean, corrupt, difference, sites="mlp")
-    with pytest.raises(InputError, match="layers 0..3"):
+    with pytest.raises(InputError, match=r"layers 0\.\.3"):
         patch(clean, corrupt, difference, sites=[mn.site("decoder", 9)])
     with pytest.raises(InputError, match="no tower 'audio'"):
         patch(clean, corrupt, difference, towers="audio")

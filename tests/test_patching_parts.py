@@ -352,3 +352,28 @@ def test_colours_differ_in_nothing_but_the_thing():
         assert right != wrong
         changed = np.abs(pixels(clean) - pixels(corrupt)).max(2) > 0
         assert 0 < changed.mean() < 0.5
+
+
+def test_words_are_found_among_tokens():
+    from reference import load
+
+    for name in ("llama", "gpt2"):
+        model = load(name)
+        given = ["The dog ran across the field", "Is there a face, a house or a car?"]
+        found = mn.patching.tokens_of(model, given, ["across the", "house"])
+        for text, places, word in zip(given, found, ("across the", "house"), strict=True):
+            ids = model.tokenizer(text)["input_ids"]
+            assert "".join(model.tokenizer.decode([ids[i] for i in places]).split()) == "".join(word.split())
+        with pytest.raises(InputError, match="no tokens that read 'zebra'"):
+            mn.patching.tokens_of(model, given[0], "zebra")
+        result = mn.activation_patching(
+            model,
+            ["The dog ran across the field", "The tea ran across"],
+            ["The fox ran across the field", "The fox ran across"],
+            lambda logits: logits[:, 5],
+            align="last",
+            tokens={"ran": mn.patching.tokens_of(model, ["The dog ran across the field", "The tea ran across"], "ran")},
+            cache=False,
+            progress=False,
+        )
+        assert [column.name for column in result.columns["decoder"]] == ["ran"]

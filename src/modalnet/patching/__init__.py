@@ -6,6 +6,7 @@ from modalnet.patching.columns import Column, Grid
 from modalnet.patching.material import PairSet, agreement_pairs, colour_pairs, fact_pairs
 from modalnet.patching.metrics import Metric, custom, kl_divergence, log_probability, logit_difference
 from modalnet.patching.modality import ModalityProfile, profile_modality
+from modalnet.patching.pairs import tokens_of
 from modalnet.patching.result import NetworkPatch, Patching, agreement
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "profile_modality",
+    "tokens_of",
 ]

@@ -22,7 +22,8 @@ None                each text token by itself; the image tokens as one group
 a role              ``"last"``, ``"image"``, ``"text"``, ``"cls"`` or ``"all"``: one group
 indices             a tuple of places among the clean stimulus' tokens: one group
 a list of these     a column for each; whole numbers in it stand for themselves
-a mapping           name → role or indices: a column each; or tower → any of the above
+a mapping           name → role, indices, or a list with the indices of each pair (see :func:`tokens_of`): a column
+                    each; or tower → any of the above
 ==================  ==================================================================================================
 """
 
@@ -113,7 +114,7 @@ Plan = tuple[list[Column], list[list[Match]]]
 def needs_boxes(tokens: Any, tower: str) -> bool:
     """Whether columns will be made of image tokens one by one or by place."""
     own = _of_tower(tokens, tower)
-    listed = own if isinstance(own, list) else [own]
+    listed = list(own.values()) if isinstance(own, Mapping) else own if isinstance(own, list) else [own]
     return any(one == "each" or isinstance(one, Grid) for one in listed)
 
 
@@ -150,8 +151,9 @@ def check_tokens(tokens: Any, towers: Sequence[str]) -> None:
             raise InputError(f"tokens= names the tower {unknown[0]!r}; patched are {', '.join(towers)}.")
     for tower in towers:
         own = _of_tower(tokens, tower)
-        for one in own.values() if isinstance(own, Mapping) else own if isinstance(own, list) else [own]:
-            _check_choice(one)
+        for value in own.values() if isinstance(own, Mapping) else [own]:
+            for one in value if isinstance(value, list) else [value]:
+                _check_choice(one)
 
 
 def _check_choice(choice: Any) -> None:
@@ -275,22 +277,23 @@ def _one(
 ) -> list[tuple[Column, list[Match]]]:
     if choice is None or choice == "each" or isinstance(choice, Grid):
         return _each(pairs, matches, choice, align, tower)
-    _check_choice(choice)
-    if _is_index(choice):
-        choice = (int(choice),)
+    per_pair = choice if isinstance(choice, list) else [choice] * len(pairs)
+    if len(per_pair) != len(pairs):
+        raise InputError(f"tokens= has {len(per_pair)} entries for {name!r}, and there are {len(pairs)} pairs.")
     found = []
-    for pair, match in zip(pairs, matches, strict=True):
-        places = set(_chosen(pair, choice, tower))
+    for pair, match, its in zip(pairs, matches, per_pair, strict=True):
+        _check_choice(its)
+        places = set(_chosen(pair, (int(its),) if _is_index(its) else its, tower))
         own = [(i, j) for i, j in match if i in places]
         if not own:
             raise InputError(
-                f"tokens={choice!r}: pair {pair.label} has no such token in the {tower} tower that both of its stimuli "
+                f"tokens={its!r}: pair {pair.label} has no such token in the {tower} tower that both of its stimuli "
                 "have."
             )
         found.append(own)
-    shown = name or (choice if isinstance(choice, str) else ", ".join(map(str, choice)))
+    shown = name or (choice if isinstance(choice, str | int) else ", ".join(map(str, choice)))
     kind: Any = choice if choice in ("image", "cls") else "group"
-    return [(Column(shown, kind), found)]
+    return [(Column(str(shown), kind), found)]
 
 
 def _chosen(pair: Pair, choice: Any, tower: str) -> list[int]:

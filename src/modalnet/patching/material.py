@@ -73,19 +73,24 @@ class PairSet:
         The stimuli, pair by pair.
     answers, distractors
         What continues the clean and the corrupt stimulus.
+    words
+        What the stimuli of a pair differ in, as the clean one has it: for :func:`tokens_of`.
     """
 
     clean: tuple[Stimulus, ...]
     corrupt: tuple[Stimulus, ...]
     answers: tuple[str, ...]
     distractors: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, chosen: slice) -> PairSet:
         """Some of the pairs."""
-        return PairSet(self.clean[chosen], self.corrupt[chosen], self.answers[chosen], self.distractors[chosen])
+        return PairSet(
+            *(column[chosen] for column in (self.clean, self.corrupt, self.answers, self.distractors, self.words))
+        )
 
     def logit_difference(self) -> Metric:
         """The metric: logit of the answer less that of the distractor."""
@@ -121,14 +126,14 @@ def agreement_pairs(n: int = 60) -> PairSet:
     """
     most = len(NOUNS) * len(FRAMES) * len(VERBS)
     _check(n, most)
-    made: list[tuple[Stimulus, Stimulus, str, str]] = []
+    made: list[tuple[Stimulus, Stimulus, str, str, str]] = []
     for number in range(n):
         noun = NOUNS[number % len(NOUNS)]
         turn = number // len(NOUNS)
         frame, verbs = FRAMES[(number + turn) % len(FRAMES)], VERBS[(turn // len(FRAMES)) % len(VERBS)]
         right = number % 2
         sides = [Stimulus(frame.format(noun[side]), id=f"agreement-{number + 1:03d}") for side in (right, 1 - right)]
-        made.append((sides[0], sides[1], verbs[right], verbs[1 - right]))
+        made.append((sides[0], sides[1], verbs[right], verbs[1 - right], noun[right]))
     return _set(made)
 
 
@@ -157,7 +162,7 @@ def fact_pairs(n: int = 30) -> PairSet:
         frame, place = FACTS[kind]
         one, two = COUNTRIES[turn], COUNTRIES[(turn + 1) % len(COUNTRIES)]
         sides = [Stimulus(frame.format(country[0]), id=f"fact-{number + 1:03d}") for country in (one, two)]
-        made.append((sides[0], sides[1], f" {one[place]}", f" {two[place]}"))
+        made.append((sides[0], sides[1], f" {one[place]}", f" {two[place]}", one[0]))
     return _set(made)
 
 
@@ -196,11 +201,11 @@ def colour_pairs(n: int = 24, *, size: int = 224, seed: int = 0) -> PairSet:
             Stimulus(f"what colour is the {kind}?", image=picture, id=f"colour-{number + 1:03d}")
             for picture in pictures
         ]
-        made.append((sides[0], sides[1], f" {shape.colour}", f" {other.colour}"))
+        made.append((sides[0], sides[1], f" {shape.colour}", f" {other.colour}", shape.colour))
     return _set(made)
 
 
-def _set(made: list[tuple[Stimulus, Stimulus, str, str]]) -> PairSet:
+def _set(made: list[tuple[Stimulus, Stimulus, str, str, str]]) -> PairSet:
     return PairSet(*(tuple(column) for column in zip(*made, strict=True)))
 
 

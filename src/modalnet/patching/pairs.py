@@ -101,6 +101,55 @@ def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
     return one, two
 
 
+def tokens_of(
+    model: Model, stimuli: Any, words: str | Sequence[str], *, tower: str = "decoder"
+) -> list[tuple[int, ...]]:
+    """The tokens that words become in their stimuli, to be patched together in all pairs.
+
+    Parameters
+    ----------
+    model
+        Whose tokens.
+    stimuli
+        Mostly the clean ones: indices count in these.
+    words
+        One text for all, or one per stimulus; where it first begins with a token.
+    tower
+        Which reads the text.
+
+    Returns
+    -------
+    list of tuple
+        Per stimulus the indices among its own tokens, for ``tokens={"subject": tokens_of(...)}``.
+
+    Raises
+    ------
+    InputError
+        For a stimulus without the word, or another number of words than of stimuli.
+    """
+    given = as_stimuli(stimuli)
+    wanted = [words] * len(given) if isinstance(words, str) else list(words)
+    if len(wanted) != len(given):
+        raise InputError(f"There are {len(given)} stimuli and {len(wanted)} words.")
+    found = []
+    for stimulus, row, word in zip(given, model.token_rows(given, [tower]), wanted, strict=True):
+        # Tokenizers disagree on whether a token brings the space before it, and on signs for what goes on.
+        plain = [
+            "" if one.startswith("<image ") else "".join(one.removeprefix("##").split()) for one in row[tower].names
+        ]
+        target = "".join(word.split())
+        for first in range(len(plain)):
+            last = first
+            while last < len(plain) and len("".join(plain[first:last])) < len(target):
+                last += 1
+            if plain[first] and "".join(plain[first:last]) == target:
+                found.append(tuple(range(first, last)))
+                break
+        else:
+            raise InputError(f"stimulus {stimulus.label} has no tokens that read {word!r}; it has {row[tower].names}.")
+    return found
+
+
 def _check_content(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> list[tuple[str, str]]:
     digests = []
     for one, two in zip(clean, corrupt, strict=True):
