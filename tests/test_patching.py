@@ -49,9 +49,9 @@ def same_length(name):
     )
 
 
-def by_hooks(name, base, source, site, rows, dims=slice(None)):
+def by_hooks(name, runs, site, rows, dims=slice(None)):
     """The measure of one stimulus with some rows of one block from the run of another."""
-    tower, layer = site
+    (base, source), (tower, layer) = runs, site
     states = forward(name, source.text, source.images())[2][tower][layer]
 
     def edit(flat):
@@ -81,7 +81,7 @@ def test_every_patch_is_what_hooks_do(name, direction):
         assert layers == model.towers[tower].n_layers
         for layer in range(layers):
             for column in rng.permutation(columns)[:4]:
-                expected = by_hooks(name, base, source, (tower, layer), [column])
+                expected = by_hooks(name, (base, source), (tower, layer), [column])
                 assert values[0, layer, column] == pytest.approx(expected, abs=5e-4)
                 changed += abs(expected - (result.corrupt if direction == "denoise" else result.clean)[0]) > 1e-3
     assert changed > 3  # patches do something
@@ -179,7 +179,7 @@ def test_units_of_a_network_are_what_hooks_patch():
     for tower in result.values:
         for layer, column in ((0, 1), (2, -1), (3, 2)):
             dims = np.flatnonzero(units.mask[tower][layer])
-            expected = by_hooks(name, corrupt, clean, (tower, layer), [column], dims)
+            expected = by_hooks(name, (corrupt, clean), (tower, layer), [column], dims)
             assert network.values[tower][0, layer, column] == pytest.approx(expected, abs=5e-4)
     assert network.joint[0] == pytest.approx(_jointly(name, clean, corrupt, units), abs=5e-4)
     assert network.controls["layer"].shape == (3, 1)

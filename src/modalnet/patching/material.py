@@ -89,7 +89,7 @@ class PairSet:
     def __getitem__(self, chosen: slice) -> PairSet:
         """Some of the pairs."""
         return PairSet(
-            *(column[chosen] for column in (self.clean, self.corrupt, self.answers, self.distractors, self.words))
+            self.clean[chosen], self.corrupt[chosen], self.answers[chosen], self.distractors[chosen], self.words[chosen]
         )
 
     def logit_difference(self) -> Metric:
@@ -206,7 +206,8 @@ def colour_pairs(n: int = 24, *, size: int = 224, seed: int = 0) -> PairSet:
 
 
 def _set(made: list[tuple[Stimulus, Stimulus, str, str, str]]) -> PairSet:
-    return PairSet(*(tuple(column) for column in zip(*made, strict=True)))
+    clean, corrupt, answers, distractors, words = zip(*made, strict=True)
+    return PairSet(clean, corrupt, answers, distractors, words)
 
 
 def _check(n: int, most: int) -> None:
