@@ -59,7 +59,7 @@ def test_a_profile_is_drawn():
     matplotlib.use("Agg")
     profile = mn.profile_modality(load("llava_clip"), questions(), " dog", progress=False)
     ax = profile.plot()
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["image tokens", "text tokens", "last tokens"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["image tokens", "text tokens", "last token"]
 
 
 @pytest.mark.parametrize(

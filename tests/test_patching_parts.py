@@ -377,3 +377,12 @@ def test_words_are_found_among_tokens():
             progress=False,
         )
         assert [column.name for column in result.columns["decoder"]] == ["ran"]
+
+
+def test_long_rows_are_labelled_here_and_there():
+    from modalnet.plotting.patching import _labelled
+
+    columns = [Column("<s>", "text"), *(Column(f"<image {i}>", "image") for i in range(576)), Column("?", "text")]
+    places = _labelled(columns)
+    assert len(places) <= 60
+    assert {0, 1, 577} <= set(places)

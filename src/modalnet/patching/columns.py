@@ -399,8 +399,8 @@ def _column(key: _Key, own: Sequence[Match], pairs: Sequence[Pair], *, shifted: 
         ((clean, corrupt),) = seen
         name = clean if clean == corrupt else f"{clean} | {corrupt}"
     else:
-        # Tokens that differ between pairs share a place and no name.
-        name = f"[{number}]"
+        # Tokens that differ between pairs share a place, counted from the end, and no name.
+        name = f"[{number if shifted else number - len(pairs[0].clean)}]"
     return Column(name, "cls" if kind == "cls" else "image" if kind == "image" else "text", box)
 
 

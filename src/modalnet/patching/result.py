@@ -394,12 +394,19 @@ def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
             {
                 "tower": tower,
                 "cells": int(kept.sum()),
-                "pearson": stats.pearsonr(one[kept], two[kept]).statistic,
-                "spearman": stats.spearmanr(one[kept], two[kept]).statistic,
-                "pearson_pairs": stats.pearsonr(first[there], second[there]).statistic,
+                "pearson": _correlation(stats.pearsonr, one[kept], two[kept]),
+                "spearman": _correlation(stats.spearmanr, one[kept], two[kept]),
+                "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
+    """A correlation; NaN where one side is the same everywhere, as for a site that carries all of the answer."""
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
+        return float("nan")
+    return float(measure(one, two).statistic)
 
 
 def _divided(over: Any, under: Any) -> np.ndarray:

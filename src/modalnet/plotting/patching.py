@@ -13,6 +13,7 @@ from modalnet.plotting.layers import SMALL, TEXT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from modalnet.patching.columns import Column
     from modalnet.patching.modality import ModalityProfile
     from modalnet.patching.result import Patching
 
@@ -181,7 +182,15 @@ def modality_profile(profile: ModalityProfile, *, ax: Axes | None = None) -> Axe
     for group in profile.groups:
         own = table[table["tokens"] == group]
         colour = GROUPS.get(group, "#009E73")
-        ax.plot(own["layer"], own["loss"], "o-", color=colour, markersize=3, linewidth=1.3, label=f"{group} tokens")
+        ax.plot(
+            own["layer"],
+            own["loss"],
+            "o-",
+            color=colour,
+            markersize=3,
+            linewidth=1.3,
+            label="last token" if group == "last" else f"{group} tokens",
+        )
         if own["low"].notna().all():
             ax.fill_between(own["layer"], own["low"], own["high"], color=colour, alpha=0.2, linewidth=0)
     ax.axhline(0, color="#444444", linewidth=0.7)
@@ -221,10 +230,20 @@ def _label(ax: Axes, result: Patching, tower: str) -> None:
     step = max(1, -(-len(layers) // 12))
     ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=SMALL)
     ax.set_ylabel("block", fontsize=TEXT)
-    step = max(1, -(-len(columns) // MOST_LABELS))
-    names = [_shown(one.name) for one in columns[::step]]
+    places = _labelled(columns)
+    names = [_shown(columns[place].name) for place in places]
     # A name that holds dollar signs is no formula.
-    ax.set_xticks(range(0, len(columns), step), names, rotation=90, fontsize=SMALL, parse_math=False)
+    ax.set_xticks(places, names, rotation=90, fontsize=SMALL, parse_math=False)
+
+
+def _labelled(columns: Sequence[Column]) -> list[int]:
+    """Places of the columns whose names are written: all, or every few image tokens and every few others."""
+    if len(columns) <= MOST_LABELS:
+        return list(range(len(columns)))
+    images = [place for place, one in enumerate(columns) if one.kind == "image"]
+    others = [place for place, one in enumerate(columns) if one.kind != "image"]
+    kept = [own[:: max(1, -(-len(own) // most))] for own, most in ((images, 12), (others, MOST_LABELS - 12))]
+    return sorted(kept[0] + kept[1])
 
 
 def _shown(name: str) -> str:
