@@ -664,6 +664,20 @@ def test_panels_for_what_is_asked_for(double):
         dose_curves(double, tasks="faces")
 
 
+def test_titles_keep_to_their_panels():
+    from matplotlib import pyplot
+
+    panels = dose_curves(study_of({("pictures in the vision tower", name): effect(0.1, 0.1) for name in BOTH}))
+    figure = panels[0, 0].figure
+    figure.draw_without_rendering()
+    pyplot.close(figure)
+    for operation, (left, right) in zip(BOTH, panels, strict=True):
+        assert f"pictures in the vision tower, {operation} ablation" in left.get_title("left").replace("\n", " ")
+        first, second = (panel.get_tightbbox() for panel in (left, right))
+        assert first.x1 < second.x0
+        assert second.x1 < figure.bbox.x1
+
+
 def test_curves_are_written(massive, tmp_path):
     import matplotlib as mpl
 

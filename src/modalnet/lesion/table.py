@@ -201,7 +201,7 @@ class Evidence:
                 for one in (own, evidence.column(None))
             )
         low, high = inference.interval(excess)
-        drop_low, drop_high = inference.interval(-above_base)
+        drop_low, drop_high = inference.interval(0.0 - above_base)
         drop = _mean(drops)
         return {
             f"n_{kind}": len(controls),
