@@ -510,9 +510,28 @@ def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
     assert not document["failures"]
 
 
+def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
+    """The options of a careful study reach it, and change what it measures."""
+    arguments = ["tiny", "--tasks", "grammar", "--items", "12", "--controls", "1", "--fractions", "5%"]
+    careful = ["--by", "effect_size", "--exclude-massive", "1.2", "--spare-first", "1", "--out", tmp_path / "careful"]
+    printed = ok("lesion", *arguments, *careful)
+    assert "The first token of every text kept its activations." in " ".join(printed.split())
+    plain, document = (
+        json.loads(ok("lesion", *arguments, *options, "--json")) for options in (["--out", tmp_path / "plain"], careful)
+    )
+    settings = document["settings"]
+    assert (settings["by"], settings["exclude_massive"], settings["spare_first"]) == ("effect_size", 1.2, 1)
+    magnitudes = {one["table"][0]["magnitude"] for one in (plain, document)}
+    assert len(magnitudes) == 2
+    assert min(magnitudes) == document["table"][0]["magnitude"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--by", "size"], "by="),
+        (["--exclude-massive", "0.5"], "above 1"),
+        (["--spare-first", "-1"], "spare_first= is a whole number"),
         (["--fractions", "12"], "takes shares"),
         (["--tasks", "sudoku"], "There is no task"),
         (["--tasks", "blimp"], "needs a path"),

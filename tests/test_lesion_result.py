@@ -221,12 +221,24 @@ def test_a_row_follows_from_the_item_scores(double):
     assert row["drop"] == pytest.approx((base - scores).mean())
     reference = stats.bootstrap((base - scores,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
     assert [row.drop_low, row.drop_high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    least = base - double.cells[Condition("language", SIZE, "zero", "least"), "blimp"]
+    for values, name in ((base, "base"), (least, "drop_least")):
+        reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
+        found = [row[f"{name}_low"], row[f"{name}_high"]]
+        assert found == pytest.approx(list(reference.confidence_interval), abs=0.01)
     for kind in ("layer", "norm"):
         controls = np.stack([double.cells[Condition("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
         drops = base.mean() - controls.mean(axis=1)
         difference = controls.mean(axis=0) - scores
         assert row[f"n_{kind}"] == 5
         assert row[f"drop_{kind}"] == pytest.approx(drops.mean())
+        assert row[f"drop_{kind}_low"] < row[f"drop_{kind}"] < row[f"drop_{kind}_high"]
+        # Draws vary beside items, so the interval holds that of the items alone.
+        items = stats.bootstrap(
+            (base - controls.mean(axis=0),), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0)
+        ).confidence_interval
+        assert row[f"drop_{kind}_low"] < items.low + 0.005
+        assert row[f"drop_{kind}_high"] > items.high - 0.005
         assert row[f"excess_{kind}"] == pytest.approx(row["drop"] - drops.mean())
         assert row[f"excess_{kind}_low"] < row[f"excess_{kind}"] < row[f"excess_{kind}_high"]
         assert row[f"p_draws_{kind}"] == pytest.approx(1 / 6)
@@ -650,6 +662,20 @@ def test_panels_for_what_is_asked_for(double):
         dose_curves(double, ax=axes_for(1, 3))
     with pytest.raises(InputError, match=r"has the tasks blimp, images; got \['faces'\]"):
         dose_curves(double, tasks="faces")
+
+
+def test_titles_keep_to_their_panels():
+    from matplotlib import pyplot
+
+    panels = dose_curves(study_of({("pictures in the vision tower", name): effect(0.1, 0.1) for name in BOTH}))
+    figure = panels[0, 0].figure
+    figure.draw_without_rendering()
+    pyplot.close(figure)
+    for operation, (left, right) in zip(BOTH, panels, strict=True):
+        assert f"pictures in the vision tower, {operation} ablation" in left.get_title("left").replace("\n", " ")
+        first, second = (panel.get_tightbbox() for panel in (left, right))
+        assert first.x1 < second.x0
+        assert second.x1 < figure.bbox.x1
 
 
 def test_curves_are_written(massive, tmp_path):

@@ -249,6 +249,22 @@ def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, m
         mn.lesion_study(model, progress=False, **given)
 
 
+@pytest.mark.parametrize(
+    ("shapes", "fingerprint", "message"),
+    [
+        ({"decoder": (4, 48)}, "another", "Network 'foreign' belongs to another model, by its fingerprint, than Llama"),
+        ({"decoder": (4, 47)}, None, r"shape \(4, 47\), \[layer, dim\]; that of LlamaForCausalLM has \(4, 48\)"),
+        ({"vision": (4, 48)}, None, "has units in the vision tower; the towers of LlamaForCausalLM are decoder"),
+    ],
+)
+def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypatch, shapes, fingerprint, message):
+    for name in ("likelihoods_under", "means"):
+        monkeypatch.setattr(type(model), name, None)
+    foreign = mn.Units({tower: np.eye(*shape, dtype=bool) for tower, shape in shapes.items()}, model=fingerprint)
+    with pytest.raises(mn.InputError, match=message):
+        mn.lesion_study(model, {"own": network(model), "foreign": foreign}, pairs(), matches=["layer"], progress=False)
+
+
 def test_units_without_norms_have_no_norm_matched_controls_and_that_is_said(model):
     bare = some_units(model, ["decoder"], 0.1)
     with pytest.warns(UserWarning, match="carries no norms"):

@@ -239,7 +239,7 @@ def set_to(target: Target, value: Any) -> Intervention:
     return Intervention("set_to", target, values=_values(target, value))
 
 
-def mean(target: Target, over: Any) -> Intervention:
+def mean(target: Target, over: Any = None) -> Intervention:
     """Mean ablation: the units become their mean over reference stimuli.
 
     The mean is taken over the tokens that the intervention is placed at, and then over stimuli.
@@ -252,11 +252,21 @@ def mean(target: Target, over: Any) -> Intervention:
         Stimuli, or a contrast: what the units usually do. They are run whenever the intervention is used; what
         :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per tower, saves that.
 
+    Raises
+    ------
+    InputError
+        Without ``over``: what units usually do is not to be guessed.
+
     References
     ----------
     Wang, Variengien, Conmy, Shlegeris & Steinhardt (2023). Interpretability in the wild. ICLR.
     """
     target = _checked(target)
+    if over is None:
+        raise InputError(
+            "mean() needs reference stimuli, which show what the units usually do, such as "
+            "over=modalnet.stimuli.language()."
+        )
     if isinstance(over, Mapping):
         if not isinstance(target, Units):
             raise InputError("Means that are known already, per tower, are for Units; for a site give stimuli.")

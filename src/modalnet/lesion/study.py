@@ -138,6 +138,8 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         for operation in operations
         for control, number, units in sets
     ]
+    for one in lesions:
+        _check_units(model, one)
     means = _means(model, lesions, named, reference, spare_first) if "mean" in operations else {}
     study = _Study(model, named, lesions, means, spare_first, batch_size, Store() if cache else None)
     study.run(progress=progress)
@@ -418,6 +420,26 @@ def _check_choices(*, operations: Any, matches: Any, fractions: Any) -> None:
         raise InputError('operations= is empty; give "zero", "mean" or both.')
     if not len(fractions):
         raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
+
+
+def _check_units(model: Model, lesion: _Lesion) -> None:
+    """Refuse units of another model: in the middle of a study they would take the cells beside them along."""
+    name, units = lesion.condition.network, lesion.units
+    if units.model not in (None, model.fingerprint_once):
+        raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
+    for tower, mask in units.mask.items():
+        if not mask.any():
+            continue
+        if tower not in model.towers:
+            raise InputError(
+                f"Network {name!r} has units in the {tower} tower; the towers of {model.name} are "
+                f"{', '.join(model.towers)}."
+            )
+        if mask.shape != model.towers[tower].shape:
+            raise InputError(
+                f"Network {name!r} is of a model whose {tower} tower has shape {mask.shape}, [layer, dim]; that of "
+                f"{model.name} has {model.towers[tower].shape}."
+            )
 
 
 def _check_networks(networks: Any) -> None:

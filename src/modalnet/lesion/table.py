@@ -10,8 +10,9 @@ measure, chance         Of the task.
 units                   How many units were lesioned.
 magnitude               Their mean |activation| over the mean of all units.
 base, score             Mean over items without and with the lesion.
+base_low, base_high     95% interval of base: percentiles over 2,000 draws of items with replacement.
 drop                    base - score.
-drop_low, drop_high     95% interval: percentiles of the drop over 2,000 draws of items with replacement.
+drop_low, drop_high     95% interval: percentiles of the drop over the same draws.
 failure                 Why there is no score; empty where there is one.
 ======================= ================================================================================================
 
@@ -21,8 +22,9 @@ And for each kind of control K, ``layer``, ``norm`` and ``least`` (NaN where it 
 n_K                     How many draws have scores on the task.
 magnitude_K             Mean of their magnitudes.
 drop_K                  Mean of their drops.
+drop_K_low, _high       95% interval: items and draws drawn with replacement, 2,000 times.
 excess_K                drop - drop_K: what the network costs beyond its controls.
-excess_K_low, _high     95% interval: items and draws drawn with replacement, 2,000 times.
+excess_K_low, _high     95% interval, over the same.
 p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
 p_items_K               Sign-flip permutation test over items of (mean score of the controls - score of the network).
                         One-sided, too: a network that costs less than its controls has a p near 1. At least 1 / 10,000.
@@ -68,6 +70,8 @@ _PLAIN: tuple[str, ...] = (
     "units",
     "magnitude",
     "base",
+    "base_low",
+    "base_high",
     "score",
 )
 _PLAIN += ("drop", "drop_low", "drop_high", "failure")
@@ -75,6 +79,8 @@ _PER_KIND: tuple[str, ...] = (
     "n",
     "magnitude",
     "drop",
+    "drop_low",
+    "drop_high",
     "excess",
     "excess_low",
     "excess_high",
@@ -166,6 +172,7 @@ class Evidence:
         if task in study.base:
             base = study.base[task]
             row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
+            row["base_low"], row["base_high"] = inference.interval(self.tasks[task].means[:, 0])
         if (condition, task) in study.cells:
             evidence = self.tasks[task]
             column = evidence.column(condition)
@@ -188,13 +195,20 @@ class Evidence:
         own = evidence.column(condition)
         with np.errstate(invalid="ignore"):
             drops = row["base"] - evidence.scores[:, columns].mean(axis=0)
-            excess = inference.resampled_excess(evidence.means[:, own], evidence.means[:, columns], evidence.chance(1))
+            # Both over the same draws of the controls: how far they lie above the network, and below no lesion.
+            excess, above_base = (
+                inference.resampled_excess(evidence.means[:, one], evidence.means[:, columns], evidence.chance(1))
+                for one in (own, evidence.column(None))
+            )
         low, high = inference.interval(excess)
+        drop_low, drop_high = inference.interval(0.0 - above_base)
         drop = _mean(drops)
         return {
             f"n_{kind}": len(controls),
             f"magnitude_{kind}": _mean(np.array([study.magnitudes.get(one, math.nan) for one in controls])),
             f"drop_{kind}": drop,
+            f"drop_{kind}_low": drop_low,
+            f"drop_{kind}_high": drop_high,
             f"excess_{kind}": _less(row["drop"], drop),
             f"excess_{kind}_low": low,
             f"excess_{kind}_high": high,

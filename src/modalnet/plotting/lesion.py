@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ NETWORKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LAYER, NORM, LINE = "#D0D0D0", "#8A8A8A", "#444444"
 SIZE = (2.3, 1.9)  # inches per panel
 ENTRIES, LEGEND_COLUMNS = 7, 3  # about as many, in at most so many columns
+TITLE = 34  # characters of a title that fit above a panel
 STUB = 1.12  # a band of a single size reaches this factor to either side
 
 
@@ -154,8 +156,9 @@ def _draw_all(study: LesionStudy, panels: np.ndarray, rows: list[tuple[str, str]
             where = (table["network"] == network) & (table["task"] == task) & (table["operation"] == operation)
             _draw(ax, study, table[where & table["score"].notna()], (network, task), colours[network])
             _scale(ax, sizes)
-            above = f"{task}\n" if i == 0 else ""
-            ax.set_title(f"{above}{network}, {operation} ablation", fontsize=TEXT, loc="left")
+            lines = [task] if i == 0 else []
+            lines += textwrap.wrap(f"{network}, {operation} ablation", TITLE)
+            ax.set_title("\n".join(lines), fontsize=TEXT, loc="left")
             if i == len(rows) - 1:
                 ax.set_xlabel("units lesioned (% of all)", fontsize=TEXT)
             if task in study.base:
