@@ -514,6 +514,7 @@ class Model:
         *,
         towers: Sequence[str] | None = None,
         continuations: Sequence[str] | None = None,
+        outcome: Outcome | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> list[State]:
         """Run stimuli and keep what every block puts out at each of their tokens, for :meth:`run_cells`.
@@ -526,13 +527,15 @@ class Model:
             None for every tower that all of them reach.
         continuations
             One per stimulus, written straight after it: then log-probabilities of its tokens can be asked for.
+        outcome
+            What is wanted of the logits of the same passes.
         batch_size
             As for :meth:`run`.
         """
         prepared = self._encoder.prepare(stimuli, continuations=continuations)
         reached = self.reached(stimuli)
         chosen = [name for name in reached if towers is None or name in towers]
-        return self._sweep.states(prepared, chosen, self._edits((), stimuli), batch_size)
+        return self._sweep.states(prepared, chosen, self._edits((), stimuli), batch_size, outcome)
 
     def run_cells(
         self,

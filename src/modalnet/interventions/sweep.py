@@ -44,10 +44,13 @@ class State:
         Its inputs.
     residual
         Per tower ``[layer, token, dim]`` float32: what each block puts out at the stimulus' own tokens.
+    outcome
+        What was wanted of its logits (see :class:`Outcome`); None where nothing was.
     """
 
     encoded: Encoded
     residual: Mapping[str, Float[torch.Tensor, "layer token dim"]]
+    outcome: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,19 +140,32 @@ class Sweep:
     # -- states ------------------------------------------------------------------------------------------------------
 
     def states(
-        self, prepared: Sequence[Prepared], towers: Sequence[str], edits: Edits | None, batch_size: Any
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        edits: Edits | None,
+        batch_size: Any,
+        outcome: Outcome | None = None,
     ) -> list[State]:
-        """Run stimuli and keep what every block puts out, in their order."""
+        """Run stimuli and keep what every block puts out, in their order, and what is wanted of the logits."""
         sites = [Sites(self.layouts.towers[name], tuple(range(self.layouts.towers[name].n_layers))) for name in towers]
         found: list[Any] = [None] * len(prepared)
+        logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
         steps = self.runner.stream(
-            prepared, sites, dict.fromkeys(towers, "all"), batch_size=batch_size, variants=[edits]
+            prepared, sites, dict.fromkeys(towers, "all"), logits=logits, batch_size=batch_size, variants=[edits]
         )
         for step in steps:
             for place, index in enumerate(step.indices):
                 # A copy: a slice would keep its whole batch in memory.
                 residual = {name: values[place].clone() for name, values in step.residual.items()}
-                found[index] = State(self.encoder.encode(prepared[index]), residual)
+                wanted = None
+                if step.scores is not None:
+                    wanted = step.scores[place][0].clone()
+                elif step.logits is not None and outcome is not None:
+                    wanted = step.logits[place].clone()
+                    if outcome.kind == "columns":
+                        wanted = wanted[:, list(outcome.columns[index])]
+                found[index] = State(self.encoder.encode(prepared[index]), residual, wanted)
         return found
 
     def gradients(

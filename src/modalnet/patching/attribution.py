@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.sweep import Cell, State
+from modalnet.interventions.sweep import State
 from modalnet.patching.activation import TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
@@ -101,15 +101,11 @@ def _estimate(
             continuations = None if answers is None else [answers[pair] for pair in some]
             options: dict[str, Any] = {"continuations": continuations, "batch_size": batch_size}
             towers = list(layout.layers)
-            states = model.states([sides[source][pair] for pair in some], towers=towers, **options)
-            outcome = _outcome(measure, some)
-            for place, found in model.run_cells(
-                states, [Cell(p) for p in range(len(some))], outcome, batch_size=batch_size
-            ):
-                if measure.needs_clean:
-                    measure.reference[some[place]] = found[-1].double()
-                whole[source][some[place]] = measure.value(found, some[place])
-
+            outcome = measure.outcome_of(some)
+            states = model.states([sides[source][pair] for pair in some], towers=towers, outcome=outcome, **options)
+            measure.refer(some, states)
+            for pair, state in zip(some, states, strict=True):
+                whole[source][pair] = measure.value(state.outcome, pair)
             tokens = _answer_tokens(model, [sides[base][pair] for pair in some], continuations)
 
             def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
@@ -147,14 +143,6 @@ def _estimate(
         unit_effect={t: own[list(layout.layers[t])] / total if total else own * np.nan for t, own in units.items()},
         picture=first_picture(layout.clean),
     )
-
-
-def _outcome(measure: Measure, some: Sequence[int]) -> Any:
-    from dataclasses import replace
-
-    if not measure.outcome.columns:
-        return measure.outcome
-    return replace(measure.outcome, columns=tuple(measure.outcome.columns[pair] for pair in some))
 
 
 def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:
