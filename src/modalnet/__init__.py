@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from modalnet.interventions.scores import Request
     from modalnet.lesion import LesionStudy, lesion_study
-    from modalnet.localization import Localization, Reliability, localize
+    from modalnet.localization import Localization, Reliability, localize, pick_up
     from modalnet.model import Model, Run, load
     from modalnet.patching import (
         ModalityProfile,
@@ -78,6 +78,7 @@ _WHERE = {
     "localize": "modalnet.localization",
     "mean": "modalnet.interventions.operations",
     "patch": "modalnet.interventions.operations",
+    "pick_up": "modalnet.localization",
     "profile_modality": "modalnet.patching",
     "resample": "modalnet.interventions.operations",
     "scale": "modalnet.interventions.operations",
@@ -116,6 +117,7 @@ __all__ = [
     "mean",
     "patch",
     "patching",
+    "pick_up",
     "profile_modality",
     "resample",
     "scale",
