@@ -200,6 +200,28 @@ def test_units_of_each_tower_are_zeroed_as_here(bridge, towers):
     assert (logits - watch(bridge)[0]).abs().max() > 0.05
 
 
+@reading("llava_clip", "llava_next", "gemma3")
+def test_every_layer_of_an_image_encoder(bridge):
+    """Also the one that the decoder is handed as transformers recorded it, before a bridge's hook point sees it."""
+    name = bridge.family.name
+    models = plain(name), through(bridge)
+    whole = models[0].run(seen(name), logits="last").logits
+    effects = []
+    for layer in range(models[0].vision.n_layers):
+        masks = {tower: np.zeros(one.shape, dtype=bool) for tower, one in models[0].towers.items()}
+        masks["vision"][layer, ::3] = True
+        units = mn.Units(masks)
+        here, inside = (model.run(seen(name), mn.zero(units), logits="last").logits for model in models)
+        theirs = watch(bridge, units.to_transformer_lens(bridge))[0][:, -1]
+        torch.testing.assert_close(theirs, here, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(inside, here, atol=2e-5, rtol=1e-4)
+        effects.append(float((here - whole).abs().max()))
+    used = bridge.original_model.config.vision_config.num_hidden_layers
+    used += 1 + getattr(bridge.original_model.config, "vision_feature_layer", -1)  # LLaVA leaves the last block out
+    assert min(effects[:used]) > 0.05
+    assert max(effects[used:], default=0.0) < 1e-5
+
+
 @reading("llava_clip", "gemma3")
 def test_both_towers_as_a_cache(bridge):
     _, theirs = watch(bridge)
@@ -262,7 +284,7 @@ def test_some_layers_of_one_text_under_a_lesion(bridge):
     units = some(model, "decoder")
     ours = model.run(TEXT, mn.zero(units), read={"decoder": [2, -1]}, tokens="all").to_cache(bridge)
     assert sorted(ours) == [f"blocks.{layer}.{name}" for layer in (2, 3) for name in ("hook_out", "hook_resid_post")]
-    assert (ours["blocks.2.hook_out"][:, :, units.mask["decoder"][2]] == 0).all()
+    assert (ours["blocks.2.hook_out"][:, :, units.mask["decoder"][2].nonzero()[0]] == 0).all()
     assert ours.remove_batch_dim()["resid_post", 3].shape == (len(tokens(bridge)[0]), model.decoder.width)
 
 

@@ -53,7 +53,7 @@ class Hook:
     b: Float[torch.Tensor, " dims"] = field(repr=False)
 
     def __call__(self, value: Float[torch.Tensor, "*row token dim"], hook: Any) -> torch.Tensor:
-        """What the block puts out instead, ``[*row, token, dim]``.
+        """The block's output, ``[*row, token, dim]``, edited in place.
 
         Raises
         ------
@@ -78,7 +78,9 @@ class Hook:
             self.a,
             self.b,
         )
-        return edited(flat, [edit]).reshape(value.shape)  # type: ignore[no-any-return]
+        # In place, as TransformerLens' own patching does: transformers has recorded this very tensor as the block's
+        # hidden state by now, and some decoders are handed the recorded one of an image encoder.
+        return value.copy_(edited(flat, [edit]).reshape(value.shape))
 
     def _tokens(self, count: int) -> list[int]:
         """Which places of a row, without those that are spared."""
