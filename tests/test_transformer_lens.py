@@ -326,6 +326,12 @@ def test_folded_weights_are_read_as_the_bridge_has_them(tmp_path):
     torch.testing.assert_close(found, torch.stack(model.run(TEXTS, one, logits="all").logits), atol=2e-5, rtol=1e-4)
 
 
+@reading("llava_clip")
+def test_a_bridge_shows_the_towers_of_its_model(bridge):
+    ours, theirs = (str(model).splitlines()[1:3] for model in (through(bridge), plain("llava_clip")))
+    assert ours == theirs
+
+
 @reading("llama")
 @pytest.mark.parametrize("remote", ["http://127.0.0.1:9", "local"])
 def test_a_bridge_is_not_what_a_server_runs(bridge, remote):

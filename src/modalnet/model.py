@@ -865,8 +865,9 @@ def _stack(values: list[Any]) -> Float[torch.Tensor, "stimulus ..."]:
 
 
 def _path_range(tower: Tower) -> str:
-    first = tower.paths[0]
-    return first if tower.n_layers == 1 else f"{first} .. {tower.paths[-1].rsplit('.', 1)[-1]}"
+    # As the model has them; a TransformerLens bridge puts a wrapper around each module.
+    first, last = (path.replace("._original_component", "") for path in (tower.paths[0], tower.paths[-1]))
+    return first if tower.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
 
 
 def _short(count: int) -> str:
