@@ -7,7 +7,9 @@ in which no real one ran. Tests marked `ndif` start a server of their own (tests
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -80,3 +82,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _real_is_missing(terminalreporter.config):
         terminalreporter.write_line("MODALNET_REQUIRE_REAL: no test marked `real` ran: failed", red=True)
+
+
+@pytest.fixture
+def no_installs(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
+    """Commands that would install something: none gets through, and the test fails where one was tried.
+
+    A library may swallow the error that it gets, so what was tried is looked at when the test is over. A test that
+    means to try empties the list.
+    """
+    tried: list[str] = []
+
+    class Guarded(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, args: Any, *rest: Any, **options: Any) -> None:
+            command = args if isinstance(args, str) else " ".join(map(str, args))
+            if "install" in command:
+                tried.append(command)
+                raise OSError(f"a test may install nothing: {command}")
+            super().__init__(args, *rest, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Guarded)
+    yield tried
+    assert tried == []

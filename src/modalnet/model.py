@@ -62,6 +62,25 @@ class Run:
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, TokenChoice] = field(default_factory=dict)
 
+    def to_cache(self, bridge: Any = None) -> Any:
+        """What was read as TransformerLens' ``ActivationCache``; see :func:`modalnet.interop.transformer_lens.cache`.
+
+        Parameters
+        ----------
+        bridge
+            A ``TransformerBridge`` of the model, to take the names from; may be left out where nothing but the decoder
+            of a decoder-only model was read.
+
+        Raises
+        ------
+        InputError
+            Where tokens were pooled, where stimuli have different numbers of tokens, or nothing was read; for a
+            bridge of another model, or one that does not expose a tower.
+        """
+        from modalnet.interop.transformer_lens import cache
+
+        return cache(self, bridge)
+
 
 class Model:
     """A model with its towers; made by :func:`modalnet.load`.
@@ -157,8 +176,12 @@ class Model:
 
     @property
     def edited(self) -> bool:
-        """Whether the user's nnsight model carries edits: they change what it does, and no fingerprint sees them."""
-        return bool(getattr(self._loaded.envoy, "_edits", None))
+        """Whether the user's nnsight model carries edits, or a TransformerLens bridge hooks.
+
+        They change what it does, and no fingerprint sees them.
+        """
+        hooked = any(getattr(module, "fwd_hooks", None) for module in self.module.modules())
+        return bool(getattr(self._loaded.envoy, "_edits", None)) or hooked
 
     def fingerprint(self) -> str:
         """A hash of the weights, config and class, read anew at each call.
@@ -842,8 +865,9 @@ def _stack(values: list[Any]) -> Float[torch.Tensor, "stimulus ..."]:
 
 
 def _path_range(tower: Tower) -> str:
-    first = tower.paths[0]
-    return first if tower.n_layers == 1 else f"{first} .. {tower.paths[-1].rsplit('.', 1)[-1]}"
+    # As the model has them; a TransformerLens bridge puts a wrapper around each module.
+    first, last = (path.replace("._original_component", "") for path in (tower.paths[0], tower.paths[-1]))
+    return first if tower.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
 
 
 def _short(count: int) -> str:
