@@ -36,6 +36,7 @@ def top_stimuli(
     tokens: Any = None,
     magnitude: Literal["absolute", "signed"] = "absolute",
     scaled: bool | None = None,
+    shades: bool = True,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
     progress: bool = True,
@@ -62,6 +63,8 @@ def top_stimuli(
     scaled
         In the network's response, the mean over its units, whether each unit is divided by its mean \\|activation\\|;
         None: where the units carry that.
+    shades
+        Run the stimuli that were found once more, for the activations at each of their tokens.
     batch_size, remote, progress
         As for :func:`modalnet.localize`.
 
@@ -96,7 +99,7 @@ def top_stimuli(
                 best.update(raw, places)
                 bar.update(len(places))
             best.keep(chunk)
-    shown = _token_by_token(model, response, best, choices, progress=progress)
+    shown = _token_by_token(model, response, best, choices, progress=progress) if shades else Shown()
     return best.result(model, choices, shown)
 
 

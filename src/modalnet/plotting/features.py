@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 # A warm wash over the picture or behind the words: how strong is how much.
 WASH = (0.902, 0.624, 0.0)
-COLD = (0.0, 0.447, 0.698)
 STRONGEST = 0.8
 MOST_ROWS, MOST_COLUMNS = 5, 9
 CELL = 0.95  # inches
 LINE, WIDTH = 0.17, 96  # inches, letters
+GAP = 0.4  # between tokens, in letters
 LETTER = 0.602  # width of a monospaced letter of the font that comes with matplotlib, in font sizes
 
 
@@ -47,8 +47,8 @@ def top_stimuli(
     n
         How many stimuli per unit; None for up to nine.
     shade
-        Lay the activation at each image token over the picture, or behind each word; orange is as the unit's mean over
-        the stimulus, blue the other way.
+        Lay the activation at each image token over the picture, or behind each word: the more orange, the farther above
+        the median over all tokens of the row.
     ax
         Axes: an array ``[row, stimulus]`` for pictures, ``[row]`` for texts. A new figure is made if None.
 
@@ -70,25 +70,23 @@ def top_stimuli(
         raise InputError("There is nothing to draw: give at least one row, and n from 1.")
     pictured = all(one.n_images for one in result.stimuli.values())
     if pictured:
-        axes = _grid(len(chosen), n) if ax is None else np.array(ax, dtype=object).reshape(-1, n)
+        axes = _grid(len(chosen), n) if ax is None else _given(ax, (len(chosen), n))
     else:
-        axes = _column(len(chosen), n) if ax is None else np.atleast_1d(np.array(ax, dtype=object)).ravel()
-    if len(axes) != len(chosen):
-        raise InputError(f"There are {len(chosen)} rows to draw, on {len(axes)} rows of axes.")
+        axes = _column(len(chosen), n) if ax is None else _given(ax, (len(chosen),))
     for own, (row, index, activation) in zip(axes, chosen, strict=True):
-        limit = max((np.abs(v).max() for (_, r, _), v in result.shown.shades.items() if r == row), default=1.0)
+        limits = _limits(result, row) if shade else None
         found = [rank for rank in range(n) if index[rank] >= 0]
         if pictured:
             for rank in range(n):
                 own[rank].set_axis_off()
             for rank in found:
-                _picture(own[rank], result, (row, rank), limit if shade else None)
+                _picture(own[rank], result, (row, rank), limits)
                 own[rank].set_title(f"{activation[rank]:.3g}", fontsize=SMALL, pad=2)
-            own[0].text(-0.06, 0.5, _wrapped(result.name(row)), ha="right", va="center", fontsize=SMALL,
-                        transform=own[0].transAxes)  # fmt: skip
+            side: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": SMALL, "transform": own[0].transAxes}
+            own[0].text(-0.06, 0.5, _wrapped(result.name(row)), **side)
         else:
-            _texts(own, result, row, [(rank, int(index[rank]), float(activation[rank])) for rank in found],
-                   limit if shade else None, n)  # fmt: skip
+            _texts(own, result, row, found, limits)
+            own.set_ylim(n, 0)
     return axes
 
 
@@ -120,10 +118,7 @@ def optimized(result: Optimized, *, ax: Any = None) -> np.ndarray:
         figure = pyplot.figure(figsize=(1.7 * count + 0.5, 1.95 * shape[0]), layout="constrained")
         axes = figure.subplots(*shape, squeeze=False)
     else:
-        axes = np.atleast_1d(np.array(ax, dtype=object))
-        if axes.size != shape[0] * shape[1]:
-            raise InputError(f"There are {shape[0]}x{shape[1]} pictures to draw, on {axes.size} axes.")
-        axes = axes.reshape(shape)
+        axes = _given(ax, shape)
     for place in range(count):
         top = axes[0, place]
         top.imshow(result.pictures[place])
@@ -138,30 +133,27 @@ def optimized(result: Optimized, *, ax: Any = None) -> np.ndarray:
     return axes
 
 
-def _picture(ax: Axes, result: TopStimuli, cell: tuple[int, int], limit: float | None) -> None:
-    from matplotlib.patches import Rectangle
-
+def _picture(ax: Axes, result: TopStimuli, cell: tuple[int, int], limits: tuple[float, float] | None) -> None:
     row, rank = cell
     index = int(result.row(row)[0][rank])
     image = np.asarray(result.stimuli[index].images()[0])
     ax.imshow(image)
-    if limit is None:
+    if limits is None:
         return
     height, width = image.shape[:2]
     for (tower, stimulus), boxes in result.shown.boxes.items():
         values = result.shown.shades.get((tower, row, rank))
         if stimulus != index or values is None:
             continue
-        for (left, top, right, bottom), value in zip(boxes, values, strict=True):
-            if np.isfinite(left):
-                size = (right - left) * width, (bottom - top) * height
-                colour = _colour(value, limit)
-                ax.add_patch(Rectangle((left * width, top * height), *size, facecolor=colour, linewidth=0))
+        wash = np.zeros((height, width, 4))
+        for box, value in zip(boxes, values, strict=True):
+            if np.isfinite(box).all():
+                left, top, right, bottom = np.round(box * [width, height, width, height]).astype(int)
+                wash[top:bottom, left:right] = _colour(value, limits)
+        ax.imshow(wash)
 
 
-def _texts(  # noqa: PLR0917
-    ax: Axes, result: TopStimuli, row: int, found: Sequence[tuple[int, int, float]], limit: float | None, n: int
-) -> None:
+def _texts(ax: Axes, result: TopStimuli, row: int, found: Sequence[int], limits: tuple[float, float] | None) -> None:
     """Texts under each other, each word on its shade."""
     from matplotlib.patches import Rectangle
 
@@ -169,11 +161,12 @@ def _texts(  # noqa: PLR0917
     ax.set_title(result.name(row), fontsize=TEXT, loc="left")
     letter = LETTER * SMALL / ax.get_window_extent().width * ax.figure.dpi / 72  # in widths of the axes
     ax.set_xlim(0, 1)
-    ax.set_ylim(n, 0)
-    for rank, index, activation in found:
+    for rank in found:
+        index, activation = (values[rank] for values in result.row(row))
+        index = int(index)
         ax.text(0, rank + 0.5, f"{activation:8.3g}", family="monospace", fontsize=SMALL, va="center", color="#555555")
         tower = next((t for t, r, k in result.shown.shades if (r, k) == (row, rank) and t != "vision"), None)
-        if tower is None or limit is None:
+        if tower is None or limits is None:
             written = [(_shown(result.stimuli[index].text or ""), 0.0)]
         else:
             names, values = result.shown.tokens[tower, index], result.shown.shades[tower, row, rank]
@@ -181,20 +174,20 @@ def _texts(  # noqa: PLR0917
         x = 10 * letter
         for word, value in written:
             size = len(word) * letter
-            if limit is not None:
+            if limits is not None and tower is not None:
                 ax.add_patch(
-                    Rectangle((x, rank + 0.08), size, 0.84, facecolor=_colour(value, limit), linewidth=0, clip_on=True)
+                    Rectangle((x, rank + 0.08), size, 0.84, facecolor=_colour(value, limits), linewidth=0, clip_on=True)
                 )
             # A word that holds dollar signs is no formula.
             ax.text(
                 x, rank + 0.5, word, family="monospace", fontsize=SMALL, va="center", parse_math=False, clip_on=True
             )
-            x += size
+            x += size + GAP * letter
 
 
 def _around(words: list[tuple[str, float]], width: int) -> list[tuple[str, float]]:
     """The stretch of words that fits a line and holds the strongest of them."""
-    if sum(len(word) for word, _ in words) <= width:
+    if sum(len(word) + GAP for word, _ in words) <= width:
         return words
     first = last = int(np.argmax([abs(value) for _, value in words]))
     size = len(words[first][0])
@@ -210,8 +203,26 @@ def _around(words: list[tuple[str, float]], width: int) -> list[tuple[str, float
             last, size = last + 1, size + after
 
 
-def _colour(value: float, limit: float) -> tuple[float, float, float, float]:
-    return (*(WASH if value >= 0 else COLD), STRONGEST * min(abs(float(value)) / max(limit, 1e-12), 1.0))
+def _limits(result: TopStimuli, row: int) -> tuple[float, float]:
+    """Where the wash begins, at the median over all tokens, and how far above that it is strongest.
+
+    The first token of a text is an attention sink in most decoders, and counts for neither.
+    """
+    parts = [v if t == "vision" else v[1:] for (t, r, _), v in result.shown.shades.items() if r == row]
+    values = np.concatenate([part for part in parts if len(part)] or [np.zeros(1)])
+    middle = float(np.median(values))
+    return middle, max(float(values.max()) - middle, 1e-12)
+
+
+def _colour(value: float, limits: tuple[float, float]) -> tuple[float, float, float, float]:
+    return (*WASH, STRONGEST * min(max((float(value) - limits[0]) / limits[1], 0.0), 1.0))
+
+
+def _given(ax: Any, shape: tuple[int, ...]) -> np.ndarray:
+    axes = np.atleast_1d(np.array(ax, dtype=object))
+    if axes.size != np.prod(shape):
+        raise InputError(f"This needs {'x'.join(map(str, shape))} axes; {axes.size} were given.")
+    return axes.reshape(shape)
 
 
 def _shown(word: str) -> str:
