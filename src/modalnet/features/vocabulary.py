@@ -96,6 +96,7 @@ def _candidates(tokenizer: Any, candidates: Sequence[int] | None) -> list[int]:
     size = len(tokenizer)
     if candidates is None:
         special = set(tokenizer.all_special_ids)
+        special |= {token for token, one in tokenizer.added_tokens_decoder.items() if one.special}
         return [token for token in range(size) if token not in special]
     given = [token.item() if isinstance(token, np.integer) else token for token in candidates]
     for token in given:

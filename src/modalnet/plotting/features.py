@@ -189,7 +189,7 @@ def _around(words: list[tuple[str, float]], width: int) -> list[tuple[str, float
     """The stretch of words that fits a line and holds the strongest of them."""
     if sum(len(word) + GAP for word, _ in words) <= width:
         return words
-    first = last = int(np.argmax([abs(value) for _, value in words]))
+    first = last = 1 + int(np.argmax([value for _, value in words[1:]])) if len(words) > 1 else 0
     size = len(words[first][0])
     while True:
         before = len(words[first - 1][0]) if first else width
