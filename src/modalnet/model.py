@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet.architecture.canvas import Canvas, canvas
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint, served_fingerprint
-from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
+from modalnet.architecture.inputs import TEXT_TOWERS, Encoded, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import Tower, find_towers
 from modalnet.errors import InputError
@@ -639,6 +640,34 @@ class Model:
         """Where in its picture each token of a stimulus looks; see :func:`.places.image_places`."""
         return image_places(self._sweep, stimulus, tower)
 
+    def canvas(self, text: str | None = None, size: int | tuple[int, int] | None = None) -> Canvas:
+        """A picture whose pixels can be changed by a gradient; see :func:`modalnet.architecture.canvas.canvas`."""
+        return canvas(self._encoder, text, size)
+
+    def inward(
+        self,
+        encoded: Encoded,
+        layers: Mapping[str, Sequence[int]],
+        tokens: Mapping[str, TokenChoice],
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    ) -> tuple[Float[torch.Tensor, " stimulus"], Float[torch.Tensor, "..."]]:
+        """Run one stimulus and go back to one of its inputs; gives the measure and its gradient there.
+
+        See :meth:`modalnet.interventions.engine.Engine.inward`.
+        """
+        if self.remote is not None:
+            raise InputError(
+                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
+                "passes, one after the other. Load the model here."
+            )
+        sites = choose_sites(self.towers, layers, list(layers))
+        edits = self._edits((), [encoded.prepared.stimulus])
+        reading = self._runner.inward(encoded, sites, tokens, source, measure, edits)
+        assert reading.measured is not None
+        assert reading.inward is not None
+        return reading.measured, reading.inward
+
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The token ids that a text becomes straight after a stimulus; an InputError where it changes the stimulus'."""
         return self._encoder.next_tokens(stimulus, text)
@@ -697,13 +726,13 @@ class Model:
     def stream(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str],
+        towers: Sequence[str] | Mapping[str, Sequence[int]],
         tokens: Mapping[str, TokenChoice],
         *,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[Step]:
-        """Yield pooled activations batch by batch, for analyses that reduce as they go."""
-        sites = choose_sites(self.towers, list(towers), list(towers))
+        """Yield pooled activations batch by batch, for analyses that reduce as they go; of all layers or of some."""
+        sites = choose_sites(self.towers, towers, list(towers))
         edits = self._edits((), [item.stimulus for item in prepared])
         yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
