@@ -160,7 +160,9 @@ def with_places(whole_tokens: bool) -> Cut:
             if whole_tokens:
                 rows, columns, side = rows // facts.merge, columns // facts.merge, side * facts.merge
             picture = pixels(image, rows * side, columns * side) / 2 + 0.5
-            made.append(picture.reshape(3, rows, side, columns, side).permute(1, 3, 2, 4, 0).reshape(rows * columns, -1))
+            made.append(
+                picture.reshape(3, rows, side, columns, side).permute(1, 3, 2, 4, 0).reshape(rows * columns, -1)
+            )
             down, across = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
             places.append(torch.stack([across.flatten(), down.flatten()], 1))
         return {"pixel_values": padded(made), "image_position_ids": padded(places, -1)}
@@ -194,7 +196,9 @@ def with_header(images: Sequence[Any], facts: Facts) -> Tensors:
 def pooled_patches(images: Sequence[Any], facts: Facts) -> Tensors:
     """Flat patches of square crops, and which of them each token pools: first of a small copy, then of the crop."""
     side, count = facts.side, facts.size // facts.side
-    cut = [pixels(i, facts.size, facts.size).reshape(3, count, side, count, side).permute(1, 3, 2, 4, 0) for i in images]
+    cut = [
+        pixels(i, facts.size, facts.size).reshape(3, count, side, count, side).permute(1, 3, 2, 4, 0) for i in images
+    ]
     index = torch.arange(count * count).reshape(count // 2, 2, count // 2, 2).permute(0, 2, 1, 3).reshape(-1, 4)
     pooling = torch.cat([torch.cat([index, index + count * count]) + 2 * count * count * n for n in range(len(images))])
     flat = torch.stack([crop.reshape(count * count, -1) for crop in cut for _ in range(2)])
@@ -290,7 +294,10 @@ WAYS: tuple[tuple[set[str], Cut], ...] = (
     ({"pixel_attention_mask"}, with_pixel_mask),
     ({"image_sizes"}, tiled),
     ({"image_sizes"}, in_shape),
-    ({"image_sizes"}, lambda images, facts: squares()(images, facts) | {"image_sizes": torch.full((len(images), 2), facts.size)}),
+    (
+        {"image_sizes"},
+        lambda images, facts: squares()(images, facts) | {"image_sizes": torch.full((len(images), 2), facts.size)},
+    ),
     ({"pixel_values"}, squares()),
     ({"pixel_values"}, squares(around=lambda values: values[None])),
     ({"pixel_values"}, squares(around=lambda values: values[:, None])),
@@ -328,7 +335,10 @@ class TensorProcessor:
         self.image_token_id = image_token_id(model.config)
         self.model_input_names = [name for name in ("token_type_ids", "mm_token_type_ids") if name in self.facts.wanted]
         self._counts: dict[Any, int] = {}
-        ends = [[getattr(model.config, f"{stem}_{end}_token_id", None) for stem in ("vision", "image")] for end in ("start", "end")]
+        ends = [
+            [getattr(model.config, f"{stem}_{end}_token_id", None) for stem in ("vision", "image")]
+            for end in ("start", "end")
+        ]
         self._marks = tuple([next(id for id in end if id is not None)] if any(end) else [] for end in ends)
         self.cut = self._settle()
 
@@ -348,7 +358,7 @@ class TensorProcessor:
         """Placeholders, then the text, and every field that runs along them."""
         start = 1 if ids and ids[0] == COMMON_IDS["bos"] else 0
         placeholders = [self.image_token_id or PLACEHOLDER] * count
-        opening, closing = (self._marks if count else ([], []))
+        opening, closing = self._marks if count else ([], [])
         row = torch.tensor([[*ids[:start], *opening, *placeholders, *closing, *ids[start:]]])
         here = torch.zeros_like(row)
         start += len(opening)
@@ -374,7 +384,9 @@ class TensorProcessor:
     def _settle(self) -> Cut:
         """The first way that the model takes, and in which the picture makes a difference."""
         met = []
-        pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)) for i in (0, 1)]
+        pictures = [
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)) for i in (0, 1)
+        ]
         for needs, cut in sorted(WAYS, key=lambda way: -len(way[0])):
             if not needs <= self.facts.wanted:
                 continue
@@ -383,7 +395,9 @@ class TensorProcessor:
                 count = self._count(first)
                 one, two = (self._forward(self._with_text([1, 50, 60], count, 1, inputs)) for inputs in (first, second))
             except Exception as error:  # whatever a model raises means that it takes pictures otherwise
-                met.append(f"{', '.join(sorted(needs))}: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}")
+                met.append(
+                    f"{', '.join(sorted(needs))}: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+                )
                 continue
             if torch.isfinite(one).all() and not torch.allclose(one, two, atol=1e-6):
                 return cut
@@ -392,7 +406,10 @@ class TensorProcessor:
 
     def _count(self, inputs: Tensors) -> int:
         """How many placeholders the pictures get."""
-        key = tuple((name, tuple(value.shape), value.sum().item() if not value.is_floating_point() else 0) for name, value in sorted(inputs.items()))
+        key = tuple(
+            (name, tuple(value.shape), b"" if value.is_floating_point() else value.numpy().tobytes())
+            for name, value in sorted(inputs.items())
+        )
         if key not in self._counts:
             self._counts[key] = self._asked(inputs)
         return self._counts[key]
@@ -424,7 +441,9 @@ class TensorProcessor:
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         if getattr(self.model.config, "is_encoder_decoder", False):
             inputs["decoder_input_ids"] = torch.tensor([[1]])
-        inputs = {name: value for name, value in inputs.items() if name in self.facts.wanted or name == "attention_mask"}
+        inputs = {
+            name: value for name, value in inputs.items() if name in self.facts.wanted or name == "attention_mask"
+        }
         with torch.no_grad():
             output = self.model(**inputs)
         return output.logits if hasattr(output, "logits") else output[0]

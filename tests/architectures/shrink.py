@@ -141,9 +141,9 @@ def _fields(config_class: Any, given: dict[str, Any], role: str, sizes: Sizes, i
         spec = config_class.sub_configs_defaults.get(name)
         own = dict(given.get(name) or (spec.init_kwargs if spec else {}))
         kind = own.pop("model_type", None) or (spec.model_type if spec else part.model_type)
-        if not isinstance(part, type) or not issubclass(part, tr.PreTrainedConfig):
-            part = tr.CONFIG_MAPPING[kind]
-        made[name] = _fields(part, own, _role(name, part, role), sizes, ids)
+        is_config = isinstance(part, type) and issubclass(part, tr.PreTrainedConfig)
+        own_class = part if is_config else tr.CONFIG_MAPPING[kind]
+        made[name] = _fields(own_class, own, _role(name, own_class, role), sizes, ids)
         if name == "decoder":
             # Of a class that puts any two models together; only a decoder of its own kind is born with cross-attention.
             made[name] |= {flag: True for flag in ("is_decoder", "add_cross_attention") if flag in made[name]}
@@ -272,7 +272,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"(index|layer|block|attn|visual|layers)_?(indexes|indices|idxs|ids)$", _some_layers),
     (r"^vision_feature_layers?$", _from_the_end),
     # ---- what one part hands to another
-    (r"^out_hidden_size$", lambda field: field.sizes.width["vision"] * 4 if field.role == "other" else field.sizes.width["text"]),
+    (
+        r"^out_hidden_size$",
+        lambda field: field.sizes.width["vision"] * 4 if field.role == "other" else field.sizes.width["text"],
+    ),
     (r"^(text_hidden_size|projection_dim|output_dim|projector_(out|in)put_dim)$", _of("text")),
     (r"^(decoder_hidden_size|adapter_out_dim|image_token_embed_dim|moe_hidden_size)$", _of("text")),
     (r"^(vision_hidden_size|image_hidden_size|projection_hidden_size|encoder_hidden_size)$", _of("vision")),
@@ -281,7 +284,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^downsample_channels$", lambda field: [field.sizes.width["other"], field.sizes.width["vision"]]),
     # ---- depths, heads, widths
     (r"^depths$", lambda field: [min(2, depth) for depth in field.default]),
-    (r"^((num_)?(hidden_|encoder_|decoder_|global_)?layers|n_layers?|depth|conf_num_hidden_layers)$", _depth),
+    (r"^num_global_layers$", lambda field: field.depth - 1),
+    (r"^((num_)?(hidden_|encoder_|decoder_)?layers|n_layers?|depth|conf_num_hidden_layers)$", _depth),
     (r"^(aligner_num_add_layers|resampler_depth)$", _depth),
     (r"(key_value|kv)_heads$", _key_value_heads),
     (r"(^|_)heads?(_per_ngram)?$|^num_groups$", _heads),

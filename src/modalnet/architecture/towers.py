@@ -5,11 +5,15 @@ transformers already says where they are. A model hands out its image encoder wi
 block class whose outputs it records as hidden states in ``_can_record_outputs["hidden_states"]``. This module
 starts from those and falls back on structure: the largest list of equal blocks. It holds no table of model
 names, so that a model released tomorrow is found the same way as one of today.
+
+Some models see with two image encoders, one after the other or side by side. The one that the model hands out, or the
+first of its parts, is ``vision``; the other is ``vision2``.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +24,14 @@ if TYPE_CHECKING:
     import torch
 
 #: The order in which a forward pass runs through the towers, which is the order of units everywhere.
-FORWARD_ORDER = ("vision", "audio", "encoder", "decoder")
+FORWARD_ORDER = ("vision", "vision2", "audio", "encoder", "decoder")
+VISION_TOWERS = ("vision", "vision2")
+TEXT_TOWERS = ("encoder", "decoder")
+
+
+def input_of(tower: str) -> str:
+    """What stimuli must have to reach a tower, in a word for messages."""
+    return "images" if tower in VISION_TOWERS else "audio, which stimuli cannot hold" if tower == "audio" else "text"
 
 
 @dataclass(frozen=True)
@@ -30,15 +41,17 @@ class Tower:
     Attributes
     ----------
     name
-        ``"vision"``, ``"decoder"``, ``"encoder"`` or ``"audio"``.
+        ``"vision"``, ``"vision2"``, ``"audio"``, ``"encoder"`` or ``"decoder"``.
     width
-        Number of dimensions of the residual stream, so of units per block.
+        Number of dimensions of the residual stream, so of units per block; of all streams, where blocks carry several.
     paths
         Module path of each block, from input to output.
     root
         Module path of the submodule that holds the tower (``""`` for the model itself).
     has_cls, n_registers
         Whether the sequence starts with a class token, and how many register tokens follow it (vision towers).
+    streams, streams_first
+        How many residual streams the blocks carry side by side, and whether along the first dimension of their output.
     """
 
     name: str
@@ -47,6 +60,8 @@ class Tower:
     root: str = ""
     has_cls: bool = False
     n_registers: int = 0
+    streams: int = 1
+    streams_first: bool = False
     blocks: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -104,14 +119,17 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
         if not blocks:
             continue
         inside = {id(sub) for block in blocks for sub in block.modules()}
-        has_cls, n_registers = _prefix_tokens(root, inside) if name == "vision" else (False, 0)
+        has_cls, n_registers = _prefix_tokens(root, inside) if name in VISION_TOWERS else (False, 0)
+        streams, streams_first = _streams(root)
         towers[name] = Tower(
             name=name,
-            width=_width(blocks, root),
+            width=_width(blocks, root) * streams,
             paths=tuple(paths[id(block)] for block in blocks),
             root=paths.get(id(root), ""),
             has_cls=has_cls,
             n_registers=n_registers,
+            streams=streams,
+            streams_first=streams_first,
             blocks=tuple(blocks),
         )
     if not towers:
@@ -125,25 +143,28 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
 def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     """The submodule that holds each tower, as far as the model itself says so."""
     roots: dict[str, Any] = {}
+    image = _ask(module, "get_encoder", modality="image")
+    if image is None or image is module or id(image) not in paths:
+        image = None
     seeing = _seeing_modules(module)
-    for name, modality in (("vision", "image"), ("audio", "audio")):
-        encoder = _ask(module, "get_encoder", modality=modality)
-        if name == "vision" and seeing:
-            # Some classes answer with a module that holds more than the image encoder, or with themselves.
-            inside = [sub for sub in seeing if encoder is None or any(sub is each for each in encoder.modules())]
-            encoder = (inside or seeing)[0]
-        elif name == "audio" and getattr(encoder, "main_input_name", None) in ("input_ids", "pixel_values"):
-            continue  # a class with one encoder answers with it whatever it is asked for
-        if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
+    # Some classes answer with a module that holds more than the image encoder, or with themselves.
+    inside = [sub for sub in seeing if image is not None and any(sub is each for each in image.modules())]
+    first = [*inside, *(sub for sub in seeing if not any(sub is each for each in inside))] or [image]
+    for name, encoder in zip(VISION_TOWERS, first, strict=False):
+        if encoder is not None:
             roots[name] = encoder
+    audio = _ask(module, "get_encoder", modality="audio")
+    if audio is not module and id(audio) in paths and audio not in roots.values() and _hears(module, audio):
+        roots["audio"] = audio
     if "vision" not in roots and _sees_only(module):
         roots["vision"] = module
         return roots
     config = getattr(module, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         encoder = _ask(module, "get_encoder")
-        if encoder is not None and encoder is not module and id(encoder) in paths:
-            roots.setdefault("vision" if _sees_only(encoder) or _sees_only(module) else "encoder", encoder)
+        if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
+            sees = "vision" not in roots and (_sees_only(encoder) or _sees_only(module))
+            roots["vision" if sees else "encoder"] = encoder
     text = _ask(module, "get_decoder")
     if text is None or id(text) not in paths:
         text = module
@@ -153,27 +174,59 @@ def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     return roots
 
 
+def _hears(module: Any, encoder: Any) -> bool:
+    """Whether an encoder is for audio: a class with one encoder answers with it whatever it is asked for."""
+    config = getattr(getattr(module, "config", None), "audio_config", None)
+    built = config is not None and type(getattr(encoder, "config", None)) is type(config)
+    return built or getattr(encoder, "main_input_name", None) not in ("input_ids", "pixel_values")
+
+
 def _seeing_modules(module: Any) -> list[Any]:
-    """The outermost submodules that are built from a vision config and take pixels."""
+    """The submodules that are image encoders of their own, in the order in which the model lists them.
+
+    They are built from a vision config, or from a part of one where it has parts, and hold blocks.
+    """
+    import torch
+
     kinds = {type(config) for config in _vision_configs(getattr(module, "config", None))}
     found: list[Any] = []
     inside: set[int] = set()
-    for sub in module.modules():
+    for path, sub in module.named_modules():
         if sub is module or id(sub) in inside or type(getattr(sub, "config", None)) not in kinds:
             continue
-        if getattr(sub, "main_input_name", None) == "pixel_values":
+        # A tower for videos is of the same class as the one for images, and images never reach it.
+        if not hasattr(sub, "main_input_name") or "video" in path.rpartition(".")[2]:
+            continue
+        parts = [
+            each
+            for each in sub.modules()
+            if hasattr(each, "main_input_name") and type(each.config) in kinds - {type(sub.config)}
+        ]
+        if len(parts) < 2 and any(isinstance(each, torch.nn.ModuleList) for each in sub.modules()):
             found.append(sub)
             inside |= {id(each) for each in sub.modules()}
     return found
 
 
 def _vision_configs(config: Any) -> Iterator[Any]:
+    """Every config of a vision part, and of its parts."""
     for name in getattr(type(config), "sub_configs", None) or ():
         part = getattr(config, name, None)
-        if name == "vision_config" and part is not None:
+        if part is None:
+            continue
+        if name.endswith("vision_config"):
             yield part
-        elif part is not None:
+            yield from _parts(part)
+        else:
             yield from _vision_configs(part)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    for name in getattr(type(config), "sub_configs", None) or ():
+        part = getattr(config, name, None)
+        if part is not None:
+            yield part
+            yield from _parts(part)
 
 
 def _ask(module: Any, method: str, **kwargs: Any) -> Any:
@@ -216,11 +269,15 @@ def _blocks(root: Any, excluded: Iterable[Any] = ()) -> list[Any]:
     if id(root) in skipped:  # the other tower contains this one: only its own part counts
         skipped -= {id(sub) for sub in root.modules()}
     lists = [children for children in _module_lists(root) if not any(id(child) in skipped for child in children)]
+    # The stages of a hierarchical tower are no stack: their widths grow. Each holds one.
+    lists = [children for children in lists if len({_stream_width(child) for child in children}) == 1]
     named: list[list[Any]] = []
     for models in ([root], root.modules()):  # what a model says of itself counts before what its parts say
         recorded = _recorded_classes(models)
         named = named or [children for children in lists if all(_is_instance(child, recorded) for child in children)]
     candidates = named or [children for children in lists if _look_like_blocks(children)]
+    if not candidates:  # the normalizations may sit one level deeper, in the parts of a block
+        candidates = [children for children in lists if all(_holds_norms(child) for child in children)]
     if not candidates:
         return []
     return max(
@@ -236,7 +293,7 @@ def _module_lists(root: Any) -> Iterator[list[Any]]:
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child) > 0:
             children = list(child)
             yield children
-            if _look_like_blocks(children):
+            if _look_like_blocks(children) and len({_stream_width(child) for child in children}) == 1:
                 continue
         yield from _module_lists(child)
 
@@ -244,6 +301,12 @@ def _module_lists(root: Any) -> Iterator[list[Any]]:
 def _look_like_blocks(children: list[Any]) -> bool:
     """Whether a list could be a stack of residual blocks: composite modules that hold most of their weights inside."""
     return all(sum(1 for _ in _plain(child).children()) >= 2 and _norm_width(child) is not None for child in children)
+
+
+def _holds_norms(block: Any) -> bool:
+    """Whether a block is made of parts that normalize what they read."""
+    parts = [_plain(part) for part in _plain(block).children()]
+    return len(parts) >= 2 and any(_norm_width(part) is not None for part in parts)
 
 
 def _recorded_classes(models: Iterable[Any]) -> list[Any]:
@@ -285,12 +348,11 @@ def _width(blocks: list[Any], root: Any) -> int:
     """Width of the residual stream.
 
     The block's own normalization says it for certain. A config does not: Qwen2-VL calls the width of what its
-    vision tower hands on ``hidden_size``.
+    vision tower hands on ``hidden_size``. Without one, it is the number that a block's matrices share.
     """
-    for block in blocks[0].modules():
-        width = _norm_width(block)
-        if width is not None:
-            return width
+    width = _stream_width(blocks[0])
+    if width is not None:
+        return width
     config = getattr(root, "config", None)
     for name in ("embed_dim", "hidden_size", "d_model", "n_embd", "width"):
         value = getattr(config, name, None)
@@ -300,6 +362,37 @@ def _width(blocks: list[Any], root: Any) -> int:
         f"the width of the residual stream of {type(blocks[0]).__name__} could not be determined: it has no "
         "normalization layer and its config names no hidden size."
     )
+
+
+def _stream_width(block: Any) -> int | None:
+    """Width of the stream that a block reads and writes: most of its matrices begin or end there."""
+    width = _norm_width(block)
+    if width is not None:
+        return width
+    ends: Counter[int] = Counter()
+    for sub in _plain(block).modules():
+        weight: Any = getattr(sub, "weight", None)
+        if getattr(weight, "ndim", 0) == 2:
+            ends.update({int(weight.shape[0]), int(weight.shape[1])})
+    if ends:
+        return max(ends.items(), key=lambda pair: (pair[1], -pair[0]))[0]
+    return next((width for sub in _plain(block).modules() if (width := _norm_width(sub)) is not None), None)
+
+
+# What configs call the number of residual streams that blocks mix and write back: in hyper-connections, and in AltUp,
+# which stacks them along the first dimension.
+_STREAMS = re.compile(r"^(hc_(count|mult)|num_residual_streams|(?P<first>altup)_num_inputs)$")
+
+
+def _streams(root: Any) -> tuple[int, bool]:
+    """How many residual streams the blocks of a tower carry side by side, and whether along the first dimension."""
+    config: Any = getattr(root, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name, value in vars(config).items() if config is not None else ():
+        match = _STREAMS.match(name)
+        if match and isinstance(value, int) and value > 1:
+            return value, match["first"] is not None
+    return 1, False
 
 
 _CLASS_TOKEN = re.compile(r"^(cls|class)_?(token|embedding|embeddings)?$")

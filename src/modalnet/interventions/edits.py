@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded
-from modalnet.architecture.towers import Tower
+from modalnet.architecture.inputs import Batch, Encoded
+from modalnet.architecture.towers import TEXT_TOWERS, Tower
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.plan import Write
@@ -112,7 +112,7 @@ class Edits:
                 picked = [
                     select(
                         one.tokens,
-                        _reach(one, span, item.prepared.n_scored if name in TEXT_TOWERS else 0),
+                        _reach(one, span, item.prepared.scored_in(name)),
                         tower=name,
                         label=item.label,
                         spare_first=one.spared,
@@ -139,7 +139,9 @@ class Edits:
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
             if one.kind == "patch" or one.tokens not in ("all", "text"):
                 continue
-            for part in (part for part in parts if part.tower.name in TEXT_TOWERS):
+            # The encoder of an encoder-decoder model runs once.
+            writing = [name for name in TEXT_TOWERS if name == "decoder" or not batch.written]
+            for part in (part for part in parts if part.tower.name in writing):
                 (span,), _ = spans(batch, part.tower.name)
                 places = select(
                     one.tokens, span, tower=part.tower.name, label=batch.items[0].label, spare_first=one.spared

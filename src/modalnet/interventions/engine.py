@@ -55,6 +55,27 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any,
     return flat
 
 
+def by_position(hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
+    """A block's output as ``[..., width]``, whatever its own order of dimensions; see ``_form``."""
+    width, streams, first = form
+    if hidden.shape[-1] == width:
+        return hidden
+    if streams > 1 and hidden.shape[-1] * streams == width:
+        return (hidden.movedim(0, -2) if first else hidden).flatten(-2)
+    if hidden.dim() == 4 and hidden.shape[1] == width:  # a convolution's channels
+        return hidden.movedim(1, -1)
+    return hidden
+
+
+def as_before(flat: torch.Tensor, hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
+    """The reverse of ``by_position``: ``[position, width]`` in the shape of a block's output."""
+    width, streams, first = form
+    if hidden.shape[-1] == width or (streams > 1 and not first):
+        return flat.reshape(hidden.shape)
+    at, to = (0, -2) if streams > 1 else (1, -1)
+    return flat.reshape(hidden.movedim(at, to).shape).movedim(to, at)
+
+
 class LayoutError(ModalnetError):
     """A tower holds another number of positions than the plan's indices were made for."""
 
@@ -320,7 +341,7 @@ class Engine:
         """A plan as what a trace takes: envoys, tensors and plain Python."""
         indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
         # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
-        # edits, whether to read, index, lengths).
+        # edits, whether to read, index, lengths, form).
         steps: list[tuple[Any, ...]] = []
         for tower, layer, writes, pool in plan.steps():
             edits = [self._edit(write) for write in writes]
@@ -329,7 +350,7 @@ class Engine:
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[tower.name]
             block = self.envoy.get(tower.paths[layer])
-            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths))
+            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths, _form(tower)))
         steps += self._skips(plan)
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (FORWARD_ORDER.index(step[2]), step[1] is None))
@@ -373,7 +394,7 @@ class Engine:
         stop: bool = True,
         idle: Any = None,
     ) -> dict[str, Any]:
-        """One trace. It knows neither this class nor anything of modalnet but ``edited``, so that it can be sent."""
+        """One trace. It knows neither this class nor anything of modalnet but the functions above, so it can be sent."""
         import nnsight
         import torch
 
@@ -386,7 +407,8 @@ class Engine:
             likeliest = nnsight.save([])
             gradients = nnsight.save([])
             sources: list[Any] = []
-            for block, instead, name, expected, edits, read, index, lengths in steps:
+            forms: list[Any] = []
+            for block, instead, name, expected, edits, read, index, lengths, form in steps:
                 if instead is not None:
                     block.skip(instead)
                     continue
@@ -396,19 +418,21 @@ class Engine:
                     # With frozen weights nothing before the first site asks for a gradient.
                     hidden = hidden.detach().requires_grad_()
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
-                flat = hidden.reshape(-1, hidden.shape[-1])
+                placed = by_position(hidden, form)
+                flat = placed.reshape(-1, placed.shape[-1])
                 if expected is not None and flat.shape[0] != expected:
                     wrong.append((name, flat.shape[0], expected))
                     tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
                 if edits:
                     flat = edited(flat, edits)
-                    hidden = flat.reshape(hidden.shape)
+                    hidden = as_before(flat, hidden, form)
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                 if not read:
                     continue
-                shapes.append(tuple(hidden.shape))
+                shapes.append(tuple(placed.shape))
                 if backward:
                     sources.append(hidden)
+                    forms.append(form)
                 if index is None or lengths is None:
                     vectors.append(flat.detach().float())
                     continue
@@ -442,10 +466,10 @@ class Engine:
                     measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                     values.append(measured.detach())
                     # A site that the logits do not depend on has none.
-                    for source, gradient in zip(  # noqa: B905
-                        sources, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
+                    for source, form, gradient in zip(  # noqa: B905
+                        sources, forms, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
                     ):
-                        found = torch.zeros_like(source) if gradient is None else gradient
+                        found = by_position(torch.zeros_like(source) if gradient is None else gradient, form)
                         gradients.append(found.reshape(-1, found.shape[-1]).float())
                 elif columns is not None:
                     values.append(logits[0].gather(1, columns.to(logits.device)).float())
@@ -510,7 +534,7 @@ class Engine:
                 output = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
                 # A server puts it where its model is.
                 instead = output if self.remote else output.to(weight.device, weight.dtype)
-                steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None))
+                steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None, None))
         return steps
 
     def entering(self, inputs: dict[str, Any], tower: Tower, plan: Plan) -> Float[torch.Tensor, "position dim"]:
@@ -528,14 +552,19 @@ class Engine:
         block = self.envoy.get(tower.paths[0])
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block}
+        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": _form(tower)}
         run = self._entrance
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
         return saved["found"][0].cpu()
 
     @staticmethod
-    def _entrance(
-        root: Any, moved: dict[str, Any], steps: Sequence[tuple[Any, ...]], block: Any, call: str = "__call__"
+    def _entrance(  # noqa: PLR0917  # as above
+        root: Any,
+        moved: dict[str, Any],
+        steps: Sequence[tuple[Any, ...]],
+        block: Any,
+        form: Any,
+        call: str = "__call__",
     ) -> dict[str, Any]:
         """One trace up to a block; see :meth:`_forward`."""
         import nnsight
@@ -545,8 +574,8 @@ class Engine:
             found = nnsight.save([])
             for envoy, instead, *_ in steps:
                 envoy.skip(instead)
-            hidden = block.input
-            found.append(hidden.reshape(-1, hidden.shape[-1]).float())
+            placed = by_position(block.input, form)
+            found.append(placed.reshape(-1, placed.shape[-1]).float())
             tracer.stop()
         return {"found": list(found), "wrong": []}
 
@@ -572,12 +601,15 @@ class Engine:
             If a tower holds another number of positions than the edits expect.
         """
         prompt = [
-            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w]) for b, w in self._blocks(writes)
+            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w], _form(w[0].tower))
+            for b, w in self._blocks(writes)
         ]
-        after = [(block, [self._edit(one) for one in found]) for block, found in self._blocks(later)]
+        after = [(b, [self._edit(one) for one in w], _form(w[0].tower)) for b, w in self._blocks(later)]
         moved = {name: self._place(value) for name, value in inputs.items()}
         # The whole model is no place to look at: some hand their decoder embeddings and let that one generate.
-        embedding = self._at(self.module.get_input_embeddings())
+        apart = getattr(self.module.config, "is_encoder_decoder", False)
+        writer = self.module.get_decoder() if apart else self.module
+        embedding = self._at(writer.get_input_embeddings())
         # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
         # transformers chooses tokens.
         settings["max_new_tokens"] += 1
@@ -618,23 +650,25 @@ class Engine:
                 wrong = nnsight.save([])
                 for step in tracer.iter[:]:
                     if step == 0:
-                        for block, name, expected, edits in prompt:
+                        for block, name, expected, edits, form in prompt:
                             output = block.output
                             hidden = output[0] if isinstance(output, tuple | list) else output
-                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            placed = by_position(hidden, form)
+                            flat = placed.reshape(-1, placed.shape[-1])
                             if flat.shape[0] != expected:
                                 wrong.append((name, flat.shape[0], expected))
                                 tracer.stop()
-                            hidden = edited(flat, edits).reshape(hidden.shape)
+                            hidden = as_before(edited(flat, edits), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                     else:
                         fed.append(embedding.input)
-                        for block, edits in after:
+                        for block, edits, form in after:
                             output = block.output
                             hidden = output[0] if isinstance(output, tuple | list) else output
-                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            placed = by_position(hidden, form)
+                            flat = placed.reshape(-1, placed.shape[-1])
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
-                            hidden = edited(flat, now).reshape(hidden.shape)
+                            hidden = as_before(edited(flat, now), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
         return {"fed": list(fed), "wrong": list(wrong)}
 
@@ -719,3 +753,8 @@ class Engine:
         floating = value.is_floating_point()
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
         return value.to(device=device, dtype=dtype if floating else value.dtype)
+
+
+def _form(tower: Tower) -> tuple[int, int, bool]:
+    """How the blocks of a tower lay out their output: width, number of streams, whether streams come first."""
+    return tower.width, tower.streams, tower.streams_first

@@ -1,23 +1,24 @@
 """Which positions of a batch belong to which stimulus, measured rather than assumed.
 
-The language tower holds one row per stimulus, and the encoder knows its tokens. A vision tower is another matter: an
-image may be one row, several (tiles), or a stretch of one long packed row, and only the model knows. So the layout is
-measured. A stimulus that runs alone shows how many positions its images take, since all of them are its own; in a
-batch, each stimulus then owns a contiguous stretch, in order. Before the first batch of a kind is trusted, two stimuli
-run alone and together through the first block of each tower, and their positions must hold the same activations both
-ways. Where they do not, stimuli of different image sizes are kept apart, and where that does not help, stimuli run one
-at a time: slower, never wrong.
+A language tower holds one row per stimulus, and the encoder knows its tokens. Some models put a picture's patches in
+front of the text or behind it, without placeholders: how many, and on which side, shows a stimulus that runs alone,
+and again with another last token. A vision tower is another matter still: an image may be one row, several (tiles), or
+a stretch of one long packed row, and only the model knows. So the layout is measured. A stimulus that runs alone shows
+how many positions its images take, since all of them are its own; in a batch, each stimulus then owns a contiguous
+stretch, in order. Before the first batch of a kind is trusted, two stimuli run alone and together through the first
+block of each tower, and their positions must hold the same activations both ways. Where they do not, stimuli of
+different image sizes are kept apart, and where that does not help, stimuli run one at a time: slower, never wrong.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded, Encoder
-from modalnet.architecture.towers import Tower
+from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
+from modalnet.architecture.towers import TEXT_TOWERS, Tower
 from modalnet.errors import RemoteError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
@@ -57,14 +58,18 @@ class Layouts:
         self._shares: dict[Any, Share] = {}
         self._together: dict[Any, bool] = {}
         self._stacked: dict[Any, int] = {}
+        self._beside: dict[Any, int] = {}
+        self._in_front: dict[str, bool] = {}
 
     def spans(self, batch: Batch, tower: str) -> tuple[list[Span], int]:
         """The positions of each stimulus of a batch in a tower, and the number of positions in all."""
         import torch
 
         if tower in TEXT_TOWERS:
-            total = len(batch.items) * batch.width
-            return [_text_span(tokens, batch.width) for tokens in batch.text], total
+            tokens, width = batch.tokens_in(tower)
+            extra, in_front = self.patches_beside(batch, tower)
+            spans = [_text_span(one, width, extra, in_front=in_front) for one in tokens]
+            return spans, len(batch.items) * (width + extra)
         spans, offset = [], 0
         prefix = self.towers[tower].n_prefix
         for item in batch.items:
@@ -77,17 +82,69 @@ class Layouts:
             offset += share.positions
         return spans, offset
 
+    def token_ids(self, batch: Batch, tower: str) -> list[torch.Tensor]:
+        """Per stimulus the ids of its own tokens in a text tower, in their order; -1 for a patch that has none."""
+        import torch
+
+        extra, in_front = self.patches_beside(batch, tower)
+        patches = torch.full((extra,), -1)
+        found = [one.ids for one in batch.tokens_in(tower)[0]]
+        return [torch.cat([patches, ids] if in_front else [ids, patches]) for ids in found] if extra else found
+
+    def patches_beside(self, batch: Batch, tower: str) -> tuple[int, bool]:
+        """How many patches stand beside the text in every row of a text tower, and whether in front of it."""
+        first = batch.items[0]
+        tokens = batch.tokens_in(tower)[0]
+        marked = any(one.image is not None and bool(one.image.any()) for one in tokens)
+        # An encoder-decoder model hands its pictures to the decoder through the encoder.
+        if not first.n_images or marked or not tokens or (batch.written and tower == "decoder"):
+            return 0, True
+        for item in batch.items:
+            key = (tower, item.kind, item.signature)
+            if key not in self._beside:
+                self._beside[key] = self._measured(item, tower).positions - item.n_tokens
+        # Where pictures of a batch have different numbers, what is expected and what is found will differ.
+        extra = max(self._beside[tower, item.kind, item.signature] for item in batch.items)
+        if extra <= 0:
+            return 0, True
+        if tower not in self._in_front:
+            self._in_front[tower] = self._text_is_last(first, tower)
+        return extra, self._in_front[tower]
+
+    def _text_is_last(self, item: Encoded, tower: str) -> bool:
+        """Whether the last token of a text stands at the end of its row, and not where it would without patches.
+
+        Raises
+        ------
+        LayoutError
+            Where it stands at neither.
+        """
+        other = item.inputs["input_ids"].clone()
+        other[0, -1] = 0 if int(other[0, -1]) else 1
+        rows = []
+        for ids in (item.inputs["input_ids"], other):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
+        changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
+        if changed not in ([len(rows[0]) - 1], [item.n_tokens - 1]):
+            raise LayoutError(
+                f"the last token of a text of {item.n_tokens} changes places {changed} of the {tower} tower"
+            )
+        return changed[0] == len(rows[0]) - 1
+
     def share(self, item: Encoded, tower: str) -> Share:
         """How much of a tower a stimulus takes, measured once per kind and size of input."""
         key = (tower, item.kind, item.signature)
         if key not in self._shares:
-            shape = self._first_block([item], [tower])[1][tower]
-            tokens = shape[-2]
-            rows = 1
-            for size in shape[:-2]:
-                rows *= size
-            self._shares[key] = Share(rows, tokens, shape[:-1])
+            self._shares[key] = self._measured(item, tower)
         return self._shares[key]
+
+    def _measured(self, item: Encoded, tower: str) -> Share:
+        shape = self._first_block([item], [tower])[1][tower]
+        rows = 1
+        for size in shape[:-2]:
+            rows *= size
+        return Share(rows, shape[-2], shape[:-1])
 
     def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
         """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
@@ -95,7 +152,7 @@ class Layouts:
         Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
         """
         if tower in TEXT_TOWERS:
-            return len(batch.items), batch.width
+            return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
         shapes = [self.share(item, tower).shape for item in batch.items]
         if len(shapes) == 1:
             return shapes[0]
@@ -232,10 +289,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def _text_span(tokens: Any, width: int) -> Span:
+def _text_span(tokens: TextTokens, width: int, extra: int, *, in_front: bool) -> Span:
     import torch
 
-    index = tokens.row * width + tokens.start + torch.arange(tokens.length)
+    row = tokens.row * (width + extra)
+    index = row + (extra if in_front else 0) + tokens.start + torch.arange(tokens.length)
     text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
-    cls = torch.tensor([tokens.cls]) if tokens.cls is not None else None
-    return Span(index, image=tokens.image, text=text, cls=cls)
+    image = tokens.image
+    if extra:
+        patches = row + (0 if in_front else width) + torch.arange(extra)
+        there = torch.ones(extra, dtype=torch.bool)
+        index = torch.cat([patches, index] if in_front else [index, patches])
+        text = torch.cat([~there, text] if in_front else [text, ~there])
+        image = ~text
+    cls = tokens.cls + (extra if in_front else 0) if tokens.cls is not None else None
+    return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None)

@@ -317,7 +317,7 @@ class Runner:
         if len(variants) < FEWEST_TO_SHARE or layer < 1 or asked.logits != "score" or self._shares is False:
             return None
         tower = self.layouts.towers[self.encoder.text_tower]
-        total = len(batch.items) * batch.width
+        total = self.layouts.spans(batch, tower.name)[1]
         try:
             reading = self.engine.run(batch.inputs, Plan(((Sites(tower, (layer - 1,)), Pool(total)),), root=batch.root))
             hidden = reading.residual[tower.name][0].reshape(reading.shapes[tower.name])
@@ -368,9 +368,9 @@ class Runner:
             own, n_text = self._pick(batch, self.encoder.text_tower, "all")
             counts = [item.prepared.n_scored for item in items]
             wanted = [index[-count - 1 : -1] for index, count in zip(own, counts, strict=True)]
-            ids = batch.inputs["input_ids"].flatten()
+            ids = self.layouts.token_ids(batch, self.encoder.text_tower)
             rows = _cat(wanted)
-            targets = ids[_cat([index[-count:] for index, count in zip(own, counts, strict=True)])]
+            targets = _cat([one[-count:] for one, count in zip(ids, counts, strict=True)])
         elif asked.logits is not None:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
@@ -406,7 +406,9 @@ class Runner:
             batch = self.encoder.collate([item])
             writes = edits.writes(batch, self.layouts.spans) if edits else ()
             later = edits.later(batch, self.layouts.spans, steps) if edits else ()
-            tokens = self.engine.generate(batch.inputs, writes, later, **settings, max_new_tokens=steps)
+            # All ones for a stimulus alone, and not grown with what is written.
+            inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
+            tokens = self.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
             yield tokens[:steps]
 
     def _many_logits(self, items: Sequence[Encoded]) -> bool:
