@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import transformers as tr
+import torch
 
 from families import finish, make_tokenizer
 
-from .feed import TensorProcessor, UnfitError
+from .feed import TensorProcessor, Tensors, UnfitError
 from .shrink import ALIKE, APART, shrink
 
 
@@ -38,9 +40,39 @@ class Small:
     processor: Any
     without: tuple[str, ...] = ()
 
+    def inputs(self, text: str | None, images: Sequence[Any], written: str = "") -> Tensors:
+        """What the model's ``forward`` takes for one stimulus alone, and a continuation that is written after it."""
+        bare = dict(self.processor(text=[text or ""], images=[list(images)])) if images else {}
+        wanted = inspect.signature(self.model.forward).parameters
+        if not getattr(self.model.config, "is_encoder_decoder", False):
+            made = self._read((text or "") + written, images)
+        else:
+            made = self._read(text or "", images) if "input_ids" in wanted else bare
+            own = written if "input_ids" in wanted else (text or "") + written
+            ids = self.tokenizer(own, add_special_tokens=False)["input_ids"]
+            made["decoder_input_ids"] = torch.tensor([[self.start, *ids]])
+        return {name: value for name, value in made.items() if name in wanted}
+
+    def _read(self, text: str, images: Sequence[Any]) -> Tensors:
+        if images:
+            return dict(self.processor(text=[text], images=[list(images)]))
+        made = dict(self.tokenizer([text], return_tensors="pt"))
+        if "bbox" in inspect.signature(self.model.forward).parameters:
+            made["bbox"] = torch.zeros(*made["input_ids"].shape, 4, dtype=torch.long)
+        return made
+
+    @property
+    def start(self) -> int:
+        """The token that an encoder-decoder model begins to write with."""
+        config = self.model.generation_config
+        return config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+
 
 def build(config_class: Any, model_class: Any) -> Small:
-    """Build a class small: with parts of different widths, else of one width; with all parts, else without optional ones.
+    """Build a class small.
+
+    Its parts get widths of their own or, where it cannot be built so, one; parts that are optional are left out where
+    transformers cannot build them.
 
     Raises
     ------
@@ -67,8 +99,6 @@ def build(config_class: Any, model_class: Any) -> Small:
 
 
 def _sees(model: Any) -> bool:
-    import inspect
-
     return any(name.startswith(("pixel", "image", "flattened")) for name in inspect.signature(model.forward).parameters)
 
 

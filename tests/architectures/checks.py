@@ -1,0 +1,370 @@
+"""What must hold for a model of any class, each against plain transformers and torch hooks on the same inputs.
+
+A check returns None where it passed, a reason where it does not apply to a model, and fails as assertions do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+import modalnet as mn
+from families import picture
+from modalnet.architecture.towers import TEXT_TOWERS, Tower
+
+from .feed import Tensors
+from .small import Small
+
+TEXTS = ("What is this?", "Describe this image in one word, please. Is there a face?", "The dog ran across", "Why")
+SIZES = ((37, 53), (120, 40), (64, 64), (40, 90))
+#: Activations of small random models are of order one; float32 sums in another order differ by less.
+CLOSE = 2e-4
+
+
+@dataclass
+class Bench:
+    """A small model as modalnet has it, and as transformers has it.
+
+    Attributes
+    ----------
+    small
+        The model with what makes its inputs.
+    notes
+        What a check found worth saying of a model that passes.
+    """
+
+    small: Small
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model in modalnet."""
+        return mn.load(self.module, tokenizer=self.small.tokenizer, processor=self.small.processor)
+
+    @property
+    def module(self) -> Any:
+        """The transformers model."""
+        return self.small.model
+
+    @property
+    def sees(self) -> bool:
+        """Whether it takes pictures."""
+        return self.small.processor is not None
+
+    @property
+    def reads(self) -> bool:
+        """Whether it takes text."""
+        return any(name in self.model.towers for name in TEXT_TOWERS)
+
+    def stimuli(self, n: int) -> list[mn.Stimulus]:
+        """Stimuli of different sizes and lengths that the model can read."""
+        return [
+            mn.Stimulus(TEXTS[i] if self.reads else None, image=picture(i, *SIZES[i]) if self.sees else None)
+            for i in range(n)
+        ]
+
+    def inputs(self, stimulus: mn.Stimulus) -> Tensors:
+        """What transformers takes for a stimulus alone, by the processor itself."""
+        return self.small.inputs(stimulus.text, stimulus.images() if stimulus.n_images else [])
+
+    def towers(self, stimulus: mn.Stimulus) -> list[Tower]:
+        """Towers that a stimulus reaches."""
+        return [self.model.towers[name] for name in self.model.reached([stimulus])]
+
+
+# ---------------------------------------------------------------------------------------------------------- watching
+
+
+def first(value: Any) -> Any:
+    """The hidden states of what a block takes or gives."""
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def as_positions(hidden: torch.Tensor, tower: Tower) -> torch.Tensor:
+    """``[position, width]`` of a block's output, put together index by index."""
+    if tower.streams > 1 and hidden.shape[-1] * tower.streams == tower.width:
+        parts = hidden.unbind(0 if tower.streams_first else -2)
+        hidden = torch.cat(list(parts), dim=-1)
+    elif hidden.shape[-1] != tower.width:
+        hidden = torch.stack(list(hidden.unbind(1)), dim=-1)
+    assert hidden.shape[-1] == tower.width, f"the {tower.name} tower puts out {tuple(hidden.shape)}, not {tower.width}"
+    return hidden.reshape(-1, tower.width)
+
+
+@contextlib.contextmanager
+def watching(module: Any, paths: Sequence[str]) -> Iterator[list[tuple[str, Any, torch.Tensor]]]:
+    """Record every call of some submodules, in order: path, what came in, what went out."""
+    calls: list[tuple[str, Any, torch.Tensor]] = []
+
+    def keep(path: str) -> Any:
+        def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+            given = args[0] if args else next((v for v in kwargs.values() if isinstance(v, torch.Tensor)), None)
+            calls.append((path, given, first(output).detach().clone()))
+
+        return hook
+
+    hooks = [module.get_submodule(path).register_forward_hook(keep(path), with_kwargs=True) for path in paths]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def zeroing(module: Any, path: str, tower: Tower, unit: int) -> Iterator[None]:
+    """Set one unit of a block to zero wherever the block is called."""
+
+    def hook(_: Any, args: Any, output: Any) -> Any:
+        hidden = first(output).clone()
+        if tower.streams > 1 and hidden.shape[-1] * tower.streams == tower.width:
+            stream, dim = divmod(unit, hidden.shape[-1])
+            (hidden.movedim(0, -2) if tower.streams_first else hidden)[..., stream, dim] = 0
+        elif hidden.shape[-1] == tower.width:
+            hidden[..., unit] = 0
+        else:
+            hidden[:, unit] = 0
+        return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+
+    handle = module.get_submodule(path).register_forward_hook(hook, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def plain(bench: Bench, inputs: Mapping[str, Any], **options: Any) -> Any:
+    """A forward pass of transformers."""
+    with torch.no_grad():
+        return bench.module(**inputs, **options)
+
+
+def states(bench: Bench, stimulus: mn.Stimulus) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The output for a stimulus alone, and ``[layer, token, dim]`` of every tower that it reaches, from hooks."""
+    towers = bench.towers(stimulus)
+    with watching(bench.module, [path for tower in towers for path in tower.paths]) as calls:
+        output = plain(bench, bench.inputs(stimulus))
+    found = {}
+    for tower in towers:
+        own = {path: as_positions(out, tower) for path, _, out in calls if path in tower.paths}
+        found[tower.name] = torch.stack([own[path] for path in tower.paths])
+    return output, found
+
+
+def close(actual: Any, expected: Any, what: str) -> None:
+    """Fail with a word where two tensors differ."""
+    actual, expected = torch.as_tensor(np.asarray(actual)).float(), torch.as_tensor(expected).float()
+    assert actual.shape == expected.shape, f"{what}: {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    # Some small random models have large activations; what counts is the size of a difference beside them.
+    scale = max(1.0, float(expected.abs().max()))
+    worst = float((actual - expected).abs().max()) if actual.numel() else 0.0
+    assert worst <= CLOSE * scale, f"{what}: differs by {worst:.2g} where the largest is {scale:.2g}"
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+def towers(bench: Bench) -> str | None:
+    """Every tower is one whole stack, whose blocks run once each, in order, and put out what its width says."""
+    (stimulus,) = bench.stimuli(1)
+    found = bench.towers(stimulus)
+    inputs = bench.inputs(stimulus)
+    with watching(bench.module, [path for tower in found for path in tower.paths]) as calls:
+        plain(bench, inputs)
+    order = [path for path, _, _ in calls]
+    assert order == [path for tower in found for path in tower.paths], f"the blocks run as {order}"
+    for tower in found:
+        own = [(given, out) for path, given, out in calls if path in tower.paths]
+        for given, out in own:
+            as_positions(out, tower)
+            assert given is None or given.shape == out.shape, f"{tower.name}: {given.shape} in, {out.shape} out"
+        parent = bench.module.get_submodule(tower.paths[0].rpartition(".")[0])
+        assert len(parent) == tower.n_layers, f"{tower.name} has {tower.n_layers} of {len(parent)} blocks"
+        name = tower.paths[0].lower()
+        sees, reads = (any(word in name for word in words) for words in (("vision", "visual", "image"), ("text", "language")))
+        if sees != reads:
+            assert tower.name.startswith("vision") == sees, f"{tower.name} is {tower.paths[0]}"
+    assert "decoder" in bench.model.towers or not bench.reads or bench.model._encoder.dual
+    return None
+
+
+def sites(bench: Bench) -> str | None:
+    """Every site equals the model's own ``output_hidden_states`` (the last one before the final norm), and hooks."""
+    (stimulus,) = bench.stimuli(1)
+    run = bench.model.run([stimulus], tokens="all")
+    _, expected = states(bench, stimulus)
+    assert list(run.residual) == list(expected)
+    silent = []
+    for tower in bench.towers(stimulus):
+        read = run.residual[tower.name][0]
+        close(read, expected[tower.name], f"{tower.name}")
+        own = _own_states(bench, tower, bench.inputs(stimulus))
+        if own is None:
+            silent.append(tower.name)
+            continue
+        flat = [as_positions(state, tower) for state in own if state.numel() == read[0].numel()]
+        place = 0
+        for layer in range(tower.n_layers - 1):
+            matches = [i for i in range(place, len(flat)) if torch.allclose(flat[i], read[layer], atol=1e-4, rtol=1e-4)]
+            assert matches, f"{tower.name}[{layer}] is not among the model's own hidden states"
+            place = matches[0] + 1
+    if silent:
+        bench.notes.append(f"transformers hands out no hidden states of {', '.join(silent)}: compared with hooks")
+    return None
+
+
+def _own_states(bench: Bench, tower: Tower, inputs: Mapping[str, Any]) -> Sequence[torch.Tensor] | None:
+    """What transformers hands out as hidden states of the part that holds a tower; None where it does not."""
+    import transformers as tr
+
+    holders = [
+        (path, sub)
+        for path, sub in bench.module.named_modules()
+        if isinstance(sub, tr.PreTrainedModel) and tower.paths[0].startswith(f"{path}." if path else "")
+    ]
+    seen: list[Any] = []
+    for _, holder in sorted(holders, key=lambda pair: -len(pair[0])):
+        handle = holder.register_forward_pre_hook(lambda _, a, k: seen.append((a, k)), with_kwargs=True)
+        plain(bench, inputs)
+        handle.remove()
+        if not seen:
+            continue
+        args, kwargs = seen[-1]
+        try:
+            with torch.no_grad():
+                output = holder(*args, **{**kwargs, "output_hidden_states": True, "return_dict": True, "use_cache": False})
+        except TypeError:
+            continue
+        found = getattr(output, "hidden_states", None)
+        if found is None:
+            found = getattr(output, f"{tower.name}_hidden_states", None)
+        if found is not None and len(found) >= tower.n_layers:
+            return [state for state in found if state is not None]
+    return None
+
+
+def zero(bench: Bench) -> str | None:
+    """A zeroed unit reads as zero, and the logits are those of the same model with that unit zeroed by a hook."""
+    (stimulus,) = bench.stimuli(1)
+    base = _last_logits(bench, stimulus)
+    if base is None:
+        return "no LM head"
+    for tower in bench.towers(stimulus):
+        layer, unit = min(1, tower.n_layers - 1) if tower.name in TEXT_TOWERS else 0, tower.width // 3
+        units = _unit(bench, tower, layer, unit)
+        run = bench.model.run([stimulus], mn.zero(units), read={tower.name: [layer]}, tokens="all", logits="last")
+        assert bool((run.residual[tower.name][0][0][:, unit] == 0).all()), f"{tower.name}: not zero"
+        with zeroing(bench.module, tower.paths[layer], tower, unit):
+            expected = _last_logits(bench, stimulus)
+        close(run.logits[0], expected, f"logits under zero in {tower.name}")
+        assert not torch.equal(expected, base), f"a unit of {tower.name} makes no difference"
+    return None
+
+
+def _unit(bench: Bench, tower: Tower, layer: int, unit: int) -> mn.Units:
+    mask = {name: np.zeros(each.shape, dtype=bool) for name, each in bench.model.towers.items()}
+    mask[tower.name][layer, unit] = True
+    return mn.Units(mask)
+
+
+def _last_logits(bench: Bench, stimulus: mn.Stimulus) -> torch.Tensor | None:
+    output = plain(bench, bench.inputs(stimulus))
+    logits = getattr(output, "logits", None)
+    return None if logits is None or not bench.reads else logits[0, -1]
+
+
+def batch(bench: Bench) -> str | None:
+    """Stimuli of different sizes and lengths in one batch equal each of them alone."""
+    stimuli = bench.stimuli(4)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        together = bench.model.run(stimuli, tokens="all", batch_size=4)
+    for i, stimulus in enumerate(stimuli):
+        _, expected = states(bench, stimulus)
+        for tower, values in expected.items():
+            close(together.residual[tower][i], values, f"stimulus {i} of {tower}")
+    if any("run one at a time" in str(one.message) for one in said):
+        bench.notes.append("stimuli with pictures run one at a time")
+    return None
+
+
+def score(bench: Bench) -> str | None:
+    """Log-probabilities of a continuation are those of the logits at its tokens."""
+    if not bench.reads or bench.model._encoder.dual or _last_logits(bench, bench.stimuli(1)[0]) is None:
+        return "no LM head"
+    stimuli, text = bench.stimuli(2), " a big dog"
+    found = bench.model.score(stimuli, [text, text])
+    ids = bench.small.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for stimulus, logprob, count in zip(stimuli, found.logprob, found.n_tokens, strict=True):
+        inputs = bench.small.inputs(stimulus.text, stimulus.images() if stimulus.n_images else [], text)
+        logits = plain(bench, inputs).logits[0].log_softmax(-1)
+        assert int(count[0]) == len(ids)
+        expected = sum(logits[-len(ids) - 1 + i, token] for i, token in enumerate(ids))
+        close(logprob[0], expected, "score")
+    return None
+
+
+def image_tokens(bench: Bench) -> str | None:
+    """The image tokens of a text tower are the places where another picture changes what enters it."""
+    if not bench.sees:
+        return "no pictures"
+    if not bench.reads or bench.model._encoder.dual:
+        return "no text beside pictures"
+    name = next(name for name in TEXT_TOWERS if name in bench.model.towers)
+    if name == "decoder" and bench.model._encoder.only_writes:
+        return "the decoder looks by cross-attention"
+    tower = bench.model.towers[name]
+    entering = []
+    for seed in range(4):
+        stimulus = mn.Stimulus(TEXTS[1], image=picture(seed, 37, 53))
+        with watching(bench.module, tower.paths[:1]) as calls:
+            plain(bench, bench.inputs(stimulus))
+        entering.append(as_positions(calls[0][1], tower))
+    changed = torch.stack([(one != entering[0]).any(1) for one in entering]).any(0)
+    if not bool(changed.any()):
+        return "the decoder looks by cross-attention"
+    stimulus = mn.Stimulus(TEXTS[1], image=picture(0, 37, 53))
+    _, expected = states(bench, stimulus)
+    run = bench.model.run([stimulus], read=[name], tokens={name: "image"})
+    close(run.residual[name][0], expected[name][:, changed].mean(1), "image tokens")
+    run = bench.model.run([stimulus], read=[name], tokens={name: "text"})
+    close(run.residual[name][0], expected[name][:, ~changed].mean(1), "text tokens")
+    return None
+
+
+def generate(bench: Bench) -> str | None:
+    """What a model writes under an intervention is what it writes with the same unit zeroed by a hook at every step."""
+    if not bench.module.can_generate():
+        return "it does not generate"
+    (stimulus,) = bench.stimuli(1)
+    tower = bench.model.towers["decoder"]
+    layer, unit = 1, tower.width // 3
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    inputs = bench.inputs(stimulus)
+    with torch.no_grad(), zeroing(bench.module, tower.paths[layer], tower, unit):
+        ids = bench.module.generate(**inputs, **settings)[0]
+    prompt = inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["input_ids"]
+    start = prompt.shape[1] if torch.equal(ids[: prompt.shape[1]], prompt[0]) else 0
+    expected = bench.small.tokenizer.decode(ids[start:], skip_special_tokens=True)
+    written = bench.model.generate(stimulus, mn.zero(_unit(bench, tower, layer, unit)), max_new_tokens=4)
+    assert written == expected, f"{written!r} instead of {expected!r}"
+    return None
+
+
+CHECKS = {
+    "towers": towers,
+    "sites": sites,
+    "zero": zero,
+    "batch": batch,
+    "score": score,
+    "image tokens": image_tokens,
+    "generate": generate,
+}
