@@ -363,7 +363,7 @@ class TensorProcessor:
         here = torch.zeros_like(row)
         start += len(opening)
         here[0, start : start + count] = 1
-        made = {"input_ids": row, **inputs}
+        made = {"input_ids": row, "attention_mask": torch.ones_like(row), **inputs}
         wanted = self.facts.wanted
         for name in ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids", "image_embeds_position_mask"):
             if name in wanted and not (name == "image_embeds_position_mask" and not n_images):
@@ -417,7 +417,7 @@ class TensorProcessor:
     def _asked(self, inputs: Tensors) -> int:
         if self.image_token_id is None and "image_embeds_position_mask" not in self.facts.wanted:
             return 0
-        candidates, tried = [1], set()
+        candidates, tried = [*self._features(inputs), 1], set()
         while candidates:
             count = candidates.pop(0)
             tried.add(count)
@@ -436,9 +436,23 @@ class TensorProcessor:
             return count
         raise UnfitError("no number of placeholders fits")
 
+    def _features(self, inputs: Tensors) -> list[int]:
+        """How many vectors a model says that the pictures become; some take any number of placeholders silently."""
+        for holder in (self.model, getattr(self.model, "model", None)):
+            ask = getattr(holder, "get_image_features", None)
+            try:
+                with torch.no_grad():
+                    found = ask(**{name: value for name, value in inputs.items() if name in _names(ask)})
+            except Exception:  # not every class has the method, and not all of them work by themselves
+                continue
+            found = getattr(found, "pooler_output", found)
+            parts = found if isinstance(found, tuple | list) else [found]
+            if all(isinstance(part, torch.Tensor) for part in parts):
+                return [sum(part.numel() for part in parts) // self.facts.width]
+        return []
+
     def _forward(self, inputs: Tensors) -> torch.Tensor:
         inputs = dict(inputs)
-        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         if getattr(self.model.config, "is_encoder_decoder", False):
             inputs["decoder_input_ids"] = torch.tensor([[1]])
         inputs = {
@@ -447,6 +461,10 @@ class TensorProcessor:
         with torch.no_grad():
             output = self.model(**inputs)
         return output.logits if hasattr(output, "logits") else output[0]
+
+
+def _names(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 def _flat(images: Any) -> list[Any]:

@@ -312,7 +312,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^(num_query_tokens|latent_query_num|resampler_n(um)?_latents)$", _is(3)),
     (r"channels$", lambda field: field.default if isinstance(field.default, list | tuple) else min(field.default, 32)),
     (r"^(num_res_blocks|insert_layer_id)$", _is(1)),
-    (r"^channel_multiplier$", lambda field: [field.default[0], field.default[-1]]),
+    (r"^channel_multiplier$", lambda field: list(field.default[:2] + field.default[-1:])),
     # ---- sequences
     (r"^(max_(2d_)?position_embeddings|n_positions|max_source_positions)$", _at_most(VOCABULARY)),
     (r"^(sliding_window|sliding_window_size|attention_chunk_size|chunk_size|canvas_length)$", _at_most(16)),

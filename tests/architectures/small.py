@@ -12,7 +12,7 @@ import torch
 from families import finish, make_tokenizer
 
 from .feed import TensorProcessor, Tensors, UnfitError
-from .shrink import ALIKE, APART, shrink
+from .shrink import ALIKE, APART, COMMON_IDS, shrink
 
 
 class NotBuiltError(Exception):
@@ -42,13 +42,13 @@ class Small:
 
     def inputs(self, text: str | None, images: Sequence[Any], written: str = "") -> Tensors:
         """What the model's ``forward`` takes for one stimulus alone, and a continuation that is written after it."""
-        bare = dict(self.processor(text=[text or ""], images=[list(images)])) if images else {}
         wanted = inspect.signature(self.model.forward).parameters
         if not getattr(self.model.config, "is_encoder_decoder", False):
             made = self._read((text or "") + written, images)
         else:
-            made = self._read(text or "", images) if "input_ids" in wanted else bare
-            own = written if "input_ids" in wanted else (text or "") + written
+            reads = self.model.main_input_name == "input_ids"
+            made = self._read(text or "", images) if reads else self.processor.image_processor(images=list(images))
+            own = written if reads else (text or "") + written
             ids = self.tokenizer(own, add_special_tokens=False)["input_ids"]
             made["decoder_input_ids"] = torch.tensor([[self.start, *ids]])
         return {name: value for name, value in made.items() if name in wanted}
@@ -91,6 +91,9 @@ def build(config_class: Any, model_class: Any) -> Small:
             except Exception as error:  # a class says in many ways that a config does not suit it
                 problems.append(f"{type(error).__name__}: {_first_line(error)}")
                 continue
+            settings = model.generation_config
+            if all(getattr(settings, name, None) is None for name in ("decoder_start_token_id", "bos_token_id")):
+                settings.decoder_start_token_id = COMMON_IDS["decoder_start"]  # as that of a checkpoint says
             try:
                 return Small(model, tokenizer, TensorProcessor(model, tokenizer) if _sees(model) else None, without)
             except UnfitError as error:

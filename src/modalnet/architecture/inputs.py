@@ -133,6 +133,14 @@ class Encoded:
             parts.append((name, tuple(value.shape), sizes))
         return tuple(parts)
 
+    def without_last(self) -> Encoded:
+        """The same without the last token of its text."""
+        cut = {
+            name: value[:, :-1] if _is_text_field(name, value, self.inputs) else value
+            for name, value in self.inputs.items()
+        }
+        return Encoded(self.prepared, cut)
+
     @property
     def vision_masks(self) -> list[torch.Tensor]:
         """Masks over pixels, patches or tiles: where a processor padded the images."""

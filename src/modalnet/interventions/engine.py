@@ -144,6 +144,7 @@ class Engine:
         else:
             self.envoy = nnsight.NNsight(module)
         self.module = module
+        self._found: dict[Any, Any] = {}
         self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
 
     def run(
@@ -187,7 +188,7 @@ class Engine:
         """
         import torch
 
-        head = self.module.get_output_embeddings()
+        head = output_head(self.module)
         if type(head) is not torch.nn.Linear:
             self._narrows = False
             return self.run(inputs, plan)
@@ -293,8 +294,7 @@ class Engine:
         holder = self.envoy.get(path) if path else self.envoy
         root: Any = self.envoy
         forward, call = run is self._forward, run in (self._forward, self._entrance)
-        has_head = getattr(self.module, "get_output_embeddings", lambda: None)() is not None
-        idle = self.head() if has_head else None
+        idle = self.head() if output_head(self.module) is not None else None
         found: list[Any] = []
         sums: dict[str, Any] = {}
         try:
@@ -522,7 +522,7 @@ class Engine:
     @property
     def vocabulary(self) -> int:
         """How many logits the LM head gives; a guess where it does not say."""
-        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        head = output_head(self.module)
         return head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
 
     def _skips(self, plan: Plan) -> list[tuple[Any, ...]]:
@@ -604,28 +604,40 @@ class Engine:
             (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w], _form(w[0].tower))
             for b, w in self._blocks(writes)
         ]
-        after = [(b, [self._edit(one) for one in w], _form(w[0].tower)) for b, w in self._blocks(later)]
+        after = [
+            (b, w[0].tower.name, [self._edit(one) for one in w], _form(w[0].tower)) for b, w in self._blocks(later)
+        ]
         moved = {name: self._place(value) for name, value in inputs.items()}
-        # The whole model is no place to look at: some hand their decoder embeddings and let that one generate.
-        apart = getattr(self.module.config, "is_encoder_decoder", False)
-        writer = self.module.get_decoder() if apart else self.module
-        embedding = self._at(writer.get_input_embeddings())
+        # Some models hand their decoder embeddings and let that one generate: there the tokens that are fed to a step
+        # are seen at the embedding, and otherwise at the model, since an embedding may have other calls.
+        from transformers import GenerationMixin
+
+        own = type(self.module).generate is not GenerationMixin.generate
+        fed_to = self._at(self.module.get_input_embeddings()) if own else self.envoy
         # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
         # transformers chooses tokens.
         settings["max_new_tokens"] += 1
+        # A config may turn it off; a step that reads one token is what the edits of a step are made for.
+        settings.setdefault("use_cache", True)
         program = {
             "root": self.envoy,
             "moved": moved,
             "settings": settings,
             "prompt": prompt,
             "after": after,
-            "embedding": embedding,
+            "fed_to": fed_to,
+            "ids": "" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
         }
         run = self._generation
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
         for name, found, expected in saved["wrong"]:
             raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
-        return [int(ids[0, -1]) for ids in saved["fed"]]
+        tokens = [int(ids[0, -1]) for ids in saved["fed"]]
+        # What a model is made to end with comes last where the limit is reached, which is one pass later here.
+        forced = getattr(self.module.generation_config, "forced_eos_token_id", None)
+        if isinstance(forced, int) and len(tokens) == settings["max_new_tokens"] - 1:
+            tokens[-1] = forced
+        return tokens
 
     @staticmethod
     def _generation(  # noqa: PLR0917  # as above
@@ -634,7 +646,8 @@ class Engine:
         settings: dict[str, Any],
         prompt: Sequence[tuple[Any, ...]],
         after: Sequence[tuple[Any, ...]],
-        embedding: Any,
+        fed_to: Any,
+        ids: str,
     ) -> dict[str, Any]:
         """One trace of a generation; see :meth:`_forward`."""
         import warnings
@@ -661,12 +674,15 @@ class Engine:
                             hidden = as_before(edited(flat, edits), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                     else:
-                        fed.append(embedding.input)
-                        for block, edits, form in after:
+                        fed.append(fed_to.inputs[1][ids] if ids else fed_to.input)
+                        for block, name, edits, form in after:
                             output = block.output
                             hidden = output[0] if isinstance(output, tuple | list) else output
                             placed = by_position(hidden, form)
                             flat = placed.reshape(-1, placed.shape[-1])
+                            if flat.shape[0] != 1:
+                                wrong.append((name, flat.shape[0], 1))
+                                tracer.stop()  # it reads all of the text again at every step
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
                             hidden = as_before(edited(flat, now), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
@@ -718,7 +734,7 @@ class Engine:
 
     def head(self) -> Any:
         """The envoy of the LM head; an InputError where the model has none."""
-        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        head = output_head(self.module)
         if head is None:
             raise InputError(
                 f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
@@ -728,7 +744,10 @@ class Engine:
 
     def _at(self, module: Any) -> Any:
         """The envoy of a module."""
-        return self.envoy.get(next(path for path, sub in self.module.named_modules() if sub is module))
+        # nnsight gives a submodule that is called "output" another name, so a path does not always lead to it.
+        if module not in self._found:
+            self._found[module] = next(envoy for envoy in self.envoy.modules() if envoy._module is module)
+        return self._found[module]
 
     @property
     def _caches(self) -> bool:
@@ -753,6 +772,18 @@ class Engine:
         floating = value.is_floating_point()
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
         return value.to(device=device, dtype=dtype if floating else value.dtype)
+
+
+def output_head(module: Any) -> Any:
+    """The LM head of a model, or of the part of it that writes; None where there is none."""
+    for sub in module.modules():
+        try:
+            head = sub.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        if head is not None:
+            return head
+    return None
 
 
 def _form(tower: Tower) -> tuple[int, int, bool]:

@@ -404,19 +404,30 @@ class Runner:
         """Let the model continue each stimulus, one at a time and in order; yields the new tokens."""
         for item in _ahead(self.encoder.encode, prepared):
             batch = self.encoder.collate([item])
-            writes = edits.writes(batch, self.layouts.spans) if edits else ()
-            later = edits.later(batch, self.layouts.spans, steps) if edits else ()
             # All ones for a stimulus alone, and not grown with what is written.
             inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
-            tokens = self.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
+
+            def write(batch: Batch, inputs: dict[str, Any] = inputs) -> list[int]:
+                writes = edits.writes(batch, self.layouts.spans) if edits else ()
+                later = edits.later(batch, self.layouts.spans, steps) if edits else ()
+                return self.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
+
+            try:
+                tokens = write(batch)
+            except LayoutError as error:
+                if item.n_tokens < 2 or batch.written:
+                    raise self._unknown_layout(error, batch) from error
+                # Some models write on from all of a prompt but its last token, which closes it.
+                try:
+                    tokens = write(self.encoder.collate([item.without_last()]))
+                except LayoutError:
+                    raise self._unknown_layout(error, batch) from error
             yield tokens[:steps]
 
     def _many_logits(self, items: Sequence[Encoded]) -> bool:
         """Whether the logits of a batch's continuations would take more than their share of memory."""
-        head = self.engine.module.get_output_embeddings()
-        vocabulary = head.weight.shape[0] if hasattr(head, "weight") else 0
         rows = sum(item.prepared.n_scored for item in items)
-        return len(items) > 1 and rows * vocabulary > MOST_LOGITS
+        return len(items) > 1 and rows * self.engine.vocabulary > MOST_LOGITS
 
     def _pick(
         self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0
