@@ -103,26 +103,28 @@ class Edits:
         layers = [part.layer if part.tower.name == tower else 0 for parts in self.parts for part in parts]
         return min(layers)
 
-    def writes(self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
-        """The writes for one batch."""
+    def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
+        """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""
         made = []
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
             for name in dict.fromkeys(part.tower.name for part in parts):
-                own, total = spans(batch, name)
-                picked = [
-                    select(
-                        one.tokens,
-                        _reach(one, span, item.prepared.scored_in(name)),
-                        tower=name,
-                        label=item.label,
-                        spare_first=one.spared,
-                    )
-                    for item, span in zip(batch.items, own, strict=True)
-                ]
                 whose = [self.owners[item.index] for item in batch.items]
-                for part in parts:
-                    if part.tower.name == name:
-                        made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
+                known: dict[int, Any] = {}
+                for part in (part for part in parts if part.tower.name == name):
+                    own, total = spans(batch, name, part.layer)
+                    if total not in known:  # most towers hold the same positions in every block
+                        known[total] = [
+                            select(
+                                one.tokens,
+                                _reach(one, span, item.prepared.scored_in(name)),
+                                tower=name,
+                                label=item.label,
+                                spare_first=one.spared,
+                            )
+                            for item, span in zip(batch.items, own, strict=True)
+                        ]
+                    picked = known[total]
+                    made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
         return tuple(write for write in made if len(write.rows))
 
     def later(

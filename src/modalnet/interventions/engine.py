@@ -339,7 +339,7 @@ class Engine:
 
     def _program(self, inputs: dict[str, Any], plan: Plan) -> dict[str, Any]:
         """A plan as what a trace takes: envoys, tensors and plain Python."""
-        indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
+        indices = {id(pool): self._index(pool) for _, pool in plan.reads}
         # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
         # edits, whether to read, index, lengths, form).
         steps: list[tuple[Any, ...]] = []
@@ -348,7 +348,7 @@ class Engine:
             kept = pool is not None and pool.index is not None
             expected = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
-            index = None if pool is None else indices[tower.name]
+            index = None if pool is None else indices[id(pool)]
             block = self.envoy.get(tower.paths[layer])
             steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths, _form(tower)))
         steps += self._skips(plan)
@@ -394,7 +394,7 @@ class Engine:
         stop: bool = True,
         idle: Any = None,
     ) -> dict[str, Any]:
-        """One trace. It knows neither this class nor anything of modalnet but the functions above, so it can be sent."""
+        """One trace. Of modalnet it knows nothing but the functions above, not even this class, so it can be sent."""
         import nnsight
         import torch
 
@@ -725,9 +725,14 @@ class Engine:
                         f"width {sites.tower.width}. Please report this model."
                     )
             read = vectors[done : done + count]
+            if pool.index is None and len(set(found)) > 1:
+                raise LayoutError(f"blocks of the {name} tower hold {[shape[:-1] for shape in found]}")
             device = read[0].device
             stacked = torch.stack([vector.to(device) for vector in read]).cpu()
-            reading.residual[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+            stacked = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+            # A tower that merges patches on its way is read in parts.
+            before = reading.residual.get(name)
+            reading.residual[name] = stacked if before is None else torch.cat([before, stacked], 1)
             reading.shapes[name] = found[0]
             done += count
         return reading

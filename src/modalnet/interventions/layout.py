@@ -8,6 +8,9 @@ how many positions its images take, since all of them are its own; in a batch, e
 stretch, in order. Before the first batch of a kind is trusted, two stimuli run alone and together through the first
 block of each tower, and their positions must hold the same activations both ways. Where they do not, stimuli of
 different image sizes are kept apart, and where that does not help, stimuli run one at a time: slower, never wrong.
+
+A tower that merges neighbouring patches on its way holds fewer positions behind that place. It is found out when a
+block holds another number than the first; from then on such a tower is measured block by block.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
-from modalnet.architecture.towers import TEXT_TOWERS, Tower
+from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower
 from modalnet.errors import RemoteError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
@@ -60,9 +63,19 @@ class Layouts:
         self._stacked: dict[Any, int] = {}
         self._beside: dict[Any, int] = {}
         self._in_front: dict[str, bool] = {}
+        self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
+        self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
-    def spans(self, batch: Batch, tower: str) -> tuple[list[Span], int]:
-        """The positions of each stimulus of a batch in a tower, and the number of positions in all."""
+    def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
+        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all."""
+        if self._of is None or self._of[0] is not batch:
+            self._of = (batch, {})  # several interventions and reads ask for the same
+        key = (tower, self._stage(tower, layer))
+        if key not in self._of[1]:
+            self._of[1][key] = self._spans(batch, tower, layer)
+        return self._of[1][key]
+
+    def _spans(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         import torch
 
         if tower in TEXT_TOWERS:
@@ -73,7 +86,7 @@ class Layouts:
         spans, offset = [], 0
         prefix = self.towers[tower].n_prefix
         for item in batch.items:
-            share = self.share(item, tower)
+            share = self.share(item, tower, layer)
             there, clear = _filled(item, share, prefix)
             place = torch.arange(share.positions)[there] % share.tokens
             cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
@@ -132,15 +145,38 @@ class Layouts:
             )
         return changed[0] == len(rows[0]) - 1
 
-    def share(self, item: Encoded, tower: str) -> Share:
-        """How much of a tower a stimulus takes, measured once per kind and size of input."""
-        key = (tower, item.kind, item.signature)
+    def share(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        """How much of a tower's block a stimulus takes, measured once per kind and size of input."""
+        stage = self._stage(tower, layer)
+        key = (tower, stage, item.kind, item.signature)
         if key not in self._shares:
-            self._shares[key] = self._measured(item, tower)
+            self._shares[key] = self._measured(item, tower, stage)
         return self._shares[key]
 
-    def _measured(self, item: Encoded, tower: str) -> Share:
-        shape = self._first_block([item], [tower])[1][tower]
+    def _stage(self, tower: str, layer: int) -> int:
+        return max(first for first in self._merging.get(tower, (0,)) if first <= layer)
+
+    def stages(self, sites: Sites) -> list[Sites]:
+        """Blocks of a tower in parts, each of one number of positions."""
+        parts: dict[int, list[int]] = {}
+        for layer in sites.layers:
+            parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
+        return [Sites(sites.tower, tuple(layers)) for layers in parts.values()]
+
+    def look_for_merging(self, item: Encoded) -> bool:
+        """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
+        found = False
+        for name, tower in self.towers.items():
+            if name not in VISION_TOWERS or name in self._merging or not item.n_images:
+                continue
+            counts = [self._measured(item, name, layer).positions for layer in range(tower.n_layers)]
+            firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
+            self._merging[name] = (0, *firsts)
+            found = found or bool(firsts)
+        return found
+
+    def _measured(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        shape = self._first_block([item], [tower], layer)[1][tower]
         rows = 1
         for size in shape[:-2]:
             rows *= size
@@ -241,12 +277,12 @@ class Layouts:
         return True
 
     def _first_block(
-        self, items: Sequence[Encoded], towers: Sequence[str]
+        self, items: Sequence[Encoded], towers: Sequence[str], layer: int = 0
     ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]], Batch]:
-        """Every position of the first block of each tower, flat, and its shape."""
+        """Every position of the first (or another) block of each tower, flat, and its shape."""
         batch = self.encoder.collate(items)
         ordered = [name for name in self.towers if name in towers]
-        plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered), root=batch.root)
+        plan = Plan(tuple((Sites(self.towers[name], (layer,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
         return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
 

@@ -351,6 +351,8 @@ class Runner:
         try:
             reading = self.engine.run(batch.inputs, question.plan)
         except LayoutError as error:
+            if self.layouts.look_for_merging(batch.items[0]):
+                return self._run(batch, asked, variant, prefix)
             raise self._unknown_layout(error, batch) from error
         return self._answer(question, reading)
 
@@ -360,9 +362,17 @@ class Runner:
         reads, chosen = [], {}
         for site in asked.sites:
             tower = site.tower.name
-            picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first)
-            chosen[tower] = picked
-            reads.append((site, _pool(picked, total, pooled=asked.pools(tower))))
+            parts = self.layouts.stages(site)
+            if len(parts) > 1 and not asked.pools(tower):
+                raise InputError(
+                    f"the {tower} tower of {self.encoder.loaded.name} merges patches on its way, so its blocks have "
+                    f"different tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
+                    'pooled, such as tokens="mean".'
+                )
+            for part in parts:
+                picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first, part.layers[0])
+                chosen[tower] = picked
+                reads.append((part, _pool(picked, total, pooled=asked.pools(tower))))
         rows, targets, n_text, wanted = None, None, 0, []
         if asked.logits == "score":
             own, n_text = self._pick(batch, self.encoder.text_tower, "all")
@@ -430,9 +440,9 @@ class Runner:
         return len(items) > 1 and rows * self.engine.vocabulary > MOST_LOGITS
 
     def _pick(
-        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0
+        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0, layer: int = 0
     ) -> tuple[list[torch.Tensor], int]:
-        spans, total = self.layouts.spans(batch, tower)
+        spans, total = self.layouts.spans(batch, tower, layer)
         picked = [
             select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
             for item, span in zip(batch.items, spans, strict=True)

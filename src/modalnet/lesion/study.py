@@ -243,8 +243,8 @@ def _means(
         fitting = [stimulus for stimulus in given if tower in model.reached([stimulus])]
         if not fitting:
             raise InputError(
-                f"Mean ablation in the {tower} tower needs stimuli with {input_of(tower)}; none of the {len(given)} has "
-                'any. Give them as reference=, or leave "mean" out of operations.'
+                f"Mean ablation in the {tower} tower needs stimuli with {input_of(tower)}; none of the {len(given)} "
+                'has any. Give them as reference=, or leave "mean" out of operations.'
             )
         means |= model.means(fitting, towers=tower, spare_first=0 if tower in VISION_TOWERS else spare_first)
     return means
