@@ -351,6 +351,10 @@ class TensorProcessor:
         count = self._count(inputs) if own else 0
         return self._with_text(ids, count, len(own), inputs)
 
+    def count(self, images: Sequence[Any]) -> int:
+        """How many placeholders some pictures get."""
+        return self._count(self.cut(images, self.facts))
+
     def _cut_only(self, images: Any, **_: Any) -> Tensors:
         return self.cut(_flat(images), self.facts)
 

@@ -56,10 +56,15 @@ class Ids:
     given: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __call__(self, name: str) -> int:
-        stem = re.sub(r"(_token)?_(id|index)$", "", name)
-        if stem in COMMON_IDS:
-            return COMMON_IDS[stem]
-        return self.given.setdefault(stem, FIRST_SPECIAL + len(self.given))
+        name = stem(name)
+        if name in COMMON_IDS:
+            return COMMON_IDS[name]
+        return self.given.setdefault(name, FIRST_SPECIAL + len(self.given))
+
+
+def stem(name: str) -> str:
+    """What a token is called, from the name of the field that holds its id."""
+    return re.sub(r"(_token)?_(id|index)$", "", name)
 
 
 @dataclasses.dataclass
@@ -102,9 +107,11 @@ class Field:
         return self.sizes.depth[self.role]
 
 
-def shrink(config_class: Any, *, sizes: Sizes = APART, **overrides: Any) -> Any:
-    """A small config of a class; ``overrides`` are fields of it that the caller knows better."""
-    ids = Ids()
+def shrink(
+    config_class: Any, *, sizes: Sizes = APART, tokens: dict[str, int] | None = None, **overrides: Any
+) -> Any:
+    """A small config of a class; ``tokens`` are ids by stem, ``overrides`` fields that the caller knows better."""
+    ids = Ids(dict(tokens or {}))
     fields = _fields(config_class, {}, _role("", config_class, "other"), sizes, ids)
     declared = {field.name for field in dataclasses.fields(config_class)}
     if "vision_config" in config_class.sub_configs:

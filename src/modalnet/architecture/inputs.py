@@ -530,6 +530,9 @@ class Encoder:
                 f"{sizes} pixels): {type(error).__name__}: {error}"
             ) from error
         made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
+        if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
+            # Not every processor marks the image tokens unless it is asked to, and positions of some models need it.
+            made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
         encoded = Encoded(prepared, {**made, **written})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         return encoded
