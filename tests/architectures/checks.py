@@ -149,12 +149,18 @@ def plain(bench: Bench, inputs: Mapping[str, Any], **options: Any) -> Any:
 def states(bench: Bench, stimulus: mn.Stimulus) -> tuple[Any, dict[str, list[torch.Tensor]]]:
     """The output for a stimulus alone, and per tower that it reaches ``[token, dim]`` of each block, from hooks."""
     towers = bench.towers(stimulus)
+    inputs = bench.inputs(stimulus)
     with watching(bench.module, [path for tower in towers for path in tower.paths]) as calls:
-        output = plain(bench, bench.inputs(stimulus))
+        output = plain(bench, inputs)
     found = {}
     for tower in towers:
         own = {path: as_positions(out, tower) for path, _, out in calls if path in tower.paths}
         found[tower.name] = [own[path] for path in tower.paths]
+        for name, mask in inputs.items():
+            # A processor that pads rows of patches says where.
+            padded = "mask" in name and tower.name.startswith("vision") and "input_ids" not in inputs
+            if padded and mask.numel() == len(found[tower.name][0]):
+                found[tower.name] = [state[mask.flatten().bool()] for state in found[tower.name]]
     return output, found
 
 
@@ -227,20 +233,22 @@ def sites(bench: Bench) -> str | None:
         own = found[tower.name][0]
         for layer, (one, other) in enumerate(zip(own, expected[tower.name], strict=True)):
             close(one, other, f"{tower.name}[{layer}]")
-        offered = list(_own_states(bench, tower, bench.inputs(stimulus)))
+        inputs = bench.inputs(stimulus)
+        whole = [as_positions(out, tower) for _, _, out in _calls(bench, tower.paths, inputs)]  # padding included
+        offered = list(_own_states(bench, tower, inputs))
         if not offered:
             silent.append(tower.name)
-        elif not any(_in_order(own[:-1], each) for each in offered):
+        elif not any(_in_order(whole[:-1], each) for each in offered):
             raise AssertionError(f"{tower.name}: the sites are not among the model's own hidden states")
     if silent:
         bench.notes.append(f"transformers hands out no hidden states of {', '.join(silent)}: compared with hooks alone")
     return None
 
 
-def _in_order(read: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> bool:
-    """Whether every layer that was read is among hidden states, in their order."""
+def _in_order(layers: Sequence[torch.Tensor], own: Sequence[torch.Tensor]) -> bool:
+    """Whether every layer is among hidden states, in their order."""
     place = 0
-    for layer in read:
+    for layer in layers:
         matches = [
             i
             for i in range(place, len(own))
@@ -338,19 +346,42 @@ def batch(bench: Bench) -> str | None:
 
 
 def score(bench: Bench) -> str | None:
-    """Log-probabilities of a continuation are those of the logits at its tokens."""
+    """Log-probabilities of a continuation are those of the logits from which transformers would write it."""
     if not bench.reads or bench.model._encoder.dual or _last_logits(bench, bench.stimuli(1)[0]) is None:
         return "no LM head"
     stimuli, text = bench.stimuli(2), " a big dog"
     found = bench.model.score(stimuli, [text, text])
     ids = bench.small.tokenizer(text, add_special_tokens=False)["input_ids"]
     for stimulus, logprob, count in zip(stimuli, found.logprob, found.n_tokens, strict=True):
-        inputs = bench.small.inputs(stimulus.text, stimulus.images() if stimulus.n_images else [], text)
-        logits = plain(bench, inputs).logits[0].log_softmax(-1)
         assert int(count[0]) == len(ids)
-        expected = sum(logits[-len(ids) - 1 + i, token] for i, token in enumerate(ids))
+        expected = sum(row.log_softmax(-1)[token] for row, token in zip(_rows(bench, stimulus, ids), ids, strict=True))
         close(logprob[0], expected, "score")
     return None
+
+
+def _rows(bench: Bench, stimulus: mn.Stimulus, ids: Sequence[int]) -> Sequence[torch.Tensor]:
+    """The logits that predict each token, as the model is made to write them."""
+    import transformers as tr
+
+    if not bench.module.can_generate() or type(bench.module).generate is not tr.GenerationMixin.generate:
+        text = bench.small.tokenizer.decode(ids)
+        inputs = bench.small.inputs(stimulus.text, stimulus.images() if stimulus.n_images else [], text)
+        return plain(bench, inputs).logits[0, -len(ids) - 1 : -1]
+
+    class Made(tr.LogitsProcessor):
+        steps = iter(ids)
+
+        def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+            forced = torch.full_like(scores, -torch.inf)
+            forced[:, next(self.steps)] = 0
+            return forced
+
+    options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False, "use_cache": True}
+    with torch.no_grad():
+        written = bench.module.generate(
+            **bench.inputs(stimulus), max_new_tokens=len(ids), logits_processor=[Made()], **options
+        )
+    return [row[0] for row in written.logits]
 
 
 def image_tokens(bench: Bench) -> str | None:
@@ -376,6 +407,8 @@ def image_tokens(bench: Bench) -> str | None:
     inputs, token = bench.inputs(stimulus), bench.model._encoder.image_token_id
     placed = inputs["input_ids"] == (-1 if token is None else token)
     marked = inputs.get("image_embeds_position_mask", placed)[0].bool()
+    if any("cross" in type(sub).__name__.lower() for sub in bench.module.modules()) and bool((changed & ~marked).any()):
+        return "the decoder looks by cross-attention"
     if bool(marked.any()):
         # Ends of lines and separators stand among the image tokens, and are the same whatever the picture.
         assert bool((marked | ~changed).all()), "a picture changes what is no image token"

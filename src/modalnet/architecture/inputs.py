@@ -58,6 +58,8 @@ class Prepared:
         For each of those tokens, which segment of the continuation it belongs to; empty where there is only one.
     written
         Token ids in the decoder of an encoder-decoder model, from its start token on; empty for other models.
+    appended
+        Token ids of a continuation that stands behind what a processor closes the prompt with.
     """
 
     index: int
@@ -68,6 +70,7 @@ class Prepared:
     n_scored: int = 0
     segments: tuple[int, ...] = ()
     written: tuple[int, ...] = ()
+    appended: tuple[int, ...] = ()
 
     def scored_in(self, tower: str) -> int:
         """How many tokens at the end of a tower's own are the continuation's."""
@@ -248,6 +251,8 @@ class Encoder:
         self.dual = self.sees and "encoder" in towers and "decoder" not in towers
         #: An encoder-decoder model writes in another tower than it reads in.
         self.writes_apart = bool(getattr(config, "is_encoder_decoder", False)) and "decoder" in towers
+        #: Per kind of stimulus, the token type with which tokens of a continuation look back only, where it matters.
+        self.suffix_type: dict[Any, int] = {}
         #: Its encoder may read no text at all.
         self.only_writes = self.writes_apart and "encoder" not in towers
 
@@ -287,6 +292,7 @@ class Encoder:
         scored = [0] * len(prompts)
         segments: list[tuple[int, ...]] = [()] * len(prompts)
         written: list[tuple[int, ...]] = [()] * len(prompts)
+        appended: list[tuple[int, ...]] = [()] * len(prompts)
         if self.writes_apart:
             for index, stimulus in enumerate(stimuli):
                 text = continuations[index] if continuations is not None else ""
@@ -297,16 +303,19 @@ class Encoder:
                     starts = [len(prefix) + cut for cut in cuts[index]]
                     segments[index] = self._segments(Prompt(prefix + text, False), scored[index], starts)
         elif continuations is not None:
-            whole = [
-                Prompt((prompt.text or "") + text, prompt.special_tokens)
-                for prompt, text in zip(prompts, continuations, strict=True)
-            ]
-            scored = [self._added(before, after) for before, after in zip(prompts, whole, strict=True)]
-            for index, places in enumerate(cuts or ()):
-                if places:
-                    start = len(prompts[index].text or "")
-                    segments[index] = self._segments(whole[index], scored[index], [start + cut for cut in places])
-            prompts = whole
+            for index, text in enumerate(continuations):
+                before = prompts[index]
+                if stimuli[index].n_images and self._closes_prompts:
+                    start, whole = 0, Prompt(text, False)
+                    appended[index] = self._bare(text)
+                    scored[index] = len(appended[index])
+                else:
+                    start, whole = len(before.text or ""), Prompt((before.text or "") + text, before.special_tokens)
+                    scored[index] = self._added(before, whole)
+                    prompts[index] = whole
+                if cuts and cuts[index]:
+                    places = [start + cut for cut in cuts[index]]
+                    segments[index] = self._segments(whole, scored[index], places)
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
             chosen = [
@@ -329,6 +338,7 @@ class Encoder:
                 scored[i],
                 segments[i],
                 written[i],
+                appended[i],
             )
             for i, stimulus in enumerate(stimuli)
         ]
@@ -363,6 +373,19 @@ class Encoder:
         if not text:
             return ()
         return tuple(self.loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def _closes_prompts(self) -> bool:
+        """Whether the processor ends the text beside a picture with something of its own, such as a new line."""
+        from PIL import Image
+
+        from modalnet.stimuli.stimulus import Stimulus
+
+        picture = Image.new("RGB", (64, 64), (127, 127, 127))
+        prompt = self.prompts.write(Stimulus("a", image=picture))
+        ids = self.prompts.process(prompt.text or "", [picture], prompt.special_tokens)["input_ids"]
+        plain = self.loaded.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens, verbose=False)["input_ids"]
+        return int(ids[0][-1]) != plain[-1]
 
     @cached_property
     def _start_token(self) -> int:
@@ -414,6 +437,8 @@ class Encoder:
         if self.writes_apart:
             ids, count = self._write((stimulus.text or "") if self.only_writes else "", text)
             return ids[len(ids) - count :]
+        if stimulus.n_images and self._closes_prompts:
+            return self._bare(text)
         before = self.prompts.write(stimulus, raw=stimulus.text == "")
         rows = [
             self.loaded.tokenizer(one, add_special_tokens=before.special_tokens, verbose=False)["input_ids"]
@@ -533,6 +558,8 @@ class Encoder:
         if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
             # Not every processor marks the image tokens unless it is asked to, and positions of some models need it.
             made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
+        if prepared.appended:
+            made = _with_continuation(made, prepared.appended)
         encoded = Encoded(prepared, {**made, **written})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         return encoded
@@ -556,6 +583,9 @@ class Encoder:
             values = [item.inputs[name] for item in items]
             if name == "decoder_input_ids":
                 continue
+            if name == "token_type_ids" and items[0].kind in self.suffix_type:
+                scored = [item.prepared.n_scored for item in items]
+                values = [_ending_in(value, n, self.suffix_type[items[0].kind]) for value, n in zip(values, scored, strict=True)]
             if _is_text_field(name, first, items[0].inputs):
                 fill = self.pad_id if name == "input_ids" else 0
                 inputs[name] = torch.cat([self._pad_text(value, width, fill) for value in values])
@@ -674,6 +704,30 @@ def _is_text_field(name: str, value: Any, inputs: dict[str, Any]) -> bool:
     if "pixel" in name or name.startswith(("image_position", "aspect_ratio")):
         return False
     return name in ("input_ids", "bbox") or "mask" in name or name.endswith("_ids")
+
+
+def _with_continuation(inputs: dict[str, torch.Tensor], ids: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Model inputs with tokens behind their text."""
+    import torch
+
+    made = {}
+    for name, value in inputs.items():
+        more = value
+        if name == "input_ids":
+            more = torch.cat([value, torch.tensor([ids], dtype=value.dtype)], 1)
+        elif _is_text_field(name, value, inputs):
+            # What a mask says of the last token holds for those that follow; no token of text is of another type.
+            last = value[:, -1:] if "mask" in name else torch.zeros_like(value[:, -1:])
+            more = torch.cat([value, last.repeat_interleave(len(ids), 1)], 1)
+        made[name] = more
+    return made
+
+
+def _ending_in(value: torch.Tensor, count: int, end: int) -> torch.Tensor:
+    """``[1, token]`` with another number in its last places."""
+    changed = value.clone()
+    changed[:, value.shape[1] - count :] = end
+    return changed
 
 
 def _useful(name: str, value: Any) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
 from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower
 from modalnet.errors import RemoteError
+from modalnet.errors import InputError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
 from modalnet.interventions.positions import Span
@@ -63,6 +64,7 @@ class Layouts:
         self._stacked: dict[Any, int] = {}
         self._beside: dict[Any, int] = {}
         self._in_front: dict[str, bool] = {}
+        self._ordered: set[Any] = set()
         self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
@@ -124,6 +126,48 @@ class Layouts:
             self._in_front[tower] = self._text_is_last(first, tower)
         return extra, self._in_front[tower]
 
+    def keep_order(self, item: Encoded) -> None:
+        """Make sure that the tokens of a continuation look back only, where token types decide it.
+
+        Raises
+        ------
+        InputError
+            Where they look ahead whatever their type: then a token's probability would be known from the token.
+        """
+        if item.kind in self._ordered or "token_type_ids" not in item.inputs or item.prepared.written:
+            return
+        for kept in (None, 1, 0):
+            if kept is not None:
+                self.encoder.suffix_type[item.kind] = kept
+            if not self._looks_ahead(item):
+                self._ordered.add(item.kind)
+                return
+        del self.encoder.suffix_type[item.kind]
+        raise InputError(
+            f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
+            "themselves. Probabilities of continuations need a model that reads from left to right."
+        )
+
+    def _looks_ahead(self, item: Encoded) -> bool:
+        """Whether the logits that predict the last token change with that token."""
+        import torch
+
+        found = []
+        for ids in self._two_endings(item):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            (span,), total = self.spans(batch, self.encoder.text_tower)
+            reading = self.engine.run(batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root))
+            assert reading.logits is not None
+            found.append(reading.logits)
+        return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
+
+    def _two_endings(self, item: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        """The token ids of a stimulus, and the same with another last token."""
+        ids = item.inputs["input_ids"]
+        other = ids.clone()
+        other[0, -1] = 0 if int(other[0, -1]) else 1
+        return ids, other
+
     def _text_is_last(self, item: Encoded, tower: str) -> bool:
         """Whether the last token of a text stands at the end of its row, and not where it would without patches.
 
@@ -132,10 +176,8 @@ class Layouts:
         LayoutError
             Where it stands at neither.
         """
-        other = item.inputs["input_ids"].clone()
-        other[0, -1] = 0 if int(other[0, -1]) else 1
         rows = []
-        for ids in (item.inputs["input_ids"], other):
+        for ids in self._two_endings(item):
             batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
             rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
         changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()

@@ -156,6 +156,8 @@ class Runner:
                 yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
             return
         for items in _batches(encoded, limit):
+            if logits == "score":
+                self.layouts.keep_order(items[0])
             waiting = deque((group, list(range(len(variants)))) for group in self.layouts.group(items, towers))
             while waiting:
                 group, left = waiting.popleft()
