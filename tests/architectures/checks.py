@@ -18,8 +18,9 @@ import torch
 import modalnet as mn
 from families import picture
 from modalnet.architecture.towers import TEXT_TOWERS, Tower
+from modalnet.interventions.plan import Plan, Pool, Sites, Write
 
-from .feed import Tensors
+from .feed import Tensors, sounds
 from .small import Small
 
 TEXTS = ("What is this?", "Describe this image in one word, please. Is there a face?", "The dog ran across", "Why")
@@ -407,7 +408,8 @@ def image_tokens(bench: Bench) -> str | None:
     inputs, token = bench.inputs(stimulus), bench.model._encoder.image_token_id
     placed = inputs["input_ids"] == (-1 if token is None else token)
     marked = inputs.get("image_embeds_position_mask", placed)[0].bool()
-    if any("cross" in type(sub).__name__.lower() for sub in bench.module.modules()) and bool((changed & ~marked).any()):
+    crosses = any("cross" in type(sub).__name__.lower() for sub in bench.module.modules())
+    if crosses and marked.shape == changed.shape and bool((changed & ~marked).any()):
         return "the decoder looks by cross-attention"
     if bool(marked.any()):
         # Ends of lines and separators stand among the image tokens, and are the same whatever the picture.
@@ -453,6 +455,35 @@ def generate(bench: Bench) -> str | None:
     return None
 
 
+def audio(bench: Bench) -> str | None:
+    """Sites of an audio tower equal hooks, and a zeroed unit changes the logits as a hook does.
+
+    Stimuli cannot hold sounds yet, so tensors go straight into the engine.
+    """
+    tower = bench.model.towers.get("audio")
+    if tower is None:
+        return "no audio tower"
+    inputs, other = sounds(bench.module)
+    engine = bench.model._runner.engine
+    with watching(bench.module, tower.paths) as calls:
+        base = plain(bench, inputs).logits[0, -1]
+    assert [path for path, _, _ in calls] == list(tower.paths), "the blocks of the audio tower run in another order"
+    assert not torch.equal(base, plain(bench, other).logits[0, -1]), "a sound makes no difference"
+    expected = [as_positions(out, tower) for _, _, out in calls]
+    n, last = len(expected[0]), inputs["input_ids"].shape[1] - 1
+    reading = engine.run(inputs, Plan(((Sites(tower, tuple(range(tower.n_layers))), Pool(n)),)))
+    for layer, values in enumerate(expected):
+        close(reading.residual["audio"][layer], values, f"audio[{layer}]")
+    unit = tower.width // 3
+    write = Write(tower, 0, n, torch.arange(n), torch.tensor([unit]), None, 0.0, torch.zeros(1))
+    found = engine.run(inputs, Plan((), torch.tensor([last]), n_text_positions=last + 1, writes=(write,))).logits
+    with zeroing(bench.module, tower.paths[0], tower, unit):
+        zeroed = plain(bench, inputs).logits[0, -1]
+    close(found[0], zeroed, "logits under zero in audio")
+    assert not torch.equal(zeroed, base), "a unit of audio makes no difference"
+    return None
+
+
 CHECKS = {
     "towers": towers,
     "sites": sites,
@@ -461,4 +492,5 @@ CHECKS = {
     "score": score,
     "image tokens": image_tokens,
     "generate": generate,
+    "audio": audio,
 }

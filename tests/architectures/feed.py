@@ -421,24 +421,11 @@ class TensorProcessor:
     def _asked(self, inputs: Tensors) -> int:
         if self.image_token_id is None and "image_embeds_position_mask" not in self.facts.wanted:
             return 0
-        candidates, tried = [*self._features(inputs), 1], set()
-        while candidates:
-            count = candidates.pop(0)
-            tried.add(count)
-            try:
-                self._forward(self._with_text([1, 50, 60], count, 1, inputs))
-            except Exception as error:
-                named = [int(number) for number in re.findall(r"\d+", str(error))]
-                named += [number // self.facts.width for number in named]  # some count numbers, not vectors
-                found = [n for n in named if 0 < n < 2000 and n not in tried and n not in candidates]
-                if len(tried) > 12 or not (candidates or found):
-                    raise
-                candidates += found
-                if not candidates:
-                    raise
-                continue
-            return count
-        raise UnfitError("no number of placeholders fits")
+        return fitting(
+            lambda count: self._forward(self._with_text([1, 50, 60], count, 1, inputs)),
+            [*self._features(inputs), 1],
+            self.facts.width,
+        )
 
     def _features(self, inputs: Tensors) -> list[int]:
         """How many vectors a model says that the pictures become; some take any number of placeholders silently."""
@@ -465,6 +452,82 @@ class TensorProcessor:
         with torch.no_grad():
             output = self.model(**inputs)
         return output.logits if hasattr(output, "logits") else output[0]
+
+
+def fitting(run: Callable[[int], Any], candidates: list[int], width: int) -> int:
+    """The number of placeholders with which a forward pass runs; its complaints about others name the right one."""
+    tried: set[int] = set()
+    while candidates:
+        count = candidates.pop(0)
+        tried.add(count)
+        try:
+            run(count)
+        except Exception as error:  # a model says in its own way what does not fit
+            named = [int(number) for number in re.findall(r"\d+", str(error))]
+            named += [number // width for number in named]  # some count numbers, not vectors
+            candidates += [n for n in named if 0 < n < 2000 and n not in tried and n not in candidates]
+            if len(tried) > 12 or not candidates:
+                raise
+            continue
+        return count
+    raise UnfitError("no number of placeholders fits")
+
+
+def sounds(model: Any, seeds: Sequence[int] = (0, 1)) -> list[Tensors]:
+    """Inputs of sounds before a short text, one for each seed, in the first way that a model takes.
+
+    Raises
+    ------
+    UnfitError
+        If it takes sounds in none of the ways.
+    """
+    wanted, config = set(inspect.signature(model.forward).parameters), model.config
+    width, audio = model.get_input_embeddings().weight.shape[-1], config.audio_config
+    bands = next((v for n in ("num_mel_bins", "feature_size", "input_feat_size") if (v := getattr(audio, n, None))), 128)
+    length, met = 96, []
+
+    def noise(seed: int, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    ones = torch.ones(1, length, dtype=torch.long)
+    ways: tuple[tuple[set[str], Callable[[int], Tensors]], ...] = (
+        (
+            {"feature_attention_mask"},
+            lambda seed: {"input_features": noise(seed, 1, bands, length), "feature_attention_mask": ones},
+        ),
+        (
+            {"input_features_mask"},
+            lambda seed: {"input_features": noise(seed, 1, length, bands), "input_features_mask": ones.bool()},
+        ),
+        (
+            {"chunk_sample_lengths"},
+            lambda seed: {
+                "input_features": noise(seed, 1, bands, length),
+                "chunk_sample_lengths": torch.tensor([length * getattr(audio, "hop_length", 1)]),
+            },
+        ),
+        ({"input_values"}, lambda seed: {"input_values": noise(seed, 1, 1920 * 4)}),
+    )
+
+    def with_text(inputs: Tensors, count: int) -> Tensors:
+        row = torch.tensor([[1, *[config.audio_token_id] * count, 50, 60]])
+        return {"input_ids": row, "attention_mask": torch.ones_like(row), **inputs}
+
+    def run(inputs: Tensors, count: int) -> Any:
+        with torch.no_grad():
+            return model(**with_text(inputs, count))
+
+    for needs, way in ways:
+        if not needs <= wanted:
+            continue
+        try:
+            made = [way(seed) for seed in seeds]
+            count = fitting(lambda n, made=made: run(made[0], n), [1], width)
+        except Exception as error:
+            met.append(f"{', '.join(needs)}: {type(error).__name__}: {error}")
+            continue
+        return [with_text(inputs, count) for inputs in made]
+    raise UnfitError("; ".join(met) or "no parameter of forward takes sounds")
 
 
 def _names(function: Any) -> set[str]:
