@@ -369,6 +369,8 @@ class TensorProcessor:
         here[0, start : start + count] = 1
         made = {"input_ids": row, "attention_mask": torch.ones_like(row), **inputs}
         wanted = self.facts.wanted
+        if "input_ids" not in wanted:
+            return inputs
         for name in ("mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids", "image_embeds_position_mask"):
             if name in wanted and not (name == "image_embeds_position_mask" and not n_images):
                 made[name] = here

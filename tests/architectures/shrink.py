@@ -246,6 +246,8 @@ def _stages(first: int, field: Field) -> list[int]:
 
 
 def _heads(field: Field) -> Any:
+    if field.name == "num_heads" and "expand" in field.siblings:  # of a state space, which is wider than the stream
+        return field.siblings["expand"] * field.width // (field.width // field.heads)
     return _stages(2, field) if isinstance(field.default, list | tuple) else field.heads
 
 
@@ -294,6 +296,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^num_global_layers$", lambda field: field.depth - 1),
     (r"^((num_)?(hidden_|encoder_|decoder_)?layers|n_layers?|depth|conf_num_hidden_layers)$", _depth),
     (r"^(aligner_num_add_layers|resampler_depth)$", _depth),
+    (r"_layer_period$", _is(2)),
+    (r"_layer_offset$", _is(1)),
+    (r"^num_kv_shared_layers$", _is(0)),
     (r"(key_value|kv)_heads$", _key_value_heads),
     (r"(^|_)heads?(_per_ngram)?$|^num_groups$", _heads),
     (r"^(hidden_size|d_model|embed_dim|n_embd|dim|hidden_sizes)$", _stream),

@@ -58,7 +58,9 @@ class Small:
     def inputs(self, text: str | None, images: Sequence[Any], written: str = "") -> Tensors:
         """What the model's ``forward`` takes for one stimulus alone, and a continuation that is written after it."""
         wanted = inspect.signature(self.model.forward).parameters
-        if not getattr(self.model.config, "is_encoder_decoder", False):
+        if text is None and not self.writes:
+            made = self._look(images)
+        elif not self.writes:
             made = self._read((text or "") + written, images)
         else:
             reads = self.model.main_input_name == "input_ids"
@@ -67,6 +69,11 @@ class Small:
             ids = self.tokenizer(own, add_special_tokens=False)["input_ids"]
             made["decoder_input_ids"] = torch.tensor([[self.start, *ids]])
         return {name: value for name, value in made.items() if name in wanted}
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is an encoder-decoder model."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
     def _look(self, images: Sequence[Any]) -> Tensors:
         return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))

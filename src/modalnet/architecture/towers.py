@@ -12,6 +12,7 @@ first of its parts, is ``vision``; the other is ``vision2``.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -241,8 +242,9 @@ def _sees_only(module: Any) -> bool:
     """Whether a module takes images and no text."""
     if getattr(module, "main_input_name", None) not in {"pixel_values", "flattened_patches"}:
         return False
-    config = getattr(module, "config", None)
-    return not (hasattr(config, "text_config") or hasattr(config, "vocab_size") or hasattr(config, "decoder"))
+    takes = inspect.signature(module.forward).parameters
+    reads = any(name in takes for name in ("input_ids", "decoder_input_ids"))
+    return not reads and not hasattr(getattr(module, "config", None), "text_config")
 
 
 def _is_language_model(config: Any) -> bool:
