@@ -161,12 +161,17 @@ def test_patching(tiny: Pair, how: str) -> None:
         [mn.Stimulus(text, image=image) for text, image in zip(texts, pictures, strict=False)] for texts in PATCHED
     )
     if how == "activation":
-        found = [
-            mn.activation_patching(
-                model, clean, corrupt, difference, towers="decoder", tokens="last", cache=False, progress=False
-            )
-            for model in tiny
-        ]
+        there = tiny[1].remote
+        assert there is not None
+        options = {"cache": False, "progress": False}
+        found = []
+        for model in tiny:
+            before = len(there.jobs)
+            found.append(mn.activation_patching(model, clean, corrupt, difference, **options))
+        # What is measured of the layout, both runs of the pair, and then many cells to a job.
+        cells = sum(values[0].size for values in found[1].values.values())
+        assert cells > 50
+        assert len(there.jobs) - before <= 12
     else:
         found = [mn.attribution_patching(model, clean, corrupt, difference, progress=False) for model in tiny]
         for tower, effect in found[0].unit_effect.items():

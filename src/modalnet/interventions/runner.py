@@ -81,8 +81,8 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One batch under one variant: its plan, and which positions belong to which stimulus.
+class Question:
+    """One pass over a batch: its plan, and which positions belong to which stimulus.
 
     Attributes
     ----------
@@ -92,6 +92,8 @@ class _Question:
         The flat positions of each stimulus' logits.
     pooled
         Per tower, whether its tokens are pooled.
+    name
+        What who asked calls it: the number of the variant, or of the cells.
     """
 
     batch: Batch
@@ -99,7 +101,7 @@ class _Question:
     chosen: Mapping[str, Sequence[torch.Tensor]]
     wanted: Sequence[torch.Tensor]
     pooled: Mapping[str, bool]
-    variant: int
+    name: Any
 
 
 class Runner:
@@ -152,7 +154,8 @@ class Runner:
         towers = self._towers(asked)
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         if self.engine.remote is not None:
-            for questions, readings in self._jobs(encoded, asked, limit, towers, self._read_job):
+            groups = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
+            for questions, readings in self.jobs(groups, self._asking(asked), self.read_job, limit):
                 yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
             return
         for items in _batches(encoded, limit):
@@ -215,7 +218,7 @@ class Runner:
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         count = max(groups) + 1
 
-        def reduce(questions: Sequence[_Question]) -> dict[str, dict[str, torch.Tensor]]:
+        def reduce(questions: Sequence[Question]) -> dict[str, dict[str, torch.Tensor]]:
             members = [[groups[item.index] for item in one.batch.items] for one in questions]
             passes = [(one.batch.inputs, one.plan) for one in questions]
             remote = self.engine.remote
@@ -227,7 +230,8 @@ class Runner:
                 remote.later = None
 
         towers = self._towers(asked)
-        jobs = self._jobs(encoded, asked, limit, towers, reduce, reduced=True, written=later is not None)
+        found = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
+        jobs = self.jobs(found, self._asking(asked), reduce, limit, reduced=True, written=later is not None)
         for questions, sums in jobs:
             yield [item.index for one in questions for item in one.batch.items], sums
 
@@ -239,41 +243,67 @@ class Runner:
             towers.append(self.encoder.text_tower)  # the logits come from there
         return list(dict.fromkeys(towers))
 
-    def _read_job(self, questions: Sequence[_Question]) -> list[Reading]:
+    def read_job(self, questions: Sequence[Question]) -> list[Reading]:
+        """Ask several questions in one job."""
         return self.engine.run_many([(one.batch.inputs, one.plan) for one in questions])
 
-    def _jobs(
+    def _asking(self, asked: _Asked) -> Callable[[list[Encoded]], list[Question] | None]:
+        """What stimuli that share a batch are asked; None where their logits would be too many."""
+
+        def ask(group: list[Encoded]) -> list[Question] | None:
+            if asked.logits == "score" and self._many_logits(group):
+                return None
+            batch = self.encoder.collate(group)
+            return [self._ask(batch, asked, variant) for variant in range(len(asked.variants))]
+
+        return ask
+
+    def jobs(
         self,
-        encoded: Iterable[Encoded],
-        asked: _Asked,
+        fresh: Iterator[list[_T]],
+        ask: Callable[[list[_T]], list[Question] | None],
+        send: Callable[[list[Question]], Any],
         limit: BatchLimit,
-        towers: Sequence[str],
-        send: Callable[[list[_Question]], Any],
         *,
         reduced: bool = False,
         written: bool = False,
-    ) -> Iterator[tuple[list[_Question], Any]]:
-        """Batches as jobs for a server, as few as its limits allow; what turns out too large goes again in parts."""
+    ) -> Iterator[tuple[list[Question], Any]]:
+        """Batches as jobs for a server, as few as its limits allow; what turns out too large goes again in parts.
+
+        Parameters
+        ----------
+        fresh
+            What shares a batch, batch by batch.
+        ask
+            What a batch is asked, one question per pass; None where it must be split.
+        send
+            Sends questions as one job.
+        limit
+            Of a batch; it shrinks where memory runs out.
+        reduced
+            Whether what comes back is small however much is read.
+        written
+            Whether jobs are written and not sent, so that nobody tells how long they take.
+        """
         assert self.engine.remote is not None
         pace = Pace(self.engine.remote.limits)
-        fresh = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
-        back: deque[list[Encoded]] = deque()
+        back: deque[list[_T]] = deque()
         while True:
-            groups: list[list[Encoded]] = []
-            questions: list[_Question] = []
+            groups: list[list[_T]] = []
+            questions: list[Question] = []
             up = down = 0.0
             while not groups or not pace.full(len(questions), up, down):
                 group = back.popleft() if back else next(fresh, None)
                 if group is None:
                     break
-                if len(group) > limit.count or (asked.logits == "score" and self._many_logits(group)):
+                asking = ask(group) if len(group) <= limit.count else None
+                if asking is None:
                     back.extendleft(reversed(halves(group)))
                     continue
-                batch = self.encoder.collate(group)
                 groups.append(group)
-                asking = [self._ask(batch, asked, variant) for variant in range(len(asked.variants))]
                 questions += asking
-                up += sum(getattr(value, "nbytes", 0) for value in batch.inputs.values())
+                up += sum(getattr(value, "nbytes", 0) for value in asking[0].batch.inputs.values())
+                up += sum(write.b.nbytes for one in asking for write in one.plan.writes)
                 down += 0 if reduced else sum(_bytes_back(one.plan, self.engine) for one in asking)
             if not groups:
                 return
@@ -281,9 +311,10 @@ class Runner:
                 result = self._sent(send, questions)
             except (RemoteMemoryError, RemoteLimitError) as error:
                 if len(groups) == 1 and len(groups[0]) == 1:
+                    label = questions[0].batch.items[0].label
                     raise ModalnetError(
-                        f"stimulus {groups[0][0].label} alone is too much for the server: {error} Use a smaller input, "
-                        "or raise model.remote.limits where that is what stands in the way."
+                        f"stimulus {label} alone is too much for the server: {error} Use a smaller input, or raise "
+                        "model.remote.limits where that is what stands in the way."
                     ) from error
                 if isinstance(error, RemoteMemoryError) or len(groups) == 1:
                     limit.count = max(1, max(map(len, groups)) // 2)
@@ -296,7 +327,7 @@ class Runner:
                 pace.ran(len(questions), self.engine.remote.jobs[-1].running)
             yield questions, result
 
-    def _sent(self, send: Callable[[list[_Question]], Any], questions: list[_Question]) -> Any:
+    def _sent(self, send: Callable[[list[Question]], Any], questions: list[Question]) -> Any:
         try:
             return send(questions)
         except LayoutError as error:
@@ -358,7 +389,7 @@ class Runner:
             raise self._unknown_layout(error, batch) from error
         return self._answer(question, reading)
 
-    def _ask(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> _Question:
+    def _ask(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Question:
         """What one batch is asked under one of the variants."""
         items, edits = batch.items, asked.variants[variant]
         reads, chosen = [], {}
@@ -390,9 +421,9 @@ class Runner:
         prefixes = (prefix,) if prefix else ()
         plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes)
         pooled = {site.tower.name: asked.pools(site.tower.name) for site in asked.sites}
-        return _Question(batch, plan, chosen, wanted, pooled, variant)
+        return Question(batch, plan, chosen, wanted, pooled, variant)
 
-    def _answer(self, question: _Question, reading: Reading) -> Step:
+    def _answer(self, question: Question, reading: Reading) -> Step:
         """What a reading says of the stimuli of a batch."""
         wanted = question.wanted
         residual: dict[str, Any] = {}
@@ -408,7 +439,7 @@ class Runner:
         if reading.logprob is not None and reading.likeliest is not None:
             sizes = [len(index) for index in wanted]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
-        return Step([item.index for item in question.batch.items], residual, split, scores, question.variant)
+        return Step([item.index for item in question.batch.items], residual, split, scores, question.name)
 
     def generate(
         self, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
@@ -487,7 +518,7 @@ def _bytes_back(plan: Plan, engine: Engine) -> float:
         rows = pool.n_positions if pool.lengths is None else len(pool.lengths)
         size += rows * len(sites.layers) * sites.tower.width
     if plan.logit_rows is not None and plan.targets is None:
-        size += len(plan.logit_rows) * engine.vocabulary
+        size += plan.columns.numel() if plan.columns is not None else len(plan.logit_rows) * engine.vocabulary
     return 4.0 * size
 
 

@@ -57,6 +57,7 @@ def activation_patching(
     matches: Sequence[str] = ("layer", "norm"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> Patching:
@@ -91,6 +92,8 @@ def activation_patching(
         ``"layer"``, ``"norm"``, ``"tower"``. Units without norms have no norm-matched controls, which is warned of.
     batch_size
         Patched runs per forward pass.
+    remote
+        Where to run: None for where the model is, or what :func:`modalnet.load` takes.
     cache
         Keep each pair in the store, and answer from there: a sweep that is stopped goes on where it was. A function as
         a metric has no identity, so its results are not kept.
@@ -115,6 +118,7 @@ def activation_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    model = model.at(remote)
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)

@@ -37,13 +37,14 @@ def attribution_patching(
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     progress: bool = True,
 ) -> Patching:
     """Estimate the effects of activation patching, at every site, token and unit, from one gradient per pair.
 
     Parameters
     ----------
-    model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, progress
+    model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, remote, progress
         As for :func:`modalnet.activation_patching`. A function as a metric must be differentiable.
 
     Returns
@@ -65,6 +66,7 @@ def attribution_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    model = model.at(remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
     if measure.needs_clean and direction == "noise":
