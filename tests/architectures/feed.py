@@ -485,7 +485,9 @@ def sounds(model: Any, seeds: Sequence[int] = (0, 1)) -> list[Tensors]:
     """
     wanted, config = set(inspect.signature(model.forward).parameters), model.config
     width, audio = model.get_input_embeddings().weight.shape[-1], config.audio_config
-    bands = next((v for n in ("num_mel_bins", "feature_size", "input_feat_size") if (v := getattr(audio, n, None))), 128)
+    bands = next(
+        (v for n in ("num_mel_bins", "feature_size", "input_feat_size") if (v := getattr(audio, n, None))), 128
+    )
     length, met = 96, []
 
     def noise(seed: int, *shape: int) -> torch.Tensor:

@@ -138,7 +138,9 @@ def token_ids(config_class: Any, processor: Any) -> dict[str, int]:
         named = special.get(str(mark)), getattr(processor, f"{name}_token_id", None), special.get(str(own))
         value = next((id for id in named if isinstance(id, int)), None)
         if value is None:
-            value = next((id for token, id in special.items() if all(w in token.lower() for w in name.split("_"))), None)
+            value = next(
+                (id for token, id in special.items() if all(w in token.lower() for w in name.split("_"))), None
+            )
         if value is not None and name not in COMMON_IDS:
             found[name] = value
     return found

@@ -107,9 +107,7 @@ class Field:
         return self.sizes.depth[self.role]
 
 
-def shrink(
-    config_class: Any, *, sizes: Sizes = APART, tokens: dict[str, int] | None = None, **overrides: Any
-) -> Any:
+def shrink(config_class: Any, *, sizes: Sizes = APART, tokens: dict[str, int] | None = None, **overrides: Any) -> Any:
     """A small config of a class; ``tokens`` are ids by stem, ``overrides`` fields that the caller knows better."""
     ids = Ids(dict(tokens or {}))
     fields = _fields(config_class, {}, _role("", config_class, "other"), sizes, ids)

@@ -163,7 +163,12 @@ def with_processor(kind: str, config_class: Any, model_class: Any, small: Small)
         "num_additional_image_tokens": towers["vision"].n_prefix if "vision" in towers else 0,
         **{
             name: getattr(config, name)
-            for name in ("vision_feature_select_strategy", "image_grid_pinpoints", "downsample_factor", "downsample_rate")
+            for name in (
+                "vision_feature_select_strategy",
+                "image_grid_pinpoints",
+                "downsample_factor",
+                "downsample_rate",
+            )
             if hasattr(config, name)
         },
     }
@@ -177,7 +182,9 @@ def with_processor(kind: str, config_class: Any, model_class: Any, small: Small)
         try:
             inputs = [made.inputs("What?", [picture]) for picture in pictures]
             if model.main_input_name == "input_ids" and image_token_id(model.config) is not None:
-                assert (inputs[0]["input_ids"] == image_token_id(model.config)).any(), "it puts no image token into a text"
+                assert (inputs[0]["input_ids"] == image_token_id(model.config)).any(), (
+                    "it puts no image token into a text"
+                )
             with torch.no_grad():
                 one, two = (_numbers(model(**each)) for each in inputs)
             assert not torch.allclose(one, two, atol=1e-6), "the picture makes no difference"

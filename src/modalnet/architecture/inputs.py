@@ -585,7 +585,10 @@ class Encoder:
                 continue
             if name == "token_type_ids" and items[0].kind in self.suffix_type:
                 scored = [item.prepared.n_scored for item in items]
-                values = [_ending_in(value, n, self.suffix_type[items[0].kind]) for value, n in zip(values, scored, strict=True)]
+                values = [
+                    _ending_in(value, n, self.suffix_type[items[0].kind])
+                    for value, n in zip(values, scored, strict=True)
+                ]
             if _is_text_field(name, first, items[0].inputs):
                 fill = self.pad_id if name == "input_ids" else 0
                 inputs[name] = torch.cat([self._pad_text(value, width, fill) for value in values])

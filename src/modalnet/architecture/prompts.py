@@ -127,7 +127,9 @@ class Prompts:
     @cached_property
     def _placeholder_candidates(self) -> list[str]:
         known = ("image_token", "boi_token")
-        others = (name for name in vars(self.processor) if re.fullmatch(r"image_\w+_token", name)) if self.processor else ()
+        others = (
+            (name for name in vars(self.processor) if re.fullmatch(r"image_\w+_token", name)) if self.processor else ()
+        )
         names = dict.fromkeys([*known, *(name for name in others if not re.search(r"start|end|bos|eos", name))])
         values = (getattr(self.processor, name, None) for name in names)
         return list(dict.fromkeys(str(token) for token in values if token))

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
 from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower
-from modalnet.errors import RemoteError
-from modalnet.errors import InputError
+from modalnet.errors import InputError, RemoteError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
 from modalnet.interventions.positions import Span
@@ -156,7 +155,9 @@ class Layouts:
         for ids in self._two_endings(item):
             batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
             (span,), total = self.spans(batch, self.encoder.text_tower)
-            reading = self.engine.run(batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root))
+            reading = self.engine.run(
+                batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root)
+            )
             assert reading.logits is not None
             found.append(reading.logits)
         return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
