@@ -19,9 +19,10 @@ import torch
 import modalnet as mn
 from families import picture
 from modalnet.architecture.towers import TEXT_TOWERS, Tower
+from modalnet.interventions.engine import output_head
 from modalnet.interventions.plan import Plan, Pool, Sites, Write
 
-from .feed import Tensors, sounds
+from .feed import Tensors, UnfitError, sounds
 from .small import Small
 
 TEXTS = ("What is this?", "Describe this image in one word, please. Is there a face?", "The dog ran across", "Why")
@@ -320,20 +321,23 @@ def _calls(bench: Bench, paths: Sequence[str], inputs: Mapping[str, Any]) -> lis
 
 
 def zero(bench: Bench) -> str | None:
-    """A zeroed unit reads as zero, and the logits are those of the same model with that unit zeroed by a hook."""
+    """A zeroed unit reads as zero; later blocks and the logits are those of a model with that unit zeroed by a hook."""
     (stimulus,) = bench.stimuli(1)
     base = _last_logits(bench, stimulus)
-    if base is None:
-        return "no LM head"
+    logits = None if base is None else "last"
     for tower in bench.towers(stimulus):
         layer, unit = min(1, tower.n_layers - 1) if tower.name in TEXT_TOWERS else 0, tower.width // 3
-        units = _unit(bench, tower, layer, unit)
-        run = bench.model.run([stimulus], mn.zero(units), read={tower.name: [layer]}, tokens="all", logits="last")
+        units, last = _unit(bench, tower, layer, unit), tower.n_layers - 1
+        run = bench.model.run([stimulus], mn.zero(units), read={tower.name: [layer]}, tokens="all", logits=logits)
         assert bool((run.residual[tower.name][0][0][:, unit] == 0).all()), f"{tower.name}: not zero"
+        later = bench.model.run([stimulus], mn.zero(units), read={tower.name: [last]}, tokens="all")
         with zeroing(bench.module, tower.paths[layer], tower, unit):
-            expected = _last_logits(bench, stimulus)
-        close(run.logits[0], expected, f"logits under zero in {tower.name}")
-        assert not torch.equal(expected, base), f"a unit of {tower.name} makes no difference"
+            _, expected = states(bench, stimulus)
+            close(later.residual[tower.name][0][0], expected[tower.name][last], f"{tower.name}[{last}] under zero")
+            zeroed = _last_logits(bench, stimulus)
+        if base is not None:
+            close(run.logits[0], zeroed, f"logits under zero in {tower.name}")
+            assert not torch.equal(zeroed, base), f"a unit of {tower.name} makes no difference"
     return None
 
 
@@ -344,9 +348,16 @@ def _unit(bench: Bench, tower: Tower, layer: int, unit: int) -> mn.Units:
 
 
 def _last_logits(bench: Bench, stimulus: mn.Stimulus) -> torch.Tensor | None:
-    output = plain(bench, bench.inputs(stimulus))
-    logits = getattr(output, "logits", None)
-    return None if logits is None or not bench.reads else logits[0, -1]
+    if not bench.reads or output_head(bench.module) is None:
+        return None
+    return plain(bench, bench.inputs(stimulus)).logits[0, -1]
+
+
+def repeats(bench: Bench) -> bool:
+    """Whether two forward passes on the same inputs give the same."""
+    one, two = (states(bench, stimulus)[1] for stimulus in bench.stimuli(1) * 2)
+    pairs = [(a, b) for name in one for a, b in zip(one[name], two[name], strict=True)]
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def batch(bench: Bench) -> str | None:
@@ -458,7 +469,7 @@ def _text_positions(bench: Bench, stimulus: mn.Stimulus, tower: Tower) -> torch.
 def generate(bench: Bench) -> str | None:
     """What a model writes under an intervention is what it writes with the same unit zeroed by a hook at every step."""
     if not bench.module.can_generate() or "decoder" not in bench.model.towers:
-        return "it does not generate"
+        return "no generation"
     (stimulus,) = bench.stimuli(1)
     tower = bench.model.towers["decoder"]
     layer, unit = 1, tower.width // 3
@@ -484,7 +495,10 @@ def audio(bench: Bench) -> str | None:
     tower = bench.model.towers.get("audio")
     if tower is None:
         return "no audio tower"
-    inputs, other = sounds(bench.module)
+    try:
+        inputs, other = sounds(bench.module)
+    except UnfitError:
+        return "not checked, sounds of its form are not made here"
     engine = bench.model._runner.engine
     with watching(bench.module, tower.paths) as calls:
         base = plain(bench, inputs).logits[0, -1]

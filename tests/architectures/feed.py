@@ -401,9 +401,8 @@ class TensorProcessor:
                 count = self._count(first)
                 one, two = (self._forward(self._with_text([1, 50, 60], count, 1, inputs)) for inputs in (first, second))
             except Exception as error:  # whatever a model raises means that it takes pictures otherwise
-                met.append(
-                    f"{', '.join(sorted(needs))}: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-                )
+                said = (str(error).splitlines() or [""])[0][:120]
+                met.append(f"{', '.join(sorted(needs))}: {type(error).__name__}: {said}")
                 continue
             if torch.isfinite(one).all() and not torch.allclose(one, two, atol=1e-6):
                 return cut

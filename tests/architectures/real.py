@@ -1,4 +1,4 @@
-"""Processors as a class has them, small and offline: real pictures of any size become what the real class makes of them.
+"""Processors as a class has them, small and offline: pictures of any size become what the real class makes of them.
 
 A processor's class says what it is made of (an image processor, a tokenizer with some special tokens, numbers that fit
 the model), and the numbers mean what they mean in configs. The tokens are in its source, where it looks them up.
@@ -88,7 +88,7 @@ def _assemble(processor_class: Any, image_processor: Any, tokenizer: Any, number
     return processor_class(**given)
 
 
-def _image_numbers(image_class: Any, numbers: dict[str, Any]) -> dict[str, Any]:
+def _image_numbers(image_class: Any, numbers: dict[str, Any]) -> dict[str, Any]:  # noqa: PLR0912  # a list of cases
     """Sizes of an image processor, by what its own are called."""
     side, merge = numbers["patch_size"], numbers["merge_size"]
     made: dict[str, Any] = {}

@@ -116,6 +116,10 @@ def shrink(config_class: Any, *, sizes: Sizes = APART, tokens: dict[str, int] | 
         # Ids that checkpoints carry and some classes read without declaring them.
         fields = {name: ids(name) for name in ("vision_start_token_id", "vision_end_token_id")} | fields
     config = config_class(**{**fields, **overrides})
+    if "layer_types" in declared and set(config.layer_types or ()) == {"linear_attention"}:
+        # Too few layers for one that attends, without which some classes have no cache.
+        kinds = ["linear_attention", "full_attention"] * len(config.layer_types)
+        config = config_class(**{**fields, "layer_types": kinds[: len(config.layer_types)], **overrides})
     if "vision_start_token_id" in declared:
         # Places of image tokens have three axes; some classes take the shares of a large head where none are named.
         rope = getattr(config.get_text_config(), "rope_parameters", None)
@@ -294,7 +298,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^num_global_layers$", lambda field: field.depth - 1),
     (r"^((num_)?(hidden_|encoder_|decoder_)?layers|n_layers?|depth|conf_num_hidden_layers)$", _depth),
     (r"^(aligner_num_add_layers|resampler_depth)$", _depth),
-    (r"_layer_period$", _is(2)),
+    (r"_layer_period$|^layer_group_size$", _is(2)),
     (r"_layer_offset$", _is(1)),
     (r"^num_kv_shared_layers$", _is(0)),
     (r"(key_value|kv)_heads$", _key_value_heads),
@@ -311,7 +315,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^(n_group|topk_group|first_k_dense_replace)$", _at_most(1)),
     (r"^n_groups$", _at_most(2)),
     # ---- pictures
-    (r"^(image_size|resolution)$", _is(IMAGE)),
+    (
+        r"^(image_size|resolution)$",
+        lambda field: [IMAGE, IMAGE] if isinstance(field.default, list | tuple) else IMAGE,
+    ),
     (r"^patch_size$", lambda field: field.default if isinstance(field.default, list | tuple) else PATCH),
     (r"^(image_seq_length|num_image_tokens|num_patches|num_position_embeddings)$", _is(SIDE * SIDE)),
     (r"^mm_tokens_per_image$", _is(SIDE * SIDE // 4)),
@@ -330,6 +337,13 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^rel_extent$", _at_most(64)),
 )
 
+
+def _indexer(field: Field) -> int:
+    head = field.width // field.heads
+    sizes = {"n_heads": 2, "kv_heads": 1, "head_dim": head, "budget": 16, "compress_ratio": 4}
+    return sizes[field.name.removeprefix("indexer_")]
+
+
 #: Fields that a class leaves at None although no model can be built from it then, or that it fills for a large model.
 MISSING: tuple[tuple[str, Rule], ...] = (
     (r"^(image|video|audio)_token_(id|index)$", _token),
@@ -339,7 +353,8 @@ MISSING: tuple[tuple[str, Rule], ...] = (
     (r"^num_experts$", _is(EXPERTS)),
     (r"^(num_experts_per_tok|top_k_experts)$", _is(CHOSEN)),
     (r"^moe_intermediate_size$", lambda field: [32, 16] if field.annotation.startswith("list") else 32),
-    (r"^indexer_(n_heads|kv_heads|head_dim|budget|compress_ratio)$", lambda field: _indexer(field)),
+    (r"^attn_layer_indices$", _is([1, 3])),
+    (r"^indexer_(n_heads|kv_heads|head_dim|budget|compress_ratio)$", _indexer),
     (r"^sliding_window$", lambda field: 16 if "layer_types" in field.siblings else None),
     (r"^image_size$", _is([IMAGE, IMAGE])),
     (r"^image_grid_pinpoints$", _is([[IMAGE, 2 * IMAGE], [2 * IMAGE, IMAGE], [2 * IMAGE, 2 * IMAGE]])),
@@ -351,12 +366,6 @@ MISSING: tuple[tuple[str, Rule], ...] = (
     (r"^downsample_rate$", _is("1/2")),
     (r"^projector_patch_to_query_dict$", _is({SIDE * SIDE: 3})),
 )
-
-
-def _indexer(field: Field) -> int:
-    head = field.width // field.heads
-    sizes = {"n_heads": 2, "kv_heads": 1, "head_dim": head, "budget": 16, "compress_ratio": 4}
-    return sizes[field.name.removeprefix("indexer_")]
 
 
 def _vocabulary_map(ids: Ids) -> dict[str, int]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from families import finish, make_tokenizer
 from modalnet.architecture.towers import find_towers
+from modalnet.errors import InputError
 
 from .feed import TensorProcessor, Tensors, UnfitError, image_token_id
 from .real import NoProcessorError, make_processor, token_ids
@@ -101,11 +102,11 @@ class Small:
         return config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
 
 
-def build(config_class: Any, model_class: Any) -> Small:
+def build(config_class: Any, model_class: Any, **overrides: Any) -> Small:
     """Build a class small, with a processor that stands in for its own.
 
     Its parts get widths of their own or, where it cannot be built so, one; parts that are optional are left out where
-    transformers cannot build them.
+    transformers cannot build them. ``overrides`` are fields of the config.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def build(config_class: Any, model_class: Any) -> Small:
     for sizes in (APART, ALIKE):
         for without in ((), *((name,) for name in optional)):
             try:
-                model = _model(config_class, model_class, sizes, without)
+                model = _model(config_class, model_class, sizes, without, **overrides)
             except ImportError as error:
                 raise NotBuiltError(_first_line(error)) from error
             except Exception as error:  # a class says in many ways that a config does not suit it
@@ -144,7 +145,6 @@ def with_processor(kind: str, config_class: Any, model_class: Any, small: Small)
     facts, cut = small.processor.facts, small.processor
     picture = Image.new("RGB", (IMAGE, IMAGE), (200, 30, 90))
     per_picture = cut.count([picture])
-    towers = find_towers(small.model)
     config = small.model.config
     numbers = {
         "patch_size": facts.side,
@@ -160,7 +160,7 @@ def with_processor(kind: str, config_class: Any, model_class: Any, small: Small)
         "image_size": IMAGE,
         "size_conversion": {IMAGE: per_picture},
         "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": towers["vision"].n_prefix if "vision" in towers else 0,
+        "num_additional_image_tokens": _prefix(small.model),
         **{
             name: getattr(config, name)
             for name in (
@@ -196,13 +196,28 @@ def with_processor(kind: str, config_class: Any, model_class: Any, small: Small)
 
 
 def _model(
-    config_class: Any, model_class: Any, sizes: Sizes, without: Sequence[str], tokens: dict[str, int] | None = None
+    config_class: Any,
+    model_class: Any,
+    sizes: Sizes,
+    without: Sequence[str],
+    tokens: dict[str, int] | None = None,
+    **overrides: Any,
 ) -> Any:
-    model = finish(model_class(shrink(config_class, sizes=sizes, tokens=tokens, **dict.fromkeys(without))))
+    config = shrink(config_class, sizes=sizes, tokens=tokens, **dict.fromkeys(without), **overrides)
+    model = finish(model_class(config))
     settings = getattr(model, "generation_config", None)
     if all(getattr(settings, name, 0) is None for name in ("decoder_start_token_id", "bos_token_id")):
         settings.decoder_start_token_id = COMMON_IDS["decoder_start"]  # as that of a checkpoint says
     return model
+
+
+def _prefix(model: Any) -> int:
+    """How many tokens stand before the patches of the first vision tower."""
+    try:
+        towers = find_towers(model)
+    except InputError:
+        return 0
+    return towers["vision"].n_prefix if "vision" in towers else 0
 
 
 def _numbers(output: Any) -> torch.Tensor:

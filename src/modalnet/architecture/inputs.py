@@ -316,18 +316,7 @@ class Encoder:
                 if cuts and cuts[index]:
                     places = [start + cut for cut in cuts[index]]
                     segments[index] = self._segments(whole, scored[index], places)
-        texts: dict[int, dict[str, list[int]]] = {}
-        for special_tokens in (True, False):
-            chosen = [
-                i
-                for i, stimulus in enumerate(stimuli)
-                if stimulus.n_images == 0 and prompts[i].special_tokens is special_tokens
-            ]
-            if not chosen:
-                continue
-            rows = self._tokenize([prompts[i].text or "" for i in chosen], special_tokens, max_tokens)
-            for place, i in enumerate(chosen):
-                texts[i] = {name: list(values[place]) for name, values in rows.items()}
+        texts = self._texts(stimuli, prompts, max_tokens)
         prepared = [
             Prepared(
                 i,
@@ -347,6 +336,24 @@ class Encoder:
                 self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
             self._check_length(len(item.written), item.stimulus.label)
         return prepared
+
+    def _texts(
+        self, stimuli: Sequence[Stimulus], prompts: Sequence[Prompt], max_tokens: int | None
+    ) -> dict[int, dict[str, list[int]]]:
+        """Token ids of the stimuli without images, by place, tokenized together."""
+        texts: dict[int, dict[str, list[int]]] = {}
+        for special_tokens in (True, False):
+            chosen = [
+                i
+                for i, stimulus in enumerate(stimuli)
+                if stimulus.n_images == 0 and prompts[i].special_tokens is special_tokens
+            ]
+            if not chosen:
+                continue
+            rows = self._tokenize([prompts[i].text or "" for i in chosen], special_tokens, max_tokens)
+            for place, i in enumerate(chosen):
+                texts[i] = {name: list(values[place]) for name, values in rows.items()}
+        return texts
 
     def _prompt(self, stimulus: Stimulus, raw: bool) -> Prompt:
         """The prompt of a stimulus, as far as a text goes in beside its images."""

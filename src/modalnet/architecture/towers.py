@@ -116,7 +116,8 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
             continue
         root = roots[name]
         others = [other for key, other in roots.items() if key != name and other is not root]
-        blocks = _blocks(root, excluded=others)
+        reader = _reader(module, root) if name in TEXT_TOWERS else root
+        blocks = _blocks(reader, excluded=others) or _blocks(root, excluded=others)
         if not blocks:
             continue
         inside = {id(sub) for block in blocks for sub in block.modules()}
@@ -167,10 +168,10 @@ def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
             sees = "vision" not in roots and (_sees_only(encoder) or _sees_only(module))
             roots["vision" if sees else "encoder"] = encoder
     text = _ask(module, "get_decoder")
-    if text is None or id(text) not in paths:
+    if text is None or id(text) not in paths or not any(_module_lists(text)):  # some call their LM head a decoder
         text = module
     if text is not roots.get("vision"):
-        generates = _ask(module, "can_generate") or _is_language_model(getattr(text, "config", None))
+        generates = _ask(module, "can_generate") or _is_language_model(getattr(_reader(module, text), "config", None))
         roots["decoder" if generates or _is_causal(text, roots) else "encoder"] = text
     return roots
 
@@ -238,13 +239,28 @@ def _ask(module: Any, method: str, **kwargs: Any) -> Any:
         return None
 
 
+_PIXELS = ("pixel_values", "flattened_patches")
+
+
 def _sees_only(module: Any) -> bool:
     """Whether a module takes images and no text."""
-    if getattr(module, "main_input_name", None) not in {"pixel_values", "flattened_patches"}:
-        return False
     takes = inspect.signature(module.forward).parameters
+    if getattr(module, "main_input_name", None) not in _PIXELS and not any(name in takes for name in _PIXELS):
+        return False
     reads = any(name in takes for name in ("input_ids", "decoder_input_ids"))
     return not reads and not hasattr(getattr(module, "config", None), "text_config")
+
+
+def _reader(module: Any, root: Any) -> Any:
+    """The part of a text tower that embeds the tokens: some models hold a second stack for what is no text."""
+    import torch
+
+    embedding = _ask(module, "get_input_embeddings")
+    found = root
+    for sub in root.modules() if isinstance(embedding, torch.nn.Embedding) else ():
+        if hasattr(sub, "main_input_name") and any(part is embedding for part in sub.modules()):
+            found = sub  # modules come before their parts
+    return found
 
 
 def _is_language_model(config: Any) -> bool:

@@ -18,7 +18,7 @@ import linecache
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.towers import FORWARD_ORDER
+from modalnet.architecture.towers import FORWARD_ORDER, TEXT_TOWERS
 from modalnet.errors import InputError, ModalnetError, RemoteError
 from modalnet.interventions.plan import Plan
 
@@ -78,6 +78,24 @@ def as_before(flat: torch.Tensor, hidden: torch.Tensor, form: tuple[int, int, bo
 
 class LayoutError(ModalnetError):
     """A tower holds another number of positions than the plan's indices were made for."""
+
+
+class RowsError(LayoutError):
+    """A text tower does not keep each stimulus of a batch in a row of its own."""
+
+
+def misplaced(placed: torch.Tensor, expected: tuple[int | None, int]) -> Any:
+    """How a block's positions lie and how they were expected to, in words; None where they lie so.
+
+    What is expected is a number of positions (None: any) and of rows (at most 1: any).
+    """
+    positions, rows = expected
+    found = placed.shape[:-1].numel()
+    if positions is not None and found != positions:
+        return f"{found} positions", f"{positions}"
+    if rows > 1 and placed.dim() > 2 and placed.shape[0] != rows:
+        return f"{placed.shape[0]} rows", f"{rows}"
+    return None
 
 
 @dataclass
@@ -261,8 +279,7 @@ class Engine:
             program["reduction"] = (towers, list(members), n_groups, absolute)
         saved, sums = self._session(self._forward, programs)
         for one in saved:
-            for name, found, expected in one["wrong"]:
-                raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+            _follow(one["wrong"])
         return sums
 
     def _programs(self, asked: Sequence[tuple[dict[str, Any], Plan]]) -> list[dict[str, Any]]:
@@ -340,13 +357,15 @@ class Engine:
     def _program(self, inputs: dict[str, Any], plan: Plan) -> dict[str, Any]:
         """A plan as what a trace takes: envoys, tensors and plain Python."""
         indices = {id(pool): self._index(pool) for _, pool in plan.reads}
-        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
-        # edits, whether to read, index, lengths, form).
+        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions and
+        # rows, edits, whether to read, index, lengths, form).
+        stimuli = len(inputs["input_ids"]) if "input_ids" in inputs else 1
         steps: list[tuple[Any, ...]] = []
         for tower, layer, writes, pool in plan.steps():
             edits = [self._edit(write) for write in writes]
             kept = pool is not None and pool.index is not None
-            expected = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
+            positions = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
+            expected = positions, stimuli if tower.name in TEXT_TOWERS else 1
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[id(pool)]
             block = self.envoy.get(tower.paths[layer])
@@ -420,8 +439,9 @@ class Engine:
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                 placed = by_position(hidden, form)
                 flat = placed.reshape(-1, placed.shape[-1])
-                if expected is not None and flat.shape[0] != expected:
-                    wrong.append((name, flat.shape[0], expected))
+                otherwise = misplaced(placed, expected)
+                if otherwise is not None:
+                    wrong.append((name, *otherwise))
                     tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
                 if edits:
                     flat = edited(flat, edits)
@@ -495,8 +515,7 @@ class Engine:
         """What a trace gave, as a reading; a LayoutError where it found another layout."""
         import torch
 
-        for name, found, expected in saved["wrong"]:
-            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        _follow(saved["wrong"])
         values = saved["values"]
         reading = self._gather(plan, saved["vectors"], saved["shapes"])
         if plan.logit_rows is not None:
@@ -630,8 +649,7 @@ class Engine:
         }
         run = self._generation
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
-        for name, found, expected in saved["wrong"]:
-            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        _follow(saved["wrong"])
         tokens = [int(ids[0, -1]) for ids in saved["fed"]]
         # What a model is made to end with comes last where the limit is reached, which is one pass later here.
         forced = getattr(self.module.generation_config, "forced_eos_token_id", None)
@@ -669,7 +687,7 @@ class Engine:
                             placed = by_position(hidden, form)
                             flat = placed.reshape(-1, placed.shape[-1])
                             if flat.shape[0] != expected:
-                                wrong.append((name, flat.shape[0], expected))
+                                wrong.append((name, f"{flat.shape[0]} positions", f"{expected}"))
                                 tracer.stop()
                             hidden = as_before(edited(flat, edits), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
@@ -681,7 +699,7 @@ class Engine:
                             placed = by_position(hidden, form)
                             flat = placed.reshape(-1, placed.shape[-1])
                             if flat.shape[0] != 1:
-                                wrong.append((name, flat.shape[0], 1))
+                                wrong.append((name, f"{flat.shape[0]} positions", "1"))
                                 tracer.stop()  # it reads all of the text again at every step
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
                             hidden = as_before(edited(flat, now), hidden, form)
@@ -777,6 +795,13 @@ class Engine:
         floating = value.is_floating_point()
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
         return value.to(device=device, dtype=dtype if floating else value.dtype)
+
+
+def _follow(wrong: Sequence[tuple[str, str, str]]) -> None:
+    """Stop where a trace found another layout than its plan was made for."""
+    for name, found, expected in wrong:
+        kind = RowsError if found.endswith("rows") else LayoutError
+        raise kind(f"the {name} tower holds {found}, {expected} were expected")
 
 
 def output_head(module: Any) -> Any:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
@@ -65,6 +66,7 @@ class Layouts:
         self._in_front: dict[str, bool] = {}
         self._ordered: set[Any] = set()
         self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
+        self._alone = False
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
     def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
@@ -126,26 +128,33 @@ class Layouts:
         return extra, self._in_front[tower]
 
     def keep_order(self, item: Encoded) -> None:
-        """Make sure that the tokens of a continuation look back only, where token types decide it.
+        """Make sure that the tokens of a continuation look back only, where token types decide it or nothing says so.
 
         Raises
         ------
         InputError
             Where they look ahead whatever their type: then a token's probability would be known from the token.
         """
-        if item.kind in self._ordered or "token_type_ids" not in item.inputs or item.prepared.written:
+        typed = "token_type_ids" in item.inputs
+        if item.kind in self._ordered or item.prepared.written or not (typed or self._may_look_ahead):
             return
-        for kept in (None, 1, 0):
+        for kept in (None, 1, 0) if typed else (None,):
             if kept is not None:
                 self.encoder.suffix_type[item.kind] = kept
             if not self._looks_ahead(item):
                 self._ordered.add(item.kind)
                 return
-        del self.encoder.suffix_type[item.kind]
+        self.encoder.suffix_type.pop(item.kind, None)
         raise InputError(
             f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
             "themselves. Probabilities of continuations need a model that reads from left to right."
         )
+
+    @cached_property
+    def _may_look_ahead(self) -> bool:
+        """Whether an attention of the text tower says that it is not causal."""
+        parts = (part for block in self.towers[self.encoder.text_tower].blocks for part in block.modules())
+        return any(getattr(part, "is_causal", True) is False for part in parts)
 
     def _looks_ahead(self, item: Encoded) -> bool:
         """Whether the logits that predict the last token change with that token."""
@@ -248,6 +257,16 @@ class Layouts:
             sum(shape[place] for shape in shapes) if place == along else size for place, size in enumerate(shapes[0])
         )
 
+    def run_alone(self) -> None:
+        """From now on stimuli run one at a time: this model's text towers do not hold them in rows of their own."""
+        if not self._alone:
+            warnings.warn(
+                f"{self.encoder.loaded.name} does not hold the texts of a batch in rows of their own, so stimuli run "
+                "one at a time.",
+                stacklevel=2,
+            )
+        self._alone = True
+
     def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
         """Split stimuli into batches whose layout is known to hold.
 
@@ -259,7 +278,7 @@ class Layouts:
             The towers that are read.
         """
         if len(items) < 2 or not items[0].n_images:
-            return [list(items)]
+            return [[item] for item in items] if self._alone else [list(items)]
         first = items[0]
         other = next((item for item in items if item.signature != first.signature), None)
         if other is not None and self._run_together(first, other, towers):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
 from modalnet.errors import InputError, ModalnetError, RemoteLimitError, RemoteMemoryError
 from modalnet.interventions.edits import Edits
-from modalnet.interventions.engine import Engine, LayoutError, Reading
+from modalnet.interventions.engine import Engine, LayoutError, Reading, RowsError
 from modalnet.interventions.layout import Layouts, is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Prefix, Sites
 from modalnet.interventions.positions import TokenChoice, select
@@ -365,10 +365,13 @@ class Runner:
         return prefix if self._shares else None
 
     def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None) -> Step | None:
-        """One batch; None where memory ran out and fewer stimuli may fit."""
+        """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
         # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
         try:
             return self._run(batch, asked, variant, prefix)
+        except RowsError:
+            self.layouts.run_alone()
+            return None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -383,6 +386,8 @@ class Runner:
         question = self._ask(batch, asked, variant, prefix)
         try:
             reading = self.engine.run(batch.inputs, question.plan)
+        except RowsError:
+            raise
         except LayoutError as error:
             if self.layouts.look_for_merging(batch.items[0]):
                 return self._run(batch, asked, variant, prefix)
