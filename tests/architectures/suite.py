@@ -33,18 +33,18 @@ COMMAND = "PYTHONPATH=tests python -m architectures"
 
 INTRO = """# Architectures
 
-Which models of transformers {version} modalnet reads, lesions and lets write. {good} of the {all} types that read images
-and texts pass every check.
+Which models of transformers {version} modalnet reads, lesions and lets write. {good} of the {all} types that read
+images and texts pass every check.
 
-This page is generated. A small model with random weights is built from each config class, and modalnet is compared with
-plain transformers and torch hooks on the same inputs:
+This page is generated. A small model with random weights is built from each config class, and modalnet is compared
+with plain transformers and torch hooks on the same inputs:
 
 {checks}
 
-A check that a row does not name does not apply to the class; where that is not plain, the last column says why. Failures
-and their reasons are in bold. *Pictures* of odd sizes go through the processor of the class, or, where it cannot be made
-without a checkpoint or torchvision, as tensors of the shape that the class takes. Classes for images alone are the
-transformers among those that cut a picture into patches.
+A check that a row does not name does not apply to the class; where that is not plain, the last column says why.
+Failures and their reasons are in bold. *Pictures* of odd sizes go through the processor of the class, or, where it
+cannot be made without a checkpoint or torchvision, as tensors of the shape that the class takes. Classes for images
+alone are the transformers among those that cut a picture into patches.
 
 To write it again, after a change or with a newer transformers: `{command}`."""
 
