@@ -450,6 +450,7 @@ class TensorProcessor:
         inputs = {
             name: value for name, value in inputs.items() if name in self.facts.wanted or name == "attention_mask"
         }
+        torch.manual_seed(0)  # of models that draw random numbers
         with torch.no_grad():
             output = self.model(**inputs)
         return output.logits if hasattr(output, "logits") else output[0]
@@ -545,9 +546,11 @@ def _flat(images: Any) -> list[Any]:
 
 
 def image_token_id(config: Any) -> int | None:
-    """The token that holds an image in a text, as configs name it."""
-    for name in ("image_token_id", "image_token_index", "video_token_id", "video_token_index"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            return value
+    """The token that holds an image in a text, as configs and their parts name it."""
+    parts = [getattr(config, name, None) for name in getattr(type(config), "sub_configs", None) or ()]
+    for holder in (config, *parts):
+        for name in ("image_token_id", "image_token_index", "video_token_id", "video_token_index"):
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
     return None

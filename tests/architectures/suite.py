@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ def _plain(error: BaseException) -> str:
     """The first sentence of an error, as a table can hold it; no numbers that differ between machines."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = re.split(r"(?<=[a-z])\. |; ", text)[0].replace("|", "/").rstrip(". ")
-    return re.sub(r"\d\S*e[-+]\d+|\d+\.\d+", "…", text)[:160]
+    return textwrap.shorten(re.sub(r"\d\S*e[-+]\d+|\d+\.\d+", "…", text), 140, placeholder=" …")
 
 
 def page(outcomes: list[Outcome]) -> str:

@@ -691,11 +691,14 @@ def _image_token_id(loaded: Loaded) -> int | None:
     takes = inspect.signature(loaded.module.forward).parameters
     frames = "pixel_values" in takes and "pixel_values_videos" not in takes
     stills = [(config, "video_token_id"), (config, "video_token_index")] if frames else []
+    # A model made of whole models leaves it to the one that reads.
+    parts = [getattr(config, name, None) for name in getattr(type(config), "sub_configs", None) or ()]
     for holder, name in (
         (config, "image_token_id"),
         (config, "image_token_index"),
         (loaded.processor, "image_token_id"),
         *stills,
+        *((part, "image_token_id") for part in parts),
     ):
         value = getattr(holder, name, None)
         if isinstance(value, int):

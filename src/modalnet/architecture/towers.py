@@ -146,7 +146,8 @@ def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     """The submodule that holds each tower, as far as the model itself says so."""
     roots: dict[str, Any] = {}
     image = _ask(module, "get_encoder", modality="image")
-    if image is None or image is module or id(image) not in paths:
+    # A class with one encoder may answer with it whatever it is asked for.
+    if image is None or image is module or id(image) not in paths or _reads_only(image):
         image = None
     seeing = _seeing_modules(module)
     # Some classes answer with a module that holds more than the image encoder, or with themselves.
@@ -251,6 +252,12 @@ def _sees_only(module: Any) -> bool:
     return not reads and not hasattr(getattr(module, "config", None), "text_config")
 
 
+def _reads_only(module: Any) -> bool:
+    """Whether a module takes text and no images."""
+    takes = inspect.signature(module.forward).parameters
+    return "input_ids" in takes and not any(name in takes for name in _PIXELS)
+
+
 def _reader(module: Any, root: Any) -> Any:
     """The part of a text tower that embeds the tokens: some models hold a second stack for what is no text."""
     import torch
@@ -294,6 +301,8 @@ def _blocks(root: Any, excluded: Iterable[Any] = ()) -> list[Any]:
         recorded = _recorded_classes(models)
         named = named or [children for children in lists if all(_is_instance(child, recorded) for child in children)]
     candidates = named or [children for children in lists if _look_like_blocks(children)]
+    if not named:  # the parts of a block may look like blocks, but differ from each other as blocks do not
+        candidates = [children for children in lists if _in_parts(children)] or candidates
     if not candidates:  # the normalizations may sit one level deeper, in the parts of a block
         candidates = [children for children in lists if all(_holds_norms(child) for child in children)]
     if not candidates:
@@ -325,6 +334,16 @@ def _holds_norms(block: Any) -> bool:
     """Whether a block is made of parts that normalize what they read."""
     parts = [_plain(part) for part in _plain(block).children()]
     return len(parts) >= 2 and any(_norm_width(part) is not None for part in parts)
+
+
+def _in_parts(children: list[Any]) -> bool:
+    """Whether equal blocks hold their parts in a list, each with its normalization."""
+    import torch
+
+    if len({type(_plain(child)) for child in children}) > 1:
+        return False
+    lists = [list(part) for part in _plain(children[0]).children() if isinstance(part, torch.nn.ModuleList)]
+    return any(len({type(part) for part in parts}) > 1 and _look_like_blocks(parts) for parts in lists)
 
 
 def _recorded_classes(models: Iterable[Any]) -> list[Any]:

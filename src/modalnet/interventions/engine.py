@@ -363,8 +363,8 @@ class Engine:
         steps: list[tuple[Any, ...]] = []
         for tower, layer, writes, pool in plan.steps():
             edits = [self._edit(write) for write in writes]
-            kept = pool is not None and pool.index is not None
-            positions = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
+            # A pool of no positions is one that asks how many there are.
+            positions = writes[0].n_positions if writes else (pool.n_positions or None) if pool else None
             expected = positions, stimuli if tower.name in TEXT_TOWERS else 1
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[id(pool)]
