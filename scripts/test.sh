@@ -3,12 +3,12 @@
 #
 #   bash scripts/test.sh [pytest arguments]         unit and parity tests
 #   bash scripts/test.sh --all [pytest arguments]   linters, types and the documentation first, then all tests: the
-#                                                   notebooks, real models, real data and NDIF too (where they come
-#                                                   from: tests/assets.py, tests/conftest.py)
+#                                                   notebooks, every architecture, real models, real data and NDIF
+#                                                   too (where they come from: tests/assets.py, tests/conftest.py)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-select=(-m "not real and not ndif" tests)
+select=(-m "not real and not ndif and not architectures" tests)
 # One process per core and one thread in each: small models gain nothing from a second thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 parallel=(-n logical --maxprocesses 4 --dist loadgroup)

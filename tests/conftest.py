@@ -43,8 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of a file share one, and there is one server."""
+    """Where tests run in several processes, those of a file share one, and there is one server.
+
+    Every architecture is built anew, so these need not stay together.
+    """
     for item in items:
+        if item.get_closest_marker("architectures"):
+            continue
         group = "ndif" if item.get_closest_marker("ndif") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 

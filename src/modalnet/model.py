@@ -15,9 +15,9 @@ import numpy as np
 
 from modalnet.architecture.canvas import Canvas, canvas
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint, served_fingerprint
-from modalnet.architecture.inputs import TEXT_TOWERS, Encoded, Encoder, Prepared
+from modalnet.architecture.inputs import Encoded, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
-from modalnet.architecture.towers import Tower, find_towers
+from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
 from modalnet.errors import InputError
 from modalnet.interventions.edits import Edits, flatten
 from modalnet.interventions.engine import Engine
@@ -142,7 +142,8 @@ class Model:
     @property
     def has_image_tokens(self) -> bool:
         """Whether a picture stands in the decoder as tokens of its own."""
-        return self.decoder is not None and self._encoder.image_token_id is not None
+        placed = self._encoder.image_token_id is not None and not self._encoder.writes_apart
+        return self.decoder is not None and placed
 
     @property
     def padding_side(self) -> Literal["right", "left"]:
@@ -692,10 +693,9 @@ class Model:
                 raise InputError(f"{one}: these units belong to another model, by its fingerprint, than {self.name}.")
             for name in one.towers:
                 if name in self.towers and name not in reached:
-                    missing = "images" if name == "vision" else "text"
                     raise InputError(
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
-                        f"give stimuli with {missing}, or leave it out."
+                        f"give stimuli with {input_of(name)}, or leave it out."
                     )
         return Edits(ordered, self.towers, self._read_apart, range(len(stimuli)) if owners is None else owners)
 
@@ -721,7 +721,7 @@ class Model:
         # Around an image a language model reads a prompt, so an image alone reaches both towers; in a dual encoder
         # the towers do not meet.
         read = not self._encoder.dual or all(stimulus.text is not None for stimulus in stimuli)
-        return [name for name in self.towers if (name == "vision" and seen) or (name in TEXT_TOWERS and read)]
+        return [name for name in self.towers if (name in VISION_TOWERS and seen) or (name in TEXT_TOWERS and read)]
 
     def stream(
         self,

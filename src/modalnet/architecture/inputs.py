@@ -6,6 +6,10 @@ that does not fit into memory is split without encoding again, and the length of
 blurs it.
 
 Reads pad on the right unless told otherwise: behind a causal mask, padding that follows a token cannot reach it.
+
+An encoder-decoder model reads its prompt in the encoder and writes in the decoder, which holds a start token and then
+what is written: the continuation, where one is scored. Where the encoder reads images alone, a stimulus' text is what
+the decoder has written so far.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.architecture.prompts import Prompt, Prompts
+from modalnet.architecture.towers import TEXT_TOWERS
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
     from modalnet.architecture.towers import Tower
     from modalnet.stimuli import Stimulus
 
-TEXT_TOWERS = ("encoder", "decoder")
+# Parameters of a model's forward that take pictures, whether or not a tower of blocks looks at them.
+_PICTURES = ("pixel_values", "flattened_patches", "image_patches")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Prepared:
         How many tokens at the end are a continuation whose probability is wanted.
     segments
         For each of those tokens, which segment of the continuation it belongs to; empty where there is only one.
+    written
+        Token ids in the decoder of an encoder-decoder model, from its start token on; empty for other models.
+    appended
+        Token ids of a continuation that stands behind what a processor closes the prompt with.
     """
 
     index: int
@@ -59,6 +69,12 @@ class Prepared:
     text_inputs: dict[str, list[int]] | None = None
     n_scored: int = 0
     segments: tuple[int, ...] = ()
+    written: tuple[int, ...] = ()
+    appended: tuple[int, ...] = ()
+
+    def scored_in(self, tower: str) -> int:
+        """How many tokens at the end of a tower's own are the continuation's."""
+        return self.n_scored if tower in TEXT_TOWERS and (not self.written or tower == "decoder") else 0
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -120,6 +136,14 @@ class Encoded:
             parts.append((name, tuple(value.shape), sizes))
         return tuple(parts)
 
+    def without_last(self) -> Encoded:
+        """The same without the last token of its text."""
+        cut = {
+            name: value[:, :-1] if _is_text_field(name, value, self.inputs) else value
+            for name, value in self.inputs.items()
+        }
+        return Encoded(self.prepared, cut)
+
     @property
     def vision_masks(self) -> list[torch.Tensor]:
         """Masks over pixels, patches or tiles: where a processor padded the images."""
@@ -142,6 +166,8 @@ class TextTokens:
         Which of its tokens hold an image; None where the model places no image tokens in the text.
     cls
         Offset of a [CLS] token, where the tokenizer has one.
+    ids
+        The token ids.
     """
 
     row: int
@@ -149,6 +175,7 @@ class TextTokens:
     length: int
     image: torch.Tensor | None
     cls: int | None
+    ids: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -162,11 +189,13 @@ class Batch:
     inputs
         Model inputs.
     text
-        Tokens of each stimulus in the language tower; empty for a model without text.
+        Tokens of each stimulus in the tower that reads its prompt; empty for a model without text.
     width
         Padded number of text tokens per row.
     root
         Module path of the part of the model that takes these inputs (``""`` for the whole).
+    written, written_width
+        The same for the decoder of an encoder-decoder model; empty for other models.
     """
 
     items: tuple[Encoded, ...]
@@ -174,6 +203,13 @@ class Batch:
     text: tuple[TextTokens, ...]
     width: int
     root: str = ""
+    written: tuple[TextTokens, ...] = ()
+    written_width: int = 0
+
+    def tokens_in(self, tower: str) -> tuple[tuple[TextTokens, ...], int]:
+        """Tokens of each stimulus in a text tower, and the padded number per row."""
+        apart = bool(self.written) and tower == "decoder"
+        return (self.written, self.written_width) if apart else (self.text, self.width)
 
 
 class Encoder:
@@ -208,10 +244,17 @@ class Encoder:
         config = loaded.module.config
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.reads_text = any(name in towers for name in TEXT_TOWERS)
+        #: Where logits come from and continuations stand.
         self.text_tower = "decoder" if "decoder" in towers else "encoder"
-        self.sees = "vision" in towers
+        self.sees = "vision" in towers or any(name in self._parameters for name in _PICTURES)
         #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
         self.dual = self.sees and "encoder" in towers and "decoder" not in towers
+        #: An encoder-decoder model writes in another tower than it reads in.
+        self.writes_apart = bool(getattr(config, "is_encoder_decoder", False)) and "decoder" in towers
+        #: Per kind of stimulus, the token type with which tokens of a continuation look back only, where it matters.
+        self.suffix_type: dict[Any, int] = {}
+        #: Its encoder may read no text at all.
+        self.only_writes = self.writes_apart and "encoder" not in towers
 
     # -- preparing ---------------------------------------------------------------------------------------------------
 
@@ -245,26 +288,59 @@ class Encoder:
             Where a stimulus does not fit the model; the message names the stimulus.
         """
         self._check_fit(stimuli)
-        prompts = [
-            # Nothing is not a user's turn, so no template is put around it.
-            Prompt(None)
-            if self.dual and stimulus.text is None
-            else self.prompts.write(stimulus, raw=raw or stimulus.text == "")
-            for stimulus in stimuli
-        ]
+        prompts = [self._prompt(stimulus, raw) for stimulus in stimuli]
         scored = [0] * len(prompts)
         segments: list[tuple[int, ...]] = [()] * len(prompts)
-        if continuations is not None:
-            whole = [
-                Prompt((prompt.text or "") + text, prompt.special_tokens)
-                for prompt, text in zip(prompts, continuations, strict=True)
-            ]
-            scored = [self._added(before, after) for before, after in zip(prompts, whole, strict=True)]
-            for index, places in enumerate(cuts or ()):
-                if places:
-                    start = len(prompts[index].text or "")
-                    segments[index] = self._segments(whole[index], scored[index], [start + cut for cut in places])
-            prompts = whole
+        written: list[tuple[int, ...]] = [()] * len(prompts)
+        appended: list[tuple[int, ...]] = [()] * len(prompts)
+        if self.writes_apart:
+            for index, stimulus in enumerate(stimuli):
+                text = continuations[index] if continuations is not None else ""
+                prefix = (stimulus.text or "") if self.only_writes else ""
+                ids, scored[index] = self._write(prefix, text, max_tokens)
+                written[index] = (self._start_token, *ids)
+                if cuts and cuts[index]:
+                    starts = [len(prefix) + cut for cut in cuts[index]]
+                    segments[index] = self._segments(Prompt(prefix + text, False), scored[index], starts)
+        elif continuations is not None:
+            for index, text in enumerate(continuations):
+                before = prompts[index]
+                if stimuli[index].n_images and self._closes_prompts:
+                    start, whole = 0, Prompt(text, False)
+                    appended[index] = self._bare(text)
+                    scored[index] = len(appended[index])
+                else:
+                    start, whole = len(before.text or ""), Prompt((before.text or "") + text, before.special_tokens)
+                    scored[index] = self._added(before, whole)
+                    prompts[index] = whole
+                if cuts and cuts[index]:
+                    places = [start + cut for cut in cuts[index]]
+                    segments[index] = self._segments(whole, scored[index], places)
+        texts = self._texts(stimuli, prompts, max_tokens)
+        prepared = [
+            Prepared(
+                i,
+                stimulus,
+                prompts[i].text,
+                prompts[i].special_tokens,
+                texts.get(i),
+                scored[i],
+                segments[i],
+                written[i],
+                appended[i],
+            )
+            for i, stimulus in enumerate(stimuli)
+        ]
+        for item in prepared:
+            if item.text_inputs is not None:
+                self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
+            self._check_length(len(item.written), item.stimulus.label)
+        return prepared
+
+    def _texts(
+        self, stimuli: Sequence[Stimulus], prompts: Sequence[Prompt], max_tokens: int | None
+    ) -> dict[int, dict[str, list[int]]]:
+        """Token ids of the stimuli without images, by place, tokenized together."""
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
             chosen = [
@@ -277,14 +353,67 @@ class Encoder:
             rows = self._tokenize([prompts[i].text or "" for i in chosen], special_tokens, max_tokens)
             for place, i in enumerate(chosen):
                 texts[i] = {name: list(values[place]) for name, values in rows.items()}
-        prepared = [
-            Prepared(i, stimulus, prompts[i].text, prompts[i].special_tokens, texts.get(i), scored[i], segments[i])
-            for i, stimulus in enumerate(stimuli)
-        ]
-        for item in prepared:
-            if item.text_inputs is not None:
-                self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
-        return prepared
+        return texts
+
+    def _prompt(self, stimulus: Stimulus, raw: bool) -> Prompt:
+        """The prompt of a stimulus, as far as a text goes in beside its images."""
+        if self.only_writes or (self.dual and stimulus.text is None):
+            return Prompt(None)
+        # Nothing is not a user's turn, so no template is put around it.
+        return self.prompts.write(stimulus, raw=raw or stimulus.text == "")
+
+    def _write(self, prefix: str, text: str, max_tokens: int | None = None) -> tuple[tuple[int, ...], int]:
+        """Token ids of what a decoder has written, without its start token, and how many of them are the text's."""
+        if not prefix + text:
+            return (), 0
+        before = self._bare(prefix)
+        if max_tokens is not None:
+            before = before[:max_tokens]
+        if not text:
+            return before, 0
+        whole = self._bare(prefix + text)
+        same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+        return whole, len(whole) - same
+
+    def _bare(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text without special tokens."""
+        if not text:
+            return ()
+        return tuple(self.loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def _closes_prompts(self) -> bool:
+        """Whether the processor ends the text beside a picture with something of its own, such as a new line."""
+        from PIL import Image
+
+        from modalnet.stimuli.stimulus import Stimulus
+
+        picture = Image.new("RGB", (64, 64), (127, 127, 127))
+        prompt = self.prompts.write(Stimulus("a", image=picture))
+        ids = self.prompts.process(prompt.text or "", [picture], prompt.special_tokens)["input_ids"]
+        plain = self.loaded.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens, verbose=False)["input_ids"]
+        return int(ids[0][-1]) != plain[-1]
+
+    @cached_property
+    def _start_token(self) -> int:
+        """The token that the decoder of an encoder-decoder model begins with."""
+        module = self.loaded.module
+        config = module.config
+        holders = (
+            getattr(module, "generation_config", None),
+            config,
+            self.text_config,
+            getattr(config, "decoder", None),
+        )
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for holder in holders:
+                value = getattr(holder, name, None)
+                if isinstance(value, int):
+                    return value
+        raise InputError(
+            f"{self.loaded.name} does not say what token its decoder begins with. Set decoder_start_token_id in its "
+            "generation_config."
+        )
 
     def _added(self, before: Prompt, after: Prompt) -> int:
         """How many tokens of the longer prompt are new: those from the first that differs."""
@@ -312,6 +441,11 @@ class Encoder:
         InputError
             Where the stimulus' own last token would become another one.
         """
+        if self.writes_apart:
+            ids, count = self._write((stimulus.text or "") if self.only_writes else "", text)
+            return ids[len(ids) - count :]
+        if stimulus.n_images and self._closes_prompts:
+            return self._bare(text)
         before = self.prompts.write(stimulus, raw=stimulus.text == "")
         rows = [
             self.loaded.tokenizer(one, add_special_tokens=before.special_tokens, verbose=False)["input_ids"]
@@ -358,19 +492,14 @@ class Encoder:
         if any(not stimulus.n_images for stimulus in stimuli) and self.loaded.tokenizer is None:
             raise InputError(f"{name} came without a tokenizer{why}. Pass tokenizer= to modalnet.load().")
         if any(stimulus.n_images for stimulus in stimuli):
-            if self.reads_text and not self.dual and self.loaded.processor is None:
+            if self.reads_text and not (self.dual or self.only_writes) and self.loaded.processor is None:
                 raise InputError(f"{name} came without a processor{why}. Pass processor= to modalnet.load().")
             if self.loaded.image_processor is None:
                 raise InputError(f"{name} came without an image processor{why}. Pass processor= to modalnet.load().")
-        pixels = self._parameters.get("pixel_values")
-        if pixels is not None and pixels.default is inspect.Parameter.empty and self.reads_text and not self.dual:
+        if self.reads_text and self.sees and not self.dual and (self.only_writes or self._needs_pictures):
             bare = next((stimulus for stimulus in stimuli if not stimulus.n_images), None)
             if bare is not None:
                 raise InputError(f"stimulus {bare.label} has no image, but {name} does not read a text without one.")
-        if getattr(self.loaded.module.config, "is_encoder_decoder", False):
-            raise InputError(
-                f"{name} is an encoder-decoder model. modalnet shows its towers, but this version does not run it."
-            )
 
     def _tokenize(self, texts: list[str], special_tokens: bool, max_tokens: int | None) -> dict[str, list[list[int]]]:
         # verbose=False: a text over the model's length is an error of ours below, which names the stimulus.
@@ -409,11 +538,14 @@ class Encoder:
         """
         import torch
 
+        written = {"decoder_input_ids": torch.tensor([prepared.written])} if prepared.written else {}
         if prepared.text_inputs is not None:
             inputs = {name: torch.tensor([ids]) for name, ids in prepared.text_inputs.items()}
             if self._wants_token_types:
                 inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
-            return Encoded(prepared, inputs)
+            if "bbox" in self._parameters:  # places of words on a page, which a text by itself has not
+                inputs["bbox"] = torch.zeros(*inputs["input_ids"].shape, 4, dtype=torch.long)
+            return Encoded(prepared, {**inputs, **written})
         images = prepared.stimulus.images()
         try:
             if prepared.prompt is None:
@@ -429,7 +561,13 @@ class Encoder:
                 f"the processor of {self.loaded.name} cannot use stimulus {prepared.stimulus.label} (images of "
                 f"{sizes} pixels): {type(error).__name__}: {error}"
             ) from error
-        encoded = Encoded(prepared, {name: _tensor(value) for name, value in features.items() if _useful(name, value)})
+        made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
+        if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
+            # Not every processor marks the image tokens unless it is asked to, and positions of some models need it.
+            made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
+        if prepared.appended:
+            made = _with_continuation(made, prepared.appended)
+        encoded = Encoded(prepared, {**made, **written})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         return encoded
 
@@ -444,15 +582,28 @@ class Encoder:
         lengths = [item.n_tokens for item in items]
         width = max(lengths)
         inputs: dict[str, Any] = {}
+        written: tuple[TextTokens, ...] = ()
+        written_width = max(len(item.prepared.written) for item in items)
+        if written_width:
+            written = self._written(items, written_width, inputs)
         for name, first in items[0].inputs.items():
             values = [item.inputs[name] for item in items]
+            if name == "decoder_input_ids":
+                continue
+            if name == "token_type_ids" and items[0].kind in self.suffix_type:
+                scored = [item.prepared.n_scored for item in items]
+                values = [
+                    _ending_in(value, n, self.suffix_type[items[0].kind])
+                    for value, n in zip(values, scored, strict=True)
+                ]
             if _is_text_field(name, first, items[0].inputs):
                 fill = self.pad_id if name == "input_ids" else 0
                 inputs[name] = torch.cat([self._pad_text(value, width, fill) for value in values])
             else:
                 inputs[name] = torch.cat(_to_one_shape(values))
         if width == 0:
-            return Batch(tuple(items), inputs, (), 0, self.towers["vision"].root if self.dual else "")
+            root = self.towers["vision"].root if self.dual else ""
+            return Batch(tuple(items), inputs, (), 0, root, written, written_width)
         if "attention_mask" not in inputs:
             ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
             inputs["attention_mask"] = torch.cat([self._pad_text(one, width, 0) for one in ones])
@@ -460,7 +611,18 @@ class Encoder:
             # Learned absolute positions would count the padding; rotary ones do not mind either way.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         root = self.towers["encoder"].root if self.dual and items[0].n_images == 0 else ""
-        return Batch(tuple(items), inputs, self._text_tokens(items, width), width, root)
+        return Batch(tuple(items), inputs, self._text_tokens(items, width), width, root, written, written_width)
+
+    def _written(self, items: Sequence[Encoded], width: int, inputs: dict[str, Any]) -> tuple[TextTokens, ...]:
+        """The decoder's ids, padded at the end: it looks back only, and learned positions count from the start."""
+        import torch
+
+        rows = [item.inputs["decoder_input_ids"][0] for item in items]
+        inputs["decoder_input_ids"] = torch.nn.utils.rnn.pad_sequence(rows, True, self.pad_id)
+        if "decoder_attention_mask" in self._parameters:
+            ones = [torch.ones_like(row) for row in rows]
+            inputs["decoder_attention_mask"] = torch.nn.utils.rnn.pad_sequence(ones, True, 0)
+        return tuple(TextTokens(row, 0, len(ids), None, None, ids) for row, ids in enumerate(rows))
 
     def _text_tokens(self, items: Sequence[Encoded], width: int) -> tuple[TextTokens, ...]:
         tokens = []
@@ -474,9 +636,13 @@ class Encoder:
             shift = 0 if self.padding_side == "right" else width - len(ids)
             span = ids[first : first + length]
             image = span == self.image_token_id if self.image_token_id is not None and item.n_images else None
+            marked = item.inputs.get("image_embeds_position_mask")
+            if image is None and marked is not None:
+                image = marked[0, first : first + length].bool()
             cls_id = getattr(self.loaded.tokenizer, "cls_token_id", None)
             at_cls = (span == cls_id).nonzero().flatten() if cls_id is not None else []
-            tokens.append(TextTokens(row, shift + first, length, image, int(at_cls[0]) if len(at_cls) else None))
+            cls = int(at_cls[0]) if len(at_cls) else None
+            tokens.append(TextTokens(row, shift + first, length, image, cls, span))
         return tuple(tokens)
 
     def _pad_text(self, value: torch.Tensor, width: int, fill: int) -> torch.Tensor:
@@ -508,6 +674,12 @@ class Encoder:
         return "token_type_ids" in names and "token_type_ids" in self._parameters
 
     @cached_property
+    def _needs_pictures(self) -> bool:
+        """Whether the model's forward cannot do without pictures."""
+        given = (self._parameters.get(name) for name in _PICTURES)
+        return any(parameter is not None and parameter.default is inspect.Parameter.empty for parameter in given)
+
+    @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.loaded.module.forward).parameters
 
@@ -515,10 +687,18 @@ class Encoder:
 def _image_token_id(loaded: Loaded) -> int | None:
     """Token id that holds an image's features in the language tower; None where the model has no such token."""
     config = getattr(loaded.module, "config", None)
+    # A model whose pictures are the frames of a video has a token for videos alone.
+    takes = inspect.signature(loaded.module.forward).parameters
+    frames = "pixel_values" in takes and "pixel_values_videos" not in takes
+    stills = [(config, "video_token_id"), (config, "video_token_index")] if frames else []
+    # A model made of whole models leaves it to the one that reads.
+    parts = [getattr(config, name, None) for name in getattr(type(config), "sub_configs", None) or ()]
     for holder, name in (
         (config, "image_token_id"),
         (config, "image_token_index"),
         (loaded.processor, "image_token_id"),
+        *stills,
+        *((part, "image_token_id") for part in parts),
     ):
         value = getattr(holder, name, None)
         if isinstance(value, int):
@@ -528,10 +708,39 @@ def _image_token_id(loaded: Loaded) -> int | None:
 
 def _is_text_field(name: str, value: Any, inputs: dict[str, Any]) -> bool:
     """Whether a field runs along the text tokens, so that it is padded with them."""
+    if name.startswith("decoder_"):
+        return True
     ids = inputs.get("input_ids")
     if ids is None or value.dim() < 2 or value.shape[:2] != ids.shape[:2]:
         return False
-    return name == "input_ids" or (("mask" in name or name.endswith("_ids")) and "pixel" not in name)
+    # Places of patches can be as many as the tokens of a text.
+    if "pixel" in name or name.startswith(("image_position", "aspect_ratio")):
+        return False
+    return name in ("input_ids", "bbox") or "mask" in name or name.endswith("_ids")
+
+
+def _with_continuation(inputs: dict[str, torch.Tensor], ids: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Model inputs with tokens behind their text."""
+    import torch
+
+    made = {}
+    for name, value in inputs.items():
+        more = value
+        if name == "input_ids":
+            more = torch.cat([value, torch.tensor([ids], dtype=value.dtype)], 1)
+        elif _is_text_field(name, value, inputs):
+            # What a mask says of the last token holds for those that follow; no token of text is of another type.
+            last = value[:, -1:] if "mask" in name else torch.zeros_like(value[:, -1:])
+            more = torch.cat([value, last.repeat_interleave(len(ids), 1)], 1)
+        made[name] = more
+    return made
+
+
+def _ending_in(value: torch.Tensor, count: int, end: int) -> torch.Tensor:
+    """``[1, token]`` with another number in its last places."""
+    changed = value.clone()
+    changed[:, value.shape[1] - count :] = end
+    return changed
 
 
 def _useful(name: str, value: Any) -> bool:

@@ -1,12 +1,13 @@
 """What a stimulus looks like as text: chat templates and image placeholders.
 
 A vision-language model finds its images in the text by placeholder tokens. A processor with a chat template writes
-them itself. For one without, the placeholder is what the processor says it is (``image_token``, or ``boi_token`` where
-that one is expanded), found out by asking the processor to read a small picture.
+them itself. For one without, the placeholder is what the processor says it is (``image_token``, ``boi_token`` where
+that one is expanded, or another image token that it names), found out by asking the processor to read a small picture.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +60,7 @@ class Prompts:
         if chat_template is True and not template:
             raise InputError("chat_template=True, but neither the processor nor the tokenizer has a chat template.")
         self.template_of: Any = holder if template and chat_template is not False else None
+        self._nests: bool | None = None  # whether images are nested by text; None until a picture was read
 
     def write(self, stimulus: Stimulus, *, raw: bool = False) -> Prompt:
         """The prompt of a stimulus; ``raw`` leaves a text as it is."""
@@ -80,7 +82,17 @@ class Prompts:
     def process(self, prompt: str, images: list[Image.Image], special_tokens: bool) -> Any:
         """Run the processor on a prompt and its images."""
         options = {} if special_tokens else {"add_special_tokens": False}
-        return self.processor(text=[prompt], images=[images], return_tensors="pt", **options)
+        # Most processors take images nested by text; a few know no other way than one list of them.
+        for given in ([images], images) if self._nests is None else ([images],) if self._nests else (images,):
+            try:
+                features = self.processor(text=[prompt], images=given, return_tensors="pt", **options)
+            except ValueError as error:
+                if self._nests is not None or given is images or "ested" not in str(error):
+                    raise
+                continue
+            self._nests = given is not images
+            return features
+        raise AssertionError("the last way returns or raises")
 
     def _in_template(self, text: str | None, n_images: int) -> str:
         parts: list[dict[str, str]] = [{"type": "image"} for _ in range(n_images)]
@@ -114,8 +126,13 @@ class Prompts:
 
     @cached_property
     def _placeholder_candidates(self) -> list[str]:
-        names = ("image_token", "boi_token")
-        return [str(token) for name in names if (token := getattr(self.processor, name, None))]
+        known = ("image_token", "boi_token")
+        others = (
+            (name for name in vars(self.processor) if re.fullmatch(r"image_\w+_token", name)) if self.processor else ()
+        )
+        names = dict.fromkeys([*known, *(name for name in others if not re.search(r"start|end|bos|eos", name))])
+        values = (getattr(self.processor, name, None) for name in names)
+        return list(dict.fromkeys(str(token) for token in values if token))
 
     @cached_property
     def placeholder(self) -> str:

@@ -5,11 +5,16 @@ transformers already says where they are. A model hands out its image encoder wi
 block class whose outputs it records as hidden states in ``_can_record_outputs["hidden_states"]``. This module
 starts from those and falls back on structure: the largest list of equal blocks. It holds no table of model
 names, so that a model released tomorrow is found the same way as one of today.
+
+Some models see with two image encoders, one after the other or side by side. The one that the model hands out, or the
+first of its parts, is ``vision``; the other is ``vision2``.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +25,14 @@ if TYPE_CHECKING:
     import torch
 
 #: The order in which a forward pass runs through the towers, which is the order of units everywhere.
-FORWARD_ORDER = ("vision", "audio", "encoder", "decoder")
+FORWARD_ORDER = ("vision", "vision2", "audio", "encoder", "decoder")
+VISION_TOWERS = ("vision", "vision2")
+TEXT_TOWERS = ("encoder", "decoder")
+
+
+def input_of(tower: str) -> str:
+    """What stimuli must have to reach a tower, in a word for messages."""
+    return "images" if tower in VISION_TOWERS else "audio, which stimuli cannot hold" if tower == "audio" else "text"
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,17 @@ class Tower:
     Attributes
     ----------
     name
-        ``"vision"``, ``"decoder"``, ``"encoder"`` or ``"audio"``.
+        ``"vision"``, ``"vision2"``, ``"audio"``, ``"encoder"`` or ``"decoder"``.
     width
-        Number of dimensions of the residual stream, so of units per block.
+        Number of dimensions of the residual stream, so of units per block; of all streams, where blocks carry several.
     paths
         Module path of each block, from input to output.
     root
         Module path of the submodule that holds the tower (``""`` for the model itself).
     has_cls, n_registers
         Whether the sequence starts with a class token, and how many register tokens follow it (vision towers).
+    streams, streams_first
+        How many residual streams the blocks carry side by side, and whether along the first dimension of their output.
     """
 
     name: str
@@ -47,6 +61,8 @@ class Tower:
     root: str = ""
     has_cls: bool = False
     n_registers: int = 0
+    streams: int = 1
+    streams_first: bool = False
     blocks: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -100,21 +116,25 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
             continue
         root = roots[name]
         others = [other for key, other in roots.items() if key != name and other is not root]
-        blocks = _blocks(root, excluded=others)
+        reader = _reader(module, root) if name in TEXT_TOWERS else root
+        blocks = _blocks(reader, excluded=others) or _blocks(root, excluded=others)
         if not blocks:
             continue
         # transformers records what a block puts out before a bridge's wrapper around the block sees it, and some
         # decoders are handed what was recorded of the image encoder: its blocks are read and written inside.
-        places = [_plain(block) for block in blocks] if name == "vision" else blocks
+        places = [_plain(block) for block in blocks] if name in VISION_TOWERS else blocks
         inside = {id(sub) for block in blocks for sub in block.modules()}
-        has_cls, n_registers = _prefix_tokens(root, inside) if name == "vision" else (False, 0)
+        has_cls, n_registers = _prefix_tokens(root, inside) if name in VISION_TOWERS else (False, 0)
+        streams, streams_first = _streams(root)
         towers[name] = Tower(
             name=name,
-            width=_width(blocks, root),
+            width=_width(blocks, root) * streams,
             paths=tuple(paths[id(place)] for place in places),
             root=paths.get(id(root), ""),
             has_cls=has_cls,
             n_registers=n_registers,
+            streams=streams,
+            streams_first=streams_first,
             blocks=tuple(blocks),
         )
     if not towers:
@@ -128,55 +148,91 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
 def _tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     """The submodule that holds each tower, as far as the model itself says so."""
     roots: dict[str, Any] = {}
+    image = _ask(module, "get_encoder", modality="image")
+    # A class with one encoder may answer with it whatever it is asked for.
+    if image is None or image is module or id(image) not in paths or _reads_only(image):
+        image = None
     seeing = _seeing_modules(module)
-    for name, modality in (("vision", "image"), ("audio", "audio")):
-        encoder = _ask(module, "get_encoder", modality=modality)
-        if name == "vision" and seeing:
-            # Some classes answer with a module that holds more than the image encoder, or with themselves.
-            inside = [sub for sub in seeing if encoder is None or any(sub is each for each in encoder.modules())]
-            encoder = (inside or seeing)[0]
-        elif name == "audio" and getattr(encoder, "main_input_name", None) in ("input_ids", "pixel_values"):
-            continue  # a class with one encoder answers with it whatever it is asked for
-        if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
+    # Some classes answer with a module that holds more than the image encoder, or with themselves.
+    inside = [sub for sub in seeing if image is not None and any(sub is each for each in image.modules())]
+    first = [*inside, *(sub for sub in seeing if not any(sub is each for each in inside))] or [image]
+    for name, encoder in zip(VISION_TOWERS, first, strict=False):
+        if encoder is not None:
             roots[name] = encoder
+    audio = _ask(module, "get_encoder", modality="audio")
+    if audio is not module and id(audio) in paths and audio not in roots.values() and _hears(module, audio):
+        roots["audio"] = audio
     if "vision" not in roots and _sees_only(module):
         roots["vision"] = module
         return roots
     config = getattr(module, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         encoder = _ask(module, "get_encoder")
-        if encoder is not None and encoder is not module and id(encoder) in paths:
-            roots.setdefault("vision" if _sees_only(encoder) or _sees_only(module) else "encoder", encoder)
+        if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
+            sees = "vision" not in roots and (_sees_only(encoder) or _sees_only(module))
+            roots["vision" if sees else "encoder"] = encoder
     text = _ask(module, "get_decoder")
-    if text is None or id(text) not in paths:
+    if text is None or id(text) not in paths or not any(_module_lists(text)):  # some call their LM head a decoder
         text = module
     if text is not roots.get("vision"):
-        generates = _ask(module, "can_generate") or _is_language_model(getattr(text, "config", None))
+        generates = _ask(module, "can_generate") or _is_language_model(getattr(_reader(module, text), "config", None))
         roots["decoder" if generates or _is_causal(text, roots) else "encoder"] = text
     return roots
 
 
+def _hears(module: Any, encoder: Any) -> bool:
+    """Whether an encoder is for audio: a class with one encoder answers with it whatever it is asked for."""
+    config = getattr(getattr(module, "config", None), "audio_config", None)
+    built = config is not None and type(getattr(encoder, "config", None)) is type(config)
+    return built or getattr(encoder, "main_input_name", None) not in ("input_ids", "pixel_values")
+
+
 def _seeing_modules(module: Any) -> list[Any]:
-    """The outermost submodules that are built from a vision config and take pixels."""
+    """The submodules that are image encoders of their own, in the order in which the model lists them.
+
+    They are built from a vision config, or from a part of one where it has parts, and hold blocks.
+    """
+    import torch
+
     kinds = {type(config) for config in _vision_configs(getattr(module, "config", None))}
     found: list[Any] = []
     inside: set[int] = set()
-    for sub in module.modules():
+    for path, sub in module.named_modules():
         if sub is module or id(sub) in inside or type(getattr(sub, "config", None)) not in kinds:
             continue
-        if getattr(sub, "main_input_name", None) == "pixel_values":
+        # A tower for videos is of the same class as the one for images, and images never reach it.
+        if not hasattr(sub, "main_input_name") or "video" in path.rpartition(".")[2]:
+            continue
+        parts = [
+            each
+            for each in sub.modules()
+            if hasattr(each, "main_input_name") and type(each.config) in kinds - {type(sub.config)}
+        ]
+        if len(parts) < 2 and any(isinstance(each, torch.nn.ModuleList) for each in sub.modules()):
             found.append(sub)
             inside |= {id(each) for each in sub.modules()}
     return found
 
 
 def _vision_configs(config: Any) -> Iterator[Any]:
+    """Every config of a vision part, and of its parts."""
     for name in getattr(type(config), "sub_configs", None) or ():
         part = getattr(config, name, None)
-        if name == "vision_config" and part is not None:
+        if part is None:
+            continue
+        if name.endswith("vision_config"):
             yield part
-        elif part is not None:
+            yield from _parts(part)
+        else:
             yield from _vision_configs(part)
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    for name in getattr(type(config), "sub_configs", None) or ():
+        part = getattr(config, name, None)
+        if part is not None:
+            yield part
+            yield from _parts(part)
 
 
 def _ask(module: Any, method: str, **kwargs: Any) -> Any:
@@ -187,12 +243,34 @@ def _ask(module: Any, method: str, **kwargs: Any) -> Any:
         return None
 
 
+_PIXELS = ("pixel_values", "flattened_patches")
+
+
 def _sees_only(module: Any) -> bool:
     """Whether a module takes images and no text."""
-    if getattr(module, "main_input_name", None) not in {"pixel_values", "flattened_patches"}:
+    takes = inspect.signature(module.forward).parameters
+    if getattr(module, "main_input_name", None) not in _PIXELS and not any(name in takes for name in _PIXELS):
         return False
-    config = getattr(module, "config", None)
-    return not (hasattr(config, "text_config") or hasattr(config, "vocab_size") or hasattr(config, "decoder"))
+    reads = any(name in takes for name in ("input_ids", "decoder_input_ids"))
+    return not reads and not hasattr(getattr(module, "config", None), "text_config")
+
+
+def _reads_only(module: Any) -> bool:
+    """Whether a module takes text and no images."""
+    takes = inspect.signature(module.forward).parameters
+    return "input_ids" in takes and not any(name in takes for name in _PIXELS)
+
+
+def _reader(module: Any, root: Any) -> Any:
+    """The part of a text tower that embeds the tokens: some models hold a second stack for what is no text."""
+    import torch
+
+    embedding = _ask(module, "get_input_embeddings")
+    found = root
+    for sub in root.modules() if isinstance(embedding, torch.nn.Embedding) else ():
+        if hasattr(sub, "main_input_name") and any(part is embedding for part in sub.modules()):
+            found = sub  # modules come before their parts
+    return found
 
 
 def _is_language_model(config: Any) -> bool:
@@ -219,11 +297,17 @@ def _blocks(root: Any, excluded: Iterable[Any] = ()) -> list[Any]:
     if id(root) in skipped:  # the other tower contains this one: only its own part counts
         skipped -= {id(sub) for sub in root.modules()}
     lists = [children for children in _module_lists(root) if not any(id(child) in skipped for child in children)]
+    # The stages of a hierarchical tower are no stack: their widths grow. Each holds one.
+    lists = [children for children in lists if len({_stream_width(child) for child in children}) == 1]
     named: list[list[Any]] = []
     for models in ([root], root.modules()):  # what a model says of itself counts before what its parts say
         recorded = _recorded_classes(models)
         named = named or [children for children in lists if all(_is_instance(child, recorded) for child in children)]
     candidates = named or [children for children in lists if _look_like_blocks(children)]
+    if not named:  # the parts of a block may look like blocks, but differ from each other as blocks do not
+        candidates = [children for children in lists if _in_parts(children)] or candidates
+    if not candidates:  # the normalizations may sit one level deeper, in the parts of a block
+        candidates = [children for children in lists if all(_holds_norms(child) for child in children)]
     if not candidates:
         return []
     return max(
@@ -239,7 +323,7 @@ def _module_lists(root: Any) -> Iterator[list[Any]]:
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) and len(child) > 0:
             children = list(child)
             yield children
-            if _look_like_blocks(children):
+            if _look_like_blocks(children) and len({_stream_width(child) for child in children}) == 1:
                 continue
         yield from _module_lists(child)
 
@@ -247,6 +331,22 @@ def _module_lists(root: Any) -> Iterator[list[Any]]:
 def _look_like_blocks(children: list[Any]) -> bool:
     """Whether a list could be a stack of residual blocks: composite modules that hold most of their weights inside."""
     return all(sum(1 for _ in _plain(child).children()) >= 2 and _norm_width(child) is not None for child in children)
+
+
+def _holds_norms(block: Any) -> bool:
+    """Whether a block is made of parts that normalize what they read."""
+    parts = [_plain(part) for part in _plain(block).children()]
+    return len(parts) >= 2 and any(_norm_width(part) is not None for part in parts)
+
+
+def _in_parts(children: list[Any]) -> bool:
+    """Whether equal blocks hold their parts in a list, each with its normalization."""
+    import torch
+
+    if len({type(_plain(child)) for child in children}) > 1:
+        return False
+    lists = [list(part) for part in _plain(children[0]).children() if isinstance(part, torch.nn.ModuleList)]
+    return any(len({type(part) for part in parts}) > 1 and _look_like_blocks(parts) for parts in lists)
 
 
 def _recorded_classes(models: Iterable[Any]) -> list[Any]:
@@ -288,12 +388,11 @@ def _width(blocks: list[Any], root: Any) -> int:
     """Width of the residual stream.
 
     The block's own normalization says it for certain. A config does not: Qwen2-VL calls the width of what its
-    vision tower hands on ``hidden_size``.
+    vision tower hands on ``hidden_size``. Without one, it is the number that a block's matrices share.
     """
-    for block in blocks[0].modules():
-        width = _norm_width(block)
-        if width is not None:
-            return width
+    width = _stream_width(blocks[0])
+    if width is not None:
+        return width
     config = getattr(root, "config", None)
     for name in ("embed_dim", "hidden_size", "d_model", "n_embd", "width"):
         value = getattr(config, name, None)
@@ -303,6 +402,37 @@ def _width(blocks: list[Any], root: Any) -> int:
         f"the width of the residual stream of {type(blocks[0]).__name__} could not be determined: it has no "
         "normalization layer and its config names no hidden size."
     )
+
+
+def _stream_width(block: Any) -> int | None:
+    """Width of the stream that a block reads and writes: most of its matrices begin or end there."""
+    width = _norm_width(block)
+    if width is not None:
+        return width
+    ends: Counter[int] = Counter()
+    for sub in _plain(block).modules():
+        weight: Any = getattr(sub, "weight", None)
+        if getattr(weight, "ndim", 0) == 2:
+            ends.update({int(weight.shape[0]), int(weight.shape[1])})
+    if ends:
+        return max(ends.items(), key=lambda pair: (pair[1], -pair[0]))[0]
+    return next((width for sub in _plain(block).modules() if (width := _norm_width(sub)) is not None), None)
+
+
+# What configs call the number of residual streams that blocks mix and write back: in hyper-connections, and in AltUp,
+# which stacks them along the first dimension.
+_STREAMS = re.compile(r"^(hc_(count|mult)|num_residual_streams|(?P<first>altup)_num_inputs)$")
+
+
+def _streams(root: Any) -> tuple[int, bool]:
+    """How many residual streams the blocks of a tower carry side by side, and whether along the first dimension."""
+    config: Any = getattr(root, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for name, value in vars(config).items() if config is not None else ():
+        match = _STREAMS.match(name)
+        if match and isinstance(value, int) and value > 1:
+            return value, match["first"] is not None
+    return 1, False
 
 
 _CLASS_TOKEN = re.compile(r"^(cls|class)_?(token|embedding|embeddings)?$")

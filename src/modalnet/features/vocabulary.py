@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.architecture.inputs import TEXT_TOWERS
+from modalnet.architecture.towers import TEXT_TOWERS
 from modalnet.errors import InputError
 from modalnet.features.favourites import Best, _check_n
 from modalnet.features.response import respond, watch

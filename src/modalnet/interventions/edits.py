@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded
-from modalnet.architecture.towers import Tower
+from modalnet.architecture.inputs import Batch, Encoded
+from modalnet.architecture.towers import TEXT_TOWERS, Tower
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.plan import Write
@@ -103,26 +103,28 @@ class Edits:
         layers = [part.layer if part.tower.name == tower else 0 for parts in self.parts for part in parts]
         return min(layers)
 
-    def writes(self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
-        """The writes for one batch."""
+    def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
+        """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""
         made = []
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
             for name in dict.fromkeys(part.tower.name for part in parts):
-                own, total = spans(batch, name)
-                picked = [
-                    select(
-                        one.tokens,
-                        _reach(one, span, item.prepared.n_scored if name in TEXT_TOWERS else 0),
-                        tower=name,
-                        label=item.label,
-                        spare_first=one.spared,
-                    )
-                    for item, span in zip(batch.items, own, strict=True)
-                ]
                 whose = [self.owners[item.index] for item in batch.items]
-                for part in parts:
-                    if part.tower.name == name:
-                        made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
+                known: dict[int, Any] = {}
+                for part in (part for part in parts if part.tower.name == name):
+                    own, total = spans(batch, name, part.layer)
+                    if total not in known:  # most towers hold the same positions in every block
+                        known[total] = [
+                            select(
+                                one.tokens,
+                                _reach(one, span, item.prepared.scored_in(name)),
+                                tower=name,
+                                label=item.label,
+                                spare_first=one.spared,
+                            )
+                            for item, span in zip(batch.items, own, strict=True)
+                        ]
+                    picked = known[total]
+                    made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
         return tuple(write for write in made if len(write.rows))
 
     def constants(self) -> Iterator[tuple[Intervention, Part, float, Float[torch.Tensor, " dims"]]]:
@@ -145,7 +147,9 @@ class Edits:
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
             if one.kind == "patch" or one.tokens not in ("all", "text"):
                 continue
-            for part in (part for part in parts if part.tower.name in TEXT_TOWERS):
+            # The encoder of an encoder-decoder model runs once.
+            writing = [name for name in TEXT_TOWERS if name == "decoder" or not batch.written]
+            for part in (part for part in parts if part.tower.name in writing):
                 (span,), _ = spans(batch, part.tower.name)
                 places = select(
                     one.tokens, span, tower=part.tower.name, label=batch.items[0].label, spare_first=one.spared

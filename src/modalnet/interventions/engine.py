@@ -19,7 +19,7 @@ import linecache
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.towers import FORWARD_ORDER
+from modalnet.architecture.towers import FORWARD_ORDER, TEXT_TOWERS
 from modalnet.errors import InputError, ModalnetError, RemoteError
 from modalnet.interventions.plan import Plan
 
@@ -56,8 +56,47 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any,
     return flat
 
 
+def by_position(hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
+    """A block's output as ``[..., width]``, whatever its own order of dimensions; see ``_form``."""
+    width, streams, first = form
+    if hidden.shape[-1] == width:
+        return hidden
+    if streams > 1 and hidden.shape[-1] * streams == width:
+        return (hidden.movedim(0, -2) if first else hidden).flatten(-2)
+    if hidden.dim() == 4 and hidden.shape[1] == width:  # a convolution's channels
+        return hidden.movedim(1, -1)
+    return hidden
+
+
+def as_before(flat: torch.Tensor, hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
+    """The reverse of ``by_position``: ``[position, width]`` in the shape of a block's output."""
+    width, streams, first = form
+    if hidden.shape[-1] == width or (streams > 1 and not first):
+        return flat.reshape(hidden.shape)
+    at, to = (0, -2) if streams > 1 else (1, -1)
+    return flat.reshape(hidden.movedim(at, to).shape).movedim(to, at)
+
+
 class LayoutError(ModalnetError):
     """A tower holds another number of positions than the plan's indices were made for."""
+
+
+class RowsError(LayoutError):
+    """A text tower does not keep each stimulus of a batch in a row of its own."""
+
+
+def misplaced(placed: torch.Tensor, expected: tuple[int | None, int]) -> Any:
+    """How a block's positions lie and how they were expected to, in words; None where they lie so.
+
+    What is expected is a number of positions (None: any) and of rows (at most 1: any).
+    """
+    positions, rows = expected
+    found = placed.shape[:-1].numel()
+    if positions is not None and found != positions:
+        return f"{found} positions", f"{positions}"
+    if rows > 1 and placed.dim() > 2 and placed.shape[0] != rows:
+        return f"{placed.shape[0]} rows", f"{rows}"
+    return None
 
 
 @dataclass
@@ -127,6 +166,7 @@ class Engine:
         else:
             self.envoy = nnsight.NNsight(module)
         self.module = module
+        self._found: dict[Any, Any] = {}
         self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
 
     def run(
@@ -170,7 +210,7 @@ class Engine:
         """
         import torch
 
-        head = self.module.get_output_embeddings()
+        head = output_head(self.module)
         if type(head) is not torch.nn.Linear:
             self._narrows = False
             return self.run(inputs, plan)
@@ -287,8 +327,7 @@ class Engine:
             program["reduction"] = (towers, list(members), n_groups, absolute)
         saved, sums = self._session(self._forward, programs)
         for one in saved:
-            for name, found, expected in one["wrong"]:
-                raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+            _follow(one["wrong"])
         return sums
 
     def _programs(self, asked: Sequence[tuple[dict[str, Any], Plan]]) -> list[dict[str, Any]]:
@@ -320,8 +359,7 @@ class Engine:
         holder = self.envoy.get(path) if path else self.envoy
         root: Any = self.envoy
         forward, call = run is self._forward, run in (self._forward, self._entrance)
-        has_head = getattr(self.module, "get_output_embeddings", lambda: None)() is not None
-        idle = self.head() if has_head else None
+        idle = self.head() if output_head(self.module) is not None else None
         found: list[Any] = []
         sums: dict[str, Any] = {}
         try:
@@ -366,18 +404,20 @@ class Engine:
 
     def _program(self, inputs: dict[str, Any], plan: Plan) -> dict[str, Any]:
         """A plan as what a trace takes: envoys, tensors and plain Python."""
-        indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
-        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
-        # edits, whether to read, index, lengths).
+        indices = {id(pool): self._index(pool) for _, pool in plan.reads}
+        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions and
+        # rows, edits, whether to read, index, lengths, form).
+        stimuli = len(inputs["input_ids"]) if "input_ids" in inputs else 1
         steps: list[tuple[Any, ...]] = []
         for tower, layer, writes, pool in plan.steps():
             edits = [self._edit(write) for write in writes]
-            kept = pool is not None and pool.index is not None
-            expected = writes[0].n_positions if writes else pool.n_positions if pool and kept else None
+            # A pool of no positions is one that asks how many there are.
+            positions = writes[0].n_positions if writes else (pool.n_positions or None) if pool else None
+            expected = positions, stimuli if tower.name in TEXT_TOWERS else 1
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
-            index = None if pool is None else indices[tower.name]
+            index = None if pool is None else indices[id(pool)]
             block = self.envoy.get(tower.paths[layer])
-            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths))
+            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths, _form(tower)))
         steps += self._skips(plan)
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (FORWARD_ORDER.index(step[2]), step[1] is None))
@@ -422,7 +462,7 @@ class Engine:
         stop: bool = True,
         idle: Any = None,
     ) -> dict[str, Any]:
-        """One trace. It knows neither this class nor anything of modalnet but ``edited``, so that it can be sent."""
+        """One trace. Of modalnet it knows nothing but the functions above, not even this class, so it can be sent."""
         import nnsight
         import torch
 
@@ -435,7 +475,8 @@ class Engine:
             likeliest = nnsight.save([])
             gradients = nnsight.save([])
             sources: list[Any] = []
-            for block, instead, name, expected, edits, read, index, lengths in steps:
+            forms: list[Any] = []
+            for block, instead, name, expected, edits, read, index, lengths, form in steps:
                 if instead is not None:
                     block.skip(instead)
                     continue
@@ -445,19 +486,22 @@ class Engine:
                     # With frozen weights nothing before the first site asks for a gradient.
                     hidden = hidden.detach().requires_grad_()
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
-                flat = hidden.reshape(-1, hidden.shape[-1])
-                if expected is not None and flat.shape[0] != expected:
-                    wrong.append((name, flat.shape[0], expected))
+                placed = by_position(hidden, form)
+                flat = placed.reshape(-1, placed.shape[-1])
+                otherwise = misplaced(placed, expected)
+                if otherwise is not None:
+                    wrong.append((name, *otherwise))
                     tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
                 if edits:
                     flat = edited(flat, edits)
-                    hidden = flat.reshape(hidden.shape)
+                    hidden = as_before(flat, hidden, form)
                     block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                 if not read:
                     continue
-                shapes.append(tuple(hidden.shape))
+                shapes.append(tuple(placed.shape))
                 if backward:
                     sources.append(hidden)
+                    forms.append(form)
                 if index is None or lengths is None:
                     vectors.append(flat.detach().float())
                     continue
@@ -499,10 +543,10 @@ class Engine:
                     measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                     values.append(measured.detach())
                     # A site that the logits do not depend on has none.
-                    for source, gradient in zip(  # noqa: B905
-                        sources, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
+                    for source, form, gradient in zip(  # noqa: B905
+                        sources, forms, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
                     ):
-                        found = torch.zeros_like(source) if gradient is None else gradient
+                        found = by_position(torch.zeros_like(source) if gradient is None else gradient, form)
                         gradients.append(found.reshape(-1, found.shape[-1]).float())
                 elif columns is not None:
                     values.append(logits[0].gather(1, columns.to(logits.device)).float())
@@ -528,8 +572,7 @@ class Engine:
         """What a trace gave, as a reading; a LayoutError where it found another layout."""
         import torch
 
-        for name, found, expected in saved["wrong"]:
-            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        _follow(saved["wrong"])
         values = saved["values"]
         reading = self._gather(plan, saved["vectors"], saved["shapes"])
         if plan.logit_rows is not None:
@@ -555,7 +598,7 @@ class Engine:
     @property
     def vocabulary(self) -> int:
         """How many logits the LM head gives; a guess where it does not say."""
-        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        head = output_head(self.module)
         return head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
 
     def _skips(self, plan: Plan) -> list[tuple[Any, ...]]:
@@ -567,7 +610,7 @@ class Engine:
                 output = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
                 # A server puts it where its model is.
                 instead = output if self.remote else output.to(weight.device, weight.dtype)
-                steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None))
+                steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None, None))
         return steps
 
     def entering(self, inputs: dict[str, Any], tower: Tower, plan: Plan) -> Float[torch.Tensor, "position dim"]:
@@ -585,14 +628,19 @@ class Engine:
         block = self.envoy.get(tower.paths[0])
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block}
+        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": _form(tower)}
         run = self._entrance
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
         return saved["found"][0].cpu()
 
     @staticmethod
-    def _entrance(
-        root: Any, moved: dict[str, Any], steps: Sequence[tuple[Any, ...]], block: Any, call: str = "__call__"
+    def _entrance(  # noqa: PLR0917  # as above
+        root: Any,
+        moved: dict[str, Any],
+        steps: Sequence[tuple[Any, ...]],
+        block: Any,
+        form: Any,
+        call: str = "__call__",
     ) -> dict[str, Any]:
         """One trace up to a block; see :meth:`_forward`."""
         import nnsight
@@ -602,8 +650,8 @@ class Engine:
             found = nnsight.save([])
             for envoy, instead, *_ in steps:
                 envoy.skip(instead)
-            hidden = block.input
-            found.append(hidden.reshape(-1, hidden.shape[-1]).float())
+            placed = by_position(block.input, form)
+            found.append(placed.reshape(-1, placed.shape[-1]).float())
             tracer.stop()
         return {"found": list(found), "wrong": []}
 
@@ -629,28 +677,42 @@ class Engine:
             If a tower holds another number of positions than the edits expect.
         """
         prompt = [
-            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w]) for b, w in self._blocks(writes)
+            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w], _form(w[0].tower))
+            for b, w in self._blocks(writes)
         ]
-        after = [(block, [self._edit(one) for one in found]) for block, found in self._blocks(later)]
+        after = [
+            (b, w[0].tower.name, [self._edit(one) for one in w], _form(w[0].tower)) for b, w in self._blocks(later)
+        ]
         moved = {name: self._place(value) for name, value in inputs.items()}
-        # The whole model is no place to look at: some hand their decoder embeddings and let that one generate.
-        embedding = self._at(self.module.get_input_embeddings())
+        # Some models hand their decoder embeddings and let that one generate: there the tokens that are fed to a step
+        # are seen at the embedding, and otherwise at the model, since an embedding may have other calls.
+        from transformers import GenerationMixin
+
+        own = type(self.module).generate is not GenerationMixin.generate
+        fed_to = self._at(self.module.get_input_embeddings()) if own else self.envoy
         # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
         # transformers chooses tokens.
         settings["max_new_tokens"] += 1
+        # A config may turn it off; a step that reads one token is what the edits of a step are made for.
+        settings.setdefault("use_cache", True)
         program = {
             "root": self.envoy,
             "moved": moved,
             "settings": settings,
             "prompt": prompt,
             "after": after,
-            "embedding": embedding,
+            "fed_to": fed_to,
+            "ids": "" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
         }
         run = self._generation
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
-        for name, found, expected in saved["wrong"]:
-            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
-        return [int(ids[0, -1]) for ids in saved["fed"]]
+        _follow(saved["wrong"])
+        tokens = [int(ids[0, -1]) for ids in saved["fed"]]
+        # What a model is made to end with comes last where the limit is reached, which is one pass later here.
+        forced = getattr(self.module.generation_config, "forced_eos_token_id", None)
+        if isinstance(forced, int) and len(tokens) == settings["max_new_tokens"] - 1:
+            tokens[-1] = forced
+        return tokens
 
     @staticmethod
     def _generation(  # noqa: PLR0917  # as above
@@ -659,7 +721,8 @@ class Engine:
         settings: dict[str, Any],
         prompt: Sequence[tuple[Any, ...]],
         after: Sequence[tuple[Any, ...]],
-        embedding: Any,
+        fed_to: Any,
+        ids: str,
     ) -> dict[str, Any]:
         """One trace of a generation; see :meth:`_forward`."""
         import warnings
@@ -675,23 +738,28 @@ class Engine:
                 wrong = nnsight.save([])
                 for step in tracer.iter[:]:
                     if step == 0:
-                        for block, name, expected, edits in prompt:
+                        for block, name, expected, edits, form in prompt:
                             output = block.output
                             hidden = output[0] if isinstance(output, tuple | list) else output
-                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            placed = by_position(hidden, form)
+                            flat = placed.reshape(-1, placed.shape[-1])
                             if flat.shape[0] != expected:
-                                wrong.append((name, flat.shape[0], expected))
+                                wrong.append((name, f"{flat.shape[0]} positions", f"{expected}"))
                                 tracer.stop()
-                            hidden = edited(flat, edits).reshape(hidden.shape)
+                            hidden = as_before(edited(flat, edits), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
                     else:
-                        fed.append(embedding.input)
-                        for block, edits in after:
+                        fed.append(fed_to.inputs[1][ids] if ids else fed_to.input)
+                        for block, name, edits, form in after:
                             output = block.output
                             hidden = output[0] if isinstance(output, tuple | list) else output
-                            flat = hidden.reshape(-1, hidden.shape[-1])
+                            placed = by_position(hidden, form)
+                            flat = placed.reshape(-1, placed.shape[-1])
+                            if flat.shape[0] != 1:
+                                wrong.append((name, f"{flat.shape[0]} positions", "1"))
+                                tracer.stop()  # it reads all of the text again at every step
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
-                            hidden = edited(flat, now).reshape(hidden.shape)
+                            hidden = as_before(edited(flat, now), hidden, form)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
         return {"fed": list(fed), "wrong": list(wrong)}
 
@@ -732,16 +800,21 @@ class Engine:
                         f"width {sites.tower.width}. Please report this model."
                     )
             read = vectors[done : done + count]
+            if pool.index is None and len(set(found)) > 1:
+                raise LayoutError(f"blocks of the {name} tower hold {[shape[:-1] for shape in found]}")
             device = read[0].device
             stacked = torch.stack([vector.to(device) for vector in read]).cpu()
-            reading.residual[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+            stacked = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+            # A tower that merges patches on its way is read in parts.
+            before = reading.residual.get(name)
+            reading.residual[name] = stacked if before is None else torch.cat([before, stacked], 1)
             reading.shapes[name] = found[0]
             done += count
         return reading
 
     def head(self) -> Any:
         """The envoy of the LM head; an InputError where the model has none."""
-        head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
+        head = output_head(self.module)
         if head is None:
             raise InputError(
                 f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
@@ -751,7 +824,10 @@ class Engine:
 
     def _at(self, module: Any) -> Any:
         """The envoy of a module."""
-        return self.envoy.get(next(path for path, sub in self.module.named_modules() if sub is module))
+        # nnsight gives a submodule that is called "output" another name, so a path does not always lead to it.
+        if module not in self._found:
+            self._found[module] = next(envoy for envoy in self.envoy.modules() if envoy._module is module)
+        return self._found[module]
 
     @property
     def _caches(self) -> bool:
@@ -776,3 +852,27 @@ class Engine:
         floating = value.is_floating_point()
         dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
         return value.to(device=device, dtype=dtype if floating else value.dtype)
+
+
+def _follow(wrong: Sequence[tuple[str, str, str]]) -> None:
+    """Stop where a trace found another layout than its plan was made for."""
+    for name, found, expected in wrong:
+        kind = RowsError if found.endswith("rows") else LayoutError
+        raise kind(f"the {name} tower holds {found}, {expected} were expected")
+
+
+def output_head(module: Any) -> Any:
+    """The LM head of a model, or of the part of it that writes; None where there is none."""
+    for sub in module.modules():
+        try:
+            head = sub.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        if head is not None:
+            return head
+    return None
+
+
+def _form(tower: Tower) -> tuple[int, int, bool]:
+    """How the blocks of a tower lay out their output: width, number of streams, whether streams come first."""
+    return tower.width, tower.streams, tower.streams_first

@@ -1,24 +1,29 @@
 """Which positions of a batch belong to which stimulus, measured rather than assumed.
 
-The language tower holds one row per stimulus, and the encoder knows its tokens. A vision tower is another matter: an
-image may be one row, several (tiles), or a stretch of one long packed row, and only the model knows. So the layout is
-measured. A stimulus that runs alone shows how many positions its images take, since all of them are its own; in a
-batch, each stimulus then owns a contiguous stretch, in order. Before the first batch of a kind is trusted, two stimuli
-run alone and together through the first block of each tower, and their positions must hold the same activations both
-ways. Where they do not, stimuli of different image sizes are kept apart, and where that does not help, stimuli run one
-at a time: slower, never wrong.
+A language tower holds one row per stimulus, and the encoder knows its tokens. Some models put a picture's patches in
+front of the text or behind it, without placeholders: how many, and on which side, shows a stimulus that runs alone,
+and again with another last token. A vision tower is another matter still: an image may be one row, several (tiles), or
+a stretch of one long packed row, and only the model knows. So the layout is measured. A stimulus that runs alone shows
+how many positions its images take, since all of them are its own; in a batch, each stimulus then owns a contiguous
+stretch, in order. Before the first batch of a kind is trusted, two stimuli run alone and together through the first
+block of each tower, and their positions must hold the same activations both ways. Where they do not, stimuli of
+different image sizes are kept apart, and where that does not help, stimuli run one at a time: slower, never wrong.
+
+A tower that merges neighbouring patches on its way holds fewer positions behind that place. It is found out when a
+block holds another number than the first; from then on such a tower is measured block by block.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded, Encoder
-from modalnet.architecture.towers import Tower
-from modalnet.errors import RemoteError
+from modalnet.architecture.inputs import Batch, Encoded, Encoder, TextTokens
+from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower
+from modalnet.errors import InputError, RemoteError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
 from modalnet.interventions.positions import Span
@@ -57,18 +62,34 @@ class Layouts:
         self._shares: dict[Any, Share] = {}
         self._together: dict[Any, bool] = {}
         self._stacked: dict[Any, int] = {}
+        self._beside: dict[Any, int] = {}
+        self._in_front: dict[str, bool] = {}
+        self._ordered: set[Any] = set()
+        self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
+        self._alone = False
+        self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
-    def spans(self, batch: Batch, tower: str) -> tuple[list[Span], int]:
-        """The positions of each stimulus of a batch in a tower, and the number of positions in all."""
+    def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
+        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all."""
+        if self._of is None or self._of[0] is not batch:
+            self._of = (batch, {})  # several interventions and reads ask for the same
+        key = (tower, self._stage(tower, layer))
+        if key not in self._of[1]:
+            self._of[1][key] = self._spans(batch, tower, layer)
+        return self._of[1][key]
+
+    def _spans(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         import torch
 
         if tower in TEXT_TOWERS:
-            total = len(batch.items) * batch.width
-            return [_text_span(tokens, batch.width) for tokens in batch.text], total
+            tokens, width = batch.tokens_in(tower)
+            extra, in_front = self.patches_beside(batch, tower)
+            spans = [_text_span(one, width, extra, in_front=in_front) for one in tokens]
+            return spans, len(batch.items) * (width + extra)
         spans, offset = [], 0
         prefix = self.towers[tower].n_prefix
         for item in batch.items:
-            share = self.share(item, tower)
+            share = self.share(item, tower, layer)
             there, clear = _filled(item, share, prefix)
             place = torch.arange(share.positions)[there] % share.tokens
             cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
@@ -77,17 +98,141 @@ class Layouts:
             offset += share.positions
         return spans, offset
 
-    def share(self, item: Encoded, tower: str) -> Share:
-        """How much of a tower a stimulus takes, measured once per kind and size of input."""
-        key = (tower, item.kind, item.signature)
+    def token_ids(self, batch: Batch, tower: str) -> list[torch.Tensor]:
+        """Per stimulus the ids of its own tokens in a text tower, in their order; -1 for a patch that has none."""
+        import torch
+
+        extra, in_front = self.patches_beside(batch, tower)
+        patches = torch.full((extra,), -1)
+        found = [one.ids for one in batch.tokens_in(tower)[0]]
+        return [torch.cat([patches, ids] if in_front else [ids, patches]) for ids in found] if extra else found
+
+    def patches_beside(self, batch: Batch, tower: str) -> tuple[int, bool]:
+        """How many patches stand beside the text in every row of a text tower, and whether in front of it."""
+        first = batch.items[0]
+        tokens = batch.tokens_in(tower)[0]
+        marked = any(one.image is not None and bool(one.image.any()) for one in tokens)
+        # An encoder-decoder model hands its pictures to the decoder through the encoder.
+        if not first.n_images or marked or not tokens or (batch.written and tower == "decoder"):
+            return 0, True
+        for item in batch.items:
+            key = (tower, item.kind, item.signature)
+            if key not in self._beside:
+                self._beside[key] = self._measured(item, tower).positions - item.n_tokens
+        # Where pictures of a batch have different numbers, what is expected and what is found will differ.
+        extra = max(self._beside[tower, item.kind, item.signature] for item in batch.items)
+        if extra <= 0:
+            return 0, True
+        if tower not in self._in_front:
+            self._in_front[tower] = self._text_is_last(first, tower)
+        return extra, self._in_front[tower]
+
+    def keep_order(self, item: Encoded) -> None:
+        """Make sure that the tokens of a continuation look back only, where token types decide it or nothing says so.
+
+        Raises
+        ------
+        InputError
+            Where they look ahead whatever their type: then a token's probability would be known from the token.
+        """
+        typed = "token_type_ids" in item.inputs
+        if item.kind in self._ordered or item.prepared.written or not (typed or self._may_look_ahead):
+            return
+        for kept in (None, 1, 0) if typed else (None,):
+            if kept is not None:
+                self.encoder.suffix_type[item.kind] = kept
+            if not self._looks_ahead(item):
+                self._ordered.add(item.kind)
+                return
+        self.encoder.suffix_type.pop(item.kind, None)
+        raise InputError(
+            f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
+            "themselves. Probabilities of continuations need a model that reads from left to right."
+        )
+
+    @cached_property
+    def _may_look_ahead(self) -> bool:
+        """Whether an attention of the text tower says that it is not causal."""
+        parts = (part for block in self.towers[self.encoder.text_tower].blocks for part in block.modules())
+        return any(getattr(part, "is_causal", True) is False for part in parts)
+
+    def _looks_ahead(self, item: Encoded) -> bool:
+        """Whether the logits that predict the last token change with that token."""
+        import torch
+
+        found = []
+        for ids in self._two_endings(item):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            (span,), total = self.spans(batch, self.encoder.text_tower)
+            reading = self.engine.run(
+                batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root)
+            )
+            assert reading.logits is not None
+            found.append(reading.logits)
+        return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
+
+    def _two_endings(self, item: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        """The token ids of a stimulus, and the same with another last token."""
+        ids = item.inputs["input_ids"]
+        other = ids.clone()
+        other[0, -1] = 0 if int(other[0, -1]) else 1
+        return ids, other
+
+    def _text_is_last(self, item: Encoded, tower: str) -> bool:
+        """Whether the last token of a text stands at the end of its row, and not where it would without patches.
+
+        Raises
+        ------
+        LayoutError
+            Where it stands at neither.
+        """
+        rows = []
+        for ids in self._two_endings(item):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
+        changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
+        if changed not in ([len(rows[0]) - 1], [item.n_tokens - 1]):
+            raise LayoutError(
+                f"the last token of a text of {item.n_tokens} changes places {changed} of the {tower} tower"
+            )
+        return changed[0] == len(rows[0]) - 1
+
+    def share(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        """How much of a tower's block a stimulus takes, measured once per kind and size of input."""
+        stage = self._stage(tower, layer)
+        key = (tower, stage, item.kind, item.signature)
         if key not in self._shares:
-            shape = self._first_block([item], [tower])[1][tower]
-            tokens = shape[-2]
-            rows = 1
-            for size in shape[:-2]:
-                rows *= size
-            self._shares[key] = Share(rows, tokens, shape[:-1])
+            self._shares[key] = self._measured(item, tower, stage)
         return self._shares[key]
+
+    def _stage(self, tower: str, layer: int) -> int:
+        return max(first for first in self._merging.get(tower, (0,)) if first <= layer)
+
+    def stages(self, sites: Sites) -> list[Sites]:
+        """Blocks of a tower in parts, each of one number of positions."""
+        parts: dict[int, list[int]] = {}
+        for layer in sites.layers:
+            parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
+        return [Sites(sites.tower, tuple(layers)) for layers in parts.values()]
+
+    def look_for_merging(self, item: Encoded) -> bool:
+        """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
+        found = False
+        for name, tower in self.towers.items():
+            if name not in VISION_TOWERS or name in self._merging or not item.n_images:
+                continue
+            counts = [self._measured(item, name, layer).positions for layer in range(tower.n_layers)]
+            firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
+            self._merging[name] = (0, *firsts)
+            found = found or bool(firsts)
+        return found
+
+    def _measured(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        shape = self._first_block([item], [tower], layer)[1][tower]
+        rows = 1
+        for size in shape[:-2]:
+            rows *= size
+        return Share(rows, shape[-2], shape[:-1])
 
     def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
         """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
@@ -95,7 +240,7 @@ class Layouts:
         Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
         """
         if tower in TEXT_TOWERS:
-            return len(batch.items), batch.width
+            return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
         shapes = [self.share(item, tower).shape for item in batch.items]
         if len(shapes) == 1:
             return shapes[0]
@@ -112,6 +257,16 @@ class Layouts:
             sum(shape[place] for shape in shapes) if place == along else size for place, size in enumerate(shapes[0])
         )
 
+    def run_alone(self) -> None:
+        """From now on stimuli run one at a time: this model's text towers do not hold them in rows of their own."""
+        if not self._alone:
+            warnings.warn(
+                f"{self.encoder.loaded.name} does not hold the texts of a batch in rows of their own, so stimuli run "
+                "one at a time.",
+                stacklevel=2,
+            )
+        self._alone = True
+
     def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
         """Split stimuli into batches whose layout is known to hold.
 
@@ -123,7 +278,7 @@ class Layouts:
             The towers that are read.
         """
         if len(items) < 2 or not items[0].n_images:
-            return [list(items)]
+            return [[item] for item in items] if self._alone else [list(items)]
         first = items[0]
         other = next((item for item in items if item.signature != first.signature), None)
         if other is not None and self._run_together(first, other, towers):
@@ -184,12 +339,12 @@ class Layouts:
         return True
 
     def _first_block(
-        self, items: Sequence[Encoded], towers: Sequence[str]
+        self, items: Sequence[Encoded], towers: Sequence[str], layer: int = 0
     ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]], Batch]:
-        """Every position of the first block of each tower, flat, and its shape."""
+        """Every position of the first (or another) block of each tower, flat, and its shape."""
         batch = self.encoder.collate(items)
         ordered = [name for name in self.towers if name in towers]
-        plan = Plan(tuple((Sites(self.towers[name], (0,)), Pool(0)) for name in ordered), root=batch.root)
+        plan = Plan(tuple((Sites(self.towers[name], (layer,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
         return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
 
@@ -232,10 +387,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def _text_span(tokens: Any, width: int) -> Span:
+def _text_span(tokens: TextTokens, width: int, extra: int, *, in_front: bool) -> Span:
     import torch
 
-    index = tokens.row * width + tokens.start + torch.arange(tokens.length)
+    row = tokens.row * (width + extra)
+    index = row + (extra if in_front else 0) + tokens.start + torch.arange(tokens.length)
     text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
-    cls = torch.tensor([tokens.cls]) if tokens.cls is not None else None
-    return Span(index, image=tokens.image, text=text, cls=cls)
+    image = tokens.image
+    if extra:
+        patches = row + (0 if in_front else width) + torch.arange(extra)
+        there = torch.ones(extra, dtype=torch.bool)
+        index = torch.cat([patches, index] if in_front else [index, patches])
+        text = torch.cat([~there, text] if in_front else [text, ~there])
+        image = ~text
+    cls = tokens.cls + (extra if in_front else 0) if tokens.cls is not None else None
+    return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Encoded
+from modalnet.architecture.inputs import Encoded
+from modalnet.architecture.towers import TEXT_TOWERS
 from modalnet.errors import ModalnetError
 from modalnet.interventions.plan import Plan, Prefix
 from modalnet.interventions.sweep import Cell, State, Swap, Sweep

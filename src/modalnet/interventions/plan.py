@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.towers import FORWARD_ORDER, Tower
+from modalnet.architecture.towers import FORWARD_ORDER, Tower, input_of
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str])
         if name not in towers:
             raise InputError(f"there is no tower {name!r} in this model; its towers are {', '.join(towers)}.")
         if name not in reached:
-            missing = "images" if name == "vision" else "text"
-            raise InputError(f"the {name} tower is not reached by these stimuli: give stimuli with {missing}.")
+            raise InputError(f"the {name} tower is not reached by these stimuli: give stimuli with {input_of(name)}.")
     return tuple(Sites(towers[name], _layers(towers[name], wanted[name])) for name in FORWARD_ORDER if name in wanted)
 
 

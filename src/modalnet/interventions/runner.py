@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
 from modalnet.errors import InputError, ModalnetError, RemoteLimitError, RemoteMemoryError
 from modalnet.interventions.edits import Edits
-from modalnet.interventions.engine import Engine, LayoutError, Reading
+from modalnet.interventions.engine import Engine, LayoutError, Reading, RowsError
 from modalnet.interventions.layout import Layouts, is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Prefix, Sites
 from modalnet.interventions.positions import TokenChoice, select
@@ -159,6 +159,8 @@ class Runner:
                 yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
             return
         for items in _batches(encoded, limit):
+            if logits == "score":
+                self.layouts.keep_order(items[0])
             waiting = deque((group, list(range(len(variants)))) for group in self.layouts.group(items, towers))
             while waiting:
                 group, left = waiting.popleft()
@@ -365,7 +367,7 @@ class Runner:
         if len(variants) < FEWEST_TO_SHARE or layer < 1 or asked.logits != "score" or self._shares is False:
             return None
         tower = self.layouts.towers[self.encoder.text_tower]
-        total = len(batch.items) * batch.width
+        total = self.layouts.spans(batch, tower.name)[1]
         try:
             reading = self.engine.run(batch.inputs, Plan(((Sites(tower, (layer - 1,)), Pool(total)),), root=batch.root))
             hidden = reading.residual[tower.name][0].reshape(reading.shapes[tower.name])
@@ -380,10 +382,13 @@ class Runner:
         return prefix if self._shares else None
 
     def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None) -> Step | None:
-        """One batch; None where memory ran out and fewer stimuli may fit."""
+        """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
         # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
         try:
             return self._run(batch, asked, variant, prefix)
+        except RowsError:
+            self.layouts.run_alone()
+            return None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -398,7 +403,11 @@ class Runner:
         question = self._ask(batch, asked, variant, prefix)
         try:
             reading = self.engine.run(batch.inputs, question.plan)
+        except RowsError:
+            raise
         except LayoutError as error:
+            if self.layouts.look_for_merging(batch.items[0]):
+                return self._run(batch, asked, variant, prefix)
             raise self._unknown_layout(error, batch) from error
         return self._answer(question, reading)
 
@@ -408,17 +417,25 @@ class Runner:
         reads, chosen = [], {}
         for site in asked.sites:
             tower = site.tower.name
-            picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first)
-            chosen[tower] = picked
-            reads.append((site, _pool(picked, total, pooled=asked.pools(tower))))
+            parts = self.layouts.stages(site)
+            if len(parts) > 1 and not asked.pools(tower):
+                raise InputError(
+                    f"the {tower} tower of {self.encoder.loaded.name} merges patches on its way, so its blocks have "
+                    f"different tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
+                    'pooled, such as tokens="mean".'
+                )
+            for part in parts:
+                picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first, part.layers[0])
+                chosen[tower] = picked
+                reads.append((part, _pool(picked, total, pooled=asked.pools(tower))))
         rows, targets, n_text, wanted = None, None, 0, []
         if asked.logits == "score":
             own, n_text = self._pick(batch, self.encoder.text_tower, "all")
             counts = [item.prepared.n_scored for item in items]
             wanted = [index[-count - 1 : -1] for index, count in zip(own, counts, strict=True)]
-            ids = batch.inputs["input_ids"].flatten()
+            ids = self.layouts.token_ids(batch, self.encoder.text_tower)
             rows = _cat(wanted)
-            targets = ids[_cat([index[-count:] for index, count in zip(own, counts, strict=True)])]
+            targets = _cat([one[-count:] for one, count in zip(ids, counts, strict=True)])
         elif asked.logits is not None:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
@@ -452,22 +469,35 @@ class Runner:
         """Let the model continue each stimulus, one at a time and in order; yields the new tokens."""
         for item in _ahead(self.encoder.encode, prepared):
             batch = self.encoder.collate([item])
-            writes = edits.writes(batch, self.layouts.spans) if edits else ()
-            later = edits.later(batch, self.layouts.spans, steps) if edits else ()
-            tokens = self.engine.generate(batch.inputs, writes, later, **settings, max_new_tokens=steps)
+            # All ones for a stimulus alone, and not grown with what is written.
+            inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
+
+            def write(batch: Batch, inputs: dict[str, Any] = inputs) -> list[int]:
+                writes = edits.writes(batch, self.layouts.spans) if edits else ()
+                later = edits.later(batch, self.layouts.spans, steps) if edits else ()
+                return self.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
+
+            try:
+                tokens = write(batch)
+            except LayoutError as error:
+                if item.n_tokens < 2 or batch.written:
+                    raise self._unknown_layout(error, batch) from error
+                # Some models write on from all of a prompt but its last token, which closes it.
+                try:
+                    tokens = write(self.encoder.collate([item.without_last()]))
+                except LayoutError:
+                    raise self._unknown_layout(error, batch) from error
             yield tokens[:steps]
 
     def _many_logits(self, items: Sequence[Encoded]) -> bool:
         """Whether the logits of a batch's continuations would take more than their share of memory."""
-        head = self.engine.module.get_output_embeddings()
-        vocabulary = head.weight.shape[0] if hasattr(head, "weight") else 0
         rows = sum(item.prepared.n_scored for item in items)
-        return len(items) > 1 and rows * vocabulary > MOST_LOGITS
+        return len(items) > 1 and rows * self.engine.vocabulary > MOST_LOGITS
 
     def _pick(
-        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0
+        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0, layer: int = 0
     ) -> tuple[list[torch.Tensor], int]:
-        spans, total = self.layouts.spans(batch, tower)
+        spans, total = self.layouts.spans(batch, tower, layer)
         picked = [
             select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
             for item, span in zip(batch.items, spans, strict=True)

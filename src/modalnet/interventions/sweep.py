@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded, Prepared
-from modalnet.architecture.towers import FORWARD_ORDER
+from modalnet.architecture.inputs import Batch, Encoded, Prepared
+from modalnet.architecture.towers import FORWARD_ORDER, TEXT_TOWERS
 from modalnet.errors import ModalnetError
 from modalnet.interventions.edits import Edits
 from modalnet.interventions.layout import is_out_of_memory
@@ -245,13 +245,13 @@ class Sweep:
 
         batch = self.encoder.collate([encoded])
         (span,), _ = self.layouts.spans(batch, tower)
-        scored = encoded.prepared.n_scored if tower in TEXT_TOWERS else 0
+        scored = encoded.prepared.scored_in(tower)
         count = len(span.index) - scored
         image = np.zeros(count, dtype=bool) if span.image is None else span.image.numpy()[:count]
         cls = np.zeros(count, dtype=bool)
         if span.cls is not None:
             cls[span.cls.numpy()] = True
-        ids = batch.inputs["input_ids"].flatten()[span.index[:count]].tolist() if tower in TEXT_TOWERS else []
+        ids = self.layouts.token_ids(batch, tower)[0][:count].tolist() if tower in TEXT_TOWERS else []
         numbers = np.cumsum(image)
         names = [
             f"<image {numbers[place] - 1}>"
@@ -412,7 +412,6 @@ class Sweep:
         skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
         writes = list(edits.writes(batch, self.layouts.spans)) if edits else []
         writes += self._writes(batch, cells)
-        ids = batch.inputs["input_ids"].flatten()
         flat = torch.cat(rows)
         columns = targets = None
         if outcome.kind == "columns":
@@ -423,7 +422,8 @@ class Sweep:
                 ]
             )
         elif outcome.kind == "logprob":
-            targets = ids[flat + 1]
+            ids = self.layouts.token_ids(batch, self.encoder.text_tower)
+            targets = torch.cat([one[-len(row) :] for one, row in zip(ids, rows, strict=True)])
         plan = Plan(
             (),
             flat,

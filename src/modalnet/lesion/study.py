@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet.architecture.towers import VISION_TOWERS, input_of
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.condition import Condition
@@ -241,12 +242,11 @@ def _means(
     for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:
         fitting = [stimulus for stimulus in given if tower in model.reached([stimulus])]
         if not fitting:
-            what = "images" if tower == "vision" else "text"
             raise InputError(
-                f"Mean ablation in the {tower} tower needs stimuli with {what}; none of the {len(given)} has any. Give "
-                'them as reference=, or leave "mean" out of operations.'
+                f"Mean ablation in the {tower} tower needs stimuli with {input_of(tower)}; none of the {len(given)} "
+                'has any. Give them as reference=, or leave "mean" out of operations.'
             )
-        means |= model.means(fitting, towers=tower, spare_first=spare_first if tower != "vision" else 0)
+        means |= model.means(fitting, towers=tower, spare_first=0 if tower in VISION_TOWERS else spare_first)
     return means
 
 
@@ -360,7 +360,7 @@ class _Study:
                 model=lesion.units.model,
             )
             operation = zero(only) if lesion.condition.operation == "zero" else mean(only, over=self.means)
-            made.append(operation.at("all", spare_first=0 if tower == "vision" else self.spare_first))
+            made.append(operation.at("all", spare_first=0 if tower in VISION_TOWERS else self.spare_first))
         return made
 
     def _keep(self, name: str, task: Task, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:

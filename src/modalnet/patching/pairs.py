@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modalnet.architecture.towers import VISION_TOWERS, input_of
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
 from modalnet.model import as_stimuli
@@ -190,7 +191,7 @@ def _layers(
     if listed:
         chosen = list(dict.fromkeys(one.tower for one in sites))
     elif towers is None:
-        chosen = [name for name in reached if not (name == "vision" and same_pictures)]
+        chosen = [name for name in reached if not (name in VISION_TOWERS and same_pictures)]
     else:
         chosen = [towers] if isinstance(towers, str) else list(towers)
     _check_towers(model, chosen, reached)
@@ -215,5 +216,6 @@ def _check_towers(model: Model, chosen: Sequence[str], reached: Sequence[str]) -
         if name not in model.towers:
             raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
         if name not in reached:
-            missing = "images" if name == "vision" else "text"
-            raise InputError(f"the {name} tower is not reached by all of these stimuli: give stimuli with {missing}.")
+            raise InputError(
+                f"the {name} tower is not reached by all of these stimuli: give stimuli with {input_of(name)}."
+            )
