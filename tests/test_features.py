@@ -460,7 +460,7 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
     text = None if name in VISION_ONLY else "What is this?"
     units = some_units(model, 4, towers=tower)
     natural = [mn.Stimulus(text, image=picture(i, 64, 64)) for i in range(6)]
-    options = {"natural": natural, "text": text, "size": size_of(name), "steps": 25, "rate": 0.2, "progress": False}
+    options = {"natural": natural, "text": text, "size": size_of(name), "steps": 80, "rate": 0.2, "progress": False}
     result = mn.features.optimize(model, units, **options)
     count = 4
     # What is reported is what the model does with the finished picture.

@@ -65,7 +65,7 @@ def test_an_optimized_picture_drives_the_face_network(material):
     result = mn.features.optimize(model, network, natural=others[::2], steps=24, rate=0.1, progress=False)
     table = result.table()
     assert table["best"][0].split("-")[0] in FACES
-    assert result.frame == ((256, 256), (16, 16, 240, 240))  # the processor cuts its edges off
+    assert result.frame == ((224, 224), (0, 0, 224, 224))  # the size that its processor leaves alone
     # The network answers to its own picture more than to the best natural one, and more than to that of random units.
     assert table["reached"][0] > table["natural_best"][0]
     assert table["reached"][0] > 1.5 * table["others"][0]
