@@ -42,13 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(counted)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those of a file share one, and there is one server.
 
     Every architecture is built anew, so these need not stay together.
     """
     for item in items:
-        if item.get_closest_marker("architectures"):
+        if item.get_closest_marker("architectures") or not config.pluginmanager.hasplugin("xdist"):
             continue
         group = "ndif" if item.get_closest_marker("ndif") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
