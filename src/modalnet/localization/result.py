@@ -423,11 +423,43 @@ class Localization:
 
         return reliability(self, **options)
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the share of selected units over layers: see :func:`modalnet.plotting.layers.layer_profile`."""
-        from modalnet.plotting.layers import layer_profile
+    def plot(self, kind: str = "layers", units: Units | None = None, **options: Any) -> Any:
+        """Draw the result.
 
-        return layer_profile(self, **options)
+        Parameters
+        ----------
+        kind
+            ``"layers"``: the share of selected units over layers (:func:`modalnet.plotting.layer_profile`);
+            ``"histogram"`` of t (:func:`.t_histogram`); ``"volcano"``: effect size against q (:func:`.volcano`);
+            ``"sheet"``: t on a flat map of the model (:func:`.sheet`); ``"glass"``: the network in depth
+            (:func:`.glass`).
+        units
+            The network to show; the top 1% by t, if None.
+        **options
+            As for the function that draws.
+
+        Returns
+        -------
+        Axes or array of Axes
+            What that function returns: one per tower, or one.
+
+        Raises
+        ------
+        InputError
+            For another kind, or units that do not fit.
+        """
+        from modalnet import plotting
+
+        kinds = {
+            "layers": plotting.layer_profile,
+            "histogram": plotting.t_histogram,
+            "volcano": plotting.volcano,
+            "sheet": plotting.sheet,
+            "glass": plotting.glass,
+        }
+        if kind not in kinds:
+            raise InputError(f"plot(kind=...) is one of {', '.join(kinds)}; got {kind!r}.")
+        return kinds[kind](self, units, **options)  # type: ignore[operator]  # each takes the localization and units
 
     # -- files ---------------------------------------------------------------------------------------------------
 
