@@ -155,6 +155,18 @@ class Localization:
             for name, towers in self._conditions.items()
         }
 
+    @cached_property
+    def sds(self) -> dict[str, PerTower]:
+        """Standard deviation over the stimuli of each condition, per tower; NaN for a single stimulus."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                name: {
+                    tower: _frozen(np.sqrt(towers[tower].m2 / np.float64(towers[tower].n - 1)))
+                    for tower in self._towers
+                }
+                for name, towers in self._conditions.items()
+            }
+
     def moments(self, side: str, tower: str, folds: Iterable[int] | None = None) -> Moments:
         """Return the moments of one side over some folds (all, if None)."""
         parts = self._sides[side][tower]
