@@ -2,12 +2,26 @@
 # Runs the tests in an environment of their own (.venv; see scripts/env.sh).
 #
 #   bash scripts/test.sh [pytest arguments]         unit and parity tests
-#   bash scripts/test.sh --all [pytest arguments]   linters and types first, then the tests on real models, real data
-#                                                   and NDIF too (where they come from: tests/assets.py, tests/conftest.py)
+#   bash scripts/test.sh --all [pytest arguments]   linters and types first, then the tests on real models, real data,
+#                                                   NDIF and in a browser too (where they come from: tests/assets.py,
+#                                                   tests/conftest.py); Chromium is installed where it is missing
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-select=(-m "not real and not ndif")
+# The atlas is tested in a real browser: Debian's Chromium and its driver, or what CHROMIUM and CHROMEDRIVER name.
+have_browser() {
+  if command -v "${CHROMIUM:-chromium}" >/dev/null && command -v "${CHROMEDRIVER:-chromedriver}" >/dev/null; then
+    return
+  fi
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    echo "installing chromium"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null && return
+  fi
+  echo "The tests of the atlas need Chromium and chromedriver, which cannot be installed here. Install them (Debian: apt-get" >&2
+  echo "install chromium chromium-driver) or name them with CHROMIUM= and CHROMEDRIVER=; without them these tests are skipped." >&2
+}
+
+select=(-m "not real and not ndif and not browser")
 if [[ ${1:-} == --all ]]; then
   select=()
   shift
@@ -15,6 +29,7 @@ if [[ ${1:-} == --all ]]; then
   "$python" -m ruff check .
   "$python" -m ruff format --check .
   "$python" -m mypy
+  have_browser
 else
   make_environment dev
 fi

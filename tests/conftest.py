@@ -1,7 +1,8 @@
 """Rules for every test: no network, a result store of its own, and no silent skips where they would hide something.
 
-With ``MODALNET_REQUIRE_REAL=1``, as in CI, a test marked `real` or `ndif` that is skipped fails, and so does a session
-in which no real one ran. Tests marked `ndif` start a server of their own (tests/ndif).
+With ``MODALNET_REQUIRE_REAL=1``, as in CI, a test marked `real`, `ndif` or `browser` that is skipped fails, and so does
+a session in which no real one ran. Tests marked `ndif` start a server of their own (tests/ndif), those marked `browser`
+open pages in a headless Chromium (tests/browser).
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    served = item.get_closest_marker("ndif")
+    served = item.get_closest_marker("ndif") or item.get_closest_marker("browser")
     if item.get_closest_marker("real") or served:
         if report.skipped and REQUIRE_REAL and not hasattr(report, "wasxfail"):
             report.outcome = "failed"
-            report.longrepr = f"a test on real input was skipped: {report.longrepr}"
+            report.longrepr = f"a test that must run was skipped: {report.longrepr}"
         elif report.when == "call" and not served:
             item.config.stash[real_tests_that_ran] += 1
     return report

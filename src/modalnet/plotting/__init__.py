@@ -2,6 +2,7 @@
 
 from modalnet.plotting.arrangement import Arrangement, arrange
 from modalnet.plotting.distributions import t_histogram, volcano
+from modalnet.plotting.files import save_figure
 from modalnet.plotting.glass import glass
 from modalnet.plotting.layers import layer_profile, save_layer_profile, units_profile
 from modalnet.plotting.lesion import dose_curves, save_dose_curves
@@ -18,6 +19,7 @@ __all__ = [
     "modality_profile",
     "picture_overlay",
     "save_dose_curves",
+    "save_figure",
     "save_layer_profile",
     "sheet",
     "t_histogram",

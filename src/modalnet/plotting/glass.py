@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
+from modalnet.plotting.files import new_figure
 from modalnet.plotting.layers import SMALL, TEXT
 from modalnet.plotting.several import Localizations, as_mapping, towers_of
 from modalnet.plotting.sheet import (
@@ -120,9 +121,7 @@ def glass(
 
 
 def _new_axes(theme: Theme) -> Any:
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=SIZE, facecolor=PAGE[theme])
+    figure = new_figure(figsize=SIZE, facecolor=PAGE[theme])
     return figure.add_axes((0, 0, 1, 1), projection="3d")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.plotting.arrangement import ARBITRARY, ROUND, Arrangement, arrange
+from modalnet.plotting.files import new_figure
 from modalnet.plotting.layers import SMALL, TEXT
 from modalnet.plotting.several import Localizations, as_mapping, owner_of, towers_of
 from modalnet.plotting.threshold import Threshold, selected
@@ -268,10 +269,8 @@ def _outline(ax: Axes, layout: Layout, placed: Arrangement, units: Units) -> Non
 
 
 def _new_axes(layout: Layout, theme: Theme) -> Axes:
-    from matplotlib import pyplot
-
     height = layout.height + (ABOVE + BELOW) * layout.line
-    figure = pyplot.figure(figsize=(WIDTH, WIDTH * height / layout.width), facecolor=PAGE[theme])
+    figure = new_figure(figsize=(WIDTH, WIDTH * height / layout.width), facecolor=PAGE[theme])
     return figure.add_axes((0.015, 0, 0.97, 1))
 
 

@@ -65,7 +65,9 @@ def of_profiles(profiles: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             raise InputError(f"The profile {name!r} has no column {', '.join(sorted(missing))}; it has {list(table)}.")
         unit = {"z": "z", "minmax": "share of range"}.get(str(getattr(one, "normalize", "")), "response")
         rows = _records(table[[column for column in PROFILE if column in table]])
-        found.append({"name": str(name), "unit": unit, "rows": rows, "notes": [str(n) for n in getattr(one, "notes", ())]})
+        found.append(
+            {"name": str(name), "unit": unit, "rows": rows, "notes": [str(n) for n in getattr(one, "notes", ())]}
+        )
     return found
 
 

@@ -38,7 +38,7 @@ class Glass {
     const box = canvas.getBoundingClientRect();
     this.width = box.width;
     this.height = box.height;
-    this.scale = this.zoom * Math.min((0.95 * box.width) / (this.length + this.high), (0.6 * box.height) / this.high);
+    this.scale = this.zoom * Math.min((1.15 * box.width) / (this.length + this.high), (0.6 * box.height) / this.high);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, box.width, box.height);
     const ink = d3.rgb(getComputedStyle(canvas).color);

@@ -51,7 +51,7 @@ class Panel {
     box.dataset.unit = `${tower.name}/${layer}/${dim}`;
     box.append(element("h3", { textContent: `${this.nameOf(unit)}${unit === state.pinned ? " · pinned" : ""}` }));
     box.append(this.numbers(unit, rows));
-    atlas.localizations.forEach((one, i) => rows[i] && this.responses(box, one, i, rows[i]));
+    this.responses(box, rows);
     this.favourites(box, `${tower.name}/${layer}/${dim}`);
     this.unitBox.replaceChildren(box);
   }
@@ -71,17 +71,29 @@ class Panel {
     return table;
   }
 
-  responses(box, one, i, value) {
-    const n = one.conditions.length, colour = this.atlas.colours.networks[i];
-    const list = one.conditions.map((condition, c) => {
-      const mean = value(1 + c), error = value(1 + n + c);
-      return { name: condition.name, mean, low: mean - error, high: mean + error, colour: one.positive.includes(condition.name) ? colour : null };
+  // One chart per set of stimuli: contrasts of the same stimuli share their means.
+  responses(box, rows) {
+    const seen = new Map();
+    this.atlas.localizations.forEach((one, i) => {
+      if (!rows[i]) return;
+      const n = one.conditions.length, colour = this.atlas.colours.networks[i];
+      const list = one.conditions.map(({ name }, c) => {
+        const mean = rows[i](1 + c), error = rows[i](1 + n + c);
+        return { name, mean, low: mean - error, high: mean + error, colour: one.positive.includes(name) ? colour : null };
+      });
+      const key = list.map((row) => `${row.name} ${row.mean}`).sort().join();
+      const same = seen.get(key);
+      if (!same) return void seen.set(key, { one, list, names: [one.name] });
+      same.names.push(one.name);
+      for (const row of list) if (row.colour) { const there = same.list.find((other) => other.name === row.name); there.colour = there.colour || row.colour; }
     });
-    if (!list.every((row) => Number.isFinite(row.mean))) return;
-    const what = one.magnitude === "absolute" ? "|activation|" : "activation";
-    const figure = element("figure", { className: "responses" }, [element("figcaption", { textContent: `${one.name}: mean ${what} ± standard error` })]);
-    bars(figure, list, "", `Mean ${what} by condition: ${list.map((row) => `${row.name} ${formatNumber(row.mean)}`).join(", ")}`);
-    box.append(figure);
+    for (const { one, list, names } of seen.values()) {
+      if (!list.length || !list.every((row) => Number.isFinite(row.mean))) continue;
+      const what = one.magnitude === "absolute" ? "|activation|" : "activation";
+      const figure = element("figure", { className: "responses" }, [element("figcaption", { textContent: `${names.join(", ")}: mean ${what} ± standard error` })]);
+      bars(figure, list, "", `Mean ${what} by condition: ${list.map((row) => `${row.name} ${formatNumber(row.mean)}`).join(", ")}`);
+      box.append(figure);
+    }
   }
 
   favourites(box, key) {
