@@ -76,6 +76,7 @@ def test_it_opens_without_an_error_and_asks_for_nothing_from_outside(browser: An
     assert browser.run("return performance.getEntriesByType('resource').map((one) => one.name)") == []
     assert browser.driver.find_element("css selector", "h1").text == "<b>tiny</b> & co"
     assert "arbitrary" in browser.find("note").text
+    assert not browser.find("crowded").is_displayed()
     # The browser itself is told to keep everything out.
     assert browser.run("return fetch('data:text/plain,x').then(() => 'reached', () => 'refused')") == "refused"
     browser.errors()
@@ -276,6 +277,7 @@ def test_a_million_units(browser: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert opening < 15_000
     assert frame < 1000
     assert moved < 2000
+    assert "zoom in" in browser.find("crowded").text
     # A pixel holds several units here: the pointer names one of them, with its own numbers.
     browser.hover("decoder", 100, 77)
     browser.wait("return document.getElementById('tooltip').dataset.unit")

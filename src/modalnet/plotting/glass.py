@@ -19,7 +19,6 @@ from modalnet.plotting.sheet import (
     INK,
     MOST,
     NETWORKS,
-    OVERLAP,
     PAGE,
     Theme,
     check_theme,
@@ -98,7 +97,7 @@ def glass(
             ax.text(x[block], 0, rim[:, 1].max() * 1.12, str(block), fontsize=SMALL - 1, color=ink, ha=ha, alpha=0.8)
     if {"vision", "decoder"} <= set(depths):
         _connector(ax, placed, depths, ink)
-    _networks(ax, chosen, placed, depths)
+    _networks(ax, chosen, placed, depths, ink)
     _finish(ax, placed, depths)
     model = shorten(str(first_of(found).meta.get("source") or "model").rstrip("/").rsplit("/", 1)[-1], 40)
     shown = "units as given" if networks is not None else str(rule)
@@ -107,7 +106,7 @@ def glass(
     note = f"{ARBITRARY}\nA line joins blocks that follow each other where both have the same dimension in a network."
     ax.text2D(0.015, 0.02, note, transform=whole, fontsize=SMALL - 1, color=ink, alpha=0.75, linespacing=1.3)
     ax.legend(
-        handles=legend_of(chosen),
+        handles=legend_of(chosen, overlap=ink),
         loc="upper right",
         bbox_to_anchor=(0.99, 0.99),
         bbox_transform=whole,
@@ -167,7 +166,9 @@ def _connector(ax: Any, placed: Arrangement, depths: Mapping[str, np.ndarray], i
     ax.text(middle[0], 0, 1.3 * top, "connector", fontsize=SMALL, color=ink, ha="center", alpha=0.8)
 
 
-def _networks(ax: Any, chosen: Mapping[str, Units], placed: Arrangement, depths: Mapping[str, np.ndarray]) -> None:
+def _networks(
+    ax: Any, chosen: Mapping[str, Units], placed: Arrangement, depths: Mapping[str, np.ndarray], overlap: str
+) -> None:
     size = min(1.0, CROWD / max(1, *(units.count for units in chosen.values()))) ** 0.5
     for tower, x in depths.items():
         masks = {name: units.mask[tower] for name, units in chosen.items() if tower in units.mask}
@@ -177,7 +178,7 @@ def _networks(ax: Any, chosen: Mapping[str, Units], placed: Arrangement, depths:
         for name, mask in masks.items():
             _streams(ax, mask, places, colours[name])
             _glow(ax, places[mask & (times == 1)], colours[name], size)
-        _glow(ax, places[times > 1], OVERLAP, size)
+        _glow(ax, places[times > 1], overlap, size)
 
 
 def _places(placed: Arrangement, tower: str, x: np.ndarray) -> Float[np.ndarray, "layer dim 3"]:

@@ -45,8 +45,9 @@ GAP = 0.14  # between patches, as a share of their width
 WIDTH = 7.2  # inches: a page
 SHAPE = 1.75  # width over height that the patches are wrapped to
 MOST = len(NETWORKS)
+FINEST = 1000  # cells side by side that a page of pixels still shows one by one
 LINE = 0.16  # inches: a line of text
-ABOVE, BELOW = 2, 4.6  # lines of the title, and of what stands below the patches
+ABOVE, BELOW = 2, 5.8  # lines of the title, and of what stands below the patches
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def sheet(
         canvas[upper + rows, left + columns, :3] = colours
         canvas[upper + rows, left + columns, 3] = 1
     _patches(ax, layout, placed)
-    ax.imshow(canvas, extent=(0, layout.width, layout.height, 0), interpolation="nearest", zorder=2)
+    # Where units are smaller than a pixel their colours mix, so that none is lost and none looks larger than it is.
+    interpolation = "nearest" if layout.width <= FINEST else "auto"
+    ax.imshow(canvas, extent=(0, layout.width, layout.height, 0), interpolation=interpolation, zorder=2)
     _words(ax, layout, placed, shapes, theme)
     shown = "units as given" if networks is not None and not single else str(rule)
     write_title(ax, found, shown, theme, at=(0, -layout.line))
@@ -332,13 +335,13 @@ def _legend(ax: Axes, layout: Layout, chosen: Mapping[str, Units], theme: Theme)
         fontsize=SMALL,
         frameon=False,
         labelcolor=INK[theme],
-        ncols=1 if len(handles) < 4 else 2,
+        ncols=1 if len(handles) < 4 else 2 if len(handles) < 6 else 3,
         borderaxespad=0,
         handlelength=1.2,
     )
 
 
-def legend_of(chosen: Mapping[str, Units]) -> list[Any]:
+def legend_of(chosen: Mapping[str, Units], *, overlap: str = OVERLAP) -> list[Any]:
     """A patch of colour for each network, and one for units of several."""
     from matplotlib.patches import Patch
 
@@ -350,7 +353,7 @@ def legend_of(chosen: Mapping[str, Units]) -> list[Any]:
             for tower, mask in units.mask.items():
                 times[tower] = times.get(tower, 0) + mask.astype(int)
         several = sum(int((count > 1).sum()) for count in times.values())
-        handles.append(Patch(facecolor=OVERLAP, edgecolor="#888888", label=f"in more than one: {several:,} units"))
+        handles.append(Patch(facecolor=overlap, edgecolor="#888888", label=f"in more than one: {several:,} units"))
     return handles
 
 

@@ -130,6 +130,9 @@ class Glass {
         context.beginPath();
         context.arc(x, y, radius * crowd, 0, 2 * Math.PI);
         context.fill();
+        if (alpha < 1 || state.one || (own & (own - 1)) === 0) continue;
+        context.strokeStyle = getComputedStyle(this.canvas).color; // white would be lost on a light page
+        context.stroke();
       }
     }
     context.globalAlpha = 1;

@@ -54,6 +54,7 @@ async function load() {
 function draw() {
   waiting = false;
   (state.glass ? glass : sheet).draw(state);
+  byId("crowded").hidden = state.glass || sheet.transform.k * sheet.ratio >= 1;
 }
 function redraw() {
   if (!waiting) { waiting = true; requestAnimationFrame(draw); }
