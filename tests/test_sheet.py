@@ -121,7 +121,7 @@ def test_t_is_warm_above_the_threshold_cold_below_and_grey_between() -> None:
     assert min(kinds.values()) > 0
     assert ARBITRARY in _texts(ax)
     assert "|t| ≥ 3" in _texts(ax)
-    assert all(name in _texts(ax) for name in ("vision tower", "decoder tower", "some", "faces > houses"))
+    assert all(name in _texts(ax) for name in ("vision tower", "decoder tower", "model", "faces > houses"))
 
 
 def test_the_default_is_the_significant_units_and_one_side_can_be_left_out() -> None:
@@ -165,7 +165,8 @@ def test_units_of_ones_own_are_drawn_in_place_of_a_threshold() -> None:
     arrangement = plotting.arrange(named)
     ax = plotting.sheet(named, networks, arrangement=arrangement)
     for unit in networks["a"].indices():
-        assert _colour_of(ax, named["a"], arrangement, unit) != (0.4, 0.4, 0.4)
+        expected = OVERLAP if networks["b"].mask[unit[0]][unit[1:]] else NETWORKS[0]
+        np.testing.assert_allclose(_colour_of(ax, named["a"], arrangement, unit), to_rgb(expected))
     assert "units as given" in _texts(ax)
     # With one localization they are outlined on its map.
     ax = plotting.sheet(named["a"], networks["a"])

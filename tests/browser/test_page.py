@@ -20,6 +20,7 @@ from modalnet.plotting import Arrangement
 from modalnet.plotting.arrangement import patch
 from modalnet.plotting.sheet import NETWORKS
 from modalnet.statistics import Moments
+from modalnet.tasks import spec
 
 pytestmark = pytest.mark.browser
 
@@ -215,7 +216,7 @@ def test_light_and_dark(browser: Any, page: Path) -> None:
 
 def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny: Found, tmp_path: Path) -> None:
     model = mn.load("tiny")
-    tasks = mn.tasks.spec.parse("grammar", 6, 0)
+    tasks = spec.parse("grammar", 6, 0)
     study = mn.lesion_study(model, {"language": tiny["language"]}, tasks, [0.01], 2, ["zero"], progress=False)
     table = pd.DataFrame({"condition": ["sentences", "nonwords"], "mean": [1.25, -0.5], "low": [1.0, -0.7]})
     profile = SimpleNamespace(table=lambda: table.assign(high=table["mean"] + 0.25), normalize="z", notes=("held out",))

@@ -136,7 +136,7 @@ def atlas(
 
     Notes
     -----
-    t and q are in the page as float32; a share of units selects what ``Localization.top`` does, in the same order.
+    t and q are in the page as float32; a share of units selects what ``Localization.top`` does of them.
     Effect sizes, condition means and standard errors are rounded to 0.05%.
 
     Examples

@@ -76,6 +76,7 @@ function reselect() {
 // What need not follow the slider at once.
 let timer = 0;
 function later() {
+  const opening = !document.documentElement.dataset.drawn; // nothing has changed yet that should be read out
   clearTimeout(timer);
   timer = setTimeout(() => {
     const shown = atlas.localizations.map((one, i) => ({ one, i })).filter(({ i }) => state.shown & (1 << i));
@@ -84,7 +85,7 @@ function later() {
     if (shown.length) histogram(box, shown.map(({ one, i }) => ({ ...countsOf(one), colour: atlas.colours.networks[i], cut: cutOf(one, state.kind, state.value) })));
     panel.layers();
     panel.strongest(ranked(25), go);
-    live.textContent = `${shown.map(({ one }) => `${one.name}: ${one.count.toLocaleString("en")} units`).join("; ")} at ${spoken()}.`;
+    if (!opening) live.textContent = `${shown.map(({ one }) => `${one.name}: ${one.count.toLocaleString("en")} units`).join("; ")} at ${spoken()}.`;
     const unit = state.pinned >= 0 ? state.pinned : state.cursor;
     if (unit >= 0) panel.show(unit);
   }, 120);
