@@ -84,8 +84,11 @@ class Browser:
             self.run(
                 "const {sheet, atlas, draw} = modalnetAtlas; draw();"
                 "const at = sheet().screenOf(atlas.unitOf(...arguments)).map(Math.floor);"
-                "const drawn = document.getElementById('map').getContext('2d').getImageData(...at, 1, 1);"
-                "return [...drawn.data].slice(0, 3)",
+                # By way of a canvas that is made to be read: reading the map's own would draw a warning.
+                "const copy = Object.assign(document.createElement('canvas'), {width: 1, height: 1});"
+                "const context = copy.getContext('2d', {willReadFrequently: true});"
+                "context.drawImage(document.getElementById('map'), -at[0], -at[1]);"
+                "return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3)",
                 *(tower, layer, dim),
             )
         )

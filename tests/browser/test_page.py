@@ -305,7 +305,7 @@ def random_localization(shapes: dict[str, tuple[int, int]], rng: np.random.Gener
 def test_gemma_3_270m(browser: Any, tmp_path: Path) -> None:
     model = mn.load(assets.gemma())
     stimuli = mn.stimuli.language().stimuli
-    some = [one for name in ("sentences", "nonwords") for one in [s for s in stimuli if s.condition == name][:40]]
+    some = [one for name in ("sentences", "nonwords") for one in [s for s in stimuli if s.condition == name][:24]]
     one = mn.localize(model, mn.Contrast(some, positive="sentences", negative="nonwords"), progress=False)
     path = tmp_path / "gemma.html"
     mn.atlas(one).save(path)
