@@ -157,9 +157,11 @@ class Panel {
       const box = document.getElementById("lesion-chart");
       box.replaceChildren();
       if (rows.length) lesionChart(box, rows, colourOf);
-      const range = (row, end) => `${formatNumber(row[`drop${end}`])} [${formatNumber(row[`drop${end}_low`])}, ${formatNumber(row[`drop${end}_high`])}]`;
-      const table = tableOf(["network", "task", "drop", "norm-matched", "survives"], rows.map((row) => [
-        row.network, row.task, range(row, ""), range(row, "_norm"), row.exceeds_norm === true ? "yes" : row.exceeds_norm === false ? "no" : "–"]));
+      const fixed = (value) => (Number.isFinite(value) ? value.toFixed(3).replace("-", "−") : "–");
+      const range = (row, end) => `${fixed(row[`drop${end}`])} [${fixed(row[`drop${end}_low`])}, ${fixed(row[`drop${end}_high`])}]`;
+      const table = tableOf(["network, task", "drop", "norm-matched", "survives"], rows.map((row) => [
+        `${row.network}, ${row.task}`, range(row, ""), range(row, "_norm"), row.exceeds_norm === true ? "yes" : row.exceeds_norm === false ? "no" : "–"]));
+      table.className = "compact";
       box.append(element("details", {}, [element("summary", { textContent: "The numbers" }), table]));
     };
     size.addEventListener("change", redraw);
