@@ -78,6 +78,9 @@ def test_it_opens_without_an_error_and_asks_for_nothing_from_outside(browser: An
     assert browser.driver.find_element("css selector", "h1").text == "<b>tiny</b> & co"
     assert "arbitrary" in browser.find("note").text
     assert not browser.find("crowded").is_displayed()
+    # Where a contrast did not reach a tower, its network has no count there, not a count of 0.
+    first = browser.wait("return document.querySelector('#layers tbody tr')?.textContent")
+    assert first.startswith("vision 0–")
     # The browser itself is told to keep everything out.
     assert browser.run("return fetch('data:text/plain,x').then(() => 'reached', () => 'refused')") == "refused"
     browser.errors()

@@ -118,12 +118,14 @@ class Panel {
     box.replaceChildren();
     for (const tower of atlas.towers) {
       const networks = shown.map(({ one, i }) => {
+        if (!one.towers.includes(tower.name)) return null; // not localized there, which is not the same as none
         const share = new Array(tower.layers).fill(0), flag = 1 << i;
         for (let local = 0; local < tower.layers * tower.width; local++) if (state.bits[tower.start + local] & flag) share[(local / tower.width) | 0]++;
         return { name: one.name, colour: atlas.colours.networks[i], counts: share, share: share.map((count) => (100 * count) / tower.width) };
       });
-      if (networks.length) layerProfile(box, tower, networks);
-      for (let block = 0; block < tower.layers; block++) table.push([`${tower.name} ${block}`, ...networks.map((one) => String(one.counts[block]))]);
+      const localized = networks.filter(Boolean);
+      if (localized.length) layerProfile(box, tower, localized);
+      for (let block = 0; block < tower.layers; block++) table.push([`${tower.name} ${block}`, ...networks.map((one) => (one ? String(one.counts[block]) : "–"))]);
     }
     const details = element("details", {}, [element("summary", { textContent: "Units in each block, as a table" })]);
     details.append(tableOf(["block", ...shown.map(({ one }) => one.name)], table));
