@@ -2,9 +2,10 @@
 # Runs the tests in an environment of their own (.venv; see scripts/env.sh).
 #
 #   bash scripts/test.sh [pytest arguments]         unit and parity tests
-#   bash scripts/test.sh --all [pytest arguments]   linters and types first, then the tests on real models, real data,
-#                                                   NDIF and in a browser too (where they come from: tests/assets.py,
-#                                                   tests/conftest.py); Chromium is installed where it is missing
+#   bash scripts/test.sh --all [pytest arguments]   linters, types and the documentation first, then all tests: the
+#                                                   notebooks, real models, real data, NDIF and in a browser too (where
+#                                                   they come from: tests/assets.py, tests/conftest.py); Chromium is
+#                                                   installed where it is missing
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -21,17 +22,21 @@ have_browser() {
   echo "install chromium chromium-driver) or name them with CHROMIUM= and CHROMEDRIVER=; without them these tests are skipped." >&2
 }
 
-select=(-m "not real and not ndif and not browser")
+select=(-m "not real and not ndif and not browser" tests)
+# One process per core and one thread in each: small models gain nothing from a second thread.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+parallel=(-n logical --maxprocesses 4 --dist loadgroup)
 if [[ ${1:-} == --all ]]; then
-  select=()
+  select=(--nbmake --nbmake-timeout=900 tests notebooks)
   shift
   make_environment dev
   "$python" -m ruff check .
   "$python" -m ruff format --check .
   "$python" -m mypy
+  NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
   have_browser
 else
   make_environment dev
 fi
-"$python" -m pytest ${select[@]+"${select[@]}"} "$@"
+"$python" -m pytest "${parallel[@]}" "${select[@]}" "$@"
 echo "scripts/test.sh took ${SECONDS} s"
