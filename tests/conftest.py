@@ -1,7 +1,8 @@
 """Rules for every test: no network, a result store of its own, and no silent skips where they would hide something.
 
-With ``MODALNET_REQUIRE_REAL=1``, as in CI, a test marked `real` or `ndif` that is skipped fails, and so does a session
-in which no real one ran. Tests marked `ndif` start a server of their own (tests/ndif).
+With ``MODALNET_REQUIRE_REAL=1``, as in CI, a test marked `real`, `ndif` or `browser` that is skipped fails, and so does
+a session in which no real one ran. Tests marked `ndif` start a server of their own (tests/ndif), those marked `browser`
+open pages in a headless Chromium (tests/browser).
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    real = item.get_closest_marker("real") or item.get_closest_marker("ndif")
-    if real and report.skipped and REQUIRE_REAL and not hasattr(report, "wasxfail"):
+    must_run = any(item.get_closest_marker(name) for name in ("real", "ndif", "browser"))
+    if must_run and report.skipped and REQUIRE_REAL and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"a test on real input was skipped: {report.longrepr}"
+        report.longrepr = f"a test that must run was skipped: {report.longrepr}"
     return report
 
 

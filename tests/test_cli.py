@@ -543,3 +543,27 @@ def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: 
     result = run("lesion", "tiny", "--out", tmp_path / "out", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+# -- atlas ---------------------------------------------------------------------------------------------------------
+
+
+def test_atlas_of_files_and_of_a_model_is_the_same_page(store: Store, gpt2: Path, words: Path, tmp_path: Path) -> None:
+    columns = ("--text-column", "words", "--condition-column", "kind")
+    contrast = (f"csv:{words}", "--positive", "animal", *columns)
+    ok("localize", gpt2, "--contrast", *contrast, "--out", tmp_path / "found", "--no-progress")
+    file = tmp_path / "found" / "localization.safetensors"
+    printed = json.loads(ok("atlas", f"animals={file}", "--top", "5%", "--out", tmp_path / "map", "--json"))
+    assert printed["networks"] == ["animals"]
+    assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["atlas.html", "glass.png", "sheet.png"]
+    page = (tmp_path / "map" / "atlas.html").read_text(encoding="utf-8")
+    expected = mn.atlas({"animals": mn.Localization.load(file)}, top=0.05)
+    assert page == expected.html()
+    with Image.open(tmp_path / "map" / "sheet.png") as picture:
+        assert picture.width == 1440
+
+
+def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> None:
+    assert "takes a share of the units" in fails("atlas", gpt2, "--top", "12", "--out", tmp_path)
+    assert "one model, or .safetensors files" in fails("atlas", gpt2, "other.safetensors", "--out", tmp_path)
+    assert "cannot be read" in fails("atlas", tmp_path / "absent.safetensors", "--out", tmp_path)

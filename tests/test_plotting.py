@@ -11,33 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from modalnet.errors import InputError, StoreError
-from modalnet.localization.result import Localization
 from modalnet.plotting import layer_profile, save_layer_profile
-from modalnet.statistics import Moments
 from modalnet.units import Units
-
-WIDTHS = {"vision": (4, 30), "decoder": (6, 50)}
-
-
-def localization(*towers: str, seed: int = 0) -> Localization:
-    """Random activations in which the last layer of every tower prefers the positive side."""
-    rng = np.random.default_rng(seed)
-    shapes = {tower: WIDTHS[tower] for tower in towers}
-    sides: dict = {"positive": {}, "negative": {}}
-    for tower, shape in shapes.items():
-        for side, shift in (("positive", 2.0), ("negative", 0.0)):
-            values = rng.normal(size=(10, *shape))
-            values[:, -1] += shift
-            total = Moments.zeros(shape)
-            total.update(values)
-            sides[side][tower] = [total]
-    conditions = {side: {tower: folds[0] for tower, folds in parts.items()} for side, parts in sides.items()}
-    return Localization(
-        sides=sides,
-        conditions=conditions,
-        norms={tower: np.ones(shape) for tower, shape in shapes.items()},
-        meta={"source": "some/model", "contrast": {"name": "faces > houses"}},
-    )
+from planted import WIDTHS, localization
 
 
 def axes_for(n: int) -> np.ndarray:

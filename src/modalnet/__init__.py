@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import features, interop, patching, stimuli, tasks
+    from modalnet import features, interop, patching, plotting, stimuli, tasks
     from modalnet.architecture.towers import Tower
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         attribution_patching,
         profile_modality,
     )
+    from modalnet.plotting.atlas import Atlas, atlas
     from modalnet.stimuli import Contrast, Stimulus, corrupt
     from modalnet.store import Store
     from modalnet.units import Units
@@ -52,6 +53,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
     __version__ = "0.0.0"
 
 _WHERE = {
+    "Atlas": "modalnet.plotting.atlas",
     "Contrast": "modalnet.stimuli",
     "InputError": "modalnet.errors",
     "Intervention": "modalnet.interventions.operations",
@@ -71,6 +73,7 @@ _WHERE = {
     "Units": "modalnet.units",
     "activation_patching": "modalnet.patching",
     "add": "modalnet.interventions.operations",
+    "atlas": "modalnet.plotting.atlas",
     "attribution_patching": "modalnet.patching",
     "direction": "modalnet.interventions.operations",
     "lesion_study": "modalnet.lesion",
@@ -88,6 +91,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "Atlas",
     "Contrast",
     "InputError",
     "Intervention",
@@ -107,6 +111,7 @@ __all__ = [
     "Units",
     "activation_patching",
     "add",
+    "atlas",
     "attribution_patching",
     "corrupt",
     "direction",
@@ -119,6 +124,7 @@ __all__ = [
     "patch",
     "patching",
     "pick_up",
+    "plotting",
     "profile_modality",
     "resample",
     "scale",
@@ -131,7 +137,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("features", "interop", "patching", "stimuli", "tasks"):
+    if name in ("features", "interop", "patching", "plotting", "stimuli", "tasks"):
         return importlib.import_module(f"modalnet.{name}")
     if name == "corrupt":
         return importlib.import_module("modalnet.stimuli.corrupt")

@@ -325,6 +325,14 @@ class Units:
 
         return zeroed(self, bridge)
 
+    # -- pictures ------------------------------------------------------------------------------------------------
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the share of selected units over layers: see :func:`modalnet.plotting.units_profile`."""
+        from modalnet.plotting.layers import units_profile
+
+        return units_profile(self, **options)
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:

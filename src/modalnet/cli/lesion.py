@@ -76,7 +76,7 @@ def lesion(
     sizes = [float(one["fraction"]) for one in parsed if "fraction" in one]
     if len(sizes) < len(parsed):
         raise InputError(f"--fractions takes shares, such as 0.25%,1%; got {fractions}.")
-    wanted = _networks(networks)
+    wanted = parse_networks(networks)
     from modalnet.tasks import spec
 
     asked = spec.parse(tasks, items, seed)
@@ -119,7 +119,8 @@ def lesion(
         console.print(f"  {str(path).ljust(longest)}  {WHAT[name]}")
 
 
-def _networks(text: str) -> dict[str, Any]:
+def parse_networks(text: str) -> dict[str, Any]:
+    """Contrasts by name: language, or faces=floc:FOLDER."""
     from modalnet.stimuli import spec
 
     found = {}

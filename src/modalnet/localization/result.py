@@ -155,6 +155,18 @@ class Localization:
             for name, towers in self._conditions.items()
         }
 
+    @cached_property
+    def sds(self) -> dict[str, PerTower]:
+        """Standard deviation over the stimuli of each condition, per tower; NaN for a single stimulus."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                name: {
+                    tower: _frozen(np.sqrt(towers[tower].m2 / np.float64(towers[tower].n - 1)))
+                    for tower in self._towers
+                }
+                for name, towers in self._conditions.items()
+            }
+
     def moments(self, side: str, tower: str, folds: Iterable[int] | None = None) -> Moments:
         """Return the moments of one side over some folds (all, if None)."""
         parts = self._sides[side][tower]
@@ -423,11 +435,43 @@ class Localization:
 
         return reliability(self, **options)
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the share of selected units over layers: see :func:`modalnet.plotting.layers.layer_profile`."""
-        from modalnet.plotting.layers import layer_profile
+    def plot(self, kind: str = "layers", units: Units | None = None, **options: Any) -> Any:
+        """Draw the result.
 
-        return layer_profile(self, **options)
+        Parameters
+        ----------
+        kind
+            ``"layers"``: the share of selected units over layers (:func:`modalnet.plotting.layer_profile`);
+            ``"histogram"`` of t (:func:`.t_histogram`); ``"volcano"``: effect size against q (:func:`.volcano`);
+            ``"sheet"``: t on a flat map of the model (:func:`.sheet`); ``"glass"``: the network in depth
+            (:func:`.glass`).
+        units
+            The network to show; the top 1% by t, if None.
+        **options
+            As for the function that draws.
+
+        Returns
+        -------
+        Axes or array of Axes
+            What that function returns: one per tower, or one.
+
+        Raises
+        ------
+        InputError
+            For another kind, or units that do not fit.
+        """
+        from modalnet import plotting
+
+        kinds = {
+            "layers": plotting.layer_profile,
+            "histogram": plotting.t_histogram,
+            "volcano": plotting.volcano,
+            "sheet": plotting.sheet,
+            "glass": plotting.glass,
+        }
+        if kind not in kinds:
+            raise InputError(f"plot(kind=...) is one of {', '.join(kinds)}; got {kind!r}.")
+        return kinds[kind](self, units, **options)  # type: ignore[operator]  # each takes the localization and units
 
     # -- files ---------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,28 @@
 """Pictures of results, drawn on matplotlib axes; nothing here touches global settings or the backend."""
 
-from modalnet.plotting.layers import layer_profile, save_layer_profile
+from modalnet.plotting.arrangement import Arrangement, arrange
+from modalnet.plotting.distributions import t_histogram, volcano
+from modalnet.plotting.files import save_figure
+from modalnet.plotting.glass import glass
+from modalnet.plotting.layers import layer_profile, save_layer_profile, units_profile
 from modalnet.plotting.lesion import dose_curves, save_dose_curves
 from modalnet.plotting.patching import heatmap, modality_profile, picture_overlay
+from modalnet.plotting.sheet import sheet
 
 __all__ = [
+    "Arrangement",
+    "arrange",
     "dose_curves",
+    "glass",
     "heatmap",
     "layer_profile",
     "modality_profile",
     "picture_overlay",
     "save_dose_curves",
+    "save_figure",
     "save_layer_profile",
+    "sheet",
+    "t_histogram",
+    "units_profile",
+    "volcano",
 ]

@@ -16,13 +16,13 @@ import numpy as np
 
 from modalnet import store
 from modalnet.errors import InputError
-from modalnet.units import Units
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
     from modalnet.localization.result import Localization
+    from modalnet.units import Units
 
 # Okabe & Ito (2008): told apart under every common kind of colour blindness, and in grey.
 NETWORK, CHANCE = "#0072B2", "#999999"
@@ -86,19 +86,54 @@ def layer_profile(
     network = localization.top(fraction=fraction) if units is None else units
     if network.shapes != localization.shapes:
         raise InputError(f"The units have towers {network.shapes}; the localization has {localization.shapes}.")
-    towers = localization.towers
-    axes = _new_axes(len(towers)) if ax is None else np.atleast_1d(np.array(ax, dtype=object)).ravel()
-    if len(axes) != len(towers):
-        raise InputError(f"There are {len(towers)} towers ({', '.join(towers)}) to draw, on {len(axes)} axes.")
-    alone = [Units({tower: network.mask[tower]}) for tower in towers]
+    axes = axes_for(localization, ax)
+    _draw_all(axes, network, n_random, seed, color)
+    label_towers(axes, localization, "layer (input to output)", "selected units (% of layer)")
+    return axes if len(axes) > 1 else axes[0]
+
+
+def units_profile(
+    units: Units,
+    *,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    n_random: int = 200,
+    seed: int = 0,
+    color: str = NETWORK,
+) -> Axes | np.ndarray:
+    """Draw which share of the units of each layer a set of units takes: :func:`layer_profile` without a localization.
+
+    Parameters
+    ----------
+    units
+        The set.
+    ax, n_random, seed, color
+        As for :func:`layer_profile`.
+
+    Returns
+    -------
+    Axes or array of Axes
+        As for :func:`layer_profile`.
+
+    Raises
+    ------
+    InputError
+        If ``ax`` does not have one axes per tower.
+    """
+    axes = axes_for(units, ax)
+    _draw_all(axes, units, n_random, seed, color)
+    label_towers(axes, units, "layer (input to output)", "selected units (% of layer)")
+    return axes if len(axes) > 1 else axes[0]
+
+
+def _draw_all(axes: np.ndarray, network: Units, n_random: int, seed: int, color: str) -> None:
+    # One set per tower, so that a tower with too few free units does not take the band from the others.
+    alone = [type(network)({tower: mask}) for tower, mask in network.mask.items()]
     chances = [_chance(part, n_random, seed) for part in alone]
     # One scale for all towers, so that they compare; the legend stands in the room on top.
     highest = max(float(array.max()) for array in [*map(_share, alone), *chances] if array is not None)
     for panel, part, chance in zip(axes, alone, chances, strict=True):
         _draw(panel, part, chance, color)
         panel.set_ylim(0, HEADROOM * highest or 1.0)
-    _label(axes, localization)
-    return axes if len(towers) > 1 else axes[0]
 
 
 def save_layer_profile(
@@ -133,10 +168,23 @@ def save_layer_profile(
     store.write_bytes(path, picture.getvalue())
 
 
-def _new_axes(n_towers: int) -> np.ndarray:
-    from matplotlib import pyplot
+def axes_for(drawn: Localization | Units, ax: Axes | Sequence[Axes] | np.ndarray | None) -> np.ndarray:
+    """The given axes, else new ones: one for each tower.
 
-    return _axes_of(pyplot.figure, n_towers)
+    Raises
+    ------
+    InputError
+        If the given ones are more or fewer.
+    """
+    towers = list(drawn.shapes)
+    if ax is None:
+        from matplotlib import pyplot
+
+        return _axes_of(pyplot.figure, len(towers))
+    axes = np.atleast_1d(np.array(ax, dtype=object)).ravel()
+    if len(axes) != len(towers):
+        raise InputError(f"There are {len(towers)} towers ({', '.join(towers)}) to draw, on {len(axes)} axes.")
+    return axes
 
 
 def _axes_of(make_figure: Any, n_towers: int) -> np.ndarray:
@@ -180,18 +228,26 @@ def _draw(ax: Axes, network: Units, chance: Float[np.ndarray, "2 layer"] | None,
     ax.legend(loc="upper left", fontsize=SMALL, frameon=False, handlelength=1.6, borderaxespad=0.2)
 
 
-def _label(axes: np.ndarray, localization: Localization) -> None:
+def label_towers(axes: np.ndarray, drawn: Localization | Units, x: str, y: str) -> None:
     """Name the contrast and the model above the first panel, the towers above each where there are several."""
-    contrast = localization.meta.get("contrast") or {}
-    name = str(contrast.get("name") or "contrast").replace(",", ", ")
     width = TITLE_WIDTH * len(axes)
-    lines = textwrap.wrap(name, width, max_lines=2, placeholder=" …")
-    lines.append(textwrap.shorten(str(localization.meta.get("source") or "model"), width, placeholder=" …"))
-    for i, (panel, tower) in enumerate(zip(axes, localization.towers, strict=True)):
+    lines = _heading(drawn, width)
+    for i, (panel, tower) in enumerate(zip(axes, drawn.shapes, strict=True)):
         # Every title has as many lines, so that constrained layout and loose axes look alike.
-        title = [f"{tower} tower"] if len(axes) > 1 else []
+        title = [f"{tower} tower"] if len(axes) > 1 or not lines else []
         above = lines if i == 0 else [""] * len(lines)
         panel.set_title("\n".join(above + title), fontsize=TEXT, loc="left")
-        panel.set_xlabel("layer (input to output)", fontsize=TEXT)
+        panel.set_xlabel(x, fontsize=TEXT)
         if i == 0 or not panel.get_shared_y_axes().joined(panel, axes[0]):
-            panel.set_ylabel("selected units (% of layer)", fontsize=TEXT)
+            panel.set_ylabel(y, fontsize=TEXT)
+
+
+def _heading(drawn: Localization | Units, width: int) -> list[str]:
+    meta = getattr(drawn, "meta", None)
+    if meta is None:  # a set of units does not say where it comes from
+        return []
+    contrast = meta.get("contrast") or {}
+    name = str(contrast.get("name") or "contrast").replace(",", ", ")
+    lines = textwrap.wrap(name, width, max_lines=2, placeholder=" …")
+    lines.append(textwrap.shorten(str(meta.get("source") or "model"), width, placeholder=" …"))
+    return lines
