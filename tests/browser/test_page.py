@@ -225,8 +225,10 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     profile = SimpleNamespace(table=lambda: table.assign(high=table["mean"] + 0.25), normalize="z", notes=("held out",))
     (unit,) = tiny["language"].top(k=1).indices()
     favourites = {unit: ["a sentence it likes", (Image.new("RGB", (300, 200), "red"), 2.5)]}
+    other = tiny["language"].top(k=2) - tiny["language"].top(k=1)
+    liked = mn.features.top_stimuli(model, other, mn.stimuli.language().stimuli[:20], n=3, shades=False, progress=False)
     path = tmp_path / "all.html"
-    mn.atlas(tiny, study=study, profiles={"language": profile}, favourites=favourites).save(path)
+    mn.atlas(tiny, study=study, profiles={"language": profile}, favourites=[favourites, liked]).save(path)
     browser.open(path)
     rows = browser.driver.find_elements("css selector", "#lesion-chart tbody tr")
     drops = study.table()["drop"]
@@ -245,6 +247,13 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
         "return picture.complete && [picture.naturalWidth, text.textContent]"
     ) == [96, "a sentence it likes"]
     assert browser.run("return modalnetAtlas.state.pinned") == places(tiny, [unit])[0]
+    ((tower, layer, dim),) = other.indices()
+    browser.find("unpin").click()
+    browser.hover(tower, layer, dim)
+    browser.wait(f"return document.querySelector('[data-unit=\"{tower}/{layer}/{dim}\"]')")
+    items = [one.text for one in browser.driver.find_elements("css selector", ".favourites span")]
+    assert items == [liked.stimuli[int(index)].text for index in liked.row(0)[0]]
+    assert len(items) == 3
     assert browser.errors() == []
 
 
