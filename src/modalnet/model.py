@@ -17,6 +17,7 @@ from modalnet.architecture.identity import encoding_fingerprint, model_fingerpri
 from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import Tower, find_towers
+from modalnet.architecture.untrained import untrained_copy
 from modalnet.errors import InputError
 from modalnet.interventions.edits import Edits, flatten
 from modalnet.interventions.engine import Engine
@@ -79,6 +80,7 @@ class Model:
 
     def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
         self._loaded = loaded
+        self._chat_template = chat_template
         self.name = loaded.name
         self.module = loaded.module
         self.towers: dict[str, Tower] = find_towers(loaded.module)
@@ -159,6 +161,10 @@ class Model:
     def fingerprint(self) -> str:
         """A hash of the weights, config and class, read anew at each call."""
         return model_fingerprint(self.module)
+
+    def untrained(self, seed: int = 0) -> Model:
+        """The same architecture with random weights; see ``untrained=`` of :func:`modalnet.load`."""
+        return Model(untrained_copy(self._loaded, seed), chat_template=self._chat_template)
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())
@@ -686,6 +692,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     remote: bool | str = False,
     chat_template: bool | Literal["auto"] = "auto",
+    untrained: bool | int = False,
     **kwargs: Any,
 ) -> Model:
     """Load a model and find its towers.
@@ -707,6 +714,9 @@ def load(
     chat_template
         ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
         not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
+    untrained
+        True: the same architecture with random weights, as its class initializes them: the control for what training
+        gave. A number is the seed, True the seed 0. The source may be a :class:`Model`, which stays as it is.
     **kwargs
         For ``from_pretrained`` (``revision``, ``device_map``, ``attn_implementation``, ``trust_remote_code``, ...).
 
@@ -728,9 +738,15 @@ def load(
     if remote:
         raise InputError(f"remote={remote!r}: running on NDIF is not part of this version. Load the model here.")
     if isinstance(source, Model):
-        return source
+        return source.untrained(_seed(untrained)) if untrained is not False else source
     loaded = load_source(source, tokenizer=tokenizer, processor=processor, device=device, dtype=dtype, **kwargs)
+    if untrained is not False:
+        loaded = untrained_copy(loaded, _seed(untrained))
     return Model(loaded, chat_template=chat_template)
+
+
+def _seed(untrained: bool | int) -> int:
+    return 0 if untrained is True else untrained
 
 
 def as_stimuli(stimuli: Any) -> list[Stimulus]:
