@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import interop, patching, stimuli, tasks
+    from modalnet import brain, interop, patching, stimuli, tasks
     from modalnet.architecture.towers import Tower
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
@@ -107,6 +107,7 @@ __all__ = [
     "activation_patching",
     "add",
     "attribution_patching",
+    "brain",
     "corrupt",
     "direction",
     "interop",
@@ -128,7 +129,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("interop", "patching", "stimuli", "tasks"):
+    if name in ("brain", "interop", "patching", "stimuli", "tasks"):
         return importlib.import_module(f"modalnet.{name}")
     if name == "corrupt":
         return importlib.import_module("modalnet.stimuli.corrupt")
