@@ -30,6 +30,8 @@ PENALTIES = np.logspace(-3, 5, 13)
 N_ITER = 30  # weightings of the bands that banded ridge tries
 EXACT = 200_000  # training stimuli x targets; below it float64 costs nothing that matters
 TARGETS = 2000  # solved at once
+FEW = 0.6  # features per training stimulus; below it ridge is solved in feature space
+MANY = 3000  # training stimuli, from which on penalties are tried one at a time, for the memory
 REGRESSIONS = ("ridge", "banded")
 
 Bands = Mapping[str, Float[np.ndarray, "stimulus feature"]]
@@ -158,19 +160,19 @@ def fit_predict(
     predictions = np.full(responses.shape, np.nan)
     parts = {} if single else {name: np.full(responses.shape, np.nan) for name in checked}
     chosen = np.full((split.n_folds, responses.shape[1]), np.nan)
-    with solver(device) as backend:
+    with solver(device) as place:
         for rows, columns in patterns(responses):
             for fold, train_all, test_all in split.outer():
                 train, test = train_all[rows[train_all]], test_all[rows[test_all]]
                 if not len(test):
                     continue
-                kernels, crossed = _kernels(checked, train, test, backend)
+                standardized = _standardized(checked, train, test, place)
                 inner = split.inner(train, fold)
                 y = responses[np.ix_(train, columns)]
                 for start in range(0, len(columns), TARGETS):
                     some = slice(start, start + TARGETS)
                     found, by_band, alphas = _solve(
-                        (kernels, crossed), y[:, some], inner, backend, regression, np.asarray(penalties), n_iter, split.seed
+                        standardized, y[:, some], inner, place, regression, np.asarray(penalties), n_iter, split.seed
                     )
                     where = np.ix_(test, columns[some])
                     predictions[where] = found
@@ -205,29 +207,27 @@ def _checked(name: str, features: Any, n: int) -> Float[np.ndarray, "stimulus fe
     return values.astype(np.float32, copy=False) if values.dtype.itemsize < 8 else values.astype(np.float64, copy=False)
 
 
-def _kernels(bands: Bands, train: np.ndarray, test: np.ndarray, backend: Any) -> tuple[Any, Any]:
-    """Kernels of the training stimuli, and of held-out with training stimuli: [band, ., train]."""
+def _standardized(bands: Bands, train: np.ndarray, test: np.ndarray, place: Any) -> list[tuple[Any, Any]]:
+    """Per band, training and held-out features: standardized by the training stimuli, over the root of their number."""
     import torch
 
-    own, crossed = [], []
+    found = []
     for features in bands.values():
-        given = torch.from_numpy(np.ascontiguousarray(features[train])).to(backend.device)
-        held = torch.from_numpy(np.ascontiguousarray(features[test])).to(backend.device)
+        given = torch.from_numpy(np.ascontiguousarray(features[train])).to(place.device)
+        held = torch.from_numpy(np.ascontiguousarray(features[test])).to(place.device)
         middle, spread = given.mean(0), given.std(0, correction=0)
         # A feature that is constant but for rounding would become noise of unit variance.
         varies = spread > 1e-6 * given.abs().amax(0).clamp(min=1e-30)
         scale = torch.where(varies, 1 / torch.where(varies, spread, 1), 0) / max(int(varies.sum()), 1) ** 0.5
-        given, held = (given - middle).mul_(scale), (held - middle).mul_(scale)
-        own.append(given @ given.T)
-        crossed.append(held @ given.T)
-    return torch.stack(own), torch.stack(crossed)
+        found.append(((given - middle).mul_(scale), (held - middle).mul_(scale)))
+    return found
 
 
 def _solve(  # noqa: PLR0917  # one call, above
-    kernels: tuple[Any, Any],
+    bands: Sequence[tuple[Any, Any]],
     y: Float[np.ndarray, "train target"],
     inner: list[tuple[np.ndarray, np.ndarray]],
-    backend: Any,
+    place: Any,
     regression: str,
     penalties: Float[np.ndarray, " penalty"],
     n_iter: int,
@@ -235,43 +235,26 @@ def _solve(  # noqa: PLR0917  # one call, above
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Predictions for the held-out stimuli, those of each band, and the penalties."""
     import torch
-    from himalaya.kernel_ridge import (
-        generate_dirichlet_samples,
-        solve_kernel_ridge_cv_eigenvalues,
-        solve_multiple_kernel_ridge_random_search,
-    )
 
-    dtype = torch.float64 if y.size <= EXACT and backend.device.type != "mps" else torch.float32
-    own, crossed = (part.to(dtype) for part in kernels)
+    dtype = torch.float64 if y.size <= EXACT and place.device.type != "mps" else torch.float32
     middle = y.mean(axis=0)
     spread = y.std(axis=0)
     spread[spread == 0] = 1.0  # constant in this training set: the prediction is its mean
-    targets = torch.from_numpy((y - middle) / spread).to(backend.device, dtype)
-    alphas = torch.from_numpy(penalties).to(backend.device, dtype)
-    options: dict[str, Any] = {"alphas": alphas, "cv": inner, "fit_intercept": True}
-    if len(y) > 3000:
+    targets = torch.from_numpy((y - middle) / spread).to(place.device, dtype)
+    options: dict[str, Any] = {
+        "alphas": torch.from_numpy(penalties).to(place.device, dtype),
+        "cv": inner,
+        "fit_intercept": True,
+    }
+    if len(y) > MANY:
         options |= {"n_alphas_batch": 1}
-    if len(own) == 1 or regression == "ridge":
-        whole = own.mean(0)
-        best, dual, _, intercept = solve_kernel_ridge_cv_eigenvalues(whole, targets, **options)
-        dual, intercept = dual.to(backend.device), intercept.to(backend.device)
-        by_band = [(part / len(own)) @ dual for part in crossed]
-        chosen = best
+    if len(bands) > 1 and regression == "banded":
+        by_band, intercept, chosen = _banded(bands, targets, options, dtype, n_iter, seed)
+    elif sum(given.shape[1] for given, _ in bands) < FEW * len(y):
+        by_band, intercept, chosen = _primal(bands, targets, options, dtype)
     else:
-        # Every band alone and all alike are always among the weightings that are tried.
-        fixed = [*np.eye(len(own)), np.full(len(own), 1 / len(own))]
-        drawn = np.asarray(
-            generate_dirichlet_samples(n_iter, len(own), concentration=[0.1, 1.0], random_state=seed).cpu()
-        )
-        gammas = torch.from_numpy(np.vstack([*fixed, drawn])).to(backend.device, dtype)
-        deltas, dual, _, intercept = solve_multiple_kernel_ridge_random_search(
-            own, targets, n_iter=gammas, return_weights="dual", random_state=seed, progress_bar=False, **options
-        )
-        deltas, dual, intercept = (part.to(backend.device) for part in (deltas, dual, intercept))
-        weights = torch.exp(deltas)
-        by_band = [(part @ dual) * weight for part, weight in zip(crossed, weights, strict=True)]
-        chosen = 1 / weights.sum(0)
-    predicted = sum(by_band) + intercept
+        by_band, intercept, chosen = _dual(bands, targets, options, dtype)
+    predicted = sum(by_band) + intercept.to(place.device)
 
     def back(values: torch.Tensor) -> np.ndarray:
         return values.detach().cpu().double().numpy()
@@ -281,6 +264,50 @@ def _solve(  # noqa: PLR0917  # one call, above
         [back(part) * spread for part in by_band] if len(by_band) > 1 else [],
         back(chosen),
     )
+
+
+def _primal(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any) -> tuple[Any, Any, Any]:
+    """Ridge in feature space, where features are fewer than stimuli: the same solution for less work."""
+    import torch
+    from himalaya.ridge import solve_ridge_cv_svd
+
+    share = len(bands) ** 0.5  # the mean of the kernels, as below
+    given = torch.cat([own for own, _ in bands], 1).to(dtype) / share
+    chosen, weights, _, intercept = solve_ridge_cv_svd(given, targets, warn=False, **options)
+    parts = weights.to(targets.device).split([own.shape[1] for own, _ in bands])
+    return [(held.to(dtype) / share) @ part for (_, held), part in zip(bands, parts, strict=True)], intercept, chosen
+
+
+def _dual(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any) -> tuple[Any, Any, Any]:
+    """Kernel ridge on the mean of the bands' kernels."""
+    from himalaya.kernel_ridge import solve_kernel_ridge_cv_eigenvalues
+
+    whole = sum(given @ given.T for given, _ in bands) / len(bands)
+    chosen, dual, _, intercept = solve_kernel_ridge_cv_eigenvalues(whole.to(dtype), targets, **options)
+    dual = dual.to(targets.device)
+    return [((held @ given.T).to(dtype) / len(bands)) @ dual for given, held in bands], intercept, chosen
+
+
+def _banded(  # as the settings of fit_predict
+    bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any, n_iter: int, seed: int
+) -> tuple[Any, Any, Any]:
+    """Kernel ridge on a weighted sum of the bands' kernels, the weights chosen per target."""
+    import torch
+    from himalaya.kernel_ridge import generate_dirichlet_samples, solve_multiple_kernel_ridge_random_search
+
+    n = len(bands)
+    own = torch.stack([(given @ given.T).to(dtype) for given, _ in bands])
+    # Every band alone and all alike are always among the weightings that are tried.
+    drawn = generate_dirichlet_samples(n_iter, n, concentration=[0.1, 1.0], random_state=seed).cpu().numpy()
+    gammas = torch.from_numpy(np.vstack([np.full((1, n), 1 / n), np.eye(n), drawn])).to(targets.device, dtype)
+    deltas, dual, _, intercept = solve_multiple_kernel_ridge_random_search(
+        own, targets, n_iter=gammas, return_weights="dual", random_state=seed, progress_bar=False, **options
+    )
+    dual, weights = dual.to(targets.device), torch.exp(deltas.to(targets.device))
+    by_band = [
+        ((held @ given.T).to(dtype) @ dual) * weight for (given, held), weight in zip(bands, weights, strict=True)
+    ]
+    return by_band, intercept, 1 / weights.sum(0)
 
 
 @dataclass(frozen=True)
