@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         attribution_patching,
         profile_modality,
     )
+    from modalnet.profiles import Profile, profile
     from modalnet.stimuli import Contrast, Stimulus, corrupt
     from modalnet.store import Store
     from modalnet.units import Units
@@ -61,6 +62,7 @@ _WHERE = {
     "ModalityProfile": "modalnet.patching",
     "Model": "modalnet.model",
     "Patching": "modalnet.patching",
+    "Profile": "modalnet.profiles",
     "Reliability": "modalnet.localization",
     "Request": "modalnet.interventions.scores",
     "Run": "modalnet.model",
@@ -78,6 +80,7 @@ _WHERE = {
     "localize": "modalnet.localization",
     "mean": "modalnet.interventions.operations",
     "patch": "modalnet.interventions.operations",
+    "profile": "modalnet.profiles",
     "profile_modality": "modalnet.patching",
     "resample": "modalnet.interventions.operations",
     "scale": "modalnet.interventions.operations",
@@ -96,6 +99,7 @@ __all__ = [
     "ModalnetError",
     "Model",
     "Patching",
+    "Profile",
     "Reliability",
     "Request",
     "Run",
@@ -117,6 +121,7 @@ __all__ = [
     "mean",
     "patch",
     "patching",
+    "profile",
     "profile_modality",
     "resample",
     "scale",
