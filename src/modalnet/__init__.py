@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modalnet import brain, interop, patching, stimuli, tasks
     from modalnet.architecture.towers import Tower
+    from modalnet.chip import Specialization, specialization
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
         Intervention,
@@ -66,6 +67,7 @@ _WHERE = {
     "Reliability": "modalnet.localization",
     "Request": "modalnet.interventions.scores",
     "Run": "modalnet.model",
+    "Specialization": "modalnet.chip",
     "Stimulus": "modalnet.stimuli",
     "Store": "modalnet.store",
     "StoreError": "modalnet.errors",
@@ -86,6 +88,7 @@ _WHERE = {
     "scale": "modalnet.interventions.operations",
     "set_to": "modalnet.interventions.operations",
     "site": "modalnet.interventions.operations",
+    "specialization": "modalnet.chip",
     "zero": "modalnet.interventions.operations",
 }
 
@@ -103,6 +106,7 @@ __all__ = [
     "Reliability",
     "Request",
     "Run",
+    "Specialization",
     "Stimulus",
     "Store",
     "StoreError",
@@ -127,6 +131,7 @@ __all__ = [
     "scale",
     "set_to",
     "site",
+    "specialization",
     "stimuli",
     "tasks",
     "zero",
