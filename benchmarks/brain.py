@@ -103,12 +103,13 @@ def main() -> None:
     print(f"{report['machine']} {report['size']}")
     for row in rows:
         print(
-            f"{row['seconds']:6.1f} s  ({row['cpu_seconds']:.1f} s of both cores, load {row['load']:.1f}; one himalaya fit "
+            f"{row['seconds']:6.1f} s  ({row['cpu_seconds']:.1f} s of all cores, load {row['load']:.1f}; one fit "
             f"{row['single_fit_seconds']:.2f} s; {row['peak_memory_above_data'] / 1e6:.0f} MB above the data)"
         )
     print(
         f"median {report['median_seconds']:.1f} s (goal {GOAL_SECONDS:.0f}), process at most "
-        f"{report['memory_with_data'] / 1e9:.2f} GB (goal {GOAL_MEMORY / 1e9:.0f}): {'met' if report['met'] else 'NOT met'}"
+        f"{report['memory_with_data'] / 1e9:.2f} GB (goal {GOAL_MEMORY / 1e9:.0f}): "
+        f"{'met' if report['met'] else 'NOT met'}"
     )
 
 

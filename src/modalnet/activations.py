@@ -122,7 +122,9 @@ def read_activations(
             raise InputError(f'tokens="all" keeps the tokens of the {tower} tower apart. Use "mean" to pool over them.')
     prepared = model.prepare(stimuli, max_tokens=max_tokens, raw=raw)
     size = sum(len(stimuli) * len(blocks) * model.towers[tower].width * 4 for tower, blocks in wanted.items())
-    store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited and size <= LARGEST else None
+    store = (
+        Store(None if isinstance(cache, bool) else cache) if cache and not model.edited and size <= LARGEST else None
+    )
     key = ""
     if store is not None:
         key = Store.key(

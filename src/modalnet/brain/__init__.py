@@ -10,10 +10,11 @@ from modalnet.brain.alignment import align, encode
 from modalnet.brain.baselines import baselines
 from modalnet.brain.ceiling import noise_ceiling
 from modalnet.brain.dataset import BrainDataset
+from modalnet.brain.measures import linear_cka
 from modalnet.brain.published import blank2014, fedorenko2016, pereira2018, tuckute2024
 from modalnet.brain.readers import from_arrays, from_csv, from_folder, from_xarray
 from modalnet.brain.result import Alignment
-from modalnet.brain.similarity import Similarity, cka, linear_cka, rsa
+from modalnet.brain.similarity import Similarity, cka, rsa
 from modalnet.brain.topics import topics
 
 __all__ = [

@@ -166,11 +166,11 @@ def align(
     dataset = check_dataset(dataset)
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
-    _check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)
+    check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
-    copy, notes = _untrained(model, untrained, network)
+    copy, notes = untrained_of(model, untrained, network)
     random = network.random(controls, seed, match) if controls else []
-    simple, left_out = _baselines(dataset, baselines)
+    simple, left_out = baselines_of(dataset, baselines)
     notes += left_out
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
     settings = {
@@ -205,7 +205,7 @@ def align(
                 "baselines": list(simple),
                 "whole_layer": whole_layer,
                 "settings": settings,
-                "version": _version(),
+                "version": version(),
             }
         )
         found = store.get(key)
@@ -219,9 +219,9 @@ def align(
         FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
         for one in random
     ]
-    everything = _whole(network, blocks)
+    everything = whole_blocks(network, blocks)
     if whole_layer:
-        fullest = _fullest(network)
+        fullest = fullest_layer(network)
         (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
         sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
         sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
@@ -235,7 +235,7 @@ def align(
     result = _score_sets(
         sets, dataset, split, settings, model=model.name, notes=notes, device=device, store=store, progress=progress
     )
-    _keep(store, key, *result.to_arrays())
+    keep(store, key, *result.to_arrays())
     return result
 
 
@@ -286,12 +286,12 @@ ceiling, seed, device, cache, progress
         For what does not fit, before anything is fit.
     """
     dataset = check_dataset(dataset)
-    _check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
+    check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
     given = features if isinstance(features, Mapping) else {"features": features}
     if not given:
         raise InputError("features= is empty; give [stimulus, feature] arrays by name.")
-    simple, notes = _baselines(dataset, baselines)
+    simple, notes = baselines_of(dataset, baselines)
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
     sets = []
     for name, one in given.items():
@@ -362,7 +362,7 @@ def _score_sets(
                     "subjects": dataset.subjects,
                     "tested": one.tested,
                     "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_A_SET},
-                    "version": _version(),
+                    "version": version(),
                 }
             )
             found = store.get(key)
@@ -372,7 +372,7 @@ def _score_sets(
                 continue
         scores = _score_set(one, dataset, split, resampling, settings, device)
         scored.append(scores)
-        store = _keep(store, key, *scores.to_arrays())
+        store = keep(store, key, *scores.to_arrays())
     found_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
     ceiling = dataset.noise_ceiling()
     return Alignment(
@@ -390,7 +390,7 @@ def _score_sets(
 _NOT_OF_A_SET = ("controls", "match", "tokens", "n_units")
 
 
-def _score_set(
+def _score_set(  # noqa: PLR0917  # one call, above
     one: FeatureSet,
     dataset: BrainDataset,
     split: Split,
@@ -425,9 +425,7 @@ def _score_set(
         null = np.concatenate(parts)
     shares = {}
     if fitted.parts and metric == "pearson":
-        shares = {
-            name: _share(part, fitted.predictions, responses, split.folds) for name, part in fitted.parts.items()
-        }
+        shares = {name: _share(part, fitted.predictions, responses, split.folds) for name, part in fitted.parts.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         penalty = np.nanmedian(fitted.penalties, axis=1)
@@ -483,17 +481,18 @@ def _towers(activations: Activations, units: Units) -> dict[str, np.ndarray]:
     return bands
 
 
-def _whole(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
+def whole_blocks(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
     """All units of some blocks."""
     masks = {}
     for tower, mask in units.mask.items():
-        whole = np.zeros_like(mask)
-        whole[list(blocks.get(tower, ()))] = mask.any(axis=1)[list(blocks.get(tower, ()))][:, None]
-        masks[tower] = whole
+        counted = np.zeros(len(mask), dtype=bool)
+        counted[list(blocks.get(tower, ()))] = True
+        counted &= np.asarray(mask.any(axis=1))
+        masks[tower] = np.repeat(counted[:, None], mask.shape[1], axis=1)
     return Units(masks)
 
 
-def _fullest(units: Units) -> Units:
+def fullest_layer(units: Units) -> Units:
     """All units of the layer in which the set has most; the earliest of several."""
     counts = {(tower, i): int(n) for tower, per in units.per_layer().items() for i, n in enumerate(per)}
     tower, layer = max(counts, key=lambda place: counts[place])
@@ -513,7 +512,7 @@ def _with_baselines(simple: Mapping[str, np.ndarray], first: FeatureSet) -> list
     return sets
 
 
-def _untrained(model: Model, untrained: Any, network: Units) -> tuple[Any, list[str]]:
+def untrained_of(model: Model, untrained: Any, network: Units) -> tuple[Any, list[str]]:
     from modalnet.model import Model as Kind
 
     if isinstance(untrained, Kind):
@@ -538,7 +537,7 @@ def _untrained(model: Model, untrained: Any, network: Units) -> tuple[Any, list[
     return "copy", []  # made when it is needed: the store may have the answer
 
 
-def _baselines(dataset: BrainDataset, wanted: Sequence[str] | bool) -> tuple[dict[str, np.ndarray], list[str]]:
+def baselines_of(dataset: BrainDataset, wanted: Sequence[str] | bool) -> tuple[dict[str, np.ndarray], list[str]]:
     if wanted is False:
         return {}, []
     return make_baselines(dataset, None if wanted is True else wanted)
@@ -556,9 +555,7 @@ def _split(
         )
     if ceiling is not None:
         dataset = replace(dataset, ceiling=np.broadcast_to(np.asarray(ceiling, dtype=float), dataset.n_targets).copy())
-    split = Split.make(
-        cv, len(dataset), n_folds, inner_folds=inner_folds, gap=gap, seed=seed, groups=dataset.groups
-    )
+    split = Split.make(cv, len(dataset), n_folds, inner_folds=inner_folds, gap=gap, seed=seed, groups=dataset.groups)
     if cv == "shuffled":
         dealing.warn_of_shuffling()
     return split, dataset
@@ -567,7 +564,7 @@ def _split(
 # Small things
 
 
-def _check_counts(**given: Any) -> None:
+def check_counts(**given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
@@ -597,10 +594,10 @@ def _digest(*arrays: np.ndarray) -> str:
     import xxhash
 
     digest = xxhash.xxh3_128()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
+    for one in arrays:
+        array = np.ascontiguousarray(one)
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(memoryview(array).cast("B") if array.size else b"")
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -610,7 +607,7 @@ def _renamed(scores: FeatureScores, one: FeatureSet) -> FeatureScores:
     return replace(scores, name=one.name, kind=one.kind)
 
 
-def _keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Store | None:
+def keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Store | None:
     """Put a result into the store; a store that cannot be written costs a warning only."""
     if store is None:
         return None
@@ -622,7 +619,7 @@ def _keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], docum
     return store
 
 
-def _version() -> str:
+def version() -> str:
     from modalnet import __version__
 
     return __version__

@@ -66,7 +66,9 @@ def baselines(
         if name not in (*TEXT, *IMAGE):
             raise InputError(f"There is no baseline {name!r}; there are {', '.join((*TEXT, *IMAGE))}.")
         if name not in possible:
-            raise InputError(f"The baseline {name!r} needs {'a text' if name in TEXT else 'an image'} in each stimulus.")
+            raise InputError(
+                f"The baseline {name!r} needs {'a text' if name in TEXT else 'an image'} in each stimulus."
+            )
     found, notes = {}, []
     for name in wanted:
         features = _make(name, dataset, texts)
@@ -93,7 +95,8 @@ def _make(name: str, dataset: BrainDataset, texts: Sequence[str] | None) -> np.n
         rows = []
         for found in words:
             values = [zipf.get(word, rarest) for word in found] or [rarest]
-            rows.append([np.mean(values), min(values), np.mean([word not in zipf for word in found] or [1.0])])
+            unlisted = [float(word not in zipf) for word in found] or [1.0]
+            rows.append([np.mean(values), min(values), np.mean(unlisted)])
         return np.array(rows)
     spread = Counter(word for found in words for word in set(found))
     place = {word: index for index, word in enumerate(word for word, n in spread.items() if n > 1)}
@@ -115,7 +118,10 @@ def _position(dataset: BrainDataset) -> np.ndarray | None:
         for group in dataset.groups:
             inside.append(float(seen[group]))
             seen[group] += 1
-        columns += [np.array(inside), np.array([i / max(seen[g] - 1, 1) for i, g in zip(inside, dataset.groups, strict=True)])]
+        columns += [
+            np.array(inside),
+            np.array([i / max(seen[g] - 1, 1) for i, g in zip(inside, dataset.groups, strict=True)]),
+        ]
     return np.stack(columns, axis=1)
 
 

@@ -72,9 +72,7 @@ class BrainDataset:
         responses = np.asarray(self.responses, dtype=np.float64)
         n = len(self.stimuli)
         if responses.ndim != 2 or len(responses) != n:
-            raise InputError(
-                f"{self.name}: responses are [stimulus, target]; got {responses.shape} for {n} stimuli."
-            )
+            raise InputError(f"{self.name}: responses are [stimulus, target]; got {responses.shape} for {n} stimuli.")
         if n < 10:
             raise InputError(f"{self.name}: {n} stimuli are too few to say anything; ten are the least.")
         if np.isinf(responses).any():

@@ -201,8 +201,8 @@ def _checked(name: str, features: Any, n: int) -> Float[np.ndarray, "stimulus fe
     if not np.isfinite(values).all():
         broken = int((~np.isfinite(values).all(axis=0)).sum())
         raise InputError(
-            f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Leave such units out; in float16 a "
-            "model may overflow."
+            f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Leave such units out; in float16 "
+            "a model may overflow."
         )
     return values.astype(np.float32, copy=False) if values.dtype.itemsize < 8 else values.astype(np.float64, copy=False)
 
@@ -266,7 +266,9 @@ def _solve(  # noqa: PLR0917  # one call, above
     )
 
 
-def _primal(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any) -> tuple[Any, Any, Any]:
+def _primal(
+    bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any
+) -> tuple[Any, Any, Any]:
     """Ridge in feature space, where features are fewer than stimuli: the same solution for less work."""
     import torch
     from himalaya.ridge import solve_ridge_cv_svd
@@ -288,7 +290,7 @@ def _dual(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any
     return [((held @ given.T).to(dtype) / len(bands)) @ dual for given, held in bands], intercept, chosen
 
 
-def _banded(  # as the settings of fit_predict
+def _banded(  # noqa: PLR0917  # as the settings of fit_predict
     bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any, n_iter: int, seed: int
 ) -> tuple[Any, Any, Any]:
     """Kernel ridge on a weighted sum of the bands' kernels, the weights chosen per target."""

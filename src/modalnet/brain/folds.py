@@ -22,9 +22,7 @@ RUN = 10  # neighbours in time that are resampled together
 FEWEST = 4  # blocks in a fold, so that they can be dealt out anew
 
 
-def deal(
-    cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: int
-) -> Int[np.ndarray, " stimulus"]:
+def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: int) -> Int[np.ndarray, " stimulus"]:
     """Deal stimuli into folds.
 
     Parameters
@@ -57,7 +55,9 @@ def deal(
     if cv not in SCHEMES:
         raise InputError(f"cv={cv!r} is not known. Give one of {', '.join(SCHEMES)}.")
     if n < 2 * n_folds:
-        raise InputError(f"{n} stimuli are too few for {n_folds} folds: a fold needs two or more. Give a smaller n_folds.")
+        raise InputError(
+            f"{n} stimuli are too few for {n_folds} folds: a fold needs two or more. Give a smaller n_folds."
+        )
     if cv == "contiguous":
         return (np.arange(n) * n_folds) // n
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -97,9 +97,7 @@ def warn_of_shuffling() -> None:
     )
 
 
-def training(
-    folds: Int[np.ndarray, " stimulus"], fold: int, gap: int = 0
-) -> Bool[np.ndarray, " stimulus"]:
+def training(folds: Int[np.ndarray, " stimulus"], fold: int, gap: int = 0) -> Bool[np.ndarray, " stimulus"]:
     """Which stimuli train for a fold: those of the other folds, less ``gap`` neighbours of each that is held out."""
     held = folds == fold
     near = held.copy()

@@ -18,6 +18,7 @@ from modalnet.brain.dataset import BrainDataset
 from modalnet.brain.readers import from_arrays, from_csv, from_xarray
 from modalnet.brain.topics import topics
 from modalnet.errors import InputError
+from modalnet.stimuli import Stimulus
 from modalnet.stimuli.tables import read_table
 
 PEREIRA = "Pereira et al. (2018), Nature Communications 9:963, doi:10.1038/s41467-018-03068-4"
@@ -101,7 +102,9 @@ def pereira2018(
     files = [path] if path.suffix.lower() == ".mat" else sorted(path.glob("**/examples_*sentences.mat"))
     files = [one for one in files if experiment is None or experiment in one.name]
     if not files or not all(one.is_file() for one in files):
-        raise InputError(f"{path} holds no examples_243sentences.mat or examples_384sentences.mat. {_where('pereira2018')}")
+        raise InputError(
+            f"{path} holds no examples_243sentences.mat or examples_384sentences.mat. {_where('pereira2018')}"
+        )
     data = _participants([_mat(one) for one in files])
     return _topics(data) if groups == "topics" else data
 
@@ -257,7 +260,9 @@ def _brainscore(name: str, identifier: str) -> Any:
     try:
         from brainscore_language import load_dataset  # type: ignore[import-not-found]
     except ImportError as error:
-        raise InputError(f"{name}() reads {identifier} through brainscore-language, which is not here. {_where(name)}") from error
+        raise InputError(
+            f"{name}() reads {identifier} through brainscore-language, which is not here. {_where(name)}"
+        ) from error
     try:
         return load_dataset(identifier)
     except Exception as error:  # no network, no access, a changed archive: whatever its parts raise
@@ -283,9 +288,8 @@ def _topics(data: BrainDataset) -> BrainDataset:
 
 def _so_far(data: BrainDataset) -> BrainDataset:
     """Stimuli that are the group's texts up to their own."""
-    from modalnet.stimuli import Stimulus
-
-    made, before = [], {}
+    made: list[Stimulus] = []
+    before: dict[str, str] = {}
     for stimulus, group in zip(data.stimuli, data.groups or (), strict=True):
         before[group] = f"{before[group]} {stimulus.text}" if group in before else str(stimulus.text)
         made.append(Stimulus(before[group], id=stimulus.id))
@@ -334,7 +338,9 @@ def _participants(files: Sequence[dict[str, Any]]) -> BrainDataset:
     widths: dict[str, int] = {}
     for one in files:
         if widths.setdefault(one["subject"], one["values"].shape[1]) != one["values"].shape[1]:
-            raise InputError(f"Participant {one['subject']} has {widths[one['subject']]} and {one['values'].shape[1]} voxels.")
+            raise InputError(
+                f"Participant {one['subject']} has {widths[one['subject']]} and {one['values'].shape[1]} voxels."
+            )
     start = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
     values = np.full((len(texts), sum(widths.values())), np.nan)
     for one in files:
@@ -354,7 +360,7 @@ def _participants(files: Sequence[dict[str, Any]]) -> BrainDataset:
     )
 
 
-def _tuckute_participants(
+def _tuckute_participants(  # noqa: PLR0917  # one call, above
     path: Path,
     header: list[str],
     rows: Sequence[tuple[int, list[str]]],

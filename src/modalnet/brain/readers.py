@@ -173,7 +173,9 @@ def from_csv(
         raise InputError(f"{path} has a header and no rows.")
     long = subject is not None or region is not None or repeat is not None
     if long and len(values) > 1:
-        raise InputError(f"{path}: with subject=, region= or repeat= each row is one response; name one column of them.")
+        raise InputError(
+            f"{path}: with subject=, region= or repeat= each row is one response; name one column of them."
+        )
     table = _Table(path, columns, values, rows)
     stimuli, groups = table.stimuli(name, repeated=long)
     if not long:
@@ -249,7 +251,9 @@ def from_xarray(
             raise InputError(f"{name} has no coordinate {title!r}; it has {', '.join(map(str, coords))}.")
         found = coords[title]
         if len(found.dims) != 1 or (along is not None and found.dims[0] != along):
-            raise InputError(f"{name}: the coordinate {title!r} lies along {found.dims}; {along or 'one'} was expected.")
+            raise InputError(
+                f"{name}: the coordinate {title!r} lies along {found.dims}; {along or 'one'} was expected."
+            )
         return np.asarray(found.values)
 
     texts = coordinate(stimulus)
@@ -344,7 +348,9 @@ def from_folder(
     if missing or not listed:
         raise InputError(f"{folder} lacks {len(missing)} images that have responses: {some(missing)}.")
     if len(set(listed)) < len(listed):
-        raise InputError(f"{folder}: an image has two rows of responses: {some([o for o in listed if listed.count(o) > 1])}.")
+        raise InputError(
+            f"{folder}: an image has two rows of responses: {some([o for o in listed if listed.count(o) > 1])}."
+        )
     if ncsnr is not None:
         if ceiling is not None:
             raise InputError("Give ceiling= or ncsnr=, not both.")
@@ -378,7 +384,8 @@ class _Table:
     def stimuli(self, name: str, *, repeated: bool) -> tuple[list[Stimulus], list[str] | None]:
         """The different stimuli, in file order, and their groups."""
         found: dict[tuple[str, ...], int] = {}
-        stimuli, groups = [], []
+        stimuli: list[Stimulus] = []
+        groups: list[str] = []
         first: list[int] = []
         for at, cells in self.rows:
             where = f"{self.path}, row {at}"
@@ -442,12 +449,12 @@ def number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise InputError(f"{where}: the response {cell!r} is no number. Leave the cell empty where it is missing.") from None
+        raise InputError(
+            f"{where}: the response {cell!r} is no number. Leave the cell empty where it is missing."
+        ) from None
 
 
-def _image_table(
-    path: Path, image: str, columns: Sequence[str] | None
-) -> tuple[dict[str, list[float]], list[str]]:
+def _image_table(path: Path, image: str, columns: Sequence[str] | None) -> tuple[dict[str, list[float]], list[str]]:
     header, rows = read_table(path)
     names = column(path, header, image)
     titles = [title for title in header if title != image] if columns is None else list(columns)

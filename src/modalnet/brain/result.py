@@ -82,13 +82,19 @@ class FeatureScores:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any], prefix: str = "") -> FeatureScores:
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any], prefix: str = ""
+    ) -> FeatureScores:
         """The inverse of :meth:`to_arrays`."""
         return cls(
             document["name"],
             document["kind"],
             document["n_features"],
-            *(arrays[f"{prefix}{name}"] for name in ("scores", "resampled", "null", "reached", "penalty")),
+            scores=arrays[f"{prefix}scores"],
+            resampled=arrays[f"{prefix}resampled"],
+            null=arrays[f"{prefix}null"],
+            reached=arrays[f"{prefix}reached"],
+            penalty=arrays[f"{prefix}penalty"],
             shares={band: arrays[f"{prefix}share/{i}"] for i, band in enumerate(document["bands"])},
         )
 
@@ -167,7 +173,9 @@ class Alignment:
         for one in self.sets:
             if one.name == name:
                 return one
-        raise InputError(f"No set {name!r} was scored; there are {', '.join(dict.fromkeys(s.name for s in self.sets))}.")
+        raise InputError(
+            f"No set {name!r} was scored; there are {', '.join(dict.fromkeys(s.name for s in self.sets))}."
+        )
 
     def score(self, one: FeatureScores | str) -> float:
         """Median over targets of the mean over folds, of each subject and then averaged over subjects."""
@@ -335,13 +343,7 @@ class Alignment:
         fewest = max(0.05, 1 / (draws + 1))
         better = row["network_minus_low"] > 0 and row["p_rank"] <= fewest + 1e-12
         worse = row["network_minus_high"] < 0
-        word = (
-            "better than"
-            if better
-            else "worse than"
-            if worse
-            else "not distinguishably better than"
-        )
+        word = "better than" if better else "worse than" if worse else "not distinguishably better than"
         return f"{what}, {word} {draws} draws of {row['features']} ({gap}; rank p = {row['p_rank']:.3f})."
 
     def summary(self) -> str:
@@ -379,8 +381,8 @@ class Alignment:
 
     def __repr__(self) -> str:
         return (
-            f"Alignment({self.model} on {self.dataset}: {self.network.name} {self.score(self.network):.3f} {self.metric}, "
-            f"{len(self.sets)} sets of features, {self.n_targets} targets)"
+            f"Alignment({self.model} on {self.dataset}: {self.network.name} {self.score(self.network):.3f} "
+            f"{self.metric}, {len(self.sets)} sets of features, {self.n_targets} targets)"
         )
 
     # -- files ---------------------------------------------------------------------------------------------------
@@ -423,9 +425,7 @@ class Alignment:
             return cls(
                 model=document["model"],
                 dataset=document["dataset"],
-                sets=tuple(
-                    FeatureScores.from_arrays(arrays, one, f"{i}/") for i, one in enumerate(document["sets"])
-                ),
+                sets=tuple(FeatureScores.from_arrays(arrays, one, f"{i}/") for i, one in enumerate(document["sets"])),
                 ceiling=arrays["ceiling"],
                 subjects=None if document["subjects"] is None else tuple(document["subjects"]),
                 regions=None if document["regions"] is None else tuple(document["regions"]),

@@ -176,9 +176,7 @@ def permuted(
             yield total / n_folds
 
 
-def summarize(
-    scores: Float[np.ndarray, "row target"], subjects: Sequence[str] | None
-) -> Float[np.ndarray, " row"]:
+def summarize(scores: Float[np.ndarray, "row target"], subjects: Sequence[str] | None) -> Float[np.ndarray, " row"]:
     """Median over targets, of each subject and then averaged over subjects; targets without a score are left out."""
     import warnings
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
 from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
+from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
 from modalnet.store import Store
 from modalnet.units import Units
@@ -42,50 +43,6 @@ MOST_BLOCKS = 200  # that are left out one at a time
 DISSIMILARITIES = ("correlation", "euclidean")
 COMPARISONS = ("spearman", "pearson", "cosine")
 PERMUTATIONS = 1000
-
-
-def linear_cka(
-    x: Float[np.ndarray, "stimulus feature"], y: Float[np.ndarray, "stimulus target"], *, debiased: bool = True
-) -> float:
-    """Linear centred kernel alignment of two sets of responses to the same stimuli.
-
-    Parameters
-    ----------
-    x, y
-        [stimulus, feature]; columns are centred here.
-    debiased
-        Use the unbiased estimator of HSIC, whose expectation is 0 for independent responses. The plain one grows
-        towards 1 with the number of features: 115 random units of pure noise and 1,000 voxels on 600 stimuli give
-        about 0.25.
-
-    Returns
-    -------
-    float
-        At most 1; 0 for responses that have nothing to do with each other (on average; the debiased one can be
-        negative). NaN where one side does not vary.
-
-    Raises
-    ------
-    InputError
-        For different numbers of stimuli, fewer than four of them, or values that are not finite.
-
-    References
-    ----------
-    Kornblith, Norouzi, Lee & Hinton (2019), ICML, equation 2, for CKA; Song, Smola, Gretton, Bedo & Borgwardt (2012),
-    JMLR 13:1393-1434, equation 5, for the unbiased HSIC; Murphy, Zylberberg & Fyshe (2024), arXiv:2405.01012, for how
-    much the bias matters with few stimuli and many features.
-    """
-    x, y = (np.asarray(part, dtype=np.float64) for part in (x, y))
-    x, y = (part[:, None] if part.ndim == 1 else part for part in (x, y))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 4:
-        raise InputError(
-            f"CKA compares [stimulus, feature] with [stimulus, target] over the same four stimuli or more; got {x.shape} "
-            f"and {y.shape}."
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise InputError("CKA needs every response; some are NaN or infinite. Leave their columns out.")
-    measure = _Cka(y, np.zeros(len(x), dtype=int), debiased=debiased)
-    return float(measure.bind(x).values(np.ones((1, len(x))))[0])
 
 
 def rsa(
@@ -158,7 +115,7 @@ cache, progress
     ):
         if value not in known:
             raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(known)}.")
-    _toolbox()
+    toolbox()
     dataset, notes = _complete(dataset)
     of_brain = brain_dissimilarity or dissimilarity
     if dataset.n_targets < 3 and of_brain == "correlation":
@@ -169,7 +126,7 @@ cache, progress
     groups = None if within_groups else dataset.groups
     if groups is not None:
         notes.append("pairs of stimuli of one group are left out.")
-    measure = _Rsa(
+    measure = Rsa(
         dataset.responses, _blocks(dataset, seed), groups=groups, own=dissimilarity, brain=of_brain, compare=compare
     )
     ceiling = (math.nan, math.nan)
@@ -230,7 +187,7 @@ def cka(
 batch_size, cache, progress
         As for :func:`rsa`.
     debiased
-        As for :func:`linear_cka`.
+        As for :func:`modalnet.brain.linear_cka`.
 
     Returns
     -------
@@ -248,11 +205,11 @@ batch_size, cache, progress
 
     References
     ----------
-    See :func:`linear_cka`.
+    See :func:`modalnet.brain.linear_cka`.
     """
     dataset = check_dataset(dataset)
     dataset, notes = _complete(dataset)
-    measure = _Cka(dataset.responses, _blocks(dataset, seed), debiased=debiased)
+    measure = Cka(dataset.responses, _blocks(dataset, seed), debiased=debiased)
     settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
     return _compare(
         measure,
@@ -394,7 +351,7 @@ class Similarity:
         """What matters, to be printed."""
         table = self.table()
         short = table[["features", "n_features"]].assign(
-            score=[f"{r.score:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in table.itertuples()],
+            score=[f"{r['score']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" for r in table.to_dict("records")],
             p=["" if math.isnan(p) else f"{p:.4f}" for p in table["p"]],
             p_rank=["" if math.isnan(p) else f"{p:.3f}" for p in table["p_rank"]],
         )
@@ -448,8 +405,8 @@ class Similarity:
             )
         try:
             sets = tuple(
-                SimilarityScore(*one, float(arrays["values"][i]), arrays[f"{i}/left_out"], arrays[f"{i}/null"])
-                for i, one in enumerate(document["sets"])
+                SimilarityScore(name, kind, n, float(arrays["values"][i]), arrays[f"{i}/left_out"], arrays[f"{i}/null"])
+                for i, (name, kind, n) in enumerate(document["sets"])
             )
             low, high = (float(bound) for bound in arrays["ceiling"])
             return cls(
@@ -501,192 +458,6 @@ def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[flo
     return value - reach, value + reach
 
 
-# Measures
-
-
-class _Measure:
-    """A comparison of features with fixed responses, as a function of which stimuli count."""
-
-    def __init__(self, blocks: np.ndarray) -> None:
-        self.blocks = np.unique(blocks, return_inverse=True)[1]
-
-    def bind(self, features: np.ndarray) -> _Bound:
-        """The comparison with some features."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """A measure with features.
-
-    Attributes
-    ----------
-    values
-        Takes weights [row, stimulus] of 0 and 1, and gives the similarity for each row.
-    permuted
-        Takes an order of the stimuli, and gives the similarity with the features in that order.
-    """
-
-    values: Callable[[np.ndarray], np.ndarray]
-    permuted: Callable[[np.ndarray], float]
-
-
-class _Rsa(_Measure):
-    def __init__(  # as the settings of rsa
-        self,
-        responses: np.ndarray,
-        blocks: np.ndarray,
-        *,
-        groups: Sequence[str] | None,
-        own: str,
-        brain: str,
-        compare: str,
-    ) -> None:
-        super().__init__(blocks)
-        n = len(responses)
-        self.own, self.brain, self.compare = own, brain, compare
-        counted = ~np.eye(n, dtype=bool)
-        if groups is not None:
-            labels = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-            counted &= labels[:, None] != labels[None, :]
-        if counted.sum() < 6:
-            raise InputError("Almost all pairs of stimuli are of one group; give within_groups=True to compare them.")
-        self.counted = counted.astype(np.float64)
-        self.theirs = self._matrix(responses, brain)
-
-    def _matrix(self, responses: np.ndarray, kind: str) -> np.ndarray:
-        """Dissimilarities of all pairs, ranked and centred if asked for; 0 where a pair does not count."""
-        from scipy import stats
-
-        found = dissimilarities(responses, kind)
-        upper = np.triu(self.counted, 1) > 0
-        values = found[upper]
-        if self.compare == "spearman":
-            values = stats.rankdata(values)
-        if self.compare != "cosine":
-            values = values - values.mean()
-        size = np.sqrt((values**2).mean())
-        matrix = np.zeros_like(found)
-        matrix[upper] = values / size if size > 0 else 0.0
-        return matrix + matrix.T
-
-    def bind(self, features: np.ndarray) -> _Bound:
-        mine, theirs, counted = self._matrix(features, self.own), self.theirs, self.counted
-        products = (mine, mine * mine, mine * theirs)
-        fixed = (counted, theirs, theirs * theirs)
-        centred = self.compare != "cosine"
-
-        def values(weights: np.ndarray) -> np.ndarray:
-            a, aa, ab = (np.einsum("bs,bs->b", weights @ part, weights) for part in products)
-            n, b, bb = (np.einsum("bs,bs->b", weights @ part, weights) for part in fixed)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                if centred:
-                    return (ab - a * b / n) / np.sqrt((aa - a * a / n) * (bb - b * b / n))
-                return ab / np.sqrt(aa * bb)
-
-        def permuted(order: np.ndarray) -> float:
-            a = mine[np.ix_(order, order)]
-            # A pair that counts may meet one that does not: it is left out of both.
-            there = counted * counted[np.ix_(order, order)]
-            n, sums = there.sum(), [float((there * part).sum()) for part in (a, theirs, a * a, theirs * theirs, a * theirs)]
-            x, y, xx, yy, xy = sums
-            if centred:
-                xy, xx, yy = xy - x * y / n, xx - x * x / n, yy - y * y / n
-            return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
-
-        return _Bound(values, permuted)
-
-    def ceiling(self, responses: np.ndarray, subjects: Sequence[str]) -> tuple[float, float]:
-        """Mean similarity of each subject to the mean of the others, and of all."""
-        names = np.asarray(subjects)
-        people = [name for name in dict.fromkeys(subjects) if (names == name).sum() >= (3 if self.brain == "correlation" else 1)]
-        if len(people) < 2:
-            return math.nan, math.nan
-        each = [self._matrix(responses[:, names == name], self.brain) for name in people]
-        total = np.sum(each, axis=0)
-
-        def alike(one: np.ndarray, other: np.ndarray) -> float:
-            x, y = (part[np.triu(self.counted, 1) > 0] for part in (one, other))
-            if self.compare != "cosine":
-                x, y = x - x.mean(), y - y.mean()
-            return float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
-
-        low = float(np.mean([alike(one, total - one) for one in each]))
-        return low, float(np.mean([alike(one, total) for one in each]))
-
-
-class _Cka(_Measure):
-    def __init__(self, responses: np.ndarray, blocks: np.ndarray, *, debiased: bool) -> None:
-        super().__init__(blocks)
-        self.debiased = debiased
-        self.theirs = self._kernel(responses)
-
-    def _kernel(self, responses: np.ndarray) -> np.ndarray:
-        centred = responses - responses.mean(axis=0)
-        kernel = centred @ centred.T
-        size = np.sqrt((kernel**2).mean())
-        kernel = kernel / size if size > 0 else kernel
-        if self.debiased:
-            np.fill_diagonal(kernel, 0.0)
-        return kernel
-
-    def bind(self, features: np.ndarray) -> _Bound:
-        mine, theirs = self._kernel(features), self.theirs
-        hsic = self._unbiased if self.debiased else self._plain
-
-        def ratio(xy: Any, xx: Any, yy: Any) -> Any:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return np.where((xx > 0) & (yy > 0), xy / np.sqrt(np.abs(xx * yy)), np.nan)
-
-        def values(weights: np.ndarray) -> np.ndarray:
-            return ratio(hsic(mine, theirs, weights), hsic(mine, mine, weights), hsic(theirs, theirs, weights))
-
-        whole = np.ones((1, len(theirs)))
-        sizes = hsic(mine, mine, whole)[0], hsic(theirs, theirs, whole)[0]
-
-        def permuted(order: np.ndarray) -> float:
-            return float(ratio(hsic(mine[np.ix_(order, order)], theirs, whole)[0], *sizes))
-
-        return _Bound(values, permuted)
-
-    @staticmethod
-    def _terms(k: np.ndarray, l: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-        """Per row of weights: n, tr(KL), 1'K1, 1'L1, 1'KL1 over the stimuli that count."""
-        ks, ls = s @ k, s @ l
-        trace = np.einsum("bs,bs->b", s @ (k * l), s)
-        return s.sum(1), trace, (ks * s).sum(1), (ls * s).sum(1), (ks * ls * s).sum(1)
-
-    @classmethod
-    def _unbiased(cls, k: np.ndarray, l: np.ndarray, s: np.ndarray) -> np.ndarray:  # noqa: E741
-        n, trace, sum_k, sum_l, cross = cls._terms(k, l, s)
-        return (trace + sum_k * sum_l / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
-
-    @classmethod
-    def _plain(cls, k: np.ndarray, l: np.ndarray, s: np.ndarray) -> np.ndarray:  # noqa: E741
-        """tr(KHLH) over the stimuli that count, centred among them."""
-        n, trace, sum_k, sum_l, cross = cls._terms(k, l, s)
-        return (trace - 2 * cross / n + sum_k * sum_l / n**2) / (n - 1) ** 2
-
-
-def dissimilarities(
-    responses: Float[np.ndarray, "stimulus target"], kind: str
-) -> Float[np.ndarray, "stimulus stimulus"]:
-    """The dissimilarity of every pair of stimuli, by rsatoolbox."""
-    data, calc_rdm = _toolbox()
-    found = calc_rdm(data(np.asarray(responses, dtype=np.float64)), method=kind)
-    matrix = np.asarray(found.get_matrices()[0], dtype=np.float64)
-    return np.nan_to_num(matrix, nan=1.0)  # a constant pattern correlates with nothing
-
-
-def _toolbox() -> tuple[Any, Any]:
-    try:
-        from rsatoolbox.data import Dataset
-        from rsatoolbox.rdm import calc_rdm
-    except ImportError as error:
-        raise InputError("RSA computes dissimilarities by rsatoolbox: pip install 'modalnet[brain]'.") from error
-    return Dataset, calc_rdm
-
-
 # Running
 
 
@@ -722,7 +493,7 @@ def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
 
 
 def _compare(  # every option of the two face functions
-    measure: _Measure,
+    measure: Measure,
     question: tuple[Model, Any, BrainDataset],
     settings: dict[str, Any],
     *,
@@ -746,12 +517,12 @@ def _compare(  # every option of the two face functions
     model, units, dataset = question
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
-    aligning._check_counts(controls=controls, n_permutations=n_permutations)
+    aligning.check_counts(controls=controls, n_permutations=n_permutations)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
-    copy, missing = aligning._untrained(model, untrained, network)
+    copy, missing = aligning.untrained_of(model, untrained, network)
     random = network.random(controls, seed, match) if controls else []
-    simple, left_out = aligning._baselines(dataset, baselines)
+    simple, left_out = aligning.baselines_of(dataset, baselines)
     notes = [*notes, *missing, *left_out]
     asked = settings | {
         "controls": controls,
@@ -777,7 +548,7 @@ def _compare(  # every option of the two face functions
                 "baselines": list(simple),
                 "whole_layer": whole_layer,
                 "settings": asked,
-                "version": aligning._version(),
+                "version": aligning.version(),
             }
         )
         found = kept.get(key)
@@ -792,9 +563,9 @@ def _compare(  # every option of the two face functions
 
     sets = [one_set("network", "network", network, tested=True)]
     sets += [one_set(f"random units, {match}-matched", "control", one) for one in random]
-    everything = aligning._whole(network, blocks)
+    everything = aligning.whole_blocks(network, blocks)
     if whole_layer:
-        fullest = aligning._fullest(network)
+        fullest = aligning.fullest_layer(network)
         (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
         sets.append(one_set(f"whole layer ({tower} {layer})", "whole layer", fullest))
         sets.append(one_set("all its layers", "whole layer", everything))
@@ -823,7 +594,7 @@ def _compare(  # every option of the two face functions
             null = np.array([bound.permuted(order[back]) for order in orders])
         scores.append(SimilarityScore(one.name, one.kind, one.n_features, value, bound.values(weights), null))
     result = Similarity(model.name, dataset.name, tuple(scores), ceiling, tuple(notes), asked)
-    aligning._keep(kept, key, *result.to_arrays())
+    aligning.keep(kept, key, *result.to_arrays())
     return result
 
 

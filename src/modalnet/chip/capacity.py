@@ -43,8 +43,8 @@ def capacity(
         k, accuracy (balanced, held out), low, high (95%, Wilson), control (mean over random units), control_low,
         control_high (lowest and highest draw).
     summary
-        best (the highest accuracy), k_enough (the smallest k whose accuracy is at least chance plus 95% of what the best
-        gains), k_enough_random (the same of random units; NaN where no k reaches it).
+        best (the highest accuracy), k_enough (the smallest k whose accuracy is at least chance plus 95% of what the
+        best gains), k_enough_random (the same of random units; NaN where no k reaches it).
 
     Notes
     -----

@@ -71,8 +71,8 @@ def in_units(
     -------
     rows
         domain, other; g_off, g_on: effect size (Hedges' g of the mean z-scored \\|activation\\| of the network) of the
-        domain's contrast while the other is off and on; cost = g_off - g_on with low, high (95%, bootstrap over stimuli);
-        share = cost / g_off.
+        domain's contrast while the other is off and on; cost = g_off - g_on with low, high (95%, bootstrap over
+        stimuli); share = cost / g_off.
     notes
         Which pairs cannot be shown at once.
     """
@@ -83,7 +83,9 @@ def in_units(
                 continue
             made = _crossed(contrasts[domain], contrasts[other], n)
             if made is None:
-                notes.append(f"{domain} with {other}: both are pictures, or both of one kind that cannot be shown at once")
+                notes.append(
+                    f"{domain} with {other}: both are pictures, or both of one kind that cannot be shown at once"
+                )
                 continue
             stimuli, own, driven, base = made
             sets = _unseen(units, base)
@@ -175,7 +177,8 @@ def _cost(
     whole = {side: np.ones((1, len(cells[side, True]))) for side in (True, False)}
     rng = np.random.Generator(np.random.PCG64([seed, 9]))
     drawn = {
-        side: resampling.bootstrap_counts(len(cells[side, True]), RESAMPLES, rng).astype(float) for side in (True, False)
+        side: resampling.bootstrap_counts(len(cells[side, True]), RESAMPLES, rng).astype(float)
+        for side in (True, False)
     }
     off, on = float(g(whole, False)[0]), float(g(whole, True)[0])
     low, high = resampling.interval(g(drawn, False) - g(drawn, True))
@@ -217,8 +220,8 @@ def in_tasks(
     Returns
     -------
     rows
-        domain, other, lesion (``""`` for none); alone: accuracy without anything of the other domain; off, on: while it is
-        shown and off, or on; cost = off - on with low, high (95%, bootstrap over items, paired).
+        domain, other, lesion (``""`` for none); alone: accuracy without anything of the other domain; off, on: while it
+        is shown and off, or on; cost = off - on with low, high (95%, bootstrap over items, paired).
     notes
         What could not be measured.
 
@@ -286,9 +289,9 @@ def _lesioned(  # noqa: PLR0917  # one call, above
         if lesion.count:
             variants[name] = [mean_ablation(lesion, over=means)]
     scores: dict[bool, list[np.ndarray]] = {}
-    for on, requests in made.items():
+    for state, requests in made.items():
         found = model.likelihoods_under(requests, list(variants.values()), batch_size=batch_size)
-        scores[on] = [task.grade(one) for one in found]
+        scores[state] = [task.grade(one) for one in found]
     rng = np.random.Generator(np.random.PCG64([seed, 10]))
     drawn = resampling.bootstrap_counts(len(task), RESAMPLES, rng) / len(task)
     rows = []

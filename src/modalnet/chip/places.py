@@ -79,10 +79,10 @@ def separation(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS)
     -------
     dict
         divergence: Jensen-Shannon divergence, in bits, of the shares of units per (tower, layer), 0 (alike) to 1 (no
-        layer in common); divergence_chance: its mean when the units of both are dealt out anew, as many to each; p: share
-        of such draws with as large a divergence. depth: difference of mean relative depth (0 first block, 1 last) within
-        the towers where both have units, b less a; distance: the earth mover's distance of their relative depths there,
-        a mean over towers weighted by units. NaN where they share no tower.
+        layer in common); divergence_chance: its mean when the units of both are dealt out anew, as many to each; p:
+        share of such draws with as large a divergence. depth: difference of mean relative depth (0 first block, 1 last)
+        within the towers where both have units, b less a; distance: the earth mover's distance of their relative depths
+        there, a mean over towers weighted by units. NaN where they share no tower.
 
     References
     ----------
@@ -127,7 +127,13 @@ def _divergence(a: Int[np.ndarray, "draw bin"], b: Int[np.ndarray, "draw bin"]) 
 def per_layer(networks: dict[str, Units]) -> list[dict[str, Any]]:
     """How many units of each network each layer has."""
     return [
-        {"network": name, "tower": tower, "layer": layer, "units": int(count), "share": int(count) / max(units.count, 1)}
+        {
+            "network": name,
+            "tower": tower,
+            "layer": layer,
+            "units": int(count),
+            "share": int(count) / max(units.count, 1),
+        }
         for name, units in networks.items()
         for tower, counts in units.per_layer().items()
         for layer, count in enumerate(counts)

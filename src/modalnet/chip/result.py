@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-def _line(measure: str, row: Mapping[str, Any]) -> str:
+def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one per measure
     """One row in words."""
     if measure == "overlap":
         return (
@@ -190,8 +190,8 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:
     if measure == "selectivity":
         own = " (its own)" if row["own"] else ""
         return (
-            f"{row['network']} for {row['domain']}{own}: g = {row['g']:.2f} [{row['low']:.2f}, {row['high']:.2f}], random "
-            f"units {row['control']:.2f}"
+            f"{row['network']} for {row['domain']}{own}: g = {row['g']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
+            f"random units {row['control']:.2f}"
         )
     if measure == "interference":
         return (
@@ -202,12 +202,15 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:
         lesion = f", {row['lesion']} lesioned" if row["lesion"] else ""
         alone = "" if _nan(row["alone"]) else f"alone {row['alone']:.2f}, "
         return (
-            f"task of {row['domain']} with {row['other']}{lesion}: {alone}off {row['off']:.2f}, on {row['on']:.2f}, cost "
-            f"{row['cost']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            f"task of {row['domain']} with {row['other']}{lesion}: {alone}off {row['off']:.2f}, on {row['on']:.2f}, "
+            f"cost {row['cost']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         )
     if measure == "capacity":
         random = "never" if _nan(row["k_enough_random"]) else f"{row['k_enough_random']:.0f}"
-        return f"{row['domain']}: {row['k_enough']:.0f} units of {row['n_units']} suffice (random: {random}); best {row['best']:.3f}"
+        return (
+            f"{row['domain']}: {row['k_enough']:.0f} units of {row['n_units']} suffice (random: {random}); "
+            f"best {row['best']:.3f}"
+        )
     return f"{row['network']} tells {row['domain']}: accuracy {row['accuracy']:.3f}, random units {row['control']:.3f}"
 
 

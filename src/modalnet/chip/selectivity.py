@@ -30,9 +30,9 @@ def selectivity(
     Returns
     -------
     rows
-        network, domain, own (whether the domain is the network's), g (mean Hedges' g of its units), low, high (95%, over
-        folds of stimuli), control (mean over random units), n_folds. For its own domain the network is selected on the
-        other folds, and measured on the one left out; another domain's stimuli did not select it.
+        network, domain, own (whether the domain is the network's), g (mean Hedges' g of its units), low, high (95%,
+        over folds of stimuli), control (mean over random units), n_folds. For its own domain the network is selected on
+        the other folds, and measured on the one left out; another domain's stimuli did not select it.
     notes
         What could not be held out.
     """
@@ -42,8 +42,8 @@ def selectivity(
             shared = set(own.stimuli) & set(measured.stimuli)
             if domain != name and shared:
                 notes.append(
-                    f"{len(shared)} stimuli of {domain} also selected the network {name}: its selectivity for {domain} is "
-                    "not held out"
+                    f"{len(shared)} stimuli of {domain} also selected the network {name}: its selectivity for {domain} "
+                    "is not held out"
                 )
             values, controls = [], []
             for fold in range(measured.n_folds):
@@ -70,7 +70,9 @@ def selectivity(
 
 def _effects(localization: Any, fold: int) -> dict[str, Float[np.ndarray, "layer dim"]]:
     return {
-        tower: hedges_g(localization.moments("positive", tower, [fold]), localization.moments("negative", tower, [fold]))
+        tower: hedges_g(
+            localization.moments("positive", tower, [fold]), localization.moments("negative", tower, [fold])
+        )
         for tower in localization.towers
     }
 

@@ -1,4 +1,4 @@
-"""Measures how apart networks are: where they sit, what they prefer, what they do to each other, and how few suffice."""
+"""Measures how apart networks are: where they sit, what they prefer, what they do to each other, how few suffice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEEDS_CONTRASTS = "it needs the stimuli of the domains (contrasts=...)"
 NEEDS_TASKS = "it needs a task of each domain (tasks=...)"
 
 
-def specialization(
+def specialization(  # noqa: PLR0912  # one branch per measure
     model: Model,
     networks: Mapping[str, Any],
     contrasts: Mapping[str, Contrast] | None = None,
@@ -71,11 +71,11 @@ def specialization(
     Specialization
         ``.table(measure)``, ``.summary()``, ``.plot()``; ``.missing`` says what was not measured, and why.
 
-        ``overlap``: Dice of each pair against random units in the same layers. ``separation``: how differently they spread
-        over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each network, on stimuli that did
-        not select it. ``interference``: the same while another domain is driven at the same time. ``dual_task``: the cost
-        of that for a task, without and with lesions. ``capacity``: how many units suffice to tell a domain; ``transfer``:
-        whether one network's units tell another's domain.
+        ``overlap``: Dice of each pair against random units in the same layers. ``separation``: how differently they
+        spread over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each network, on stimuli
+        that did not select it. ``interference``: the same while another domain is driven at the same time.
+        ``dual_task``: the cost of that for a task, without and with lesions. ``capacity``: how many units suffice to
+        tell a domain; ``transfer``: whether one network's units tell another's domain.
 
     Raises
     ------
@@ -179,7 +179,11 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
         reading = dict(selection.reading) if selection is not None else {}
         towers = sorted({t for one in units.values() for t in blocks_of(one)} & set(reached) | set(own))
         tokens = reading.get("tokens")
-        tokens = {name: choice for name, choice in tokens.items() if name in towers} if isinstance(tokens, Mapping) else tokens
+        tokens = (
+            {name: choice for name, choice in tokens.items() if name in towers}
+            if isinstance(tokens, Mapping)
+            else tokens
+        )
         read = read_activations(
             model,
             contrast.stimuli,

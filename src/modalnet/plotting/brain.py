@@ -47,6 +47,7 @@ def alignment_scores(result: Alignment | Similarity, *, ax: Axes | None = None) 
         (median over targets; both bounds, for RSA), where it is known.
     """
     table = result.table()
+    rows: list[dict[Any, Any]] = table.to_dict("records")
     if ax is None:
         from matplotlib import pyplot
 
@@ -54,12 +55,12 @@ def alignment_scores(result: Alignment | Similarity, *, ax: Axes | None = None) 
     controls = _draws(result)
     if len(controls):
         ax.axvspan(controls.min(), controls.max(), color=COLOURS["control"], alpha=0.25, linewidth=0, zorder=0)
-    for place, row in enumerate(table.itertuples()):
-        colour = COLOURS.get(str(row.kind), "black")
-        ends = np.array([[row.score - row.low], [row.high - row.score]])
+    for place, row in enumerate(rows):
+        colour = COLOURS.get(str(row["kind"]), "black")
+        ends = np.array([[row["score"] - row["low"]], [row["high"] - row["score"]]])
         known = bool(np.isfinite(ends).all())
         ax.errorbar(
-            [row.score],
+            [row["score"]],
             [place],
             xerr=np.maximum(ends, 0) if known else None,
             fmt="o",
@@ -69,13 +70,13 @@ def alignment_scores(result: Alignment | Similarity, *, ax: Axes | None = None) 
             capsize=2,
             zorder=3,
         )
-        if row.kind == "control":
+        if row["kind"] == "control":
             ax.plot(controls, np.full(len(controls), place), ".", color=colour, markersize=3, zorder=2)
     for bound in _ceilings(result):
         ax.axvline(bound, color="black", linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
     ax.axvline(0, color="#444444", linewidth=0.6, zorder=0)
     labels = [
-        f"{row.features} x{row.draws}" if row.kind == "control" else str(row.features) for row in table.itertuples()
+        f"{row['features']} x{row['draws']}" if row["kind"] == "control" else str(row["features"]) for row in rows
     ]
     ax.set_yticks(range(len(table)), [f"{text} ({n:,})" for text, n in zip(labels, table["n_features"], strict=True)])
     ax.set_ylim(len(table) - 0.5, -0.5)
@@ -103,6 +104,6 @@ def _ceilings(result: Any) -> list[float]:
 
 def _measure(result: Any) -> str:
     if hasattr(result, "metric"):
-        word = {"pearson": "correlation with held-out responses", "r2": "R² of held-out responses"}[result.metric]
-        return f"{word}, {result.settings['cv']} folds" + (", median of targets" if result.n_targets > 1 else "")
+        word = {"pearson": "correlation, held out", "r2": "R², held out"}[result.metric]
+        return f"{word} ({result.settings['cv']} folds)" + (", median of targets" if result.n_targets > 1 else "")
     return str(result.measure)

@@ -46,27 +46,33 @@ def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = T
         random units.
     """
     table = profile.table()
+    rows: list[dict[Any, Any]] = table.to_dict("records")
     if ax is None:
         from matplotlib import pyplot
 
         ax = pyplot.figure(figsize=(0.85 * len(table) + 1.3, 2.8), layout="constrained").subplots()
     rng = np.random.default_rng(0)
-    for place, row in enumerate(table.itertuples()):
+    for place, row in enumerate(rows):
         colour = COLOURS[place % len(COLOURS)]
-        ax.bar(place, row.mean, width=BAR, color=colour, alpha=0.85, zorder=1)
+        ax.bar(place, row["mean"], width=BAR, color=colour, alpha=0.85, zorder=1)
         if dots:
-            values = profile.values(str(row.condition))
+            values = profile.values(str(row["condition"]))
             shown = values if len(values) <= SHOWN else rng.choice(values, SHOWN, replace=False)
             spread = rng.uniform(-0.22, 0.22, size=len(shown))
             ax.plot(place + spread, shown, ".", color="black", markersize=1.4, alpha=0.25, zorder=2)
         ax.errorbar(
-            [place], [row.mean], yerr=[[row.mean - row.low], [row.high - row.mean]], color="black", capsize=3, zorder=4
+            [place],
+            [row["mean"]],
+            yerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
+            color="black",
+            capsize=3,
+            zorder=4,
         )
         if profile.n_controls:
             at = place + BAR / 2 + 0.08
-            ax.plot([at, at], [row.control_low, row.control_high], color=CHANCE, linewidth=2.5, zorder=3)
+            ax.plot([at, at], [row["control_low"], row["control_high"]], color=CHANCE, linewidth=2.5, zorder=3)
             label = f"random units, {profile.n_controls} draws" if place == 0 else None
-            ax.plot([at], [row.control], "_", color="#444444", markersize=6, zorder=4, label=label)
+            ax.plot([at], [row["control"]], "_", color="#444444", markersize=6, zorder=4, label=label)
     ax.axhline(0, color="#444444", linewidth=0.7, zorder=0)
     ax.set_xticks(range(len(table)), [str(one) for one in table["condition"]], fontsize=SMALL)
     ax.tick_params(axis="y", labelsize=SMALL)
@@ -145,7 +151,9 @@ def _selectivity(ax: Axes, rows: list[dict[str, Any]]) -> None:
     limit = float(np.nanmax(np.abs(grid))) or 1.0
     ax.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (i, j), g in np.ndenumerate(grid):
-        ax.text(j, i, f"{g:.2f}", ha="center", va="center", fontsize=SMALL, color="white" if abs(g) > limit / 2 else "black")
+        ax.text(
+            j, i, f"{g:.2f}", ha="center", va="center", fontsize=SMALL, color="white" if abs(g) > limit / 2 else "black"
+        )
     ax.set_xticks(range(len(domains)), domains)
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("contrast", fontsize=TEXT)

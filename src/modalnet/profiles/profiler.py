@@ -2,7 +2,8 @@
 
 Units that were selected because they prefer sentences prefer these sentences, whatever they code. A profile is worth
 something only on other stimuli. So wherever it is known which stimuli selected the units, the network is selected anew
-without a fold of them, and its response to a stimulus is that of a network which never saw it (Kriegeskorte et al. 2009).
+without a fold of them, and its response to a stimulus is that of a network which never saw it (Kriegeskorte et al.
+2009).
 """
 
 from __future__ import annotations
@@ -113,7 +114,10 @@ class Profiler:
         network = chosen_units(units, fraction)
         check_units(model, network, "The network's units")
         stimuli = _conditions(conditions)
-        for what, value, known in (("normalize", normalize, NORMALIZE), ("magnitude", magnitude, (None, "absolute", "signed"))):
+        for what, value, known in (
+            ("normalize", normalize, NORMALIZE),
+            ("magnitude", magnitude, (None, "absolute", "signed")),
+        ):
             if value not in known:
                 raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(map(str, known))}.")
         for what, number in (("controls", controls), ("seed", seed)):
@@ -175,7 +179,9 @@ class Profiler:
                 warnings.warn(f"the profile could not be kept in the store: {error}", stacklevel=2)
         return result
 
-    def language(self, model: Model, units: Any, conditions: Any = None, *, n: int | None = None, **options: Any) -> Profile:
+    def language(
+        self, model: Model, units: Any, conditions: Any = None, *, n: int | None = None, **options: Any
+    ) -> Profile:
         """The profile over sentences, word lists, Jabberwocky and nonwords.
 
         Parameters
@@ -244,7 +250,9 @@ def _conditions(given: Any) -> list[Stimulus]:
         made = []
         for condition, some in given.items():
             if isinstance(some, str | Stimulus) or not isinstance(some, Sequence):
-                raise InputError(f"The condition {condition!r} is a list of texts or stimuli; got a {type(some).__name__}.")
+                raise InputError(
+                    f"The condition {condition!r} is a list of texts or stimuli; got a {type(some).__name__}."
+                )
             for i, one in enumerate(some, start=1):
                 text, image = (one.text, one.image) if isinstance(one, Stimulus) else (one, None)
                 label = (one.id if isinstance(one, Stimulus) else None) or f"{condition}-{i:03d}"
@@ -279,8 +287,8 @@ def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | No
             of_network = _folds(stimuli, folds, labels, selection)
             n = sum(fold is not None for fold in folds)
             how = (
-                f"the network was selected anew {len(networks)} times, each time without a fold of its localizer; {n} of "
-                f"{len(stimuli)} stimuli are of the localizer, and each is measured by the network that has not seen it"
+                f"the network was selected anew {len(networks)} times, each time without a fold of its localizer; {n} "
+                f"of {len(stimuli)} stimuli are of the localizer, and each is measured by a network that has not seen it"
             )
         else:
             how = "none of these stimuli selected the network"
@@ -373,7 +381,9 @@ class _Measure:
         if self.normalize == "z":
             low, span = values.mean(axis=0), values.std(axis=0)
         else:
-            means = np.stack([values[self.plan.of_stimulus == i].mean(axis=0) for i in range(len(self.plan.conditions))])
+            means = np.stack(
+                [values[self.plan.of_stimulus == i].mean(axis=0) for i in range(len(self.plan.conditions))]
+            )
             low, span = means.min(axis=0), np.ptp(means, axis=0)
         varies = span > 1e-12 * np.maximum(np.abs(low), 1e-300)
         if not varies.any():

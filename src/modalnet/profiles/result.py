@@ -277,16 +277,22 @@ class Profile:
     def summary(self) -> str:
         """What matters, to be printed."""
         lines = [f"{self.network} of {self.model}: responses in {UNITS[self.normalize]}"]
-        for row in self.table().itertuples():
+        for row in _records(self.table()):
             control = (
-                f"   random units {row.control:+.3f} ({row.control_low:+.3f} to {row.control_high:+.3f})"
+                f"   random units {row['control']:+.3f} ({row['control_low']:+.3f} to {row['control_high']:+.3f})"
                 if self.n_controls
                 else ""
             )
-            lines.append(f"  {row.condition:<14} {row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}]  n = {row.n}{control}")
-        for row in self.contrasts().itertuples():
-            rank = f", rank p among random units {row.p_rank:.3f}" if self.n_controls else ""
-            lines.append(f"  {row.contrast}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], q = {row.q:.4f}{rank}")
+            lines.append(
+                f"  {row['condition']:<14} {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]  "
+                f"n = {row['n']}{control}"
+            )
+        for row in _records(self.contrasts()):
+            rank = f", rank p among random units {row['p_rank']:.3f}" if self.n_controls else ""
+            lines.append(
+                f"  {row['contrast']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
+                f"q = {row['q']:.4f}{rank}"
+            )
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def plot(self, **options: Any) -> Any:
@@ -364,3 +370,7 @@ class Profile:
             return cls.from_arrays(arrays, document)
         except InputError as error:
             raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    return table.to_dict("records")
