@@ -288,7 +288,7 @@ def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | No
             n = sum(fold is not None for fold in folds)
             how = (
                 f"the network was selected anew {len(networks)} times, each time without a fold of its localizer; {n} "
-                f"of {len(stimuli)} stimuli are of the localizer, and each is measured by a network that has not seen it"
+                f"of {len(stimuli)} stimuli are of the localizer, each is measured by a network that has not seen it"
             )
         else:
             how = "none of these stimuli selected the network"
