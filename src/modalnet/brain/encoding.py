@@ -217,7 +217,7 @@ def _standardized(bands: Bands, train: np.ndarray, test: np.ndarray, place: Any)
         held = torch.from_numpy(np.ascontiguousarray(features[test])).to(place.device)
         middle, spread = given.mean(0), given.std(0, correction=0)
         # A feature that is constant but for rounding would become noise of unit variance.
-        varies = spread > 1e-6 * given.abs().amax(0).clamp(min=1e-30)
+        varies = spread > 16 * torch.finfo(given.dtype).eps * given.abs().amax(0).clamp(min=1e-30)
         scale = torch.where(varies, 1 / torch.where(varies, spread, 1), 0) / max(int(varies.sum()), 1) ** 0.5
         found.append(((given - middle).mul_(scale), (held - middle).mul_(scale)))
     return found
@@ -262,7 +262,7 @@ def _solve(  # noqa: PLR0917  # one call, above
     return (
         back(predicted) * spread + middle,
         [back(part) * spread for part in by_band] if len(by_band) > 1 else [],
-        back(chosen),
+        penalties[np.abs(np.log(back(chosen)[:, None] / penalties)).argmin(axis=1)],  # without float32's rounding
     )
 
 

@@ -23,7 +23,7 @@ from modalnet.resampling import TIE, bootstrap_counts
 METRICS = ("pearson", "r2")
 TOGETHER = 500  # targets at once
 HELD = 8_000_000  # numbers that one step of permuting holds
-CONSTANT = 1e-9  # predictions that vary by less than this share of the responses' spread do not vary
+CONSTANT = 1e-6  # predictions that vary by less than this share of the responses' spread do not vary
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,8 @@ def fold_scores(
     """
     rows = []
     for fold in np.unique(folds):
-        sums = _sums(predictions[folds == fold], responses[folds == fold])
-        rows.append(_score(tuple(part.sum(axis=0) for part in sums), metric))
+        sums, shift = _sums(predictions[folds == fold], responses[folds == fold])
+        rows.append(_score(tuple(part.sum(axis=0) for part in sums), shift, metric))
     return np.stack(rows)
 
 
@@ -121,8 +121,8 @@ def bootstrap(
             member = np.zeros((len(blocks), len(held)))
             member[place, np.arange(len(held))] = 1
             counts = resampling.counts[:, blocks].astype(np.float64)
-            sums = _sums(predictions[np.ix_(held, np.arange(responses.shape[1])[some])], responses[held][:, some])
-            score = _score(tuple(counts @ (member @ part) for part in sums), metric)
+            sums, shift = _sums(predictions[held][:, some], responses[held][:, some])
+            score = _score(tuple(counts @ (member @ part) for part in sums), shift, metric)
             there = np.isfinite(score)
             total += np.where(there, score, 0)
             n_folds += there
@@ -217,24 +217,27 @@ def reaches(samples: np.ndarray, value: np.ndarray) -> np.ndarray:
     return (samples >= value - TIE * np.maximum(1.0, np.abs(value))).sum(axis=0)
 
 
-def _sums(predictions: np.ndarray, responses: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Per stimulus and target 1, p, y, p², y², py about the fold's mean, 0 where there is no response."""
+def _sums(predictions: np.ndarray, responses: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Per stimulus and target 1, p, y, p², y², py, each about its own mean in the fold; and mean(p) - mean(y).
+
+    0 where there is no response.
+    """
     there = np.isfinite(predictions) & np.isfinite(responses)
     n = np.maximum(there.sum(axis=0), 1)
     p, y = (np.where(there, part, 0.0) for part in (predictions, responses))
-    # One common origin, so that the squared error keeps the distance between the two means.
-    origin = y.sum(axis=0) / n
-    p, y = np.where(there, p - origin, 0.0), np.where(there, y - origin, 0.0)
-    return there.astype(np.float64), p, y, p * p, y * y, p * y
+    middle_p, middle_y = p.sum(axis=0) / n, y.sum(axis=0) / n
+    p, y = np.where(there, p - middle_p, 0.0), np.where(there, y - middle_y, 0.0)
+    return (there.astype(np.float64), p, y, p * p, y * y, p * y), middle_p - middle_y
 
 
-def _score(sums: tuple[np.ndarray, ...], metric: str) -> np.ndarray:
+def _score(sums: tuple[np.ndarray, ...], shift: np.ndarray, metric: str) -> np.ndarray:
     n, p, y, pp, yy, py = sums
     with np.errstate(invalid="ignore", divide="ignore"):
         spread_y, spread_p = yy - y * y / n, pp - p * p / n
         few = (n < 3) | ~(spread_y > 1e-12 * np.maximum(yy, 1e-300))
         if metric == "r2":
-            return np.where(few, np.nan, 1 - (yy - 2 * py + pp) / spread_y)
+            error = yy - 2 * py + pp - 2 * shift * (y - p) + n * shift**2
+            return np.where(few, np.nan, 1 - error / spread_y)
         flat = spread_p <= CONSTANT**2 * spread_y
         score = (py - p * y / n) / np.sqrt(np.where(flat, 1.0, spread_p) * spread_y)
         return np.where(few, np.nan, np.where(flat, 0.0, score))
