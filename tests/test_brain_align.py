@@ -35,7 +35,7 @@ def network(tiny):
 
 @pytest.fixture(scope="module")
 def brain(tiny, stimuli, network):
-    """Voxels of two subjects that weigh exactly these units, with noise; sentence i and what is made of it are a group."""
+    """Voxels of two subjects that weigh exactly these units, with noise; what is made of one sentence is a group."""
     read = read_activations(tiny, stimuli, {"decoder": [3, 6]}, progress=False)
     values = read.of(network).astype(float)
     z = (values - values.mean(0)) / values.std(0)
@@ -52,10 +52,12 @@ def result(tiny, network, brain):
 
 def test_the_right_units_win(result):
     table = result.table().set_index("features")
-    assert table.loc["network", "score"] > 0.6 and table.loc["network", "p"] == 0.01
+    assert table.loc["network", "score"] > 0.6
+    assert table.loc["network", "p"] == 0.01
     random = table.loc["random units, layer-matched"]
     assert (random["draws"], random["n_features"]) == (10, 12)
-    assert random["network_minus_low"] > 0 and random["p_rank"] == pytest.approx(1 / 11)
+    assert random["network_minus_low"] > 0
+    assert random["p_rank"] == pytest.approx(1 / 11)
     for name in ("untrained, same units", "all baselines", "untrained, all its layers"):
         assert table.loc[name, "network_minus_low"] > 0, name
     assert "better than 10 draws" in result.verdict()
@@ -75,7 +77,8 @@ def test_every_comparison_is_there(result, tiny):
         "beyond",
     ]
     sizes = dict(zip(table["features"], table["n_features"], strict=True))
-    assert sizes["whole layer (decoder 3)"] == 192 and sizes["all its layers"] == 384
+    assert sizes["whole layer (decoder 3)"] == 192
+    assert sizes["all its layers"] == 384
     assert any("'position' left out" in note for note in result.notes)
     assert result.model == tiny.name
 
@@ -91,13 +94,15 @@ def test_noise_is_not_predicted(tiny, network, stimuli, brain):
 def test_the_second_call_runs_nothing(tiny, network, brain, result):
     with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
         again = mn.brain.align(tiny, network, brain, **QUICK)
-    assert again.table().equals(result.table()) and again.notes == result.notes
+    assert again.table().equals(result.table())
+    assert again.notes == result.notes
 
 
 def test_other_questions_share_the_activations(tiny, network, brain):
     with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
         other = mn.brain.align(tiny, network, brain, metric="r2", controls=2, untrained=False, **QUICK)
-    assert other.metric == "r2" and 0.2 < other.score("network") < 1
+    assert other.metric == "r2"
+    assert 0.2 < other.score("network") < 1
 
 
 def test_banded_ridge_gives_the_network_and_each_baseline_a_penalty(tiny, network, brain):
@@ -126,7 +131,8 @@ def test_large_or_absent_models_get_no_copy_unless_asked(tiny, network, brain):
     options = {"controls": 0, "baselines": False, "whole_layer": False}
     with mock.patch("modalnet.brain.alignment.LARGEST_COPY", 1000):
         found = mn.brain.align(tiny, network, brain, **options, **QUICK)
-    assert len(found.sets) == 1 and "billion parameters" in found.notes[0]
+    assert len(found.sets) == 1
+    assert "billion parameters" in found.notes[0]
 
 
 def test_pictures_and_vision_networks(tiny):
@@ -158,9 +164,11 @@ def test_similarity_finds_the_right_units(tiny, network, brain, measure, tmp_pat
     assert 0 < table.loc["network", "low"] < table.loc["network", "score"] < table.loc["network", "high"]
     found.save(tmp_path / "s.safetensors")
     back = mn.brain.Similarity.load(tmp_path / "s.safetensors")
-    assert back.table().equals(found.table()) and back.summary() == found.summary()
+    assert back.table().equals(found.table())
+    assert back.summary() == found.summary()
     if measure == "rsa":
-        assert 0 < found.ceiling[0] <= found.ceiling[1] <= 1 and "noise ceiling" in found.summary()
+        assert 0 < found.ceiling[0] <= found.ceiling[1] <= 1
+        assert "noise ceiling" in found.summary()
         assert any("pairs of stimuli of one group" in note for note in found.notes)
     with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
         again = getattr(mn.brain, measure)(tiny, network, brain, controls=5, progress=False, n_permutations=99)
@@ -226,8 +234,10 @@ def test_the_plots_show_every_set(result, tiny, network, brain):
     matplotlib.use("Agg")
     ax = result.plot()
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
-    assert len(labels) == len(result.table()) and labels[0] == "network (12)"
-    assert "random units, layer-matched x10 (12)" in labels and "pearson" not in ax.get_xlabel()
+    assert len(labels) == len(result.table())
+    assert labels[0] == "network (12)"
+    assert "random units, layer-matched x10 (12)" in labels
+    assert "pearson" not in ax.get_xlabel()
     cka = mn.brain.cka(tiny, network, brain, controls=5, progress=False, n_permutations=99)
     assert cka.plot().get_xlabel() == "debiased linear CKA"
 
@@ -245,7 +255,8 @@ def test_gemma_on_the_published_averages():
         data = getattr(mn.brain, name)(assets.data("brain") / f"{name}_averaged.csv", **options)
         result = mn.brain.align(model, network, data, controls=3, progress=False)
         table = result.table().set_index("features")
-        assert table.loc["network", "score"] > least and table.loc["network", "p"] < 0.01
+        assert table.loc["network", "score"] > least
+        assert table.loc["network", "p"] < 0.01
         assert table.loc["untrained, same units", "network_minus_low"] > 0
         assert table.loc["whole layer (decoder 10)", "network_minus"] < 0
         assert result.beyond()["low"] > 0

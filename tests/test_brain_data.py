@@ -38,7 +38,8 @@ def test_arrays_become_a_data_set():
         groups=[i // 3 for i in range(12)], ordered=True, subjects=["a", "b"], regions=["x", "y"], name="mine"
     )
     assert (len(data), data.n_targets, data.groups[:4], data.ordered) == (12, 2, ("0", "0", "0", "1"), True)
-    assert data.stimuli[0].text.startswith("The dog") and data.texts[1].startswith("The dog")
+    assert data.stimuli[0].text.startswith("The dog")
+    assert data.texts[1].startswith("The dog")
     assert repr(data) == "BrainDataset(mine: 12 stimuli, 2 targets, 2 subjects, 4 groups, in order, no noise ceiling)"
     assert list(data.describe()["subject"]) == ["a", "b"]
     with pytest.raises(ValueError, match="read-only"):
@@ -95,7 +96,7 @@ def test_few_stimuli_are_refused():
 
 
 def test_something_else_is_no_data_set():
-    with pytest.raises(mn.InputError, match="what a reader of modalnet.brain returns"):
+    with pytest.raises(mn.InputError, match=r"what a reader of modalnet.brain returns"):
         mn.brain.align(None, None, [1, 2])
 
 
@@ -108,7 +109,8 @@ def test_a_csv_file_with_a_row_per_stimulus(tmp_path):
     path.write_text(f"text,left,right,passage\n{rows}\n")
     data = mn.brain.from_csv(path, responses=["left", "right"], group="passage")
     assert (data.regions, data.groups[4], data.stimuli[0].text) == (("left", "right"), "p1", "Sentence 0, with a comma")
-    assert np.isnan(data.responses[2, 1]) and data.responses[7, 0] == 1
+    assert np.isnan(data.responses[2, 1])
+    assert data.responses[7, 0] == 1
     assert mn.brain.from_csv(path, responses="left").n_targets == 1
 
 
@@ -161,7 +163,8 @@ def test_a_folder_of_pictures(tmp_path):
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"im-{i:02d}.png")
     values = rng.standard_normal((12, 4))
     data = mn.brain.from_folder(tmp_path, values, ncsnr=[1.0, 2.0, 0.0, 3.0], n_repeats=3)
-    assert data.stimuli[3].id == "im-03.png" and data.texts is None
+    assert data.stimuli[3].id == "im-03.png"
+    assert data.texts is None
     np.testing.assert_allclose(
         data.ceiling, [np.sqrt(1 / (1 + 1 / 3)), np.sqrt(4 / (4 + 1 / 3)), 0, np.sqrt(9 / (9 + 1 / 3))]
     )
@@ -196,7 +199,9 @@ def test_an_xarray_is_sorted_and_labelled():
         subject=("neuroid", ["a", "a", "b"]),
     )
     data = mn.brain.from_xarray(array.T, group="story", subject="subject", order=["story", "place"], ordered=True)
-    assert data.texts[:2] == ("piece 0", "piece 1") and data.groups[6] == "story 1" and data.subjects == ("a", "a", "b")
+    assert data.texts[:2] == ("piece 0", "piece 1")
+    assert data.groups[6] == "story 1"
+    assert data.subjects == ("a", "a", "b")
     np.testing.assert_array_equal(data.responses, array.values[np.argsort(order)])
     with pytest.raises(mn.InputError, match="no coordinate 'passage'"):
         mn.brain.from_xarray(array, group="passage")
@@ -250,11 +255,14 @@ def test_assemblies_of_brainscore(monkeypatch):
     module.load_dataset = given.__getitem__
     monkeypatch.setitem(sys.modules, "brainscore_language", module)
     ecog = mn.brain.fedorenko2016()
-    assert ecog.texts[:3] == ("ALEX", "ALEX WAS", "ALEX WAS TIRED") and ecog.texts[4] == "ALEX" and ecog.ordered
+    assert ecog.texts[:3] == ("ALEX", "ALEX WAS", "ALEX WAS TIRED")
+    assert ecog.texts[4] == "ALEX"
+    assert ecog.ordered
     story = mn.brain.blank2014()
     assert (story.groups[0], story.regions[0], story.subjects[1], len(story)) == ("Aqua", "01_LH_PostTemp", "061", 12)
     both = mn.brain.pereira2018()
-    assert set(both.groups) == {"243sentences.bee", "384sentences.bed"} and both.subjects == ("018", "018", "199")
+    assert set(both.groups) == {"243sentences.bee", "384sentences.bed"}
+    assert both.subjects == ("018", "018", "199")
     with pytest.raises(mn.InputError, match="ten are the least"):
         mn.brain.pereira2018(experiment="243sentences")
     assert len(mn.brain.tuckute2024(conditions="B")) == 10
@@ -281,8 +289,10 @@ def test_pereira_as_shared_per_participant(tmp_path):
             },
         )
     data = mn.brain.pereira2018(tmp_path)
-    assert data.n_targets == 5 and set(data.groups) == {"243sentences.Beekeeping", "243sentences.Knife"}
-    assert data.groups.count("243sentences.Beekeeping") == 8 and data.ordered
+    assert data.n_targets == 5
+    assert set(data.groups) == {"243sentences.Beekeeping", "243sentences.Knife"}
+    assert data.groups.count("243sentences.Beekeeping") == 8
+    assert data.ordered
     row = data.texts.index("Sentence 7.")
     np.testing.assert_allclose(data.responses[row, np.array(data.subjects) == "P01"], saved["P01"][7])
     assert mn.brain.pereira2018(tmp_path / "P01" / "examples_243sentences.mat").n_targets == 3
@@ -298,7 +308,8 @@ def test_tuckute_as_shared_per_participant(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.standard_normal((3, 12))
     rows = [
-        f"{848 + p},{i},{'B' if i < 10 else 'D'},{roi},Sentence number {i} has six words,{values[p, i] + (roi != 'lang_LH_netw')}"
+        f"{848 + p},{i},{'B' if i < 10 else 'D'},{roi},Sentence number {i} has six words,"
+        f"{values[p, i] + (roi != 'lang_LH_netw')}"
         for p in range(3)
         for i in range(12)
         for roi in ("lang_LH_netw", "lang_LH_IFG")
@@ -306,7 +317,8 @@ def test_tuckute_as_shared_per_participant(tmp_path):
     path.write_text("target_UID,item_id,cond,roi,sentence,response_target\n" + "\n".join(rows) + "\n")
     data = mn.brain.tuckute2024(path)
     np.testing.assert_allclose(data.responses[:, 0], values.mean(0))
-    assert data.repeats.shape == (3, 12, 1) and data.noise_ceiling().shape == (1,)
+    assert data.repeats.shape == (3, 12, 1)
+    assert data.noise_ceiling().shape == (1,)
     each = mn.brain.tuckute2024(path, each=True, conditions="B", participants=[848, 850])
     assert (each.subjects, len(each)) == (("848", "850"), 10)
     np.testing.assert_allclose(each.responses.T, values[[0, 2], :10])
@@ -322,7 +334,8 @@ def test_the_published_averages():
     assert (len(pereira), pereira.n_targets, pereira.ordered) == (627, 1, False)
     sizes = np.unique(pereira.groups, return_counts=True)[1]
     # The experiment had 168 passages on 48 topics; words find groups of about that grain.
-    assert 48 <= len(sizes) <= 200 and sizes.max() <= 20
+    assert 48 <= len(sizes) <= 200
+    assert sizes.max() <= 20
     tuckute = mn.brain.tuckute2024(assets.data("brain") / "tuckute2024_averaged.csv")
     assert len(tuckute) == 2000
     baseline = mn.brain.tuckute2024(assets.data("brain") / "tuckute2024_averaged.csv", conditions="B")
@@ -360,7 +373,8 @@ def test_groups_are_never_split(labels, n_folds, seed):
 @given(st.integers(10, 200), st.integers(2, 5), st.integers(0, 4))
 def test_contiguous_folds_are_runs_and_gaps_are_left_out(n, n_folds, gap):
     folds = dealing.deal("contiguous", n, n_folds, groups=None, seed=0)
-    assert (np.diff(folds) >= 0).all() and np.ptp(np.bincount(folds)) <= 1
+    assert (np.diff(folds) >= 0).all()
+    assert np.ptp(np.bincount(folds)) <= 1
     for fold in range(n_folds):
         train = dealing.training(folds, fold, gap)
         held = np.flatnonzero(folds == fold)
@@ -376,7 +390,8 @@ def test_blocks_lie_within_folds_and_inner_splits_within_the_training_set(cv, n,
     blocks, _ = dealing.exchangeable(cv, split.folds, groups=groups if cv == "grouped" else None, ordered=True)
     assert all(len(set(split.folds[blocks == block])) == 1 for block in set(blocks))
     for fold, train, test in split.outer():
-        assert not set(train) & set(test) and len(train) + len(test) == n
+        assert not set(train) & set(test)
+        assert len(train) + len(test) == n
         seen = []
         for fit, check in split.inner(train, fold):
             assert not set(fit) & set(check)
@@ -404,7 +419,7 @@ def test_bad_folds_are_refused(options, message):
         Split.make(given.pop("cv"), given.pop("n"), given.pop("n_folds"), **given)
 
 
-# -- ceilings, baselines, topics -----------------------------------------------------------------------------------------
+# -- ceilings, baselines, topics ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["split-half", "variance"])
@@ -438,10 +453,12 @@ def test_baselines_are_what_they_say():
     assert notes == []
     np.testing.assert_array_equal(found["length"][:3], [[3, 13], [8, 37], [1, 8]])
     np.testing.assert_array_equal(found["position"][:4, :2], [[0, 0], [1, 1], [2, 2], [3, 0]])
-    assert found["frequency"][2, 2] == 1 and found["frequency"][0, 2] < 0.5
+    assert found["frequency"][2, 2] == 1
+    assert found["frequency"][0, 2] < 0.5
     assert found["bag of words"][1].sum() == 8
     unordered = mn.brain.from_arrays(texts, np.arange(12.0))
-    assert "position" not in baselines(unordered)[0] and "position" in baselines(unordered)[1][0]
+    assert "position" not in baselines(unordered)[0]
+    assert "position" in baselines(unordered)[1][0]
     with pytest.raises(mn.InputError, match="no baseline 'surprisal'"):
         baselines(data, ["surprisal"])
     with pytest.raises(mn.InputError, match="needs an image"):

@@ -132,7 +132,8 @@ def test_targets_that_were_not_measured_everywhere():
     missing = responses.copy()
     missing[:24, 1] = np.nan
     found = fit_predict({"all": features}, missing, split_of(60))
-    assert np.isnan(found.predictions[:24, 1]).all() and np.isfinite(found.predictions[24:]).all()
+    assert np.isnan(found.predictions[:24, 1]).all()
+    assert np.isfinite(found.predictions[24:]).all()
     np.testing.assert_allclose(found.predictions[:, 0], full.predictions[:, 0])
     scores = scoring.fold_scores(found.predictions, missing, split_of(60).folds, "pearson")
     assert np.nanmean(scores[:, 1]) > 0.5
@@ -222,7 +223,9 @@ def test_scores_at_the_edges():
     )
     predictions = np.zeros((6, 3))
     scores = scoring.fold_scores(predictions, responses, folds, "pearson")[0]
-    assert scores[0] == 0 and np.isnan(scores[1]) and np.isnan(scores[2])
+    assert scores[0] == 0
+    assert np.isnan(scores[1])
+    assert np.isnan(scores[2])
     assert scoring.fold_scores(responses, responses, folds, "r2")[0, 0] == pytest.approx(1)
 
 
@@ -278,10 +281,12 @@ def test_the_right_features_win():
     responses = right @ rng.standard_normal((40, 30)) / 6 + rng.standard_normal((200, 30))
     result = mn.brain.encode({"right": right, "wrong": controls[0]}, dataset(responses), controls=controls, **QUICK)
     table = result.table().set_index("features")
-    assert table.loc["right", "score"] > 0.4 and table.loc["right", "p"] == 0.01
+    assert table.loc["right", "score"] > 0.4
+    assert table.loc["right", "p"] == 0.01
     assert abs(table.loc["random controls", "score"]) < 0.1
     row = table.loc["random controls"]
-    assert row["network_minus_low"] > 0.3 and row["p_rank"] == 0.05
+    assert row["network_minus_low"] > 0.3
+    assert row["p_rank"] == 0.05
     assert "better than 19 draws of random controls" in result.verdict()
     targets = result.targets()
     assert (targets["q"] < 0.05).mean() > 0.9
@@ -301,7 +306,8 @@ def test_noise_gives_nothing():
         ps.append(result.table()["p"][0])
         above.append(result.table()["network_minus_low"][1] > 0)
     assert abs(np.mean(scores)) < 3 * np.std(scores) / np.sqrt(40)
-    assert np.mean(np.array(ps) <= 0.05) <= 0.2 and 0.3 < np.mean(ps) < 0.7
+    assert np.mean(np.array(ps) <= 0.05) <= 0.2
+    assert 0.3 < np.mean(ps) < 0.7
     assert np.mean(above) < 0.25
 
 
@@ -314,7 +320,7 @@ def drifting(rng: np.random.Generator, n: int, k: int, smooth: int = 15, run: in
 
 
 def test_shuffled_folds_inflate_an_autocorrelated_target():
-    """Features and responses drift independently of each other: nothing is to be predicted, shuffled folds find much."""
+    """Features and responses drift independently: nothing is to be predicted, and shuffled folds find much."""
     rng = np.random.default_rng(21)
     data = dataset(drifting(rng, 600, 10), size=30)
     features = drifting(rng, 600, 40)
@@ -323,7 +329,8 @@ def test_shuffled_folds_inflate_an_autocorrelated_target():
     with pytest.warns(UserWarning, match='cv="shuffled" puts neighbours'):
         shuffled = mn.brain.encode(features, data, cv="shuffled", **QUICK)
     assert shuffled.score("features") > 0.4
-    assert abs(contiguous.score("features")) < 0.12 and abs(grouped.score("features")) < 0.12
+    assert abs(contiguous.score("features")) < 0.12
+    assert abs(grouped.score("features")) < 0.12
     assert any("inflated" in note for note in shuffled.notes)
 
 
@@ -351,7 +358,8 @@ def test_the_noise_ceiling_normalizes():
     by_hand = mn.brain.encode(features, dataset(repeats.mean(0)), ceiling=0.8, **QUICK)
     assert by_hand.normalized("features") == pytest.approx(by_hand.score("features") / 0.8)
     none = mn.brain.encode(features, dataset(repeats.mean(0)), **QUICK)
-    assert np.isnan(none.normalized("features")) and any("not normalized" in note for note in none.notes)
+    assert np.isnan(none.normalized("features"))
+    assert any("not normalized" in note for note in none.notes)
     r2 = mn.brain.encode(features, dataset(repeats), metric="r2", **QUICK)
     assert 0.7 < r2.normalized("features") < 1.2
 
@@ -373,9 +381,10 @@ def test_a_result_goes_through_a_file(tmp_path):
     result = small_result(regression="banded")
     result.save(tmp_path / "r.safetensors")
     back = mn.brain.Alignment.load(tmp_path / "r.safetensors")
-    assert back.table().equals(result.table()) and back.summary() == result.summary()
+    assert back.table().equals(result.table())
+    assert back.summary() == result.summary()
     assert back.targets().equals(result.targets())
-    with pytest.raises(mn.InputError, match="kept as .safetensors"):
+    with pytest.raises(mn.InputError, match=r"kept as \.safetensors"):
         result.save(tmp_path / "r.json")
     mn.Units({"decoder": np.ones((1, 2), dtype=bool)}).save(tmp_path / "u.safetensors")
     with pytest.raises(mn.InputError, match="no alignment in the format"):

@@ -1,4 +1,4 @@
-"""RSA and CKA: equal to rsatoolbox and to the plain formulas, with a jackknife and permutations that are what they say."""
+"""RSA and CKA: equal to rsatoolbox and to the plain formulas, the jackknife and permutations what they say."""
 
 from __future__ import annotations
 

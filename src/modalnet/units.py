@@ -51,7 +51,7 @@ class Selection(Protocol):
         """The fold of a stimulus by its content digest; -1 where it stands in several, None where in none."""
         ...
 
-    def without(self, fold: int) -> Units:
+    def without(self, *folds: int) -> Units:
         """The units that the same choice selects from the stimuli of the other folds."""
         ...
 

@@ -266,8 +266,8 @@ class _Widened:
     def fold_of(self, digest: str) -> int | None:
         return self._selection.fold_of(digest)
 
-    def without(self, fold: int) -> Units:
-        return _widened(self._selection.without(fold), self._model)
+    def without(self, *folds: int) -> Units:
+        return _widened(self._selection.without(*folds), self._model)
 
 
 def _restricted(units: Units, towers: Any) -> Units:

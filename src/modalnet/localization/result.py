@@ -170,8 +170,8 @@ class Localization:
         """Content digest of each stimulus → its fold (-1: in several of them); empty where it is not known."""
         return dict(self._meta.get("stimuli") or {})
 
-    def without(self, fold: int) -> Localization:
-        """The localization without the stimuli of one fold: what it selects has not seen them.
+    def without(self, *folds: int) -> Localization:
+        """The localization without the stimuli of some folds: what it selects has not seen them.
 
         t, p, q, effect sizes and networks are those of the other folds; condition means and norms, which select
         nothing by condition, stay those of all stimuli.
@@ -179,15 +179,17 @@ class Localization:
         Raises
         ------
         InputError
-            For a fold that there is not, or the only one.
+            For a fold that there is not, or where none is left.
         """
-        if isinstance(fold, bool) or not 0 <= fold < self.n_folds or self.n_folds < 2:
-            raise InputError(f"without(fold) takes one of the {self.n_folds} folds, from 0; got {fold!r}.")
+        kept_folds = [fold for fold in range(self.n_folds) if fold not in folds]
+        if not folds or not kept_folds or len(kept_folds) + len(set(folds)) != self.n_folds:
+            raise InputError(f"without(fold, ...) takes some of the {self.n_folds} folds, from 0; got {folds!r}.")
         sides = {
-            side: {tower: folds[:fold] + folds[fold + 1 :] for tower, folds in towers.items()}
+            side: {tower: [parts[fold] for fold in kept_folds] for tower, parts in towers.items()}
             for side, towers in self._sides.items()
         }
-        kept = {digest: there - (there > fold) for digest, there in self.stimuli.items() if there != fold}
+        place = {fold: index for index, fold in enumerate(kept_folds)} | {-1: -1}
+        kept = {digest: place[there] for digest, there in self.stimuli.items() if there in place}
         meta = self._meta | {"stimuli": kept}
         return Localization(sides=sides, conditions=self._conditions, norms=self._norms, meta=meta)
 
@@ -626,8 +628,8 @@ class _Choice:
     def fold_of(self, digest: str) -> int | None:
         return self.localization.stimuli.get(digest)
 
-    def without(self, fold: int) -> Units:
-        return getattr(self.localization.without(fold), self.method)(**self.options)
+    def without(self, *folds: int) -> Units:
+        return getattr(self.localization.without(*folds), self.method)(**self.options)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

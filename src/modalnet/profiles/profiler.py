@@ -101,8 +101,9 @@ class Profiler:
         Notes
         -----
         Units that a localization selected (``localization.top(...)``) carry their selection. Stimuli that selected
-        them are measured with the network selected without their fold. Stimuli that did not are measured with one of
-        the same networks: that of their item's fold, or folds in turn. Units that lost their selection (by set
+        them are measured with a network selected without their fold, and without those of the other stimuli of their
+        item. So are Jabberwocky sentences whose sentence selected them. Stimuli that have to do with none of the
+        localizer's are measured with the same networks, in turn. Units that lost their selection (by set
         algebra, or through a file) are measured as they are, on the stimuli that did not select them. Where nothing is
         known about their selection, the profile says so.
 
@@ -283,12 +284,12 @@ def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | No
         folds = [selection.fold_of(digest) for digest in digests]
         kept = np.array([fold != -1 for fold in folds])
         if any(fold is not None for fold in folds):
-            networks = tuple(selection.without(fold) for fold in range(selection.n_folds))
-            of_network = _folds(stimuli, folds, labels, selection)
+            networks, of_network = _anew(_unseen(stimuli, folds, labels, selection), selection)
             n = sum(fold is not None for fold in folds)
             how = (
-                f"the network was selected anew {len(networks)} times, each time without a fold of its localizer; {n} "
-                f"of {len(stimuli)} stimuli are of the localizer, each is measured by a network that has not seen it"
+                f"the network was selected anew {len(networks)} times, each time without a part of its localizer; {n} "
+                f"of {len(stimuli)} stimuli are of the localizer, and each is measured by a network that has not seen "
+                f"it{'' if labels is None else ', nor another stimulus of its item'}"
             )
         else:
             how = "none of these stimuli selected the network"
@@ -332,26 +333,40 @@ def _numbered(stimuli: Sequence[Stimulus]) -> tuple[str, ...] | None:
     return tuple(numbers)
 
 
-def _folds(
+def _unseen(
     stimuli: Sequence[Stimulus], folds: Sequence[int | None], labels: Sequence[str] | None, selection: Selection
-) -> np.ndarray:
-    """The fold whose network measures each stimulus: its own, that of its item, or the next in turn."""
-    of_item: dict[str, int] = {}
-    if labels is not None:
-        for label, fold in zip(labels, folds, strict=True):
-            if fold is not None and fold >= 0:
-                of_item.setdefault(label, fold)
+) -> list[tuple[int, ...]]:
+    """The folds that must not have selected the network of each stimulus.
+
+    Its own, and those of the other stimuli of its item. A stimulus that has to do with none of the localizer's takes
+    the folds in turn, so that the same networks measure it.
+    """
+    of_item: dict[str, set[int]] = {}
+    for label, fold in zip(labels or (), folds, strict=False):
+        of_item.setdefault(label, set()).update([fold] if fold is not None and fold >= 0 else [])
     seen: Counter[str] = Counter()
-    found = np.zeros(len(stimuli), dtype=np.int64)
+    found = []
     for i, (stimulus, fold) in enumerate(zip(stimuli, folds, strict=True)):
-        if fold is not None and fold >= 0:
-            found[i] = fold
-            continue
-        condition = str(stimulus.condition)
-        turn = seen[condition] % selection.n_folds
-        found[i] = of_item.get(labels[i], turn) if labels is not None else turn
-        seen[condition] += 1
+        avoided = set() if labels is None else set(of_item[labels[i]])
+        avoided |= {fold} if fold is not None and fold >= 0 else set()
+        if not avoided:
+            condition = str(stimulus.condition)
+            avoided = {seen[condition] % selection.n_folds}
+            seen[condition] += 1
+        found.append(tuple(sorted(avoided)))
     return found
+
+
+def _anew(avoided: Sequence[tuple[int, ...]], selection: Selection) -> tuple[tuple[Units, ...], np.ndarray]:
+    """One network for each choice of folds to be avoided, and which of them measures each stimulus."""
+    choices = {folds: index for index, folds in enumerate(dict.fromkeys(avoided))}
+    for folds in choices:
+        if len(folds) >= selection.n_folds:
+            raise InputError(
+                f"An item has stimuli in all {selection.n_folds} folds of the localizer, so no network is left that "
+                "has not seen it. Give items= that hold fewer stimuli."
+            )
+    return tuple(selection.without(*folds) for folds in choices), np.array([choices[folds] for folds in avoided])
 
 
 class _Measure:
