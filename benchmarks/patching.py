@@ -51,12 +51,11 @@ def bare(model: mn.Model, pairs: Any, cells: list[int]) -> None:
 
 
 @torch.no_grad()
-def plain(model: mn.Model, pairs: Any, columns: tuple[int, int]) -> np.ndarray:
-    """One pair by hooks, one run per block and token, all logits; the last ``columns`` tokens."""
+def plain(model: mn.Model, pairs: Any, n: int) -> np.ndarray:
+    """The last ``n`` tokens of one pair by hooks, one run per block and token, all logits."""
     module, blocks = model.module, [model.module.get_submodule(path) for path in model.decoder.paths]
-    (clean, corrupt), n = (
-        (model.tokenizer(s[0].text, return_tensors="pt") for s in (pairs.clean, pairs.corrupt)),
-        columns[0],
+    clean, corrupt = (
+        model.tokenizer(side[0].text, return_tensors="pt").to(module.device) for side in (pairs.clean, pairs.corrupt)
     )
     kept: list[torch.Tensor] = []
 
@@ -64,7 +63,7 @@ def plain(model: mn.Model, pairs: Any, columns: tuple[int, int]) -> np.ndarray:
         kept.append((output[0] if isinstance(output, tuple) else output).clone())
 
     handles = [block.register_forward_hook(keep) for block in blocks]
-    module(**clean.to(module.device))
+    module(**clean)
     for handle in handles:
         handle.remove()
     right, wrong = (model.next_tokens(pairs.clean[0], text)[0] for text in (pairs.answers[0], pairs.distractors[0]))
@@ -77,7 +76,7 @@ def plain(model: mn.Model, pairs: Any, columns: tuple[int, int]) -> np.ndarray:
                 hidden[0, place] = kept[layer][0, place]
 
             handle = block.register_forward_hook(patch)
-            logits = module(**corrupt.to(module.device)).logits[0, -1]
+            logits = module(**corrupt).logits[0, -1]
             handle.remove()
             found[layer, place] = float(logits[right] - logits[wrong])
     return found
@@ -135,10 +134,10 @@ def main() -> None:
 
     one = pairs[:1]
     own = sweep(model, one).values["decoder"][0]
-    hooked = plain(model, one, (own.shape[1], 0))
+    hooked = plain(model, one, own.shape[1])
     note("the plain way, one pair")
     over, under = in_turns(
-        lambda: plain(model, one, (own.shape[1], 0)), lambda: sweep(model, one), max(1, arguments.repeats - 1)
+        lambda: plain(model, one, own.shape[1]), lambda: sweep(model, one), max(1, arguments.repeats - 1)
     )
     rows.append(ratio_row("the plain way, one run per cell / sweep", over, under, None))
     theirs = their_sweep(model, one, str(arguments.model))

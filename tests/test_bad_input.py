@@ -268,7 +268,7 @@ def test_placeholders_that_do_not_match_the_images():
         ({"tokens": "cls"}, r"no class token"),
         ({"batch_size": 0}, r"batch_size=0"),
         ({"batch_size": "big"}, r"batch_size='big'"),
-        ({"remote": True}, r"remote=True.*Leave it out"),
+        ({"remote": "yes"}, r"remote=.yes.*NDIF_HOST"),
         ({"towers": "vision"}, r"no tower 'vision'"),
         ({"cache": 3}, r"cache=3"),
     ],

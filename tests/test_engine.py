@@ -12,6 +12,7 @@ import modalnet as mn
 from families import FAMILIES, build, picture
 from modalnet.errors import ModalnetError
 from modalnet.interventions.engine import Engine
+from modalnet.interventions.sweep import Cell, Outcome
 from reference import REFUSED, SIZES, TEXT_ONLY, TEXTS, VISION_ONLY, close, forward, load, paths, stimuli_for, watch
 
 MULTIMODAL = [name for name in FAMILIES if name not in (*TEXT_ONLY, *VISION_ONLY, *REFUSED, "clip")]
@@ -375,3 +376,40 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch):
 def test_batch_sizes_that_are_none(size):
     with pytest.raises(mn.InputError, match=r"batch_size=.*at least 1"):
         load("gpt2").run(["a dog"], batch_size=size)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt", "llava_clip", "gemma3", "blip2"])
+def test_a_few_columns_of_the_logits(name):
+    """The head gives the wanted columns alone, and what comes after it treats them as it would all."""
+    model = load(name)
+    given = stimuli_for(name)
+    states = model.states(given)
+    columns = tuple((3 + i, 7, 11 * i) for i in range(len(given)))
+    engine = model._runner.engine
+    whole = dict(model.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("logits")))
+    for expected in (None, True):  # the first pass tries it, the second relies on it
+        assert engine._narrows is expected
+        found = dict(model.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("columns", columns)))
+        for i, own in enumerate(columns):
+            close(found[i][0], whole[i][0][list(own)])
+
+
+def test_a_model_that_looks_at_all_of_its_logits_gives_them_all():
+    """Scores that a model spreads over the vocabulary cannot be had one by one; that is noticed."""
+    family = build("llama")
+
+    class Spread(type(family.model)):
+        def forward(self, *args, **options):
+            output = super().forward(*args, **options)
+            output.logits = output.logits - output.logits.mean(-1, keepdim=True)
+            return output
+
+    model = mn.load(Spread(family.model.config).eval(), tokenizer=family.tokenizer)
+    states = model.states(stimuli_for("llama"))
+    cells = [Cell(i) for i in range(len(states))]
+    whole = dict(model.run_cells(states, cells, Outcome("logits")))
+    for _ in range(2):
+        found = dict(model.run_cells(states, cells, Outcome("columns", ((1, 2),) * len(states))))
+        assert model._runner.engine._narrows is False
+        for i in found:
+            close(found[i][0], whole[i][0][[1, 2]])

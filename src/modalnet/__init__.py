@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from modalnet.interventions.scores import Request
     from modalnet.lesion import LesionStudy, lesion_study
-    from modalnet.localization import Localization, Reliability, localize
+    from modalnet.localization import Localization, Reliability, localize, pick_up
     from modalnet.model import Model, Run, load
     from modalnet.patching import (
         ModalityProfile,
@@ -82,6 +82,7 @@ _WHERE = {
     "localize": "modalnet.localization",
     "mean": "modalnet.interventions.operations",
     "patch": "modalnet.interventions.operations",
+    "pick_up": "modalnet.localization",
     "profile": "modalnet.profiles",
     "profile_modality": "modalnet.patching",
     "resample": "modalnet.interventions.operations",
@@ -125,6 +126,7 @@ __all__ = [
     "mean",
     "patch",
     "patching",
+    "pick_up",
     "profile",
     "profile_modality",
     "resample",

@@ -17,3 +17,19 @@ class InputError(ModalnetError, ValueError):
 
 class StoreError(ModalnetError, OSError):
     """The result store cannot read or write an entry."""
+
+
+class RemoteError(ModalnetError):
+    """A job failed on the server."""
+
+
+class RemoteMemoryError(RemoteError, MemoryError):
+    """A job did not fit into the server's memory."""
+
+
+class RemoteLimitError(RemoteError):
+    """A job takes longer, or sends more, than is allowed."""
+
+
+class TransportError(ModalnetError, ConnectionError):
+    """The server cannot be reached, or does not finish what it is sent."""

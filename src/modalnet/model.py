@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint
+from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint, served_fingerprint
 from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import Tower, find_towers
@@ -26,6 +26,7 @@ from modalnet.interventions.operations import Intervention
 from modalnet.interventions.places import image_places
 from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
+from modalnet.interventions.remote import Remote, check_mode
 from modalnet.interventions.runner import Runner, Step
 from modalnet.interventions.scores import Likelihood, Request, Scores, check_requests, pairs
 from modalnet.interventions.sweep import Cell, Outcome, State, Sweep
@@ -76,6 +77,8 @@ class Model:
         Tower by name, in forward order.
     tokenizer, processor, image_processor
         What encodes its inputs; None where absent.
+    remote
+        The server that it runs on, with the jobs that were sent and their bytes; None where it runs here.
     """
 
     def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
@@ -89,6 +92,7 @@ class Model:
         self._runner_made: Runner | None = None
         self._sweep_made: Sweep | None = None
         self._under: tuple[Intervention, ...] = ()
+        self.remote: Remote | None = None
 
     # -- what it is made of ------------------------------------------------------------------------------------------
 
@@ -159,8 +163,19 @@ class Model:
         return bool(getattr(self._loaded.envoy, "_edits", None))
 
     def fingerprint(self) -> str:
-        """A hash of the weights, config and class, read anew at each call."""
+        """A hash of the weights, config and class, read anew at each call.
+
+        Of a model on a server, whose weights are not here, the server's name for it stands for them.
+        """
+        if self.module_is_empty and self.remote is not None:
+            return served_fingerprint(self.module, self.remote.key)
         return model_fingerprint(self.module)
+
+    @property
+    def module_is_empty(self) -> bool:
+        """Whether the model is here without weights."""
+        empty = any(parameter.device.type == "meta" for parameter in self.module.parameters())
+        return empty and not hasattr(self.module, "hf_device_map")
 
     def untrained(self, seed: int = 0) -> Model:
         """The same architecture with random weights; see ``untrained=`` of :func:`modalnet.load`."""
@@ -173,6 +188,8 @@ class Model:
     def __str__(self) -> str:
         parameters = list(self.module.parameters())
         devices = ", ".join(sorted({str(parameter.device) for parameter in parameters}))
+        if self.remote is not None and not self.remote.simulated:
+            devices = self.remote.host
         dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}))
         count = sum(parameter.numel() for parameter in parameters)
         lines = [f"{self.name} ({type(self.module).__name__}, {_short(count)} parameters, {dtypes} on {devices})"]
@@ -471,6 +488,30 @@ class Model:
         view._under = (*self._under, *added)
         return view
 
+    def at(self, remote: bool | str | None) -> Model:
+        """The model where ``remote`` says: ``True``, ``"local"`` or a server's address; None leaves it where it is.
+
+        Raises
+        ------
+        InputError
+            Where a server cannot be told which model this is; for False, where no weights are here.
+        """
+        import copy
+
+        from modalnet.architecture.loading import served_as
+
+        if remote is None or (self.remote is not None and remote == self.remote.mode):
+            return self
+        mode = check_mode(remote)
+        view = copy.copy(self)
+        view._engine_made = view._runner_made = None
+        view.remote = None
+        if mode:
+            key, env = self._loaded.served or served_as(self._loaded)
+            view.remote = Remote(key, mode, env)
+            view.remote.check()
+        return view
+
     @property
     def interventions(self) -> tuple[Intervention, ...]:
         """What :meth:`with_` put on this view; empty for a plain model."""
@@ -520,6 +561,7 @@ class Model:
         *,
         towers: Sequence[str] | None = None,
         continuations: Sequence[str] | None = None,
+        outcome: Outcome | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> list[State]:
         """Run stimuli and keep what every block puts out at each of their tokens, for :meth:`run_cells`.
@@ -532,13 +574,15 @@ class Model:
             None for every tower that all of them reach.
         continuations
             One per stimulus, written straight after it: then log-probabilities of its tokens can be asked for.
+        outcome
+            What is wanted of the logits of the same passes.
         batch_size
             As for :meth:`run`.
         """
         prepared = self._encoder.prepare(stimuli, continuations=continuations)
         reached = self.reached(stimuli)
         chosen = [name for name in reached if towers is None or name in towers]
-        return self._sweep.states(prepared, chosen, self._edits((), stimuli), batch_size)
+        return self._sweep.states(prepared, chosen, self._edits((), stimuli), batch_size, outcome)
 
     def run_cells(
         self,
@@ -646,6 +690,24 @@ class Model:
         edits = self._edits((), [item.stimulus for item in prepared])
         yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
+    def moments(
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        tokens: Mapping[str, TokenChoice],
+        groups: Sequence[int],
+        *,
+        absolute: bool,
+        batch_size: int | Literal["auto"] = "auto",
+        later: list[bytes] | None = None,
+    ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
+        """Yield moments of groups of stimuli that the server reduced; see :meth:`Runner.moments`."""
+        sites = choose_sites(self.towers, list(towers), list(towers))
+        edits = self._edits((), [item.stimulus for item in prepared])
+        yield from self._runner.moments(
+            prepared, sites, tokens, groups, absolute=absolute, batch_size=batch_size, edits=edits, later=later
+        )
+
     def prepare(
         self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
     ) -> list[Prepared]:
@@ -670,14 +732,13 @@ class Model:
     def _runner(self) -> Runner:
         # The trace wraps every module, so it is made when the first stimulus runs and not when a model is looked at.
         if self._runner_made is None:
-            if any(parameter.device.type == "meta" for parameter in self.module.parameters()) and not hasattr(
-                self.module, "hf_device_map"
-            ):
+            away = self.remote is not None and not self.remote.simulated
+            if not away and self.module_is_empty:
                 raise InputError(
                     f"{self.name} has weights on the meta device, so it cannot run. Load it with its weights."
                 )
             if self._engine_made is None:
-                self._engine_made = Engine(self.module, self._loaded.envoy)
+                self._engine_made = Engine(self.module, self._loaded.envoy, self.remote)
             layouts = Layouts(self._engine_made, self._encoder, self.towers)
             self._runner_made = Runner(self._engine_made, self._encoder, layouts)
         return self._runner_made
@@ -710,7 +771,10 @@ def load(
         Where to put the weights, and their precision. By default a checkpoint goes to the GPU if there is one, in the
         precision that it was saved in, and a loaded module stays as it is. Activations are pooled in float32.
     remote
-        Run on NDIF. Not part of this version.
+        True: the model runs on the NDIF server that ``NDIF_HOST`` names (else nnsight's configured one); here it is
+        built without weights, and only its tokenizer or processor is loaded. An address names another server.
+        ``"local"``: a dry run; the weights are here, and every job is written and read as a server would. ``task=``
+        then names the pipeline task that the server loads the model for, where the hub's own is not it.
     chat_template
         ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
         not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
@@ -735,14 +799,27 @@ def load(
     >>> model = load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
     >>> print(model)  # doctest: +SKIP
     """
-    if remote:
-        raise InputError(f"remote={remote!r}: running on NDIF is not part of this version. Load the model here.")
+    mode = check_mode(remote)
     if isinstance(source, Model):
-        return source.untrained(_seed(untrained)) if untrained is not False else source
-    loaded = load_source(source, tokenizer=tokenizer, processor=processor, device=device, dtype=dtype, **kwargs)
+        model = source.at(mode) if mode else source
+        return model.untrained(_seed(untrained)) if untrained is not False else model
+    loaded = load_source(
+        source,
+        tokenizer=tokenizer,
+        processor=processor,
+        device=device,
+        dtype=dtype,
+        served=bool(mode),
+        weights=not mode or mode == "local",
+        **kwargs,
+    )
     if untrained is not False:
         loaded = untrained_copy(loaded, _seed(untrained))
-    return Model(loaded, chat_template=chat_template)
+    model = Model(loaded, chat_template=chat_template)
+    if loaded.served is not None:
+        model.remote = Remote(loaded.served[0], mode, loaded.served[1])
+        model.remote.check()
+    return model
 
 
 def _seed(untrained: bool | int) -> int:

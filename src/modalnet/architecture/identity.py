@@ -33,6 +33,19 @@ def model_fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def served_fingerprint(module: torch.nn.Module, key: str) -> str:
+    """The same for a model on a server: its name there, its class, config and commit stand for the weights.
+
+    The server may hold it in another precision from one day to the next; nothing says so.
+    """
+    import xxhash
+
+    config = getattr(module, "config", None)
+    known = [type(module).__name__, key, getattr(config, "_commit_hash", None)]
+    known.append(_settings(config.to_dict()) if config is not None else "")
+    return xxhash.xxh3_128(json.dumps(known).encode()).hexdigest()
+
+
 def _bytes(tensor: torch.Tensor) -> Iterator[Any]:
     import torch
 

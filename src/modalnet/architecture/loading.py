@@ -6,6 +6,8 @@ them end as one :class:`Loaded`: a torch module, and a tokenizer, processor and 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ class Loaded:
         Why there is no tokenizer or processor, for the error that encoding raises.
     envoy
         The user's own nnsight model when that was the source.
+    served
+        How a server names the model, ``(nnsight's key, what it sets up before a job)``; None where it runs here.
     """
 
     module: Any
@@ -46,6 +50,7 @@ class Loaded:
     name: str = ""
     missing: str = ""
     envoy: Any = None
+    served: tuple[str, dict[str, Any]] | None = None
 
 
 def load_source(
@@ -55,13 +60,29 @@ def load_source(
     processor: Any = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    served: bool = False,
+    weights: bool = True,
     **kwargs: Any,
 ) -> Loaded:
-    """Load ``source``; see :func:`modalnet.load` for the parameters and errors."""
+    """Load ``source``; see :func:`modalnet.load` for the parameters and errors.
+
+    With ``served``, the result says how a server names the model; without ``weights``, it is built without them.
+    """
     import torch
 
+    task = kwargs.pop("task", None) if served else None
     if isinstance(source, str | os.PathLike):
-        loaded = _from_pretrained(os.fspath(source), (tokenizer, processor), device, dtype, kwargs)
+        loaded = _from_pretrained(os.fspath(source), (tokenizer, processor), device, dtype, kwargs, weights=weights)
+        if served:
+            loaded.served = _served(os.fspath(source), loaded.module, task, kwargs)
+    elif served and not weights and hasattr(source, "to_model_key"):
+        # The user's own nnsight model, which may never have had weights here.
+        loaded = _from_object(source, dispatch=False)
+        loaded.served = (source.to_model_key(), source._remoteable_get_env())
+        loaded.envoy = None
+    elif served:
+        loaded = _from_object(source)
+        loaded.served = served_as(loaded, task)
     else:
         if kwargs:
             raise InputError(
@@ -82,12 +103,61 @@ def load_source(
     return loaded
 
 
-def _from_object(source: Any) -> Loaded:
+def served_as(loaded: Loaded, task: str | None = None) -> tuple[str, dict[str, Any]]:
+    """How a server names a model that is here already; an InputError where nothing says which one it is."""
+    where = getattr(getattr(loaded.module, "config", None), "_name_or_path", "")
+    if not where:
+        raise InputError(
+            f"a server cannot be told which model this {type(loaded.module).__name__} is. Give load() a hub id, a "
+            "folder that the server has too, or an nnsight model."
+        )
+    return _served(where, loaded.module, task, {})
+
+
+def _served(source: str, module: Any, task: str | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """How a server names a checkpoint, as nnsight's TransformersModel would, without asking for what is known here."""
+    path = BUNDLED if source == BUNDLED.name else Path(source).expanduser()
+    repo = str(path.resolve()) if path.is_dir() else _canonical(source)
+    key = {"repo_id": repo, "revision": options.get("revision")}
+    if options.get("trust_remote_code"):
+        key["trust_remote_code"] = True
+    key["task"] = task or _task(repo, module)
+    env = {"attn_implementation": getattr(getattr(module, "config", None), "_attn_implementation", None)}
+    return f"nnsight.modeling.transformers.TransformersModel:{json.dumps(key)}", env
+
+
+def _canonical(repo: str) -> str:
+    """A hub id as the hub spells it; as it is where the hub is not asked."""
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return repo
+    try:
+        return str(huggingface_hub.HfApi().model_info(repo, timeout=10).id)
+    except Exception:  # the server says it better, if there is no such model
+        return repo
+
+
+def _task(repo: str, module: Any) -> str:
+    """The pipeline task that a server loads a checkpoint for: what the hub says, else what the class is for."""
+    import huggingface_hub
+    import transformers
+
+    if not Path(repo).is_dir() and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        from transformers.pipelines import get_task
+
+        with contextlib.suppress(Exception):  # as above
+            return str(get_task(repo))
+    sees = type(module.config) in transformers.AutoModelForImageTextToText._model_mapping
+    return "image-text-to-text" if sees else "text-generation"
+
+
+def _from_object(source: Any, *, dispatch: bool = True) -> Loaded:
     """A model that the user already holds."""
     import nnsight
 
     if isinstance(source, nnsight.Envoy):
-        if getattr(source, "dispatched", True) is False:
+        if dispatch and getattr(source, "dispatched", True) is False:
             source.dispatch()
         loaded = Loaded(source._module, name=type(source._module).__name__, envoy=source)
         for part in ("tokenizer", "processor", "image_processor"):
@@ -139,8 +209,10 @@ def _part(part: Any, name: str, auto: Any) -> Any:
     return part
 
 
-def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: Any, kwargs: dict[str, Any]) -> Loaded:
-    """A hub id or a local folder."""
+def _from_pretrained(  # as load_source takes them
+    source: str, given: tuple[Any, Any], device: Any, dtype: Any, kwargs: dict[str, Any], *, weights: bool = True
+) -> Loaded:
+    """A hub id or a local folder; without ``weights`` only how the model is built."""
     import torch
 
     path = BUNDLED if source == BUNDLED.name else Path(source).expanduser()
@@ -157,11 +229,14 @@ def _from_pretrained(source: str, given: tuple[Any, Any], device: Any, dtype: An
     hub_options = ("revision", "token", "cache_dir", "local_files_only")
     shared: dict[str, Any] = {name: kwargs[name] for name in hub_options if name in kwargs}
     config = kwargs.pop("config", None) or _config(source, trust, shared)
-    if "device_map" not in kwargs and device is None and torch.cuda.is_available():
-        device = "cuda"
-    module = _weights(source, config, trust, _dtype(dtype) if dtype is not None else "auto", kwargs)
-    if "device_map" not in kwargs:
-        _move(module, device)
+    if not weights:
+        module = _structure(source, config, trust, kwargs)
+    else:
+        if "device_map" not in kwargs and device is None and torch.cuda.is_available():
+            device = "cuda"
+        module = _weights(source, config, trust, _dtype(dtype) if dtype is not None else "auto", kwargs)
+        if "device_map" not in kwargs:
+            _move(module, device)
     loaded = Loaded(module, name=path.name if path.is_dir() else source)
     if given[1] is None:
         _load_preprocessors(loaded, source, trust, shared)
@@ -185,6 +260,25 @@ def _config(source: str, trust: bool, shared: dict[str, Any]) -> Any:
     except OSError as error:
         raise InputError(
             f"{source} is neither a local folder nor a model that the hub hands out here: {_first_line(error)}"
+        ) from error
+
+
+def _structure(source: str, config: Any, trust: bool, options: dict[str, Any]) -> Any:
+    """A model on the meta device: its modules and shapes, and not one weight."""
+    from nnsight.modeling.mixins.meta import MetaDevice
+
+    auto = _auto_class(config, trust)
+    build = auto._from_config if hasattr(auto, "_from_config") else auto.from_config
+    chosen = {name: options[name] for name in ("attn_implementation",) if name in options}
+    if hasattr(auto, "from_config") and trust:
+        chosen["trust_remote_code"] = True
+    try:
+        with MetaDevice():
+            return build(config, **chosen)
+    except Exception as error:  # whatever a model's own constructor raises
+        raise InputError(
+            f"{source} cannot be built without its weights as {auto.__name__}: {type(error).__name__}: "
+            f"{_first_line(error)}"
         ) from error
 
 

@@ -3,7 +3,8 @@
 The trace asks for the plan's sites in the order in which the forward pass reaches them, pools each one where it is (on
 the model's device, in float32) and stops after the last, so that neither later blocks nor the LM head run unless
 something needs them. Inside the trace there are only envoys, tensors and plain Python: what nnsight can send to a
-server unchanged.
+server unchanged. Where the model is on a server (see :mod:`modalnet.interventions.remote`), the same traces run there,
+several of them in one session, and what a session reads can be reduced before it comes back.
 
 Two things make one pass cheaper or richer. A plan's *prefixes* stand in for blocks that an earlier pass ran, which are
 then skipped; and with a *measure* of the logits the pass goes backward too, to the gradient at every site that is read.
@@ -11,25 +12,29 @@ then skipped; and with a *measure* of the logits the pass goes backward too, to 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import warnings
-from dataclasses import dataclass, field
+import linecache
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.architecture.towers import FORWARD_ORDER
-from modalnet.errors import InputError, ModalnetError
+from modalnet.errors import InputError, ModalnetError, RemoteError
 from modalnet.interventions.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from jaxtyping import Bool, Float
 
     from modalnet.architecture.towers import Tower
     from modalnet.interventions.plan import Pool, Write
+    from modalnet.interventions.remote import Remote
 
 
+# nnsight reads the body of a trace from its source; this says where that is when the package is imported from a zip.
+linecache.lazycache(__file__, globals())
 # Logits that are taken to float32 at once: on a CPU as many as its caches hold, which is several times faster.
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
 
@@ -38,9 +43,12 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any,
     """A block's output with edits applied in their order; the values are computed in float32."""
     flat = flat.clone()
     for where, dims, vector, a, b in edits:
+        # On a server values arrive on the CPU; indices may stay there.
+        b = b.to(flat.device)  # noqa: PLW2901
         if vector is None:
             flat[where, dims] = (a * flat[where, dims].float() + b).to(flat.dtype)
         else:
+            vector = vector.to(flat.device)  # noqa: PLW2901
             old = flat[where[:, 0]].float()
             change = (a - 1) * (old @ vector)[:, None] + b
             flat[where[:, 0]] = (old + change * vector).to(flat.dtype)
@@ -94,10 +102,14 @@ class Engine:
         A torch module.
     envoy
         An nnsight model around it, if the user has one; its stored edits then apply.
+    remote
+        Where the model is on a server; ``module`` then only says how it is built.
     """
 
-    def __init__(self, module: Any, envoy: Any = None) -> None:
+    def __init__(self, module: Any, envoy: Any = None, remote: Remote | None = None) -> None:
         import nnsight
+
+        self.remote = remote
 
         # A TransformersModel would pad and collate the inputs again; the inputs here are final, so a plain wrapper
         # of the same module runs them as they are.
@@ -111,6 +123,7 @@ class Engine:
         else:
             self.envoy = nnsight.NNsight(module)
         self.module = module
+        self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
 
     def run(
         self, inputs: dict[str, Any], plan: Plan, measure: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -136,21 +149,175 @@ class Engine:
         """
         from nnsight.intervention.interleaver import OutOfOrderError
 
+        if self.remote is not None:
+            return self.run_many([(inputs, plan)])[0] if measure is None else self._slope(inputs, plan, measure)
         try:
-            return self._trace(inputs, plan, measure)
+            if plan.columns is not None and self._narrows is not False and measure is None:
+                return self._narrowly(inputs, plan)
+            return self._reading(plan, self._forward(**self._program(inputs, plan), measure=measure))
         except OutOfOrderError as error:
-            path = str(error).split("'")[1] if "'" in str(error) else str(error)
-            raise InputError(
-                f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
-                "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
-            ) from error
+            raise self._left_out(error, inputs) from error
 
-    def _trace(  # noqa: PLR0912, PLR0915  # a trace is one body
-        self, inputs: dict[str, Any], plan: Plan, measure: Callable[[torch.Tensor], torch.Tensor] | None
-    ) -> Reading:
-        import nnsight
+    def _narrowly(self, inputs: dict[str, Any], plan: Plan) -> Reading:
+        """A pass whose head gives a few columns of the vocabulary and no others: with a large one, half of the work.
+
+        What a model does to its logits afterwards (scaling, capping) is then done to those few, which is the same as
+        long as it is done to each by itself; so the first pass of a model is run both ways.
+        """
         import torch
 
+        head = self.module.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:
+            self._narrows = False
+            return self.run(inputs, plan)
+        assert plan.columns is not None
+        tokens, places = torch.unique(plan.columns, return_inverse=True)
+        bias = None if head.bias is None else head.bias[tokens.to(head.weight.device)]
+        narrow = head.weight[tokens.to(head.weight.device)], bias
+        program = {**self._program(inputs, plan), "columns": places}
+        if self._narrows:
+            return self._reading(plan, self._forward(**program, narrow=narrow))
+        self._narrows = False
+        whole = self.run(inputs, plan)
+        with contextlib.suppress(RuntimeError, IndexError, ValueError):
+            found = self._reading(plan, self._forward(**program, narrow=narrow)).picked
+            assert found is not None
+            assert whole.picked is not None
+            close = 2e-2 if head.weight.dtype.itemsize < 4 else 1e-3
+            self._narrows = bool(torch.allclose(found, whole.picked, atol=close, rtol=close))
+        return whole
+
+    def _slope(self, inputs: dict[str, Any], plan: Plan, measure: Callable[[torch.Tensor], torch.Tensor]) -> Reading:
+        """A measure's gradient on a server that cannot be sent the measure.
+
+        The logits come home, and the measure is differentiated by them here; that gradient goes back up, and the server
+        takes it on to the sites.
+        """
+        import torch
+
+        logits = self.run_many([(inputs, replace(plan, reads=()))])[0].logits
+        assert logits is not None
+        with torch.enable_grad():
+            logits.requires_grad_()
+            measured = measure(logits)
+            (slope,) = torch.autograd.grad(measured.sum(), logits)
+        (program,) = self._programs([(inputs, plan)])
+        (saved,), _ = self._session(self._forward, [{**program, "slope": slope}])
+        reading = self._reading(plan, saved)
+        reading.measured = measured.detach()
+        return reading
+
+    def run_many(self, asked: Sequence[tuple[dict[str, Any], Plan]]) -> list[Reading]:
+        """Several forward passes; on a server they are one job. Errors are those of :meth:`run`."""
+        if self.remote is None:
+            return [self.run(inputs, plan) for inputs, plan in asked]
+        saved, _ = self._session(self._forward, self._programs(asked))
+        return [self._reading(plan, one) for (_, plan), one in zip(asked, saved, strict=True)]
+
+    def reduce(
+        self,
+        asked: Sequence[tuple[dict[str, Any], Plan]],
+        groups: Sequence[Sequence[int]],
+        n_groups: int,
+        *,
+        absolute: bool,
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """Several forward passes in one job, of which only moments come back.
+
+        Parameters
+        ----------
+        asked
+            Inputs and plans, which pool.
+        groups
+            Per pass, the group of each stimulus.
+        n_groups, absolute
+            See :func:`modalnet.interventions.remote.gathered`, also for what comes back.
+        """
+        programs = self._programs(asked)
+        for program, (_, plan), members in zip(programs, asked, groups, strict=True):
+            towers = [(sites.tower.name, len(sites.layers)) for sites, _ in plan.reads]
+            program["reduction"] = (towers, list(members), n_groups, absolute)
+        saved, sums = self._session(self._forward, programs)
+        for one in saved:
+            for name, found, expected in one["wrong"]:
+                raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        return sums
+
+    def _programs(self, asked: Sequence[tuple[dict[str, Any], Plan]]) -> list[dict[str, Any]]:
+        """Programs as they are sent; inputs that several share are sent once."""
+        from modalnet.interventions.remote import packed
+
+        done: dict[int, Any] = {}
+        programs = []
+        for inputs, plan in asked:
+            program = self._program(inputs, plan)
+            moved = {}
+            for name, value in program["moved"].items():
+                if id(value) not in done:
+                    done[id(value)] = packed(value)
+                moved[name] = done[id(value)]
+            programs.append({**program, "moved": moved})
+        return programs
+
+    def _session(self, run: Any, programs: Sequence[dict[str, Any]]) -> tuple[list[Any], dict[str, Any]]:
+        """One job: every program through ``run`` on the server, and the moments of those that are to be reduced."""
+        import nnsight
+
+        from modalnet.interventions.remote import gathered, unpacked
+
+        assert self.remote is not None
+        # The precision that inputs are put in is that of a weight of the server's model.
+        floating = (name for name, p in self.module.named_parameters() if p.is_floating_point())
+        path, _, weight = next(floating, "").rpartition(".")
+        holder = self.envoy.get(path) if path else self.envoy
+        root: Any = self.envoy
+        forward, call = run is self._forward, run in (self._forward, self._entrance)
+        has_head = getattr(self.module, "get_output_embeddings", lambda: None)() is not None
+        idle = self.head() if has_head else None
+        found: list[Any] = []
+        sums: dict[str, Any] = {}
+        try:
+            with root.session(backend=self.remote.backend(self.module, root)):
+                found = nnsight.save([])
+                sums = nnsight.save({})
+                # A server that runs jobs apart from the model has no weights at hand. It casts by itself, and knows the
+                # forward pass by the name that nnsight's wrapper of transformers models has for it.
+                known: Any = getattr(holder._module, weight or "weight", None)
+                apart = known is None or known.device.type == "meta"
+                dtype = None if apart else known.dtype
+                # There a trace that was stopped leaves no way to run another in the same session (ndif 0.1.2), so the
+                # passes run to their end, with next to nothing for the head to do.
+                there: dict[str, Any] = {"call": "_call"} if apart and call else {}
+                if apart and forward:
+                    there.update(stop=False, idle=idle)
+                for program in programs:
+                    reduction = program.pop("reduction", None)
+                    if not apart and "steps" in program:
+                        program["steps"] = [
+                            (envoy, None if instead is None else instead.to(known.device, known.dtype), *rest)
+                            for envoy, instead, *rest in program["steps"]
+                        ]
+                    moved = {name: unpacked(value, dtype) for name, value in program.pop("moved").items()}
+                    saved = run(moved=moved, **program, **there)
+                    if reduction is not None and not saved["wrong"]:
+                        gathered(sums, saved.pop("vectors"), *reduction)
+                    found.append(saved)
+        except RemoteError as error:
+            if "OutOfOrderError" in str(error):
+                raise self._left_out(error, programs[0].get("moved", {})) from error
+            raise
+        return found, sums
+
+    def _left_out(self, error: BaseException, inputs: Mapping[str, Any]) -> InputError:
+        """What to say where these inputs make the model leave out a block."""
+        path = str(error).split("'")[1] if "'" in str(error) else str(error)
+        return InputError(
+            f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
+            "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
+        )
+
+    def _program(self, inputs: dict[str, Any], plan: Plan) -> dict[str, Any]:
+        """A plan as what a trace takes: envoys, tensors and plain Python."""
         indices = {sites.tower.name: self._index(pool) for sites, pool in plan.reads}
         # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions,
         # edits, whether to read, index, lengths).
@@ -176,8 +343,42 @@ class Engine:
         moved = {name: self._place(value) for name, value in inputs.items()}
         if self._caches and not plan.root:
             moved["use_cache"] = False
-        backward = measure is not None
-        with torch.set_grad_enabled(backward), root.trace(**moved) as tracer:
+        return {
+            "root": root,
+            "moved": moved,
+            "steps": steps,
+            "head": head,
+            "rows": rows,
+            "n_text": n_text,
+            "targets": targets,
+            "columns": columns,
+            "size": size,
+        }
+
+    @staticmethod
+    def _forward(  # noqa: PLR0912, PLR0915, PLR0917  # a trace is one body
+        root: Any,
+        moved: dict[str, Any],
+        steps: Sequence[tuple[Any, ...]],
+        head: Any,
+        rows: Any,
+        n_text: int,
+        targets: Any,
+        columns: Any,
+        size: int,
+        measure: Any = None,
+        slope: Any = None,
+        narrow: Any = None,
+        call: str = "__call__",
+        stop: bool = True,
+        idle: Any = None,
+    ) -> dict[str, Any]:
+        """One trace. It knows neither this class nor anything of modalnet but ``edited``, so that it can be sent."""
+        import nnsight
+        import torch
+
+        backward = measure is not None or slope is not None
+        with torch.set_grad_enabled(backward), root.trace(fn=call, **moved) as tracer:
             vectors = nnsight.save([])
             shapes = nnsight.save([])
             values = nnsight.save([])
@@ -220,55 +421,85 @@ class Engine:
                     parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
                     vectors.append(torch.stack(parts))
             if head is None or rows is None:
-                tracer.stop()
-            # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
-            before = head.input
-            if before.shape[:-1].numel() != n_text:
-                tracer.stop()
-            head.input = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
-            result = root.output
-            logits = result.logits if hasattr(result, "logits") else result[0]
-            if measure is not None:
-                measured = measure(logits[0].float())
-                values.append(measured.detach())
-                # A site that the logits do not depend on has none.
-                for source, gradient in zip(  # noqa: B905
-                    sources, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
-                ):
-                    found = torch.zeros_like(source) if gradient is None else gradient
-                    gradients.append(found.reshape(-1, found.shape[-1]).float())
-            elif columns is not None:
-                values.append(logits[0].gather(1, columns.to(logits.device)).float())
-            elif targets is None:
-                values.append(logits[0].float())
+                if stop:
+                    tracer.stop()
+                elif idle is not None:
+                    idle.input = idle.input[:, :1]
             else:
-                # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
-                for part, wanted in zip(logits[0].split(size), targets.to(logits.device).split(size)):  # noqa: B905
-                    logp = part.float().log_softmax(1)
-                    values.append(logp.gather(1, wanted[:, None])[:, 0])
-                    likeliest.append(values[-1] == logp.amax(1))
-        for name, found, expected in wrong:
+                # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
+                before = head.input
+                if before.shape[:-1].numel() != n_text:
+                    tracer.stop()
+                before = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
+                if narrow is None:
+                    head.input = before
+                else:
+                    head.skip(torch.nn.functional.linear(before, narrow[0], narrow[1]))
+                result = root.output
+                logits = result.logits if hasattr(result, "logits") else result[0]
+                if backward:
+                    given = logits[0].float()
+                    measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
+                    values.append(measured.detach())
+                    # A site that the logits do not depend on has none.
+                    for source, gradient in zip(  # noqa: B905
+                        sources, torch.autograd.grad(measured.sum(), sources, allow_unused=True)
+                    ):
+                        found = torch.zeros_like(source) if gradient is None else gradient
+                        gradients.append(found.reshape(-1, found.shape[-1]).float())
+                elif columns is not None:
+                    values.append(logits[0].gather(1, columns.to(logits.device)).float())
+                elif targets is None:
+                    values.append(logits[0].float())
+                else:
+                    # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
+                    for part, wanted in zip(logits[0].split(size), targets.to(logits.device).split(size)):  # noqa: B905
+                        logp = part.float().log_softmax(1)
+                        values.append(logp.gather(1, wanted[:, None])[:, 0])
+                        likeliest.append(values[-1] == logp.amax(1))
+        # Plain lists: what the trace saved is marked to be brought home, whoever asked for it.
+        return {
+            "vectors": list(vectors),
+            "shapes": list(shapes),
+            "values": list(values),
+            "wrong": list(wrong),
+            "likeliest": list(likeliest),
+            "gradients": list(gradients),
+        }
+
+    def _reading(self, plan: Plan, saved: Mapping[str, Any]) -> Reading:
+        """What a trace gave, as a reading; a LayoutError where it found another layout."""
+        import torch
+
+        for name, found, expected in saved["wrong"]:
             raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
-        reading = self._gather(plan, vectors, shapes)
+        values = saved["values"]
+        reading = self._gather(plan, saved["vectors"], saved["shapes"])
         if plan.logit_rows is not None:
             if not values:
                 raise LayoutError("the LM head does not see one vector per text token")
-            if measure is not None:
+            if saved["gradients"]:
                 reading.measured = values[0].cpu()
-                reading.gradient = self._gather(plan, gradients, shapes).residual
+                reading.gradient = self._gather(plan, saved["gradients"], saved["shapes"]).residual
             elif plan.columns is not None:
                 reading.picked = values[0].cpu()
             elif plan.targets is None:
                 reading.logits = values[0].cpu()
             else:
-                reading.logprob, reading.likeliest = torch.cat(list(values)).cpu(), torch.cat(list(likeliest)).cpu()
+                reading.logprob = torch.cat(values).cpu()
+                reading.likeliest = torch.cat(saved["likeliest"]).cpu()
         return reading
 
     def _rows_at_once(self) -> int:
         """How many rows of logits are taken to float32 at once."""
+        on_cpu = not self.remote and self._device.type == "cpu"
+        return max(1, (CPU_LOGITS if on_cpu else GPU_LOGITS) // self.vocabulary)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits the LM head gives; a guess where it does not say."""
         head = self.module.get_output_embeddings() if hasattr(self.module, "get_output_embeddings") else None
-        vocabulary = head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
-        return max(1, (CPU_LOGITS if self._device.type == "cpu" else GPU_LOGITS) // vocabulary)
+        return head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
 
     def _skips(self, plan: Plan) -> list[tuple[Any, ...]]:
         """The steps of the blocks that a plan skips."""
@@ -277,7 +508,8 @@ class Engine:
             for layer, path in enumerate(prefix.tower.paths[: prefix.layer]):
                 weight = next(self.module.get_submodule(path).parameters())
                 output = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
-                instead = output.to(weight.device, weight.dtype)
+                # A server puts it where its model is.
+                instead = output if self.remote else output.to(weight.device, weight.dtype)
                 steps.append((self.envoy.get(path), instead, prefix.tower.name, None, (), False, None, None))
         return steps
 
@@ -293,20 +525,30 @@ class Engine:
         plan
             Its prefixes stand in for towers before this one.
         """
-        import nnsight
-        import torch
-
         block = self.envoy.get(tower.paths[0])
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        skipped = [(envoy, instead) for envoy, instead, *_ in self._skips(plan)]
-        with torch.no_grad(), root.trace(**moved) as tracer:
-            for envoy, instead in skipped:
+        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block}
+        run = self._entrance
+        saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
+        return saved["found"][0].cpu()
+
+    @staticmethod
+    def _entrance(
+        root: Any, moved: dict[str, Any], steps: Sequence[tuple[Any, ...]], block: Any, call: str = "__call__"
+    ) -> dict[str, Any]:
+        """One trace up to a block; see :meth:`_forward`."""
+        import nnsight
+        import torch
+
+        with torch.no_grad(), root.trace(fn=call, **moved) as tracer:
+            found = nnsight.save([])
+            for envoy, instead, *_ in steps:
                 envoy.skip(instead)
             hidden = block.input
-            found = nnsight.save(hidden.reshape(-1, hidden.shape[-1]).float())
+            found.append(hidden.reshape(-1, hidden.shape[-1]).float())
             tracer.stop()
-        return found.cpu()
+        return {"found": list(found), "wrong": []}
 
     def generate(
         self, inputs: dict[str, Any], writes: Sequence[Write], later: Sequence[Write], **settings: Any
@@ -329,9 +571,6 @@ class Engine:
         LayoutError
             If a tower holds another number of positions than the edits expect.
         """
-        import nnsight
-        import torch
-
         prompt = [
             (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w]) for b, w in self._blocks(writes)
         ]
@@ -342,10 +581,39 @@ class Engine:
         # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
         # transformers chooses tokens.
         settings["max_new_tokens"] += 1
+        program = {
+            "root": self.envoy,
+            "moved": moved,
+            "settings": settings,
+            "prompt": prompt,
+            "after": after,
+            "embedding": embedding,
+        }
+        run = self._generation
+        saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
+        for name, found, expected in saved["wrong"]:
+            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
+        return [int(ids[0, -1]) for ids in saved["fed"]]
+
+    @staticmethod
+    def _generation(  # noqa: PLR0917  # as above
+        root: Any,
+        moved: dict[str, Any],
+        settings: dict[str, Any],
+        prompt: Sequence[tuple[Any, ...]],
+        after: Sequence[tuple[Any, ...]],
+        embedding: Any,
+    ) -> dict[str, Any]:
+        """One trace of a generation; see :meth:`_forward`."""
+        import warnings
+
+        import nnsight
+        import torch
+
         with torch.no_grad(), warnings.catch_warnings():
             # An open loop ends with the generation, and nnsight says so.
             warnings.filterwarnings("ignore", message=".*was never reached: the loop asked for a step")
-            with self.envoy.trace(fn="generate", **moved, **settings) as tracer:
+            with root.trace(fn="generate", **moved, **settings) as tracer:
                 fed = nnsight.save([])
                 wrong = nnsight.save([])
                 for step in tracer.iter[:]:
@@ -368,9 +636,7 @@ class Engine:
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
                             hidden = edited(flat, now).reshape(hidden.shape)
                             block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
-        for name, found, expected in wrong:
-            raise LayoutError(f"the {name} tower holds {found} positions, {expected} were expected")
-        return [int(ids[0, -1]) for ids in fed]
+        return {"fed": list(fed), "wrong": list(wrong)}
 
     def _blocks(self, writes: Sequence[Write]) -> list[tuple[Any, list[Write]]]:
         """The envoys of the blocks that are written to, in forward order, with their writes."""
@@ -388,7 +654,7 @@ class Engine:
 
     def _edit(self, write: Write) -> tuple[Any, ...]:
         """A write as tensors where the model is; values in float32, whatever the model computes in."""
-        device = self._device
+        device = "cpu" if self.remote else self._device
         dims = None if write.dims is None else write.dims.to(device)[None, :]
         vector = None if write.vector is None else write.vector.to(device)
         return write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device)
@@ -446,8 +712,8 @@ class Engine:
         """Put an input where the model is, in the precision that the model computes in."""
         import torch
 
-        if not isinstance(value, torch.Tensor):
-            return value
+        if not isinstance(value, torch.Tensor) or self.remote:
+            return value  # the server knows better where its model is
         parameter = next((p for p in self.module.parameters() if p.device.type != "meta"), None)
         device = parameter.device if parameter is not None else value.device
         floating = value.is_floating_point()

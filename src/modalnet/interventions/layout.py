@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.architecture.inputs import TEXT_TOWERS, Batch, Encoded, Encoder
 from modalnet.architecture.towers import Tower
+from modalnet.errors import RemoteError
 from modalnet.interventions.engine import Engine, LayoutError
 from modalnet.interventions.plan import Plan, Pool, Sites
 from modalnet.interventions.positions import Span
@@ -166,7 +167,7 @@ class Layouts:
                 alone[tower].append(flat[tower][span.index])
         try:
             flat, _, batch = self._first_block([one, two], towers)
-        except (RuntimeError, ValueError, IndexError, TypeError, LayoutError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, LayoutError, RemoteError) as error:
             if is_out_of_memory(error):
                 raise
             return False  # the model does not take the two in one batch

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
-from modalnet.errors import InputError, ModalnetError
+from modalnet.errors import InputError, ModalnetError, RemoteLimitError, RemoteMemoryError
 from modalnet.interventions.edits import Edits
-from modalnet.interventions.engine import Engine, LayoutError
+from modalnet.interventions.engine import Engine, LayoutError, Reading
 from modalnet.interventions.layout import Layouts, is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Prefix, Sites
 from modalnet.interventions.positions import TokenChoice, select
+from modalnet.interventions.remote import Pace
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,30 @@ class _Asked:
         return self.pooled and self.tokens[tower] != "all"
 
 
+@dataclass(frozen=True)
+class Question:
+    """One pass over a batch: its plan, and which positions belong to which stimulus.
+
+    Attributes
+    ----------
+    chosen
+        Per tower, the flat positions that each stimulus is read at.
+    wanted
+        The flat positions of each stimulus' logits.
+    pooled
+        Per tower, whether its tokens are pooled.
+    name
+        What who asked calls it: the number of the variant, or of the cells.
+    """
+
+    batch: Batch
+    plan: Plan
+    chosen: Mapping[str, Sequence[torch.Tensor]]
+    wanted: Sequence[torch.Tensor]
+    pooled: Mapping[str, bool]
+    name: Any
+
+
 class Runner:
     """Runs stimuli through a model in batches.
 
@@ -125,13 +150,14 @@ class Runner:
             Where a stimulus cannot be encoded or has no token of the kind asked for.
         """
         limit = BatchLimit(batch_size, self.engine)
-        towers = [site.tower.name for site in sites]
-        towers += [name for edits in variants if edits for name in edits.towers]
-        towers = list(dict.fromkeys(towers))
         asked = _Asked(sites, tokens, logits, variants, pooled, spare_first)
-        if logits is not None and self.encoder.text_tower not in towers:
-            towers.append(self.encoder.text_tower)  # the logits come from there, so its layout must hold too
+        towers = self._towers(asked)
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
+        if self.engine.remote is not None:
+            groups = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
+            for questions, readings in self.jobs(groups, self._asking(asked), self.read_job, limit):
+                yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
+            return
         for items in _batches(encoded, limit):
             waiting = deque((group, list(range(len(variants)))) for group in self.layouts.group(items, towers))
             while waiting:
@@ -151,6 +177,165 @@ class Runner:
                         break
                     yield step
                     left = left[1:]
+
+    def moments(
+        self,
+        prepared: Sequence[Prepared],
+        sites: Sequence[Sites],
+        tokens: Mapping[str, TokenChoice],
+        groups: Sequence[int],
+        *,
+        absolute: bool,
+        batch_size: int | Literal["auto"] = "auto",
+        edits: Edits | None = None,
+        later: list[bytes] | None = None,
+    ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
+        """Moments of groups of stimuli, reduced on the server and brought back job by job.
+
+        Parameters
+        ----------
+        prepared, sites, tokens, batch_size
+            As for :meth:`stream`; tokens are pooled.
+        groups
+            Of each stimulus that the user gave, from 0.
+        absolute
+            Whether the moments are of |activation|.
+        edits
+            What to write on the way.
+        later
+            A list that the jobs are written into instead of being sent; nothing comes back then.
+
+        Yields
+        ------
+        indices, sums
+            The stimuli that a job took in, and per tower ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``
+            and ``size`` ``[layer, dim]``; see :func:`modalnet.interventions.remote.gathered`.
+        """
+        limit = BatchLimit(batch_size, self.engine)
+        asked = _Asked(sites, tokens, None, [edits], True, 0)
+        encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
+        count = max(groups) + 1
+
+        def reduce(questions: Sequence[Question]) -> dict[str, dict[str, torch.Tensor]]:
+            members = [[groups[item.index] for item in one.batch.items] for one in questions]
+            passes = [(one.batch.inputs, one.plan) for one in questions]
+            remote = self.engine.remote
+            assert remote is not None
+            remote.later = later
+            try:
+                return self.engine.reduce(passes, members, count, absolute=absolute)
+            finally:
+                remote.later = None
+
+        towers = self._towers(asked)
+        found = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
+        jobs = self.jobs(found, self._asking(asked), reduce, limit, reduced=True, written=later is not None)
+        for questions, sums in jobs:
+            yield [item.index for one in questions for item in one.batch.items], sums
+
+    def _towers(self, asked: _Asked) -> list[str]:
+        """The towers whose layout must hold."""
+        towers = [site.tower.name for site in asked.sites]
+        towers += [name for edits in asked.variants if edits for name in edits.towers]
+        if asked.logits is not None:
+            towers.append(self.encoder.text_tower)  # the logits come from there
+        return list(dict.fromkeys(towers))
+
+    def read_job(self, questions: Sequence[Question]) -> list[Reading]:
+        """Ask several questions in one job."""
+        return self.engine.run_many([(one.batch.inputs, one.plan) for one in questions])
+
+    def _asking(self, asked: _Asked) -> Callable[[list[Encoded]], list[Question] | None]:
+        """What stimuli that share a batch are asked; None where their logits would be too many."""
+
+        def ask(group: list[Encoded]) -> list[Question] | None:
+            if asked.logits == "score" and self._many_logits(group):
+                return None
+            batch = self.encoder.collate(group)
+            return [self._ask(batch, asked, variant) for variant in range(len(asked.variants))]
+
+        return ask
+
+    def jobs(
+        self,
+        fresh: Iterator[list[_T]],
+        ask: Callable[[list[_T]], list[Question] | None],
+        send: Callable[[list[Question]], Any],
+        limit: BatchLimit,
+        *,
+        reduced: bool = False,
+        written: bool = False,
+    ) -> Iterator[tuple[list[Question], Any]]:
+        """Batches as jobs for a server, as few as its limits allow; what turns out too large goes again in parts.
+
+        Parameters
+        ----------
+        fresh
+            What shares a batch, batch by batch.
+        ask
+            What a batch is asked, one question per pass; None where it must be split.
+        send
+            Sends questions as one job.
+        limit
+            Of a batch; it shrinks where memory runs out.
+        reduced
+            Whether what comes back is small however much is read.
+        written
+            Whether jobs are written and not sent, so that nobody tells how long they take.
+        """
+        assert self.engine.remote is not None
+        pace = Pace(self.engine.remote.limits)
+        back: deque[list[_T]] = deque()
+        while True:
+            groups: list[list[_T]] = []
+            questions: list[Question] = []
+            up = down = 0.0
+            while not groups or not pace.full(len(questions), up, down):
+                group = back.popleft() if back else next(fresh, None)
+                if group is None:
+                    break
+                asking = ask(group) if len(group) <= limit.count else None
+                if asking is None:
+                    back.extendleft(reversed(halves(group)))
+                    continue
+                groups.append(group)
+                questions += asking
+                up += sum(getattr(value, "nbytes", 0) for value in asking[0].batch.inputs.values())
+                up += sum(write.b.nbytes for one in asking for write in one.plan.writes)
+                down += 0 if reduced else sum(_bytes_back(one.plan, self.engine) for one in asking)
+            if not groups:
+                return
+            try:
+                result = self._sent(send, questions)
+            except (RemoteMemoryError, RemoteLimitError) as error:
+                if len(groups) == 1 and len(groups[0]) == 1:
+                    label = questions[0].batch.items[0].label
+                    raise ModalnetError(
+                        f"stimulus {label} alone is too much for the server: {error} Use a smaller input, or raise "
+                        "model.remote.limits where that is what stands in the way."
+                    ) from error
+                if isinstance(error, RemoteMemoryError) or len(groups) == 1:
+                    limit.count = max(1, max(map(len, groups)) // 2)
+                pace.slower(len(questions))
+                back.extendleft(reversed(groups))
+                continue
+            if written:
+                pace.unknown()
+            else:
+                pace.ran(len(questions), self.engine.remote.jobs[-1].running)
+            yield questions, result
+
+    def _sent(self, send: Callable[[list[Question]], Any], questions: list[Question]) -> Any:
+        try:
+            return send(questions)
+        except LayoutError as error:
+            raise self._unknown_layout(error, questions[0].batch) from error
+
+    def _unknown_layout(self, error: LayoutError, batch: Batch) -> ModalnetError:
+        return ModalnetError(
+            f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
+            f"these inputs ({', '.join(batch.inputs)}). Please report this model."
+        )
 
     def _shared_prefix(self, batch: Batch, asked: _Asked, variants: Sequence[int]) -> Prefix | None:
         """The output of the blocks before the first that any variant writes to, where running them once is enough.
@@ -193,6 +378,15 @@ class Runner:
             return None
 
     def _run(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Step:
+        question = self._ask(batch, asked, variant, prefix)
+        try:
+            reading = self.engine.run(batch.inputs, question.plan)
+        except LayoutError as error:
+            raise self._unknown_layout(error, batch) from error
+        return self._answer(question, reading)
+
+    def _ask(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Question:
+        """What one batch is asked under one of the variants."""
         items, edits = batch.items, asked.variants[variant]
         reads, chosen = [], {}
         for site in asked.sites:
@@ -212,19 +406,18 @@ class Runner:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
-        try:
-            prefixes = (prefix,) if prefix else ()
-            plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes)
-            reading = self.engine.run(batch.inputs, plan)
-        except LayoutError as error:
-            raise ModalnetError(
-                f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
-                f"these inputs ({', '.join(batch.inputs)}). Please report this model."
-            ) from error
+        prefixes = (prefix,) if prefix else ()
+        plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes)
+        pooled = {site.tower.name: asked.pools(site.tower.name) for site in asked.sites}
+        return Question(batch, plan, chosen, wanted, pooled, variant)
+
+    def _answer(self, question: Question, reading: Reading) -> Step:
+        """What a reading says of the stimuli of a batch."""
+        wanted = question.wanted
         residual: dict[str, Any] = {}
         for tower, values in reading.residual.items():
-            if not asked.pools(tower):
-                residual[tower] = [values[:, index] for index in chosen[tower]]
+            if not question.pooled[tower]:
+                residual[tower] = [values[:, index] for index in question.chosen[tower]]
             else:
                 residual[tower] = values
         split = None
@@ -234,7 +427,7 @@ class Runner:
         if reading.logprob is not None and reading.likeliest is not None:
             sizes = [len(index) for index in wanted]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
-        return Step([item.index for item in items], residual, split, scores, variant)
+        return Step([item.index for item in question.batch.items], residual, split, scores, question.name)
 
     def generate(
         self, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
@@ -291,6 +484,17 @@ class BatchLimit:
             self.count = batch_size
         else:
             raise InputError(f'batch_size={batch_size!r} is not known. Give "auto" or a number of at least 1.')
+
+
+def _bytes_back(plan: Plan, engine: Engine) -> float:
+    """About how many bytes a plan brings back."""
+    size = 0
+    for sites, pool in plan.reads:
+        rows = pool.n_positions if pool.lengths is None else len(pool.lengths)
+        size += rows * len(sites.layers) * sites.tower.width
+    if plan.logit_rows is not None and plan.targets is None:
+        size += plan.columns.numel() if plan.columns is not None else len(plan.logit_rows) * engine.vocabulary
+    return 4.0 * size
 
 
 def _batches(encoded: Iterable[Encoded], limit: BatchLimit) -> Iterator[list[Encoded]]:

@@ -24,11 +24,13 @@ from modalnet.interventions.edits import Edits
 from modalnet.interventions.layout import is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Prefix, Sites, Write
 from modalnet.interventions.positions import TokenRow
-from modalnet.interventions.runner import BatchLimit, Runner, free_memory, halves, image_tokens
+from modalnet.interventions.runner import BatchLimit, Question, Runner, free_memory, halves, image_tokens
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
+
+    from modalnet.interventions.engine import Reading
 
 # How far logits may differ between a run that skips blocks and a whole one, as a share of their spread.
 AGREE, AGREE_HALF = 1e-3, 5e-2
@@ -44,10 +46,13 @@ class State:
         Its inputs.
     residual
         Per tower ``[layer, token, dim]`` float32: what each block puts out at the stimulus' own tokens.
+    outcome
+        What was wanted of its logits (see :class:`Outcome`); None where nothing was.
     """
 
     encoded: Encoded
     residual: Mapping[str, Float[torch.Tensor, "layer token dim"]]
+    outcome: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,19 +142,32 @@ class Sweep:
     # -- states ------------------------------------------------------------------------------------------------------
 
     def states(
-        self, prepared: Sequence[Prepared], towers: Sequence[str], edits: Edits | None, batch_size: Any
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        edits: Edits | None,
+        batch_size: Any,
+        outcome: Outcome | None = None,
     ) -> list[State]:
-        """Run stimuli and keep what every block puts out, in their order."""
+        """Run stimuli and keep what every block puts out, in their order, and what is wanted of the logits."""
         sites = [Sites(self.layouts.towers[name], tuple(range(self.layouts.towers[name].n_layers))) for name in towers]
         found: list[Any] = [None] * len(prepared)
+        logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
         steps = self.runner.stream(
-            prepared, sites, dict.fromkeys(towers, "all"), batch_size=batch_size, variants=[edits]
+            prepared, sites, dict.fromkeys(towers, "all"), logits=logits, batch_size=batch_size, variants=[edits]
         )
         for step in steps:
             for place, index in enumerate(step.indices):
                 # A copy: a slice would keep its whole batch in memory.
                 residual = {name: values[place].clone() for name, values in step.residual.items()}
-                found[index] = State(self.encoder.encode(prepared[index]), residual)
+                wanted = None
+                if step.scores is not None:
+                    wanted = step.scores[place][0].clone()
+                elif step.logits is not None and outcome is not None:
+                    wanted = step.logits[place].clone()
+                    if outcome.kind == "columns":
+                        wanted = wanted[:, list(outcome.columns[index])]
+                found[index] = State(self.encoder.encode(prepared[index]), residual, wanted)
         return found
 
     def gradients(
@@ -265,15 +283,49 @@ class Sweep:
             Where one cell alone does not fit into memory.
         """
         limit = BatchLimit(batch_size, self.engine)
+        asked = _Asked(states, outcome, edits)
         groups: dict[Any, list[int]] = {}
         for number, cell in enumerate(cells):
-            groups.setdefault((states[cell.state].encoded.kind, cell.entry), []).append(number)
+            # A server runs every block anyway, so there cells may share a batch wherever they begin.
+            entry = cell.entry if self.engine.remote is None else None
+            groups.setdefault((states[cell.state].encoded.kind, entry), []).append(number)
+        if self.engine.remote is not None:
+            yield from self._there(asked, cells, list(groups.values()), limit)
+            return
         for (_, entry), numbers in groups.items():
             numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
             items = [states[cells[number].state].encoded for number in numbers]
             runs_vision = entry is None or entry[0] not in TEXT_TOWERS
             for places in _packed(items, limit, numbers, vision=runs_vision):
-                yield from self._batch(_Asked(states, outcome, edits), cells, places, limit)
+                yield from self._batch(asked, cells, places, limit)
+
+    def _there(
+        self, asked: _Asked, cells: Sequence[Cell], groups: Sequence[list[int]], limit: BatchLimit
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The cells on a server: many passes to a job."""
+
+        def batches() -> Iterator[list[int]]:
+            for numbers in groups:
+                items = [asked.states[cells[number].state].encoded for number in numbers]
+                for some in _packed(items, limit, numbers):
+                    order = iter(some)
+                    for part in self._side_by_side(
+                        [asked.states[cells[n].state].encoded for n in some], self._seen(items)
+                    ):
+                        yield [next(order) for _ in part]
+
+        def ask(numbers: list[int]) -> list[Question]:
+            own = [cells[number] for number in numbers]
+            batch = self.encoder.collate([asked.states[cell.state].encoded for cell in own])
+            plan, rows = self._plan(batch, asked, own, None)
+            return [Question(batch, plan, {}, rows, {}, tuple(numbers))]
+
+        for questions, readings in self.runner.jobs(batches(), ask, self.runner.read_job, limit):
+            for question, reading in zip(questions, readings, strict=True):
+                yield from zip(question.name, _values(reading, asked.outcome, question.wanted), strict=True)
+
+    def _seen(self, items: Sequence[Encoded]) -> list[str]:
+        return [name for name in self.layouts.towers if name in TEXT_TOWERS or items[0].n_images]
 
     def _batch(
         self, asked: _Asked, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
@@ -282,8 +334,7 @@ class Sweep:
         while waiting:
             some = waiting.popleft()
             items = [asked.states[cells[number].state].encoded for number in some]
-            towers = [name for name in self.layouts.towers if name in TEXT_TOWERS or items[0].n_images]
-            parts = self._side_by_side(items, towers)
+            parts = self._side_by_side(items, self._seen(items))
             if len(parts) > 1:
                 # Only the sizes matter: what is split stays in order.
                 order = iter(some)
@@ -346,6 +397,13 @@ class Sweep:
         self, batch: Batch, asked: _Asked, cells: Sequence[Cell], entry: tuple[str, int] | None
     ) -> list[torch.Tensor]:
         """One forward pass over a batch of cells, from behind their entry if there is one."""
+        plan, rows = self._plan(batch, asked, cells, entry)
+        return _values(self.engine.run(batch.inputs, plan), asked.outcome, rows)
+
+    def _plan(
+        self, batch: Batch, asked: _Asked, cells: Sequence[Cell], entry: tuple[str, int] | None
+    ) -> tuple[Plan, list[torch.Tensor]]:
+        """The plan of a pass, and the rows of each cell's logits."""
         import torch
 
         rows, n_text = self._rows(batch)
@@ -376,10 +434,7 @@ class Sweep:
             prefixes,
             columns,
         )
-        reading = self.engine.run(batch.inputs, plan)
-        values = {"columns": reading.picked, "logprob": reading.logprob, "logits": reading.logits}[outcome.kind]
-        assert values is not None
-        return list(values.split([len(row) for row in rows]))
+        return plan, rows
 
     def _rows(self, batch: Batch) -> tuple[list[torch.Tensor], int]:
         """Flat positions whose logits predict each continuation, or the next token."""
@@ -454,6 +509,13 @@ class Sweep:
         half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
         spread = float(two.std()) if len(two) > 1 else 0.0
         return bool((one - two).abs().max() <= (AGREE_HALF if half else AGREE) * max(spread, 1.0))
+
+
+def _values(reading: Reading, outcome: Outcome, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What is wanted of each cell's logits."""
+    values = {"columns": reading.picked, "logprob": reading.logprob, "logits": reading.logits}[outcome.kind]
+    assert values is not None
+    return list(values.split([len(row) for row in rows]))
 
 
 def _packed(

@@ -60,6 +60,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     spare_first: int = 0,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> LesionStudy:
@@ -100,6 +101,9 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         Of the controls.
     batch_size
         Continuations per forward pass.
+    remote
+        Where to run, as for :func:`modalnet.load`; None: where the model is. On a server the lesions of a group go up
+        with the stimuli that they share, in one job where it has room.
     cache
         Keep each cell in the store and answer from there.
     progress
@@ -126,6 +130,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
     the top units against as many random ones. Controls matched by norm, and mean ablation, are added here.
     """
+    model = model.at(remote)
     named = _named_tasks(tasks)
     _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
     _check_choices(operations=operations, matches=matches, fractions=fractions)

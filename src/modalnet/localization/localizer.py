@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from modalnet import __version__
 from modalnet.errors import InputError, ModalnetError, StoreError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.localization.folds import assign_folds
+from modalnet.localization.job import LocalizationJob, Tally
 from modalnet.localization.result import Localization
 from modalnet.model import Model, load
 from modalnet.statistics import Moments
@@ -89,7 +90,15 @@ class _Question:
         }
 
 
-def localize(
+@overload
+def localize(model: Any, contrast: Contrast, *, blocking: Literal[False], **options: Any) -> LocalizationJob: ...
+
+
+@overload
+def localize(model: Any, contrast: Contrast, *, blocking: Literal[True] = ..., **options: Any) -> Localization: ...
+
+
+def localize(  # type: ignore[misc]  # the options are documented once, here
     model: Model | Any,
     contrast: Contrast,
     *,
@@ -99,9 +108,10 @@ def localize(
     protocol: str | None = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
+    blocking: bool = True,
     cache: bool | str | Path = True,
     progress: bool = True,
-) -> Localization:
+) -> Localization | LocalizationJob:
     """Find how strongly each unit prefers one side of a contrast.
 
     For every unit, Welch's t-test compares its activation on the positive stimuli with its activation on the negative
@@ -129,7 +139,12 @@ def localize(
     batch_size
         Stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
     remote
-        Run on NDIF. Not part of this version.
+        Where to run, as for :func:`modalnet.load`; None: where the model is. On a server the stimuli are sent in few
+        jobs, and moments come back. With ``cache`` each finished job is kept, so that the same call, asked again after
+        it failed, does not start from the beginning.
+    blocking
+        With False, and on a server, all jobs are sent and a handle comes back at once, with ``.id``, ``.status()`` and
+        ``.result()``; :func:`modalnet.pick_up` finds it by its id in another process.
     cache
         True keeps the result in the store and answers the same question from it without a forward pass; False does
         neither; a path is a store of your own.
@@ -138,7 +153,7 @@ def localize(
 
     Returns
     -------
-    Localization
+    Localization, or LocalizationJob with ``blocking=False``
         ``.t``, ``.p``, ``.q`` and ``.effect_size`` per tower as float64 ``[layer, dim]``; ``.top(...)`` and others
         select units.
 
@@ -163,8 +178,6 @@ def localize(
     >>> language = localize(load("google/gemma-3-270m"), mn.stimuli.language())  # doctest: +SKIP
     >>> network = language.top(fraction=0.01)  # doctest: +SKIP
     """
-    if remote:
-        raise InputError(f"remote={remote!r}: running on NDIF is not part of this version. Leave it out to run here.")
     if not isinstance(contrast, Contrast):
         raise InputError(
             f"localize() takes a Contrast, got a {type(contrast).__name__}. Make one with modalnet.Contrast(stimuli, "
@@ -172,7 +185,9 @@ def localize(
         )
     if not isinstance(cache, bool | str | Path):
         raise InputError(f"cache={cache!r} is not known. Give True, False or a folder.")
-    model = load(model)
+    if not blocking and not remote and getattr(model, "remote", None) is None:
+        raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
+    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model)).at(remote)
     settings = _settings(contrast, protocol, tokens, magnitude)
     prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
@@ -198,23 +213,31 @@ def localize(
         key = Store.key({"analysis": "localize", "meta": asked, "stimuli": question.content(prepared, digests)})
         found = store.get(key)
         if found is not None:
-            return Localization.from_arrays(*found)
-    sums = _run(question, prepared, batch_size, progress=progress)
-    result = Localization(
+            result = Localization.from_arrays(*found)
+            return result if blocking else LocalizationJob.done(result)
+    if not blocking:
+        return _submit(question, prepared, batch_size, store or Store(), key)
+    sums: _Sums | Tally
+    if model.remote is not None:
+        sums = _run_remotely(question, prepared, batch_size, _Parts(store, key), progress=progress)
+    else:
+        sums = _run(question, prepared, batch_size, progress=progress)
+    made = Localization(
         sides=sums.by_side,
         conditions=sums.by_condition,
         norms={tower: size.mean for tower, size in sums.size.items()},
         meta=meta,
     )
-    _report_undefined(result)
+    _report_undefined(made)
     if store is not None:
         try:
-            store.put(key, *result.to_arrays())
+            store.put(key, *made.to_arrays())
+            _Parts(store, key).forget()
         except StoreError as error:
             warnings.warn(
                 f"the result could not be kept in the store, so it will be computed again: {error}", stacklevel=2
             )
-    return result
+    return made
 
 
 def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: str) -> dict[str, Any]:
@@ -312,6 +335,11 @@ class _Sums:
         for name, members in _groups(self.labels[i] for i in indices).items():
             self.by_condition[name][tower].update(values[members])
 
+    @property
+    def groups(self) -> list[tuple[str, int, str]]:
+        """Side, fold and condition of each stimulus: the finest groups that anything is reported of."""
+        return list(zip(self.sides, (int(fold) for fold in self.folds), self.labels, strict=True))
+
 
 def _groups(keys: Iterator[Any]) -> dict[Any, list[int]]:
     groups: dict[Any, list[int]] = {}
@@ -340,6 +368,135 @@ def _run(
                 f"{size.n} of {len(contrast)} stimuli were read in the {tower} tower. Please report it."
             )
     return sums
+
+
+class _Parts:
+    """What jobs of a localization brought back, kept one by one, so that a broken call goes on from there.
+
+    Parameters
+    ----------
+    store, key
+        Where, and the key of the whole; without a store nothing is kept.
+    """
+
+    def __init__(self, store: Store | None, key: str) -> None:
+        self.store = store
+        self.key = key
+        self._next = 0
+
+    def _name(self, number: int) -> str:
+        return Store.key({"analysis": "localize", "part": number, "of": self.key})
+
+    def read(self) -> Iterator[tuple[list[int], dict[str, dict[str, np.ndarray]]]]:
+        """The parts that are there, none of which takes in a stimulus twice."""
+        taken: set[int] = set()
+        while self.store is not None and (found := self.store.get(self._name(self._next))) is not None:
+            arrays, meta = found
+            self._next += 1
+            # Another process may have written a part of its own under this name.
+            if taken.isdisjoint(meta["indices"]):
+                taken.update(meta["indices"])
+                sums: dict[str, dict[str, np.ndarray]] = {}
+                for name, array in arrays.items():
+                    tower, _, what = name.partition("/")
+                    sums.setdefault(tower, {})[what] = array
+                yield list(meta["indices"]), sums
+
+    def keep(self, indices: Sequence[int], sums: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Keep a part."""
+        if self.store is None:
+            return
+        arrays = {f"{tower}/{what}": array for tower, found in sums.items() for what, array in found.items()}
+        try:
+            self.store.put(self._name(self._next), arrays, {"kind": "part", "of": self.key, "indices": list(indices)})
+            self._next += 1
+        except StoreError as error:
+            warnings.warn(f"{error} The job goes on; what is finished is not kept.", stacklevel=2)
+            self.store = None
+
+    def forget(self) -> None:
+        """Remove all parts: the whole is there."""
+        if self.store is not None:
+            names: list[str] = []
+            while self.store.path(self._name(len(names))).exists():
+                names.append(self._name(len(names)))
+            self.store.clear(names)
+
+
+def _run_remotely(
+    question: _Question,
+    prepared: Sequence[Prepared],
+    batch_size: int | Literal["auto"],
+    parts: _Parts,
+    *,
+    progress: bool,
+) -> Tally:
+    """Run every stimulus once on the server, and take in the moments that come back."""
+    from tqdm.auto import tqdm
+
+    contrast, remote = question.contrast, question.model.remote
+    assert remote is not None
+    absolute = question.magnitude == "absolute"
+    tally, numbers = _tally(question)
+    left = set(range(len(contrast)))
+    with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
+
+        def take(indices: Sequence[int], found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+            left.difference_update(indices)
+            tally.add(found)
+            bar.update(len(indices))
+
+        for indices, found in parts.read():
+            take(indices, found)
+        before, remote.told = remote.told, lambda state: bar.set_postfix_str(f"{state} on {remote.host}")
+        try:
+            for indices, moments in question.model.moments(
+                [item for item in prepared if item.index in left],
+                question.towers,
+                question.tokens,
+                numbers,
+                absolute=absolute,
+                batch_size=batch_size,
+            ):
+                arrays = {name: {what: value.numpy() for what, value in one.items()} for name, one in moments.items()}
+                parts.keep(indices, arrays)
+                take(indices, arrays)
+        finally:
+            remote.told = before
+    if left:
+        raise ModalnetError(f"{len(left)} of {len(contrast)} stimuli were not read. Please report it.")
+    return tally
+
+
+def _tally(question: _Question) -> tuple[Tally, list[int]]:
+    """What the moments of a server are added up in, and the group of each stimulus."""
+    shapes = {name: question.model.towers[name].shape for name in question.towers}
+    groups = _Sums(question.contrast, shapes, absolute=question.magnitude == "absolute").groups
+    names = sorted(set(groups))
+    return Tally(names, shapes, N_FOLDS), [names.index(group) for group in groups]
+
+
+def _submit(
+    question: _Question, prepared: Sequence[Prepared], batch_size: int | Literal["auto"], store: Store, key: str
+) -> LocalizationJob:
+    """Write all jobs, send them, and hand out what asks for them."""
+    remote = question.model.remote
+    assert remote is not None
+    tally, numbers = _tally(question)
+    blobs: list[bytes] = []
+    sent = question.model.moments(
+        prepared,
+        question.towers,
+        question.tokens,
+        numbers,
+        absolute=question.magnitude == "absolute",
+        batch_size=batch_size,
+        later=blobs,
+    )
+    for _ in sent:
+        pass
+    meta = question.meta(prepared)
+    return LocalizationJob.submit(remote, tally=tally, meta=meta, blobs=blobs, store=store, key=key)
 
 
 def _report_undefined(result: Localization) -> None:

@@ -57,6 +57,7 @@ def activation_patching(
     matches: Sequence[str] = ("layer", "norm"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool = True,
     progress: bool = True,
 ) -> Patching:
@@ -91,6 +92,8 @@ def activation_patching(
         ``"layer"``, ``"norm"``, ``"tower"``. Units without norms have no norm-matched controls, which is warned of.
     batch_size
         Patched runs per forward pass.
+    remote
+        Where to run: None for where the model is, or what :func:`modalnet.load` takes.
     cache
         Keep each pair in the store, and answer from there: a sweep that is stopped goes on where it was. A function as
         a metric has no identity, so its results are not kept.
@@ -115,6 +118,7 @@ def activation_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    model = model.at(remote)
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
@@ -159,11 +163,9 @@ class _Job:
     def _patched(self, some: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The arrays of some pairs: ``clean``, ``corrupt``, ``values/<tower>`` and those of the networks."""
         clean, corrupt = (self._states(side, some) for side in (self.layout.clean, self.layout.corrupt))
-        if self.measure.needs_clean:
-            for place, outcome in self._outcomes(clean, [Cell(place) for place in range(len(some))], some):
-                self.measure.reference[some[place]] = outcome[-1].double()
+        self.measure.refer(some, clean)
         whole = {
-            name: dict(self._measured(states, [Cell(place) for place in range(len(some))], some))
+            name: [self.measure.value(state.outcome, pair) for state, pair in zip(states, some, strict=True)]
             for name, states in (("clean", clean), ("corrupt", corrupt))
         }
         base, source = (corrupt, clean) if self.direction == "denoise" else (clean, corrupt)
@@ -195,22 +197,16 @@ class _Job:
             stimuli,
             # Blocks of a vision tower are skipped while a decoder is patched, so its outputs are wanted, too.
             continuations=None if answers is None else [answers[pair] for pair in some],
+            outcome=self.measure.outcome_of(some),
             batch_size=self.batch_size,
         )
-
-    def _outcomes(self, states: Sequence[State], cells: Sequence[Cell], some: Sequence[int]) -> Iterator[Any]:
-        from dataclasses import replace
-
-        outcome = self.measure.outcome
-        if outcome.columns:
-            outcome = replace(outcome, columns=tuple(outcome.columns[pair] for pair in some))
-        return self.model.run_cells(states, cells, outcome, batch_size=self.batch_size)
 
     def _measured(
         self, states: Sequence[State], cells: Sequence[Cell], some: Sequence[int]
     ) -> Iterator[tuple[int, float]]:
-        for number, outcome in self._outcomes(states, cells, some):
-            yield number, self.measure.value(outcome, some[cells[number].state])
+        outcome = self.measure.outcome_of(some)
+        for number, found in self.model.run_cells(states, cells, outcome, batch_size=self.batch_size):
+            yield number, self.measure.value(found, some[cells[number].state])
 
     def _cells(self, pair: int, source: State) -> Iterator[tuple[str, tuple[int, ...], tuple[Swap, ...]]]:
         """(array, place in it, what is patched) of every run of a pair."""

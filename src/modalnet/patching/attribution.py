@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.sweep import Cell, State
+from modalnet.interventions.sweep import State
 from modalnet.patching.activation import TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
@@ -37,13 +37,14 @@ def attribution_patching(
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     progress: bool = True,
 ) -> Patching:
     """Estimate the effects of activation patching, at every site, token and unit, from one gradient per pair.
 
     Parameters
     ----------
-    model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, progress
+    model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, remote, progress
         As for :func:`modalnet.activation_patching`. A function as a metric must be differentiable.
 
     Returns
@@ -65,6 +66,7 @@ def attribution_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    model = model.at(remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
     if measure.needs_clean and direction == "noise":
@@ -101,15 +103,11 @@ def _estimate(
             continuations = None if answers is None else [answers[pair] for pair in some]
             options: dict[str, Any] = {"continuations": continuations, "batch_size": batch_size}
             towers = list(layout.layers)
-            states = model.states([sides[source][pair] for pair in some], towers=towers, **options)
-            outcome = _outcome(measure, some)
-            for place, found in model.run_cells(
-                states, [Cell(p) for p in range(len(some))], outcome, batch_size=batch_size
-            ):
-                if measure.needs_clean:
-                    measure.reference[some[place]] = found[-1].double()
-                whole[source][some[place]] = measure.value(found, some[place])
-
+            outcome = measure.outcome_of(some)
+            states = model.states([sides[source][pair] for pair in some], towers=towers, outcome=outcome, **options)
+            measure.refer(some, states)
+            for pair, state in zip(some, states, strict=True):
+                whole[source][pair] = measure.value(state.outcome, pair)
             tokens = _answer_tokens(model, [sides[base][pair] for pair in some], continuations)
 
             def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
@@ -147,14 +145,6 @@ def _estimate(
         unit_effect={t: own[list(layout.layers[t])] / total if total else own * np.nan for t, own in units.items()},
         picture=first_picture(layout.clean),
     )
-
-
-def _outcome(measure: Measure, some: Sequence[int]) -> Any:
-    from dataclasses import replace
-
-    if not measure.outcome.columns:
-        return measure.outcome
-    return replace(measure.outcome, columns=tuple(measure.outcome.columns[pair] for pair in some))
 
 
 def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.sweep import Outcome
+from modalnet.interventions.sweep import Outcome, State
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,20 @@ class Measure:
         """Whether the clean run comes first, because others are measured against it."""
         return self.metric.kind == "KL divergence"
 
-    def value(self, outcome: torch.Tensor, pair: int) -> float:
+    def outcome_of(self, pairs: Sequence[int]) -> Outcome:
+        """The outcome of some of the pairs, as a list of their states wants it."""
+        return replace(
+            self.outcome, columns=tuple(self.outcome.columns[pair] for pair in pairs if self.outcome.columns)
+        )
+
+    def refer(self, pairs: Sequence[int], clean: Sequence[State]) -> None:
+        """Take in the clean runs of some pairs, where others are measured against them."""
+        if self.needs_clean:
+            for pair, state in zip(pairs, clean, strict=True):
+                assert state.outcome is not None
+                self.reference[pair] = state.outcome[-1].double()
+
+    def value(self, outcome: Any, pair: int) -> float:
         """The measure of one run of a pair, from what its outcome is (see ``Outcome``)."""
         kind = self.metric.kind
         if kind == "log-probability":

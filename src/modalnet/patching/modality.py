@@ -124,6 +124,7 @@ def profile_modality(
     *,
     operation: Literal["mean", "zero"] = "mean",
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     progress: bool = True,
 ) -> ModalityProfile:
     """For each decoder block, how much an answer depends on image positions and on text positions.
@@ -141,6 +142,8 @@ def profile_modality(
         over stimuli), as :func:`modalnet.mean` does. ``"zero"``: they become 0.
     batch_size
         Runs per forward pass.
+    remote
+        Where to run: None for where the model is, or what :func:`modalnet.load` takes.
     progress
         Show a bar.
 
@@ -162,6 +165,7 @@ def profile_modality(
     """
     from tqdm.auto import tqdm
 
+    model = model.at(remote)
     given = as_stimuli(stimuli)
     _check(model, given, operation)
     measure = log_probability(answers).bind(model, given, given)

@@ -1,0 +1,199 @@
+"""A localization that a server works on: asked for by its id, from this process or another one.
+
+All that is needed to finish it is kept in the store's folder: what was asked, the jobs' ids, and the jobs themselves,
+for one that the server lost is sent again. The API key is not among it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.interventions.remote import Remote, ask, fetch, post
+from modalnet.localization.result import Localization
+from modalnet.statistics import Moments
+from modalnet.store import Store, write_bytes
+
+FOLDER = "jobs"
+
+
+class Tally:
+    """The moments of a localization, from those of its finest groups.
+
+    Parameters
+    ----------
+    names
+        Side, fold and condition of each group.
+    shapes
+        Per tower ``(layer, dim)``.
+    n_folds
+        How many folds there are.
+    """
+
+    def __init__(
+        self, names: Sequence[tuple[str, int, str]], shapes: Mapping[str, tuple[int, int]], n_folds: int
+    ) -> None:
+        self.names = list(names)
+        self.shapes = dict(shapes)
+        self.n_folds = n_folds
+        self.by_side = {
+            side: {tower: [Moments.zeros(shape) for _ in range(n_folds)] for tower, shape in shapes.items()}
+            for side in ("positive", "negative")
+        }
+        conditions = dict.fromkeys(condition for _, _, condition in names)
+        self.by_condition = {
+            name: {tower: Moments.zeros(shape) for tower, shape in shapes.items()} for name in conditions
+        }
+        self.size = {tower: Moments.zeros(shape) for tower, shape in shapes.items()}
+
+    def add(self, found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take in what a job brought back: per tower ``n``, ``mean``, ``m2`` and ``size``."""
+        for tower, sums in found.items():
+            for place, (side, fold, condition) in enumerate(self.names):
+                part = Moments(int(sums["n"][place]), sums["mean"][place], sums["m2"][place])
+                self.by_side[side][tower][fold] += part
+                self.by_condition[condition][tower] += part
+            n = int(sums["n"].sum())
+            mean = sums["size"] / max(n, 1)
+            self.size[tower] += Moments(n, mean, np.zeros_like(mean))
+
+
+class LocalizationJob:
+    """A localization under way; made by ``localize(..., blocking=False)`` and :func:`pick_up`.
+
+    Attributes
+    ----------
+    id
+        What :func:`pick_up` takes.
+    """
+
+    def __init__(self, job_id: str, remote: Remote | None, store: Store | None, asked: dict[str, Any]) -> None:
+        self.id = job_id
+        self.remote = remote
+        self._store = store
+        self._asked = asked
+        self._result: Localization | None = None
+
+    @classmethod
+    def submit(
+        cls,
+        remote: Remote,
+        *,
+        tally: Tally,
+        meta: dict[str, Any],
+        blobs: Sequence[bytes],
+        store: Store,
+        key: str,
+    ) -> LocalizationJob:
+        """Send jobs that were written, and keep what finishes them."""
+        job_id = Store.key({"localize": meta, "sizes": [len(blob) for blob in blobs], "key": key})
+        folder = store.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        asked: dict[str, Any] = {
+            "id": job_id,
+            "key": key,
+            "remote": {"key": remote.key, "mode": remote.host, "env": dict(remote.env)},
+            "names": tally.names,
+            "shapes": tally.shapes,
+            "n_folds": tally.n_folds,
+            "meta": meta,
+            "jobs": [],
+        }
+        job = cls(job_id, remote, store, asked)
+        for number, blob in enumerate(blobs):
+            write_bytes(job._payload(number), blob)
+            asked["jobs"].append(post(remote, blob))
+        job._write()
+        return job
+
+    @classmethod
+    def done(cls, result: Localization) -> LocalizationJob:
+        """A job that the store answers."""
+        job = cls("", None, None, {"jobs": []})
+        job._result = result
+        return job
+
+    def status(self) -> str:
+        """Where it stands: ``"completed"``, or how many of its jobs are in which state."""
+        if self._result is not None or self.remote is None:
+            return "completed"
+        states = [ask(self.remote, one) for one in self._asked["jobs"]]
+        if set(states) == {"completed"}:
+            return "completed"
+        return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+    def result(self) -> Localization:
+        """The localization, waited for; kept in the store as any other.
+
+        Raises
+        ------
+        RemoteError
+            Where a job failed on the server.
+        TransportError
+            Where the server cannot be reached; ask again later.
+        """
+        if self._result is not None or self.remote is None or self._store is None:
+            assert self._result is not None
+            return self._result
+        asked = self._asked
+        names = [(str(side), int(fold), str(condition)) for side, fold, condition in asked["names"]]
+        tally = Tally(names, {tower: tuple(shape) for tower, shape in asked["shapes"].items()}, asked["n_folds"])
+        for number, one in enumerate(asked["jobs"]):
+            found, asked["jobs"][number] = fetch(self.remote, one, self._payload(number).read_bytes())
+            tally.add({tower: {what: v.numpy() for what, v in sums.items()} for tower, sums in found["sums"].items()})
+        norms = {tower: size.mean for tower, size in tally.size.items()}
+        self._result = Localization(sides=tally.by_side, conditions=tally.by_condition, norms=norms, meta=asked["meta"])
+        if asked["key"]:
+            self._store.put(asked["key"], *self._result.to_arrays())
+        return self._result
+
+    def forget(self) -> None:
+        """Remove what is kept of it; its result stays in the store."""
+        if self._store is not None:
+            for number in range(len(self._asked["jobs"])):
+                self._payload(number).unlink(missing_ok=True)
+            self._journal().unlink(missing_ok=True)
+
+    def _journal(self) -> Path:
+        assert self._store is not None
+        return self._store.folder / FOLDER / f"{self.id}.json"
+
+    def _payload(self, number: int) -> Path:
+        return self._journal().with_name(f"{self.id}-{number:04d}.bin")
+
+    def _write(self) -> None:
+        write_bytes(self._journal(), json.dumps(self._asked).encode())
+
+    def __repr__(self) -> str:
+        return f"LocalizationJob({self.id!r}: {len(self._asked['jobs'])} jobs)"
+
+
+def pick_up(job_id: str, *, cache: str | Path | None = None) -> LocalizationJob:
+    """A localization that was sent before, by its id.
+
+    Parameters
+    ----------
+    job_id
+        ``.id`` of what ``localize(..., blocking=False)`` gave.
+    cache
+        The store's folder, where it was given one of its own.
+
+    Raises
+    ------
+    InputError
+        Where this store knows of no such job.
+    """
+    store = Store(cache)
+    path = store.path(job_id).parent / FOLDER / f"{job_id}.json"
+    try:
+        asked = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no job {job_id!r} in {store.folder}. Give cache= where it was submitted with a store of its own."
+        ) from None
+    return LocalizationJob(job_id, Remote(**asked["remote"]), store, asked)
