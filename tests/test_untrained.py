@@ -54,6 +54,16 @@ def test_units_of_the_model_are_not_units_of_the_copy():
         model.untrained().run(["the dog"], mn.zero(units))
 
 
+def test_no_server_is_asked_for_a_copy():
+    copy = mn.load("tiny", untrained=True)
+    with pytest.raises(mn.InputError, match="cannot be told which model this"):
+        copy.at("http://127.0.0.1:9")
+    with pytest.raises(mn.InputError, match="cannot be told which model this"):
+        mn.load("tiny", remote="local").untrained().at("http://127.0.0.1:9")
+    with pytest.raises(mn.InputError, match="no server has an untrained copy"):
+        mn.load("tiny", remote="local", untrained=True)
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, "0"])
 def test_bad_seeds_are_refused(seed):
     with pytest.raises(mn.InputError, match="whole number from 0"):

@@ -113,7 +113,7 @@ def read_activations(
                 f"Not all of these {len(stimuli)} stimuli reach the {tower} tower of {model.name}: give stimuli with "
                 f"{missing}, or units of {', '.join(reached) or 'another tower'}."
             )
-    wanted = {tower: tuple(layers[tower]) for tower in model.towers if layers.get(tower)}
+    wanted = {tower: tuple(sorted(set(layers[tower]))) for tower in model.towers if layers.get(tower)}
     pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
     given = {name: one for name, one in tokens.items() if name in wanted} if isinstance(tokens, Mapping) else tokens
     choices = choose(given or None, list(wanted), pictures=pictures)
@@ -146,9 +146,9 @@ def read_activations(
         for tower, blocks in wanted.items()
     }
     with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
-        for step in model.stream(prepared, list(wanted), choices, batch_size=batch_size):
+        for step in model.stream(prepared, wanted, choices, batch_size=batch_size):
             for tower, pooled in step.residual.items():
-                values[tower][list(step.indices)] = pooled.numpy()[:, list(wanted[tower])]
+                values[tower][list(step.indices)] = pooled.numpy()
             bar.update(len(step.indices))
     if store is not None:
         meta = {"kind": "activations", "source": model.name, "stimuli": len(stimuli)}

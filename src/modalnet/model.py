@@ -680,13 +680,16 @@ class Model:
     def stream(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str],
+        towers: Sequence[str] | Mapping[str, Sequence[int]],
         tokens: Mapping[str, TokenChoice],
         *,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[Step]:
-        """Yield pooled activations batch by batch, for analyses that reduce as they go."""
-        sites = choose_sites(self.towers, list(towers), list(towers))
+        """Yield pooled activations batch by batch, of whole towers or some blocks, for analyses that reduce as they go.
+
+        What is read comes in the order of the blocks.
+        """
+        sites = choose_sites(self.towers, towers if isinstance(towers, Mapping) else list(towers), list(towers))
         edits = self._edits((), [item.stimulus for item in prepared])
         yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
@@ -800,6 +803,8 @@ def load(
     >>> print(model)  # doctest: +SKIP
     """
     mode = check_mode(remote)
+    if mode and untrained is not False:
+        raise InputError(f"no server has an untrained copy: load it here, without remote={remote!r}.")
     if isinstance(source, Model):
         model = source.at(mode) if mode else source
         return model.untrained(_seed(untrained)) if untrained is not False else model

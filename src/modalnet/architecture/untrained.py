@@ -28,7 +28,7 @@ def untrained_copy(loaded: Loaded, seed: int = 0) -> Loaded:
     -------
     Loaded
         A module of the same class, config, precision and device, with the same tokenizer and processor; every weight,
-        embeddings included, is random.
+        embeddings included, is random. It names no checkpoint, since a server would run the trained one.
 
     Raises
     ------
@@ -54,13 +54,14 @@ def untrained_copy(loaded: Loaded, seed: int = 0) -> Loaded:
         device = like.device if like.device.type != "meta" else torch.device("cpu")
         made.to(device=device, dtype=like.dtype)
     made.eval()
-    return replace(loaded, module=made, name=f"{loaded.name} (untrained, seed {seed})", envoy=None)
+    return replace(loaded, module=made, name=f"{loaded.name} (untrained, seed {seed})", envoy=None, served=None)
 
 
 def _build(kind: Any, config: Any) -> Any:
     import copy
 
     config = copy.deepcopy(config)  # building may write into it
+    config._name_or_path = ""
     try:
         return kind._from_config(config) if hasattr(kind, "_from_config") else kind(config)
     except Exception as error:  # whatever a model's own constructor raises

@@ -75,6 +75,7 @@ def align(
     seed: int = 0,
     device: str = "cpu",
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool | str | Path = True,
     progress: bool = True,
 ) -> Alignment:
@@ -131,6 +132,9 @@ def align(
         Where regressions are solved, such as ``"cuda"``; the model runs where it is.
     batch_size, progress
         As for :func:`modalnet.localize`.
+    remote
+        Where the model runs: None for where it is, or what :func:`modalnet.load` takes. One row of pooled activations
+        per stimulus comes back; regressions are solved here. No server has an untrained copy, which runs here.
     cache
         Keep activations, every set's scores and the result in the store, and answer from there: what was stopped goes
         on where it was.
@@ -164,6 +168,7 @@ def align(
     >>> print(result.summary())  # doctest: +SKIP
     """
     dataset = check_dataset(dataset)
+    model = model.at(remote)
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
     check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)

@@ -64,6 +64,7 @@ def rsa(
     n_permutations: int = PERMUTATIONS,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool | str | Path = True,
     progress: bool = True,
 ) -> Similarity:
@@ -72,7 +73,7 @@ def rsa(
     Parameters
     ----------
     model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, seed, batch_size, \
-cache, progress
+remote, cache, progress
         As for :func:`modalnet.brain.align`. Targets that were not measured on some stimuli are left out, with a note.
     dissimilarity, brain_dissimilarity
         ``"correlation"`` (1 - Pearson over units) or ``"euclidean"`` (squared, over the number of units). For the brain
@@ -141,7 +142,7 @@ cache, progress
     }
     return _compare(
         measure,
-        (model, units, dataset),
+        (model.at(remote), units, dataset),
         settings,
         ceiling=ceiling,
         notes=notes,
@@ -176,6 +177,7 @@ def cka(
     n_permutations: int = PERMUTATIONS,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: bool | str | Path = True,
     progress: bool = True,
 ) -> Similarity:
@@ -184,7 +186,7 @@ def cka(
     Parameters
     ----------
     model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, n_permutations, seed, \
-batch_size, cache, progress
+batch_size, remote, cache, progress
         As for :func:`rsa`.
     debiased
         As for :func:`modalnet.brain.linear_cka`.
@@ -213,7 +215,7 @@ batch_size, cache, progress
     settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
     return _compare(
         measure,
-        (model, units, dataset),
+        (model.at(remote), units, dataset),
         settings,
         ceiling=(math.nan, math.nan),
         notes=notes,

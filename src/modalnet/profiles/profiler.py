@@ -53,6 +53,7 @@ class Profiler:
         name: str = "network",
         seed: int = 0,
         batch_size: int | Literal["auto"] = "auto",
+        remote: bool | str | None = None,
         cache: bool | str | Path = True,
         progress: bool = True,
     ) -> Profile:
@@ -86,6 +87,9 @@ class Profiler:
             Of the controls and all resampling.
         batch_size, cache, progress
             As for :func:`modalnet.localize`.
+        remote
+            Where to run: None for where the model is, or what :func:`modalnet.load` takes. One row of pooled
+            activations per stimulus comes back.
 
         Returns
         -------
@@ -112,6 +116,7 @@ class Profiler:
         Kriegeskorte, Simmons, Bellgowan & Baker (2009), Nature Neuroscience 12:535-540, for circularity; Fedorenko et
         al. (2010), Journal of Neurophysiology 104:1177-1194, for profiles of regions defined by other data.
         """
+        model = model.at(remote)
         network = chosen_units(units, fraction)
         check_units(model, network, "The network's units")
         stimuli = _conditions(conditions)
