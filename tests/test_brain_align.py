@@ -7,7 +7,6 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import assets
 import modalnet as mn
 from modalnet.activations import read_activations
 
@@ -240,24 +239,3 @@ def test_the_plots_show_every_set(result, tiny, network, brain):
     assert "pearson" not in ax.get_xlabel()
     cka = mn.brain.cka(tiny, network, brain, controls=5, progress=False, n_permutations=99)
     assert cka.plot().get_xlabel() == "debiased linear CKA"
-
-
-# -- real input --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.real
-def test_gemma_on_the_published_averages():
-    """What holds of Gemma 3 270M, whatever it shows: training and content beyond length; not the language network."""
-    model = mn.load(str(assets.gemma()))
-    contrast = mn.stimuli.fedorenko2010(assets.data("fedorenko2010"))
-    network = mn.localize(model, contrast, protocol="alkhamissi2025", progress=False).top(fraction=0.01)
-    for name, options, least in (("pereira2018", {}, 0.4), ("tuckute2024", {"conditions": "B"}, 0.25)):
-        data = getattr(mn.brain, name)(assets.data("brain") / f"{name}_averaged.csv", **options)
-        result = mn.brain.align(model, network, data, controls=3, progress=False)
-        table = result.table().set_index("features")
-        assert table.loc["network", "score"] > least
-        assert table.loc["network", "p"] < 0.01
-        assert table.loc["untrained, same units", "network_minus_low"] > 0
-        assert table.loc["whole layer (decoder 10)", "network_minus"] < 0
-        assert result.beyond()["low"] > 0
-        assert np.isnan(table.loc["network", "normalized"])

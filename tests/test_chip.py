@@ -34,7 +34,7 @@ def localizations(tiny, contrasts):
 
 @pytest.fixture(scope="module")
 def result(tiny, localizations, contrasts):
-    bundled = mn.tasks.bundled(20)
+    bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     return mn.specialization(
         tiny, localizations, contrasts, tasks, fraction=0.05, controls=3, n_crossed=15, progress=False
@@ -293,7 +293,7 @@ def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations,
     assert repr(back) == repr(result)
     with pytest.raises(mn.InputError, match=r"kept as \.safetensors"):
         result.save(tmp_path / "s.txt")
-    bundled = mn.tasks.bundled(20)
+    bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     options = {"fraction": 0.05, "controls": 3, "n_crossed": 15, "progress": False}
     with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import assets
 import modalnet as mn
 from modalnet.profiles.result import Profile
 
@@ -308,18 +307,3 @@ def test_the_language_profile_wants_four_conditions(tiny, language):
     with pytest.raises(mn.InputError, match="there are no word-lists, jabberwocky"):
         mn.profile.language(tiny, language, mn.stimuli.language(5), progress=False)
     assert "modalnet.profile(model, units, conditions)" in repr(mn.profile)
-
-
-@pytest.mark.real
-def test_the_four_condition_profile_of_gemma():
-    """The language network of Gemma 3 270M, found on the published localizer, on the bundled conditions."""
-    model = mn.load(str(assets.gemma()))
-    contrast = mn.stimuli.fedorenko2010(assets.data("fedorenko2010"))
-    network = mn.localize(model, contrast, protocol="alkhamissi2025", progress=False).top(fraction=0.01)
-    profile = mn.profile.language(model, network, progress=False)
-    assert profile.notes[0] == "none of these stimuli selected the network"
-    assert profile.compare_to_human().n_holding == 5
-    table = profile.contrasts().set_index("contrast")
-    for name in ("lexical", "syntactic"):
-        assert table.loc[name, "low"] > 0
-        assert table.loc[name, "p_rank"] == pytest.approx(1 / 11)

@@ -58,10 +58,10 @@ def selectivity(
                     "network": name,
                     "domain": domain,
                     "own": domain == name,
-                    "g": float(np.nanmean(values)),
+                    "g": _average(values),
                     "low": low,
                     "high": high,
-                    "control": float(np.nanmean(controls)) if controls else math.nan,
+                    "control": _average(controls),
                     "n_folds": measured.n_folds,
                 }
             )
@@ -83,6 +83,12 @@ def _mean(g: Mapping[str, Float[np.ndarray, "layer dim"]], units: Units) -> floa
     values = np.concatenate(parts) if parts else np.zeros(0)
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else math.nan
+
+
+def _average(values: list[float]) -> float:
+    """Of those that are defined; NaN where none is."""
+    there = [value for value in values if math.isfinite(value)]
+    return float(np.mean(there)) if there else math.nan
 
 
 def _interval(values: Float[np.ndarray, " fold"]) -> tuple[float, float]:
