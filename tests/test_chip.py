@@ -257,6 +257,12 @@ def test_everything_is_measured_in_the_bundled_model(result, tiny, localizations
     tops = [one.top(fraction=0.05) for one in localizations.values()]
     assert (overlap["units_a"], overlap["units_b"]) == tuple(one.count for one in tops)
     assert result.settings["units"] == {"language": tops[0].count, "vision": tops[1].count}
+    # Each network responds to its own contrast at its own tokens; those of a picture come before any text.
+    crossed = result.table("interference").set_index("domain")
+    assert (crossed["g_off"] > 0.5).all()
+    assert crossed.loc["vision", "cost"] == pytest.approx(0, abs=1e-3)
+    assert crossed.loc["language", "cost"] != pytest.approx(0, abs=1e-3)
+    assert [note for note in result.notes if "there is nothing for language to disturb" in note]
     lesions = result.table("dual_task")
     assert set(lesions["lesion"]) == {"", "language", "vision"}
     assert lesions["cost"].between(-1, 1).all()

@@ -141,14 +141,14 @@ class Rsa(Measure):
                 return ab / np.sqrt(aa * bb)
 
         def permuted(order: np.ndarray) -> float:
-            a = mine[np.ix_(order, order)]
-            # A pair that counts may meet one that does not: it is left out of both.
-            there = counted * counted[np.ix_(order, order)]
-            n, sums = (
-                there.sum(),
-                [float((there * part).sum()) for part in (a, theirs, a * a, theirs * theirs, a * theirs)],
+            # A pair that counts may meet one that does not: it is left out of both. Dissimilarities are 0 where a pair
+            # does not count, so each sum is one product of what is dealt out anew with what stays.
+            a, there = mine[order][:, order].ravel(), counted[order][:, order].ravel()
+            same, b, bb = (part.ravel() for part in fixed)
+            n, x, y, xx, yy, xy = (
+                float(one @ other)
+                for one, other in ((same, there), (same, a), (b, there), (same, a * a), (bb, there), (a, b))
             )
-            x, y, xx, yy, xy = sums
             if centred:
                 xy, xx, yy = xy - x * y / n, xx - x * x / n, yy - y * y / n
             return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else math.nan
@@ -195,7 +195,10 @@ class Cka(Measure):
 
     def bind(self, features: np.ndarray) -> Bound:
         mine, theirs = self._kernel(features), self.theirs
-        hsic = self._unbiased if self.debiased else self._plain
+        formula = self._unbiased if self.debiased else self._plain
+
+        def hsic(k: np.ndarray, l: np.ndarray, s: np.ndarray) -> np.ndarray:  # noqa: E741
+            return formula(*self._terms(k, l, s))
 
         def ratio(xy: Any, xx: Any, yy: Any) -> Any:
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -206,9 +209,11 @@ class Cka(Measure):
 
         whole = np.ones((1, len(theirs)))
         sizes = hsic(mine, mine, whole)[0], hsic(theirs, theirs, whole)[0]
+        n, rows, columns = float(len(theirs)), mine.sum(1), theirs.sum(1)
 
         def permuted(order: np.ndarray) -> float:
-            return float(ratio(hsic(mine[np.ix_(order, order)], theirs, whole)[0], *sizes))
+            trace = mine[order][:, order].ravel() @ theirs.ravel()
+            return float(ratio(formula(n, trace, rows.sum(), columns.sum(), rows[order] @ columns), *sizes))
 
         return Bound(values, permuted)
 
@@ -219,15 +224,13 @@ class Cka(Measure):
         trace = np.einsum("bs,bs->b", s @ (k * l), s)
         return s.sum(1), trace, (ks * s).sum(1), (ls * s).sum(1), (ks * ls * s).sum(1)
 
-    @classmethod
-    def _unbiased(cls, k: np.ndarray, l: np.ndarray, s: np.ndarray) -> np.ndarray:  # noqa: E741
-        n, trace, sum_k, sum_l, cross = cls._terms(k, l, s)
+    @staticmethod
+    def _unbiased(n: Any, trace: Any, sum_k: Any, sum_l: Any, cross: Any) -> Any:
         return (trace + sum_k * sum_l / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)) / (n * (n - 3))
 
-    @classmethod
-    def _plain(cls, k: np.ndarray, l: np.ndarray, s: np.ndarray) -> np.ndarray:  # noqa: E741
+    @staticmethod
+    def _plain(n: Any, trace: Any, sum_k: Any, sum_l: Any, cross: Any) -> Any:
         """tr(KHLH) over the stimuli that count, centred among them."""
-        n, trace, sum_k, sum_l, cross = cls._terms(k, l, s)
         return (trace - 2 * cross / n + sum_k * sum_l / n**2) / (n - 1) ** 2
 
 

@@ -514,8 +514,6 @@ def _compare(  # every option of the two face functions
     cache: bool | str | Path,
     progress: bool,
 ) -> Similarity:
-    from tqdm.auto import tqdm
-
     model, units, dataset = question
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
@@ -576,13 +574,27 @@ def _compare(  # every option of the two face functions
         other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
         sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
     for name, features in simple.items():
-        if "correlation" not in (settings.get("dissimilarity"),) or features.shape[1] >= 3:
-            sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+        if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
+            notes.append(f"baseline {name!r} left out: no correlation is over {features.shape[1]} numbers")
+            continue
+        sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+    scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
+    result = Similarity(model.name, dataset.name, tuple(scores), ceiling, tuple(notes), asked)
+    aligning.keep(kept, key, *result.to_arrays())
+    return result
+
+
+def _scored(
+    measure: Measure, sets: Sequence[FeatureSet], what: str, n_permutations: int, seed: int, *, progress: bool
+) -> list[SimilarityScore]:
+    """Each set's similarity, without each block, and under permutations of blocks."""
+    from tqdm.auto import tqdm
+
     scores = []
     weights = 1.0 - np.eye(int(measure.blocks.max()) + 1)[:, measure.blocks]
-    for one in tqdm(sets, desc=settings["measure"], unit="set", disable=not progress):
+    for one in tqdm(sets, desc=what, unit="set", disable=not progress):
         bound = measure.bind(np.asarray(one.bands["units"], dtype=np.float64))
-        value = float(bound.values(np.ones((1, len(dataset))))[0])
+        value = float(bound.values(np.ones((1, len(measure.blocks))))[0])
         null = np.zeros(0)
         if one.tested and n_permutations:
             rng = np.random.Generator(np.random.PCG64([seed, 6]))
@@ -595,9 +607,7 @@ def _compare(  # every option of the two face functions
             back = np.argsort(layout, kind="stable")
             null = np.array([bound.permuted(order[back]) for order in orders])
         scores.append(SimilarityScore(one.name, one.kind, one.n_features, value, bound.values(weights), null))
-    result = Similarity(model.name, dataset.name, tuple(scores), ceiling, tuple(notes), asked)
-    aligning.keep(kept, key, *result.to_arrays())
-    return result
+    return scores
 
 
 def _standardized(features: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modalnet.model import Model
 
 RESAMPLES = 2000
+SAME = 1e-3  # z-scored responses that differ by less are the same but for rounding
 
 
 def combine(one: Stimulus | None, other: Stimulus) -> Stimulus | None:
@@ -70,11 +71,12 @@ def in_units(
     Returns
     -------
     rows
-        domain, other; g_off, g_on: effect size (Hedges' g of the mean z-scored \\|activation\\| of the network) of the
-        domain's contrast while the other is off and on; cost = g_off - g_on with low, high (95%, bootstrap over
-        stimuli); share = cost / g_off.
+        domain, other; g_off, g_on: effect size (Hedges' g of the mean z-scored \\|activation\\| of the network, at the
+        tokens at which it was selected) of the domain's contrast while the other is off and on; cost = g_off - g_on
+        with low, high (95%, bootstrap over stimuli); share = cost / g_off.
     notes
-        Which pairs cannot be shown at once.
+        Which pairs cannot be shown at once, and where the other domain cannot reach the network at all: in a causal
+        decoder, what comes first does not see what follows.
     """
     rows, notes = [], []
     for domain, units in networks.items():
@@ -94,8 +96,11 @@ def in_units(
             if any(tower not in reached for tower in where):
                 notes.append(f"{domain} with {other}: the network has units in a tower that these stimuli do not reach")
                 continue
-            read = read_activations(model, stimuli, where, what=f"{domain} with {other}", **options)
-            network_of = {id(one): np.abs(read.of(one).astype(np.float64)) for one in sets}
+            reading = dict(units.selection.reading) if units.selection is not None else {}
+            what = f"{domain} with {other}"
+            read = read_activations(model, stimuli, where, tokens=reading.get("tokens"), what=what, **options)
+            size = np.abs if reading.get("magnitude", "absolute") == "absolute" else np.asarray
+            network_of = {id(one): size(read.of(one).astype(np.float64)) for one in sets}
             responses = np.empty(len(stimuli))
             for one in {id(one): one for one in sets}.values():
                 values = network_of[id(one)]
@@ -104,6 +109,11 @@ def in_units(
                 here = np.array([sets[i] is one for i in range(len(stimuli))])
                 responses[here] = z[here].mean(axis=1)
             rows.append({"domain": domain, "other": other} | _cost(responses, own, driven, base, seed))
+            if np.allclose(responses[driven], responses[~driven], rtol=0, atol=SAME):
+                notes.append(
+                    f"{domain} with {other}: the network of {domain} responds the same whatever {other} is shown, "
+                    f"since its tokens come first; there is nothing for {other} to disturb"
+                )
     return rows, notes
 
 
