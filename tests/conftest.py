@@ -7,7 +7,9 @@ in which no real one ran. Tests marked `ndif` start a server of their own (tests
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,17 @@ import pytest
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 REQUIRE_REAL = os.environ.get("MODALNET_REQUIRE_REAL") == "1"
-real_tests_that_ran = pytest.StashKey[int]()
+real_tests_that_ran = pytest.StashKey["RealTests"]()
+
+
+class RealTests:
+    """How many tests marked `real` ran, in this process or in those that it started."""
+
+    def __init__(self) -> None:
+        self.ran = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.ran += report.when == "call" and "real" in report.keywords and not report.skipped
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,19 +38,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[real_tests_that_ran] = 0
+    config.stash[real_tests_that_ran] = counted = RealTests()
+    config.pluginmanager.register(counted)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those of a file share one, and there is one server."""
+    for item in items:
+        group = "ndif" if item.get_closest_marker("ndif") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    served = item.get_closest_marker("ndif")
-    if item.get_closest_marker("real") or served:
-        if report.skipped and REQUIRE_REAL and not hasattr(report, "wasxfail"):
-            report.outcome = "failed"
-            report.longrepr = f"a test on real input was skipped: {report.longrepr}"
-        elif report.when == "call" and not served:
-            item.config.stash[real_tests_that_ran] += 1
+    real = item.get_closest_marker("real") or item.get_closest_marker("ndif")
+    if real and report.skipped and REQUIRE_REAL and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"a test on real input was skipped: {report.longrepr}"
     return report
 
 
@@ -52,7 +69,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _real_is_missing(config: pytest.Config) -> bool:
-    return REQUIRE_REAL and not config.option.collectonly and not config.stash[real_tests_that_ran]
+    worker = hasattr(config, "workerinput")  # one of several processes, which need not run a real test each
+    return REQUIRE_REAL and not worker and not config.option.collectonly and not config.stash[real_tests_that_ran].ran
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,3 +82,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _real_is_missing(terminalreporter.config):
         terminalreporter.write_line("MODALNET_REQUIRE_REAL: no test marked `real` ran: failed", red=True)
+
+
+@pytest.fixture
+def no_installs(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
+    """Commands that would install something: none gets through, and the test fails where one was tried.
+
+    A library may swallow the error that it gets, so what was tried is looked at when the test is over. A test that
+    means to try empties the list.
+    """
+    tried: list[str] = []
+
+    class Guarded(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, args: Any, *rest: Any, **options: Any) -> None:
+            command = args if isinstance(args, str) else " ".join(map(str, args))
+            if "install" in command:
+                tried.append(command)
+                raise OSError(f"a test may install nothing: {command}")
+            super().__init__(args, *rest, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", Guarded)
+    yield tried
+    assert tried == []

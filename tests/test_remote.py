@@ -250,7 +250,15 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> str:
         (400, f"Invalid API key format: '{KEY}'.", "NDIF_API_KEY"),
         (401, "Missing or invalid API key.", "NDIF_API_KEY"),
         (403, "Invalid API key.", "NDIF_API_KEY"),
+        (
+            400,
+            "Client nnsight version 0.5.0 is below the minimum supported 0.8. Please `pip install --upgrade nnsight`.",
+            "pip install --upgrade nnsight",
+        ),
+        (400, "Client python version 3.10 is below the minimum supported 3.12. Please update python.", "asks for"),
         (404, "Not Found", "no NDIF server"),
+        (405, "Method Not Allowed", "no NDIF server"),
+        (413, "Content Too Large", "alone is too much for the server"),
         (422, f"bad {KEY}", "refused the job"),
         (503, f"later {KEY}", "cannot be reached"),
     ],
@@ -262,6 +270,23 @@ def test_refusals_say_what_to_do_and_never_the_key(
     said = ask(monkeypatch)
     assert expected in said
     assert KEY not in said
+
+
+@pytest.mark.parametrize("body", ["<html>Welcome</html>", "{}", f'{{"id": ["{KEY}"]}}'])
+def test_a_host_that_is_something_else(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    def post(self: httpx.Client, url: str, **_: object) -> httpx.Response:
+        return httpx.Response(200, text=body, request=httpx.Request("POST", url))
+
+    monkeypatch.setattr(httpx.Client, "post", post)
+    said = ask(monkeypatch)
+    assert "NDIF_HOST" in said
+    assert "not as an NDIF server" in said
+    assert KEY not in said
+
+
+def test_a_model_that_nobody_knows() -> None:
+    with pytest.raises(mn.InputError, match="no/such-model is neither a local folder nor a model that the hub"):
+        mn.load("no/such-model", remote="http://127.0.0.1:9")
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +307,21 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_ends_of_jobs(description: str, kind: type) -> None:
     assert type(remote._failed(Remote("key", "http://127.0.0.1:9"), description)) is kind
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "CANT_ACCOMMODATE: placed 0 of 1 new replicas before the cluster ran out of room.",
+        "Repository Not Found for url: https://huggingface.co/api/models/no/such.\nCheck the `repo_id`.",
+    ],
+)
+def test_a_model_that_is_not_deployed(reason: str) -> None:
+    error = remote._failed(Remote("the-key", "http://127.0.0.1:9"), f"Could not deploy this model. {reason}")
+    assert type(error) is RemoteError
+    assert "does not serve the-key" in str(error)
+    assert " ".join(reason.split()) in str(error)
+    assert "ndif_status" in str(error)
 
 
 def test_a_job_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

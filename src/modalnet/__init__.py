@@ -16,7 +16,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import brain, interop, patching, stimuli, tasks
+    from modalnet import brain, features, interop, patching, stimuli, tasks
     from modalnet.architecture.towers import Tower
     from modalnet.chip import Specialization, specialization
     from modalnet.errors import InputError, ModalnetError, StoreError
@@ -119,6 +119,7 @@ __all__ = [
     "brain",
     "corrupt",
     "direction",
+    "features",
     "interop",
     "lesion_study",
     "load",
@@ -141,7 +142,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("brain", "interop", "patching", "stimuli", "tasks"):
+    if name in ("brain", "features", "interop", "patching", "stimuli", "tasks"):
         return importlib.import_module(f"modalnet.{name}")
     if name == "corrupt":
         return importlib.import_module("modalnet.stimuli.corrupt")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet.architecture.canvas import Canvas, canvas
 from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint, served_fingerprint
-from modalnet.architecture.inputs import TEXT_TOWERS, Encoder, Prepared
+from modalnet.architecture.inputs import TEXT_TOWERS, Encoded, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import Tower, find_towers
 from modalnet.architecture.untrained import untrained_copy
@@ -62,6 +63,25 @@ class Run:
     logits: Any = None
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, TokenChoice] = field(default_factory=dict)
+
+    def to_cache(self, bridge: Any = None) -> Any:
+        """What was read as TransformerLens' ``ActivationCache``; see :func:`modalnet.interop.transformer_lens.cache`.
+
+        Parameters
+        ----------
+        bridge
+            A ``TransformerBridge`` of the model, to take the names from; may be left out where nothing but the decoder
+            of a decoder-only model was read.
+
+        Raises
+        ------
+        InputError
+            Where tokens were pooled, where stimuli have different numbers of tokens, or nothing was read; for a
+            bridge of another model, or one that does not expose a tower.
+        """
+        from modalnet.interop.transformer_lens import cache
+
+        return cache(self, bridge)
 
 
 class Model:
@@ -159,8 +179,12 @@ class Model:
 
     @property
     def edited(self) -> bool:
-        """Whether the user's nnsight model carries edits: they change what it does, and no fingerprint sees them."""
-        return bool(getattr(self._loaded.envoy, "_edits", None))
+        """Whether the user's nnsight model carries edits, or a TransformerLens bridge hooks.
+
+        They change what it does, and no fingerprint sees them.
+        """
+        hooked = any(getattr(module, "fwd_hooks", None) for module in self.module.modules())
+        return bool(getattr(self._loaded.envoy, "_edits", None)) or hooked
 
     def fingerprint(self) -> str:
         """A hash of the weights, config and class, read anew at each call.
@@ -622,6 +646,34 @@ class Model:
         """Where in its picture each token of a stimulus looks; see :func:`.places.image_places`."""
         return image_places(self._sweep, stimulus, tower)
 
+    def canvas(self, text: str | None = None, size: int | tuple[int, int] | None = None) -> Canvas:
+        """A picture whose pixels can be changed by a gradient; see :func:`modalnet.architecture.canvas.canvas`."""
+        return canvas(self._encoder, text, size)
+
+    def inward(
+        self,
+        encoded: Encoded,
+        layers: Mapping[str, Sequence[int]],
+        tokens: Mapping[str, TokenChoice],
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    ) -> tuple[Float[torch.Tensor, " stimulus"], Float[torch.Tensor, "..."]]:
+        """Run one stimulus and go back to one of its inputs; gives the measure and its gradient there.
+
+        See :meth:`modalnet.interventions.engine.Engine.inward`.
+        """
+        if self.remote is not None:
+            raise InputError(
+                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
+                "passes, one after the other. Load the model here."
+            )
+        sites = choose_sites(self.towers, layers, list(layers))
+        edits = self._edits((), [encoded.prepared.stimulus])
+        reading = self._runner.inward(encoded, sites, tokens, source, measure, edits)
+        assert reading.measured is not None
+        assert reading.inward is not None
+        return reading.measured, reading.inward
+
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The token ids that a text becomes straight after a stimulus; an InputError where it changes the stimulus'."""
         return self._encoder.next_tokens(stimulus, text)
@@ -685,11 +737,8 @@ class Model:
         *,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[Step]:
-        """Yield pooled activations batch by batch, of whole towers or some blocks, for analyses that reduce as they go.
-
-        What is read comes in the order of the blocks.
-        """
-        sites = choose_sites(self.towers, towers if isinstance(towers, Mapping) else list(towers), list(towers))
+        """Yield pooled activations batch by batch, for analyses that reduce as they go; of all layers or of some."""
+        sites = choose_sites(self.towers, towers, list(towers))
         edits = self._edits((), [item.stimulus for item in prepared])
         yield from self._runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
@@ -864,8 +913,9 @@ def _stack(values: list[Any]) -> Float[torch.Tensor, "stimulus ..."]:
 
 
 def _path_range(tower: Tower) -> str:
-    first = tower.paths[0]
-    return first if tower.n_layers == 1 else f"{first} .. {tower.paths[-1].rsplit('.', 1)[-1]}"
+    # As the model has them; a TransformerLens bridge puts a wrapper around each module.
+    first, last = (path.replace("._original_component", "") for path in (tower.paths[0], tower.paths[-1]))
+    return first if tower.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
 
 
 def _short(count: int) -> str:

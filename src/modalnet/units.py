@@ -350,6 +350,29 @@ class Units:
             ]
         )
 
+    # -- elsewhere -----------------------------------------------------------------------------------------------
+
+    def to_transformer_lens(self, bridge: Any = None) -> list[tuple[str, Any]]:
+        """Hooks that zero these units in TransformerLens: ``bridge.run_with_hooks(text, fwd_hooks=...)``.
+
+        Other interventions become hooks in the same way, such as ``modalnet.scale(units, 2.0).to_transformer_lens()``;
+        see :func:`modalnet.interop.transformer_lens.hooks`.
+
+        Parameters
+        ----------
+        bridge
+            The ``TransformerBridge`` that will run, to take the names from and check against; may be left out where
+            all units are in the decoder of a decoder-only model.
+
+        Raises
+        ------
+        InputError
+            For an empty set; units of another shape than the bridge's, or in a tower that it does not expose.
+        """
+        from modalnet.interop.transformer_lens import zeroed
+
+        return zeroed(self, bridge)
+
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:

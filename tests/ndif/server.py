@@ -165,6 +165,7 @@ class Server:
             "NDIF_RAY_ADDRESS": f"ray://127.0.0.1:{ports['client']}",
             "NDIF_RAY_HEAD_PORT": str(ports["gcs"]),
             "NDIF_RAY_TEMP_DIR": str(self.sockets),
+            "NDIF_MIN_NNSIGHT_VERSION": "0.8",
             "NDIF_DEFAULT_DTYPE": "float32",
             "NDIF_DEFAULT_PADDING_BIAS": "0",
             "NDIF_DEFAULT_EXECUTION_TIMEOUT_SECONDS": str(self.timeout),

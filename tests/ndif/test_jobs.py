@@ -122,6 +122,15 @@ def test_a_model_that_is_not_there(ndif: Server, tmp_path: Path, sources: dict[s
         model.run("a")
 
 
+def test_a_client_that_is_too_old(ndif: Server, sources: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnsight.intervention.backends import remote
+
+    model = mn.load("tiny", remote=True)
+    monkeypatch.setattr(remote, "_NNSIGHT_VERSION", "0.5.0")
+    with pytest.raises(mn.InputError, match=r"0\.5\.0 is below the minimum.*pip install --upgrade nnsight"):
+        model.run("a")
+
+
 def test_from_a_zip(ndif: Server, sources: dict[str, str], tmp_path: Path) -> None:
     """The code that is sent is found wherever modalnet is imported from."""
     package = Path(mn.__file__).parent

@@ -190,7 +190,7 @@ def test_patching(tiny: Pair, how: str) -> None:
     if how == "activation":
         there = tiny[1].remote
         assert there is not None
-        options = {"tokens": {"vision": "image", "decoder": None}, "cache": False, "progress": False}
+        options = {"cache": False, "progress": False}
         found = []
         for model in tiny:
             before = len(there.jobs)

@@ -105,6 +105,11 @@ def load_source(
 
 def served_as(loaded: Loaded, task: str | None = None) -> tuple[str, dict[str, Any]]:
     """How a server names a model that is here already; an InputError where nothing says which one it is."""
+    if any(hasattr(each, "original_component") for each in loaded.module.modules()):
+        raise InputError(
+            "a server runs the modules of transformers, and this model is wrapped by a TransformerLens bridge. Give "
+            "load() its hub id, or a folder that the server has too."
+        )
     where = getattr(getattr(loaded.module, "config", None), "_name_or_path", "")
     if not where:
         raise InputError(

@@ -103,12 +103,15 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
         blocks = _blocks(root, excluded=others)
         if not blocks:
             continue
+        # transformers records what a block puts out before a bridge's wrapper around the block sees it, and some
+        # decoders are handed what was recorded of the image encoder: its blocks are read and written inside.
+        places = [_plain(block) for block in blocks] if name == "vision" else blocks
         inside = {id(sub) for block in blocks for sub in block.modules()}
         has_cls, n_registers = _prefix_tokens(root, inside) if name == "vision" else (False, 0)
         towers[name] = Tower(
             name=name,
             width=_width(blocks, root),
-            paths=tuple(paths[id(block)] for block in blocks),
+            paths=tuple(paths[id(place)] for place in places),
             root=paths.get(id(root), ""),
             has_cls=has_cls,
             n_registers=n_registers,

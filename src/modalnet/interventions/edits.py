@@ -33,7 +33,7 @@ Read = Callable[..., Iterator[tuple[int, dict[str, "torch.Tensor"]]]]
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """What an intervention does to one block.
 
     Attributes
@@ -125,6 +125,12 @@ class Edits:
                         made.append(_write(part, picked, total, values(part, batch.items, picked, whose)))
         return tuple(write for write in made if len(write.rows))
 
+    def constants(self) -> Iterator[tuple[Intervention, Part, float, Float[torch.Tensor, " dims"]]]:
+        """Each block that is written to, with the factor and the summand, where the stimuli have no say in them."""
+        for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
+            for part in parts:
+                yield one, part, *values(part, (), (), ())
+
     def later(
         self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]], steps: int
     ) -> tuple[Write, ...]:
@@ -165,7 +171,7 @@ def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
     return Span(span.index[kept], image=image, text=text, cls=span.cls, clear=span.clear)
 
 
-def _write(part: _Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
+def _write(part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
     import torch
 
     a, b = affine
@@ -174,7 +180,7 @@ def _write(part: _Part, picked: Sequence[torch.Tensor], total: int, affine: tupl
     return Write(part.tower, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)
 
 
-def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[_Part]:
+def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[Part]:
     for name in one.towers:
         if name not in towers:
             raise InputError(f"{one} is on the {name} tower, but the model's towers are {', '.join(towers)}.")
@@ -187,7 +193,7 @@ def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[_Part]:
                     f"model's has {towers[name].shape}."
                 )
         return [
-            _Part(towers[name], layer, np.flatnonzero(mask[layer]), None)
+            Part(towers[name], layer, np.flatnonzero(mask[layer]), None)
             for name, mask in target.mask.items()
             for layer in np.flatnonzero(mask.any(axis=1)).tolist()
         ]
@@ -199,18 +205,18 @@ def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[_Part]:
     if isinstance(target, Direction):
         if target.vector.shape != (tower.width,):
             raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {target.vector.shape}.")
-        return [_Part(tower, layer, None, target.vector)]
+        return [Part(tower, layer, None, target.vector)]
     for vector in one.values.values() if isinstance(one.values, Mapping) else ():
         if vector.shape != (tower.width,):
             raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {vector.shape}.")
-    return [_Part(tower, layer, np.arange(tower.width), None)]
+    return [Part(tower, layer, np.arange(tower.width), None)]
 
 
 #: (part, items of the batch, their positions, whose they are) → factor and summand.
-_Affine = Callable[[_Part, Sequence[Encoded], Sequence["torch.Tensor"], Sequence[int]], tuple[float, "torch.Tensor"]]
+_Affine = Callable[[Part, Sequence[Encoded], Sequence["torch.Tensor"], Sequence[int]], tuple[float, "torch.Tensor"]]
 
 
-def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: int) -> _Affine:
+def _compute(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: int) -> _Affine:
     """The values of an intervention, as a function of where they go."""
     import torch
 
@@ -240,7 +246,7 @@ def _compute(one: Intervention, parts: Sequence[_Part], read: Read, n_stimuli: i
     )
 
 
-def _constant(one: Intervention, part: _Part) -> torch.Tensor:
+def _constant(one: Intervention, part: Part) -> torch.Tensor:
     import torch
 
     if not isinstance(one.values, Mapping):
@@ -250,7 +256,7 @@ def _constant(one: Intervention, part: _Part) -> torch.Tensor:
     return torch.from_numpy(np.array(chosen, dtype=np.float32))
 
 
-_Places = Mapping[tuple[str, int], _Part]
+_Places = Mapping[tuple[str, int], Part]
 
 
 def _rows(
@@ -312,7 +318,7 @@ def _drawn(
 
 def _patched(
     one: Intervention,
-    part: _Part,
+    part: Part,
     sources: Mapping[int, Mapping[tuple[str, int], torch.Tensor]],
     stimuli: Sequence[tuple[Encoded, int]],
     picked: Sequence[torch.Tensor],

@@ -8,6 +8,7 @@ several of them in one session, and what a session reads can be reduced before i
 
 Two things make one pass cheaper or richer. A plan's *prefixes* stand in for blocks that an earlier pass ran, which are
 then skipped; and with a *measure* of the logits the pass goes backward too, to the gradient at every site that is read.
+Or the measure is of what is read, and the pass goes back to an input, such as pixels (:meth:`Engine.inward`).
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Reading:
         Per tower, ``[layer, position, dim]``: of the measure with respect to each position that is read.
     measured
         ``[value]``: what the measure gave.
+    inward
+        In the shape of an input: of the measure with respect to it; None where that was not asked for.
     """
 
     residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class Reading:
     picked: Float[torch.Tensor, "position token"] | None = None
     gradient: dict[str, Float[torch.Tensor, "layer position dim"]] = field(default_factory=dict)
     measured: Float[torch.Tensor, " value"] | None = None
+    inward: Float[torch.Tensor, "..."] | None = None
 
 
 class Engine:
@@ -205,6 +209,50 @@ class Engine:
         (saved,), _ = self._session(self._forward, [{**program, "slope": slope}])
         reading = self._reading(plan, saved)
         reading.measured = measured.detach()
+        return reading
+
+    def inward(
+        self,
+        inputs: dict[str, Any],
+        plan: Plan,
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    ) -> Reading:
+        """One forward pass up to the last site that is read, and back from there to an input.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs, on any device.
+        plan
+            What to read; its reads pool.
+        source
+            Which input, such as ``"pixel_values"``: floats.
+        measure
+            From what is read, one ``[stimulus, dim]`` per site in forward order, to values whose sum is differentiated.
+            No parameter's gradient is touched.
+
+        Raises
+        ------
+        InputError
+            If nothing that is read depends on the input, or these inputs make the model leave out a block.
+        """
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        assert self.remote is None
+        program = self._program(inputs, plan)
+        leaf = program["moved"][source] = program["moved"][source].detach().requires_grad_()
+        try:
+            saved = self._forward(**program, measure=measure, leaf=leaf)
+        except OutOfOrderError as error:
+            raise self._left_out(error, inputs) from error
+        reading = self._reading(plan, saved)
+        if not saved["gradients"]:
+            raise InputError(
+                f"nothing that is read of {type(self.module).__name__} can be traced back to {source}: its forward "
+                "pass keeps no gradient on the way, or does not use it."
+            )
+        reading.measured, reading.inward = saved["values"][0].cpu(), saved["gradients"][0].float().cpu()
         return reading
 
     def run_many(self, asked: Sequence[tuple[dict[str, Any], Plan]]) -> list[Reading]:
@@ -369,6 +417,7 @@ class Engine:
         measure: Any = None,
         slope: Any = None,
         narrow: Any = None,
+        leaf: Any = None,
         call: str = "__call__",
         stop: bool = True,
         idle: Any = None,
@@ -377,8 +426,8 @@ class Engine:
         import nnsight
         import torch
 
-        backward = measure is not None or slope is not None
-        with torch.set_grad_enabled(backward), root.trace(fn=call, **moved) as tracer:
+        backward = leaf is None and (measure is not None or slope is not None)
+        with torch.set_grad_enabled(backward or leaf is not None), root.trace(fn=call, **moved) as tracer:
             vectors = nnsight.save([])
             shapes = nnsight.save([])
             values = nnsight.save([])
@@ -420,6 +469,14 @@ class Engine:
                 else:
                     parts = [part.mean(0, dtype=torch.float32) for part in flat.split(lengths)]
                     vectors.append(torch.stack(parts))
+            if leaf is not None:
+                measured = measure(vectors)
+                values.append(measured.detach())
+                if measured.requires_grad:
+                    inward = torch.autograd.grad(measured.sum(), leaf, allow_unused=True)[0]
+                    if inward is not None:
+                        gradients.append(inward)
+                vectors[:] = [vector.detach() for vector in vectors]
             if head is None or rows is None:
                 if stop:
                     tracer.stop()

@@ -159,6 +159,12 @@ class Intervention:
             raise InputError(f"spare_first is a number of tokens from 0; this is {spared!r}.")
         return replace(self, tokens=choice, spared=spared)
 
+    def to_transformer_lens(self, bridge: Any = None) -> list[tuple[str, Any]]:
+        """The same as hooks for TransformerLens; see :func:`modalnet.interop.transformer_lens.hooks`."""
+        from modalnet.interop.transformer_lens import hooks
+
+        return hooks(self, bridge)
+
     @property
     def digest(self) -> str:
         """A hash of everything that it does; the same on every machine."""

@@ -351,6 +351,10 @@ def _post(remote: Remote, backend: Any, blob: bytes) -> str:
             return str(backend._post(request, blob).id)
         except ServerError as error:
             cause, message = error.__cause__, _clean(error)
+        except ValueError:  # it may repeat what was sent, the key with it
+            raise InputError(
+                f"{remote.host} answers, but not as an NDIF server of this version does. Check NDIF_HOST, or remote=."
+            ) from None
         status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else None
         if status is not None and status not in BUSY:
             raise _refused(remote, status, message, len(blob)) from None
@@ -385,7 +389,11 @@ def _refused(remote: Remote, status: int, message: str, size: int) -> Exception:
         )
     if status == 413:
         return RemoteLimitError(f"{remote.host} does not take a job of {size / 1e6:.1f} MB.")
-    if status == 404:
+    if status == 400 and "version" in message.lower():
+        return InputError(
+            f"{remote.host} does not work with what is installed here: {message} Install the version that it asks for."
+        )
+    if status in (404, 405):
         return InputError(f"{remote.host} is no NDIF server, or one of another version: {message}. Set NDIF_HOST.")
     return RemoteError(f"{remote.host} refused the job ({status}): {message}")
 
@@ -452,7 +460,8 @@ def _failed(remote: Remote, description: str) -> Exception:
         return RemoteLimitError(f"the job took longer than {remote.host} allows: {_last(message)}")
     if "deploy" in low and "traceback" not in low:
         return RemoteError(
-            f"{remote.host} does not serve {remote.key}: {_last(message)}. nnsight.ndif_status() lists what it serves."
+            f"{remote.host} does not serve {remote.key}: {' '.join(message.split())} Check the name; "
+            "nnsight.ndif_status() lists what it serves."
         )
     return RemoteError(f"the job failed on {remote.host}: {message}")
 

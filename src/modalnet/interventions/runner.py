@@ -178,6 +178,23 @@ class Runner:
                     yield step
                     left = left[1:]
 
+    def inward(  # noqa: PLR0917
+        self,
+        item: Encoded,
+        sites: Sequence[Sites],
+        tokens: Mapping[str, TokenChoice],
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        edits: Edits | None = None,
+    ) -> Reading:
+        """Run one stimulus and go back from what is read to one of its inputs; see :meth:`Engine.inward`."""
+        batch = self.encoder.collate([item])
+        question = self._ask(batch, _Asked(sites, tokens, None, [edits], True, 0), 0)
+        try:
+            return self.engine.inward(batch.inputs, question.plan, source, measure)
+        except LayoutError as error:
+            raise self._unknown_layout(error, batch) from error
+
     def moments(
         self,
         prepared: Sequence[Prepared],

@@ -1,0 +1,73 @@
+"""The language network of Gemma 3 270M lesioned in TransformerLens and here, and its states as a cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as tr
+
+import assets
+import modalnet as mn
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_installs")]
+
+TEXTS = ("The children walked to school through the quiet park.", "My sister keeps the keys in a small wooden box.")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mn.load(assets.gemma(), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def bridge():
+    pytest.importorskip("transformer_lens")
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf = tr.AutoModelForCausalLM.from_pretrained(assets.gemma(), dtype=torch.float32)
+    tokenizer = tr.AutoTokenizer.from_pretrained(assets.gemma())
+    return TransformerBridge.boot_transformers(str(assets.gemma()), hf_model=hf, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def network(model):
+    contrast = mn.stimuli.fedorenko2010(assets.data("fedorenko2010"))
+    few = mn.Contrast(contrast.stimuli[::8], positive=contrast.positive, negative=contrast.negative)
+    return mn.localize(model, few, protocol="alkhamissi2025", cache=False, progress=False).top(fraction=0.00125)
+
+
+def tokens(model, text):
+    return torch.tensor([model.tokenizer(text)["input_ids"]])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_network_is_zeroed_as_here(model, bridge, network, named):
+    assert network.count == 14
+    hooks = network.to_transformer_lens(bridge if named else None)
+    expected = model.run(TEXTS, mn.zero(network), logits="all").logits
+    whole = model.run(TEXTS, logits="all").logits
+    for text, ours, intact in zip(TEXTS, expected, whole, strict=True):
+        with torch.no_grad():
+            found = bridge.run_with_hooks(tokens(model, text), fwd_hooks=hooks, prepend_bos=False)[0]
+        assert (found - ours).abs().max() < 1e-4 * ours.abs().max()
+        assert (ours - intact).abs().max() > 3.0
+
+
+def test_mean_ablation_of_the_network(model, bridge, network):
+    one = mn.mean(network, over=model.means(TEXTS)).at("all", spare_first=1)
+    (ours,) = model.run(TEXTS[0], one, logits="all").logits
+    with torch.no_grad():
+        hooks = one.to_transformer_lens(bridge)
+        found = bridge.run_with_hooks(tokens(model, TEXTS[0]), fwd_hooks=hooks, prepend_bos=False)[0]
+    assert (found - ours).abs().max() < 1e-4 * ours.abs().max()
+
+
+def test_a_run_as_a_cache(model, bridge):
+    with torch.no_grad():
+        _, theirs = bridge.run_with_cache(tokens(model, TEXTS[0]), prepend_bos=False)
+    for each in (model, mn.load(bridge, tokenizer=model.tokenizer)):
+        ours = each.run(TEXTS[0], tokens="all").to_cache(bridge)
+        assert len(ours) == 2 * model.decoder.n_layers
+        for name, value in ours.items():
+            assert (value - theirs[name]).abs().max() < 1e-4 * theirs[name].abs().max()
+        assert torch.equal(ours["resid_post", -1], ours["blocks.17.hook_out"])
