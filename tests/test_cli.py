@@ -567,3 +567,48 @@ def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> 
     assert "takes a share of the units" in fails("atlas", gpt2, "--top", "12", "--out", tmp_path)
     assert "one model, or .safetensors files" in fails("atlas", gpt2, "other.safetensors", "--out", tmp_path)
     assert "cannot be read" in fails("atlas", tmp_path / "absent.safetensors", "--out", tmp_path)
+
+
+def test_a_profile(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--top", "5%", "--controls", "2", "--out", tmp_path / "out"]
+    printed = ok("profile", *arguments)
+    assert "published differences of the human language network hold" in printed
+    names = ["contrasts.csv", "human.csv", "table.csv"]
+    files = ["profile-" + name for name in names] + ["profile.png", "profile.safetensors", "profile.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    document = json.loads(ok("profile", *arguments, "--json"))
+    assert [row["condition"] for row in document["table"]] == ["sentences", "word-lists", "jabberwocky", "nonwords"]
+    assert document["settings"]["controls"] == 2
+    assert any("selected anew" in note for note in document["notes"])
+
+
+def test_brain(tmp_path: Path, store: Store) -> None:
+    """Responses that are the length of each sentence: baselines predict them, and files say so."""
+    pytest.importorskip("himalaya")
+    texts = [stimulus.text for stimulus in mn.stimuli.language(40).stimuli]
+    rows = {"sentence": texts, "left": [len(str(text)) for text in texts], "passage": np.arange(len(texts)) // 4}
+    pd.DataFrame(rows).to_csv(tmp_path / "brain.csv", index=False)
+    columns = ["--text", "sentence", "--responses", "left", "--group", "passage"]
+    arguments = ["tiny", "--data", f"csv:{tmp_path / 'brain.csv'}", *columns, "--controls", "2"]
+    document = json.loads(ok("brain", *arguments, "--out", tmp_path / "out", "--json"))
+    score = {row["features"]: row["score"] for row in document["table"]}
+    assert score["length"] > 0.99
+    assert score["length"] > score["network"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"brain.png", "brain.safetensors", "brain-table.csv"}
+    assert mn.brain.Alignment.load(tmp_path / "out" / "brain.safetensors").n_targets == 1
+    assert "predicts brain" in ok("brain", *arguments, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nsd:here"], "--data takes pereira2018:FILE"),
+        (["--data", "csv:brain.csv"], "--responses names the columns"),
+        (["--data", "pereira2018:x.csv", "--group", "a"], "knows its own"),
+        (["--data", "pereira2018:nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_bad_brain_data(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:
+    result = run("brain", "tiny", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import modalnet as mn
 from modalnet.errors import InputError, StoreError
 from modalnet.localization.folds import assign_folds
 from modalnet.localization.reliability import reliability
@@ -510,3 +511,33 @@ def test_reliability_that_cannot_be_measured(signal, values):
     small = localization_of(raw(0, SHAPES, few), few)
     with pytest.raises(InputError, match=r"has 1 positive and \d+ negative stimuli"):
         small.reliability(fraction=0.1, k=5)
+
+
+def test_a_localization_without_folds_is_that_of_the_others():
+    """Its moments, and so its t, are those of the folds that are left; what it selects says which stimuli it saw."""
+    model = mn.load("tiny")
+    contrast = mn.stimuli.language(20)
+    whole = mn.localize(model, contrast, towers="decoder", cache=False, progress=False)
+    assert set(whole.stimuli) == {stimulus.inspect().digest for stimulus in contrast.stimuli}
+    part = whole.without(2, 7)
+    kept = [s for s in contrast.stimuli if whole.stimuli[s.inspect().digest] not in (2, 7)]
+    again = mn.localize(model, mn.Contrast(kept, "sentences"), towers="decoder", cache=False, progress=False)
+    np.testing.assert_allclose(part.t["decoder"], again.t["decoder"], rtol=1e-5)
+    assert part.n_folds == 8
+    assert set(part.stimuli) == set(again.stimuli)
+    for units in (
+        part.top(k=9),
+        part.bottom(k=9),
+        part.significant(0.5),
+        part.percentile(90, 95),
+        part.least_selective(k=3),
+    ):
+        assert units.selected_on == set(part.stimuli)
+    choice = whole.top(k=9, by="effect_size").selection
+    assert choice.without(2, 7) == part.top(k=9, by="effect_size")
+    assert choice.fold_of("no such stimulus") is None
+    assert (whole.top(k=9) | part.top(k=9)).selected_on == set(whole.stimuli)
+    assert whole.top(k=9).random()[0].selected_on == frozenset()
+    for bad in ((), (10,), (-1,), tuple(range(10))):
+        with pytest.raises(InputError, match="takes some of the 10 folds"):
+            whole.without(*bad)

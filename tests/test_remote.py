@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import traceback
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -18,6 +19,7 @@ from modalnet.interventions.remote import Limits, Pace, Remote, gathered, packed
 from modalnet.statistics import Moments
 
 KEY = "secret-0123456789"
+TEXTS = [f"The {one} {does} here." for one in ("dog", "boy", "cat") for does in ("runs", "sleeps", "eats", "waits")]
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,13 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pair() -> tuple[mn.Model, mn.Model]:
     return mn.load("tiny"), mn.load("tiny", remote="local")
+
+
+def some(model: mn.Model) -> mn.Units:
+    """Every so manieth unit of the decoder."""
+    masks = {name: np.zeros(each.shape, dtype=bool) for name, each in model.towers.items()}
+    masks["decoder"].flat[::97] = True
+    return mn.Units(masks)
 
 
 def test_the_dry_run_gives_what_a_run_gives(pair: tuple[mn.Model, mn.Model]) -> None:
@@ -54,6 +63,36 @@ def test_the_dry_run_localizes(pair: tuple[mn.Model, mn.Model]) -> None:
         one, other = (mn.localize(model, chosen, magnitude=magnitude, cache=False, progress=False) for model in pair)
         assert np.allclose(one.t["decoder"], other.t["decoder"], atol=1e-9)
         assert np.allclose(one.norms["decoder"], other.norms["decoder"])
+
+
+def test_the_dry_run_profiles(pair: tuple[mn.Model, mn.Model]) -> None:
+    here, there = pair
+    assert there.remote is not None
+    before = len(there.remote.jobs)
+    options = {"controls": 2, "cache": False, "progress": False}
+    found = [mn.profile(model, some(here), {"a": TEXTS[:8], "b": TEXTS[8:]}, **options) for model in pair]
+    assert len(there.remote.jobs) > before
+    assert np.array_equal(found[0].responses, found[1].responses)
+    assert np.array_equal(found[0].controls, found[1].controls)
+
+
+@pytest.mark.parametrize("measure", ["align", "cka"])
+def test_the_dry_run_aligns(pair: tuple[mn.Model, mn.Model], measure: str) -> None:
+    pytest.importorskip("himalaya")
+    here, there = pair
+    assert there.remote is not None
+    responses = np.random.default_rng(0).standard_normal((len(TEXTS), 3))
+    data = mn.brain.from_arrays(TEXTS, responses, groups=np.arange(len(TEXTS)) // 2)
+    options = {"controls": 2, "n_permutations": 9, "untrained": True, "cache": False, "progress": False}
+    options |= {"n_folds": 2, "n_resamples": 9} if measure == "align" else {}
+    ask = getattr(mn.brain, measure)
+    before = len(there.remote.jobs)
+    one, other = ask(here, some(here), data, **options), ask(there, some(here), data, **options)
+    assert one.table().equals(other.table())
+    # The untrained copy ran here.
+    assert len(there.remote.jobs) - before <= 2
+    with mock.patch.object(type(here), "at", side_effect=RuntimeError("asked")), pytest.raises(RuntimeError):
+        ask(here, some(here), data, remote="local", **options)
 
 
 def test_the_dry_run_finds_what_a_server_does_not_have(pair: tuple[mn.Model, mn.Model]) -> None:

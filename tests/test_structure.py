@@ -15,14 +15,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: The rooms in order; a room imports from itself and from those before it.
 ROOMS = (
     ("errors",),
-    ("units", "statistics", "store"),
+    ("units", "statistics", "resampling", "store"),
     ("stimuli",),
     ("architecture",),
     ("interventions",),
     ("model",),
+    ("activations",),
     ("zoo",),
     ("tasks",),
-    ("localization", "lesion", "patching", "brain", "features", "profile"),
+    ("localization", "lesion", "patching", "brain", "features", "profiles", "chip"),
     ("plotting", "interop", "cli"),
 )
 #: Methods that hand their object on to a room below theirs, and what they import there; nothing else looks up.

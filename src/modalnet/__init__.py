@@ -16,8 +16,9 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modalnet import features, interop, patching, plotting, stimuli, tasks
+    from modalnet import brain, features, interop, patching, plotting, stimuli, tasks
     from modalnet.architecture.towers import Tower
+    from modalnet.chip import Specialization, specialization
     from modalnet.errors import InputError, ModalnetError, StoreError
     from modalnet.interventions.operations import (
         Intervention,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         profile_modality,
     )
     from modalnet.plotting.atlas import Atlas, atlas
+    from modalnet.profiles import Profile, profile
     from modalnet.stimuli import Contrast, Stimulus, corrupt
     from modalnet.store import Store
     from modalnet.units import Units
@@ -63,9 +65,11 @@ _WHERE = {
     "ModalityProfile": "modalnet.patching",
     "Model": "modalnet.model",
     "Patching": "modalnet.patching",
+    "Profile": "modalnet.profiles",
     "Reliability": "modalnet.localization",
     "Request": "modalnet.interventions.scores",
     "Run": "modalnet.model",
+    "Specialization": "modalnet.chip",
     "Stimulus": "modalnet.stimuli",
     "Store": "modalnet.store",
     "StoreError": "modalnet.errors",
@@ -82,11 +86,13 @@ _WHERE = {
     "mean": "modalnet.interventions.operations",
     "patch": "modalnet.interventions.operations",
     "pick_up": "modalnet.localization",
+    "profile": "modalnet.profiles",
     "profile_modality": "modalnet.patching",
     "resample": "modalnet.interventions.operations",
     "scale": "modalnet.interventions.operations",
     "set_to": "modalnet.interventions.operations",
     "site": "modalnet.interventions.operations",
+    "specialization": "modalnet.chip",
     "zero": "modalnet.interventions.operations",
 }
 
@@ -101,9 +107,11 @@ __all__ = [
     "ModalnetError",
     "Model",
     "Patching",
+    "Profile",
     "Reliability",
     "Request",
     "Run",
+    "Specialization",
     "Stimulus",
     "Store",
     "StoreError",
@@ -113,6 +121,7 @@ __all__ = [
     "add",
     "atlas",
     "attribution_patching",
+    "brain",
     "corrupt",
     "direction",
     "features",
@@ -125,11 +134,13 @@ __all__ = [
     "patching",
     "pick_up",
     "plotting",
+    "profile",
     "profile_modality",
     "resample",
     "scale",
     "set_to",
     "site",
+    "specialization",
     "stimuli",
     "tasks",
     "zero",
@@ -137,7 +148,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("features", "interop", "patching", "plotting", "stimuli", "tasks"):
+    if name in ("brain", "features", "interop", "patching", "plotting", "stimuli", "tasks"):
         return importlib.import_module(f"modalnet.{name}")
     if name == "corrupt":
         return importlib.import_module("modalnet.stimuli.corrupt")

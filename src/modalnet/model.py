@@ -18,6 +18,7 @@ from modalnet.architecture.identity import encoding_fingerprint, model_fingerpri
 from modalnet.architecture.inputs import Encoded, Encoder, Prepared
 from modalnet.architecture.loading import Loaded, load_source
 from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
+from modalnet.architecture.untrained import untrained_copy
 from modalnet.errors import InputError
 from modalnet.interventions.edits import Edits, flatten
 from modalnet.interventions.engine import Engine
@@ -102,6 +103,7 @@ class Model:
 
     def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
         self._loaded = loaded
+        self._chat_template = chat_template
         self.name = loaded.name
         self.module = loaded.module
         self.towers: dict[str, Tower] = find_towers(loaded.module)
@@ -199,6 +201,10 @@ class Model:
         """Whether the model is here without weights."""
         empty = any(parameter.device.type == "meta" for parameter in self.module.parameters())
         return empty and not hasattr(self.module, "hf_device_map")
+
+    def untrained(self, seed: int = 0) -> Model:
+        """The same architecture with random weights; see ``untrained=`` of :func:`modalnet.load`."""
+        return Model(untrained_copy(self._loaded, seed), chat_template=self._chat_template)
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())
@@ -799,6 +805,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     remote: bool | str = False,
     chat_template: bool | Literal["auto"] = "auto",
+    untrained: bool | int = False,
     **kwargs: Any,
 ) -> Model:
     """Load a model and find its towers.
@@ -823,6 +830,9 @@ def load(
     chat_template
         ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
         not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
+    untrained
+        True: the same architecture with random weights, as its class initializes them: the control for what training
+        gave. A number is the seed, True the seed 0. The source may be a :class:`Model`, which stays as it is.
     **kwargs
         For ``from_pretrained`` (``revision``, ``device_map``, ``attn_implementation``, ``trust_remote_code``, ...).
 
@@ -842,8 +852,11 @@ def load(
     >>> print(model)  # doctest: +SKIP
     """
     mode = check_mode(remote)
+    if mode and untrained is not False:
+        raise InputError(f"no server has an untrained copy: load it here, without remote={remote!r}.")
     if isinstance(source, Model):
-        return source.at(mode) if mode else source
+        model = source.at(mode) if mode else source
+        return model.untrained(_seed(untrained)) if untrained is not False else model
     loaded = load_source(
         source,
         tokenizer=tokenizer,
@@ -854,11 +867,17 @@ def load(
         weights=not mode or mode == "local",
         **kwargs,
     )
+    if untrained is not False:
+        loaded = untrained_copy(loaded, _seed(untrained))
     model = Model(loaded, chat_template=chat_template)
     if loaded.served is not None:
         model.remote = Remote(loaded.served[0], mode, loaded.served[1])
         model.remote.check()
     return model
+
+
+def _seed(untrained: bool | int) -> int:
+    return 0 if untrained is True else untrained
 
 
 def as_stimuli(stimuli: Any) -> list[Stimulus]:

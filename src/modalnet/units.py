@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,6 +30,32 @@ VERSION = 1
 NEAREST = 5  # of how many units nearest in norm a norm-matched control is picked
 
 
+class Selection(Protocol):
+    """What selected units, and can select anew without some of its stimuli, so that these can be held out.
+
+    Attributes
+    ----------
+    n_folds
+        Into how many folds its stimuli were dealt.
+    reading
+        How it read the units: ``"tokens"``, ``"magnitude"``, ``"max_tokens"`` and ``"raw"``.
+    """
+
+    @property
+    def n_folds(self) -> int: ...
+
+    @property
+    def reading(self) -> Mapping[str, Any]: ...
+
+    def fold_of(self, digest: str) -> int | None:
+        """The fold of a stimulus by its content digest; -1 where it stands in several, None where in none."""
+        ...
+
+    def without(self, *folds: int) -> Units:
+        """The units that the same choice selects from the stimuli of the other folds."""
+        ...
+
+
 class Units:
     """An immutable set of units of one model.
 
@@ -42,6 +68,11 @@ class Units:
         localization hands it to the units it selects.
     model
         A string that identifies the model the units belong to (its fingerprint).
+    selected_on
+        Content digests of the stimuli that selected the units: what is measured on these is not held out. None where
+        it is not known.
+    selection
+        What selected them, where it is at hand; see :class:`Selection`.
 
     Raises
     ------
@@ -52,7 +83,8 @@ class Units:
     -----
     Two ``Units`` are equal when their masks and model are; norms describe the units and are not part of the set.
     Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
-    with any). The result keeps norms and model from whichever side has them.
+    with any). The result keeps norms and model from whichever side has them, and the stimuli of both that selected
+    them; random controls are selected by none. ``selection`` goes with the set itself alone, not into files.
     """
 
     def __init__(
@@ -61,6 +93,8 @@ class Units:
         *,
         norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
+        selected_on: Iterable[str] | None = None,
+        selection: Selection | None = None,
     ) -> None:
         if not mask:
             raise InputError("Units need the mask of at least one tower; got none.")
@@ -81,6 +115,8 @@ class Units:
                 raise InputError(f"Norms must have the towers and shapes of the mask, {self.shapes}; got {found}.")
             self._norms = given
         self._model = model
+        self._selected_on = None if selected_on is None else frozenset(selected_on)
+        self._selection = selection
 
     @classmethod
     def from_indices(
@@ -90,6 +126,7 @@ class Units:
         *,
         norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
+        selected_on: Iterable[str] | None = None,
     ) -> Units:
         """Make a set from a list of units.
 
@@ -99,7 +136,7 @@ class Units:
             (layers, width) of each tower.
         indices
             The units as (tower, layer, dim); repeats count once.
-        norms, model
+        norms, model, selected_on
             As for :class:`Units`.
 
         Raises
@@ -119,7 +156,7 @@ class Units:
                     f"0..{layers - 1} and dims 0..{width - 1}."
                 )
             masks[tower][layer, dim] = True
-        return cls(masks, norms=norms, model=model)
+        return cls(masks, norms=norms, model=model, selected_on=selected_on)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -137,6 +174,16 @@ class Units:
     def model(self) -> str | None:
         """What identifies the model the units belong to; None where it is not known."""
         return self._model
+
+    @property
+    def selected_on(self) -> frozenset[str] | None:
+        """Content digests of the stimuli that selected the units; None where it is not known."""
+        return self._selected_on
+
+    @property
+    def selection(self) -> Selection | None:
+        """What selected the units, to select anew without some of its stimuli; None where it is not at hand."""
+        return self._selection
 
     @property
     def shapes(self) -> Shapes:
@@ -273,7 +320,8 @@ class Units:
         controls = []
         for draw in range(n):
             rng = np.random.Generator(np.random.PCG64([int(seed), draw]))
-            controls.append(self._with({tower: draws[match](rng, tower) for tower in self._mask}))
+            mask = {tower: draws[match](rng, tower) for tower in self._mask}
+            controls.append(Units(mask, norms=self._norms, model=self._model, selected_on=()))
         return controls
 
     def _draw_by_tower(self, rng: np.random.Generator, tower: str) -> np.ndarray:
@@ -351,7 +399,9 @@ class Units:
         StoreError
             If the file cannot be written.
         """
-        head = {"format": FORMAT, "version": VERSION, "model": self._model}
+        head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "model": self._model}
+        if self._selected_on is not None:
+            head["selected_on"] = sorted(self._selected_on)
         if _suffix(path) == ".safetensors":
             arrays = {f"mask/{tower}": array for tower, array in self._mask.items()}
             arrays |= {f"norms/{tower}": array for tower, array in (self._norms or {}).items()}
@@ -387,11 +437,12 @@ class Units:
             model = document["model"]
             if model is not None and not isinstance(model, str):
                 raise InputError(f"the model must be a string or null, not {model!r}")
+            selected_on = document.get("selected_on")
             if arrays:
                 masks = {tower: arrays[f"mask/{tower}"] for tower in document["towers"]}
                 known = any(name.startswith("norms/") for name in arrays)
                 norms = {tower: arrays[f"norms/{tower}"] for tower in masks} if known else None
-                return cls(masks, norms=norms, model=model)
+                return cls(masks, norms=norms, model=model, selected_on=selected_on)
             shapes = {tower: tuple(entry["shape"]) for tower, entry in document["towers"].items()}
             indices = [
                 (tower, int(layer), dim)
@@ -399,18 +450,19 @@ class Units:
                 for layer, dims in entry["units"].items()
                 for dim in dims
             ]
-            return cls.from_indices(shapes, indices, model=model)
+            return cls.from_indices(shapes, indices, model=model, selected_on=selected_on)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"{os.fspath(path)} does not hold valid units: {error}") from error
 
     def __reduce__(self) -> tuple[Callable[[], Units], tuple[()]]:
         norms = None if self._norms is None else dict(self._norms)
-        return partial(Units, dict(self._mask), norms=norms, model=self._model), ()
+        known = self._selected_on
+        return partial(Units, dict(self._mask), norms=norms, model=self._model, selected_on=known), ()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _with(self, mask: Mapping[str, np.ndarray]) -> Units:
-        return Units(mask, norms=self._norms, model=self._model)
+        return Units(mask, norms=self._norms, model=self._model, selected_on=self._selected_on)
 
     def _combine(self, other: Units, operation: Callable[..., np.ndarray], sign: str) -> Units:
         if not isinstance(other, Units):
@@ -426,10 +478,12 @@ class Units:
                 "A unit means something only within its model."
             )
         mask = {tower: operation(array, other._mask[tower]) for tower, array in self._mask.items()}
+        known = self._selected_on is not None and other._selected_on is not None
         return Units(
             mask,
             norms=self._norms if self._norms is not None else other._norms,
             model=self._model if self._model is not None else other._model,
+            selected_on=(self._selected_on or frozenset()) | (other._selected_on or frozenset()) if known else None,
         )
 
 

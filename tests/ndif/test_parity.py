@@ -147,6 +147,33 @@ def test_lesion_study(tiny: Pair) -> None:
     assert np.allclose(*numbers, rtol=CLOSE, atol=CLOSE, equal_nan=True)
 
 
+def test_profile(pair: Pair) -> None:
+    here, _ = pair
+    stimuli = [one for one in mn.stimuli.language_conditions().stimuli if one.id and one.id.endswith("5")]
+    found = [mn.profile.language(model, some(here), stimuli, controls=2, cache=False, progress=False) for model in pair]
+    assert np.abs(found[0].responses - found[1].responses).max() <= CLOSE
+    assert np.abs(found[0].controls - found[1].controls).max() <= CLOSE
+
+
+def test_align(pair: Pair) -> None:
+    """Pooled activations come back, few of them; regressions are solved here."""
+    pytest.importorskip("himalaya")
+    here, there = pair
+    texts = [one.text for one in mn.stimuli.language(30).stimuli]
+    responses = np.random.default_rng(0).standard_normal((len(texts), 4))
+    data = mn.brain.from_arrays(texts, responses, groups=np.arange(len(texts)) // 3)
+    options = {"controls": 2, "untrained": False, "cache": False, "progress": False}
+    assert there.remote is not None
+    before = len(there.remote.jobs)
+    one, other = (mn.brain.align(model, some(here), data, **options) for model in pair)
+    sent = there.remote.jobs[before:]
+    assert len(sent) <= 4
+    assert sum(job.down for job in sent) < 1.1 * 4 * len(texts) * here.towers["decoder"].n_units
+    for first, second in zip(one.sets, other.sets, strict=True):
+        assert first.name == second.name
+        assert np.abs(first.scores - second.scores).max() <= 1e-3
+
+
 PATCHED = (["Is there a face, a house or a car?"], ["Is there a car, a house or a face?"])
 
 

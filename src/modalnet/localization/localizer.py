@@ -201,7 +201,11 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
             )
     question = _Question(model, contrast, choices, settings["magnitude"], protocol)
     digests = _inspect(contrast, progress=progress)
-    meta = question.meta(prepared)
+    meta = question.meta(prepared) | {
+        "max_tokens": settings["max_tokens"],
+        "raw": settings["raw"],
+        "stimuli": _folds_of(contrast, digests),
+    }
     store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
     key = ""
     if store is not None:
@@ -293,6 +297,14 @@ def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
             leave=False,
         )
         return list(shown)
+
+
+def _folds_of(contrast: Contrast, digests: Sequence[str]) -> dict[str, int]:
+    """The fold of each stimulus by its content; -1 where the same content stands in several."""
+    folds: dict[str, int] = {}
+    for digest, fold in zip(digests, assign_folds([s.condition or "" for s in contrast.stimuli], N_FOLDS), strict=True):
+        folds[digest] = int(fold) if folds.get(digest, int(fold)) == int(fold) else -1
+    return folds
 
 
 class _Sums:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -55,6 +56,7 @@ class Localization:
     meta
         A JSON document that says what was localized: ``"model"`` (fingerprint), ``"source"`` (readable model name),
         ``"contrast"`` (``"name"``, ``"positive"``, ``"negative"``), ``"tokens"``, ``"magnitude"``, ``"protocol"``, …
+        ``"stimuli"`` (content digest → fold) says which stimuli selected the units.
 
     Raises
     ------
@@ -175,6 +177,34 @@ class Localization:
             total = total + parts[fold]
         return total
 
+    @property
+    def stimuli(self) -> dict[str, int]:
+        """Content digest of each stimulus → its fold (-1: in several of them); empty where it is not known."""
+        return dict(self._meta.get("stimuli") or {})
+
+    def without(self, *folds: int) -> Localization:
+        """The localization without the stimuli of some folds: what it selects has not seen them.
+
+        t, p, q, effect sizes and networks are those of the other folds; condition means and norms, which select
+        nothing by condition, stay those of all stimuli.
+
+        Raises
+        ------
+        InputError
+            For a fold that there is not, or where none is left.
+        """
+        kept_folds = [fold for fold in range(self.n_folds) if fold not in folds]
+        if not folds or not kept_folds or len(kept_folds) + len(set(folds)) != self.n_folds:
+            raise InputError(f"without(fold, ...) takes some of the {self.n_folds} folds, from 0; got {folds!r}.")
+        sides = {
+            side: {tower: [parts[fold] for fold in kept_folds] for tower, parts in towers.items()}
+            for side, towers in self._sides.items()
+        }
+        place = {fold: index for index, fold in enumerate(kept_folds)} | {-1: -1}
+        kept = {digest: place[there] for digest, there in self.stimuli.items() if there in place}
+        meta = self._meta | {"stimuli": kept}
+        return Localization(sides=sides, conditions=self._conditions, norms=self._norms, meta=meta)
+
     # -- statistics ----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -264,14 +294,16 @@ class Localization:
             if exclude.shapes != self.shapes:
                 raise InputError(f"exclude= has towers {exclude.shapes}; the localization has {self.shapes}.")
             values = np.where(selection.flatten(exclude.mask, towers), np.nan, values)
-        return self._first(selection.rank(values), fraction, k, towers)
+        again = _Choice(self, "top", {"fraction": fraction, "k": k, "towers": towers, "by": by, "exclude": exclude})
+        return self._first(selection.rank(values), fraction, k, towers, again)
 
     def least_selective(
         self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
     ) -> Units:
         """Select exactly k units with the smallest absolute t; otherwise as :meth:`top`."""
         towers = selection.check_towers(towers, self._towers)
-        return self._first(selection.rank(-np.abs(selection.flatten(self.t, towers))), fraction, k, towers)
+        again = _Choice(self, "least_selective", {"fraction": fraction, "k": k, "towers": towers})
+        return self._first(selection.rank(-np.abs(selection.flatten(self.t, towers))), fraction, k, towers, again)
 
     def massive(self, ratio: float = 20.0) -> Units:
         """Select units with massive activations: a mean \\|activation\\| far above what is usual in their layer.
@@ -299,20 +331,21 @@ class Localization:
         mask = {
             tower: norms > ratio * np.nanmedian(norms, axis=1, keepdims=True) for tower, norms in self.norms.items()
         }
-        return Units(mask, norms=self.norms, model=self.meta.get("model"))
+        return Units(mask, norms=self.norms, model=self.meta.get("model"), selected_on=self.stimuli or None)
 
-    def _first(self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...]) -> Units:
+    def _first(
+        self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...], again: _Choice
+    ) -> Units:
         count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
-        return self._units(ranked[:count], towers)
+        return self._units(ranked[:count], towers, again)
 
     def bottom(
         self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
     ) -> Units:
         """Select exactly k units with the smallest t; otherwise as :meth:`top`."""
         towers = selection.check_towers(towers, self._towers)
-        ranked = selection.rank(-selection.flatten(self.t, towers))
-        count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
-        return self._units(ranked[:count], towers)
+        again = _Choice(self, "bottom", {"fraction": fraction, "k": k, "towers": towers})
+        return self._first(selection.rank(-selection.flatten(self.t, towers)), fraction, k, towers, again)
 
     def percentile(self, lo: float, hi: float, towers: str | Sequence[str] | None = None) -> Units:
         """Select the units whose rank by t lies in (lo, hi] percent of the units with a defined t.
@@ -343,7 +376,8 @@ class Localization:
         towers = selection.check_towers(towers, self._towers)
         ranked = selection.rank(selection.flatten(self.t, towers))
         above_hi, above_lo = (int((100 - bound) / 100 * len(ranked) + selection.SLACK) for bound in (hi, lo))
-        return self._units(ranked[above_hi:above_lo], towers)
+        again = _Choice(self, "percentile", {"lo": lo, "hi": hi, "towers": towers})
+        return self._units(ranked[above_hi:above_lo], towers, again)
 
     def significant(self, alpha: float = 0.05, towers: str | Sequence[str] | None = None) -> Units:
         """Select the units with q < alpha and t > 0; q is adjusted over all localized towers, whatever ``towers``.
@@ -357,7 +391,8 @@ class Localization:
             raise InputError(f"significant(alpha=...) takes a false discovery rate above 0, at most 1; got {alpha!r}.")
         towers = selection.check_towers(towers, self._towers)
         q, t = (selection.flatten(values, towers) for values in (self.q, self.t))
-        return self._units(np.flatnonzero((q < alpha) & (t > 0)), towers)
+        again = _Choice(self, "significant", {"alpha": alpha, "towers": towers})
+        return self._units(np.flatnonzero((q < alpha) & (t > 0)), towers, again)
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -600,9 +635,45 @@ class Localization:
     def _count_units(self, towers: Sequence[str]) -> int:
         return sum(self._norms[tower].size for tower in towers)
 
-    def _units(self, chosen: np.ndarray, towers: Sequence[str]) -> Units:
+    def _units(self, chosen: np.ndarray, towers: Sequence[str], again: _Choice) -> Units:
         mask = selection.masks(chosen, self.shapes, towers)
-        return Units(mask, norms=self._norms, model=self._meta.get("model"))
+        known = bool(self.stimuli)
+        return Units(
+            mask,
+            norms=self._norms,
+            model=self._meta.get("model"),
+            selected_on=self.stimuli if known else None,
+            selection=again if known and self.n_folds > 1 else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """How a network was chosen, so that it can be chosen again without some stimuli; see :class:`Selection`."""
+
+    localization: Localization
+    method: str
+    options: Mapping[str, Any]
+
+    @property
+    def n_folds(self) -> int:
+        return self.localization.n_folds
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        meta = self.localization.meta
+        return {
+            "tokens": meta.get("tokens"),
+            "magnitude": meta.get("magnitude", "absolute"),
+            "max_tokens": meta.get("max_tokens"),
+            "raw": bool(meta.get("raw")),
+        }
+
+    def fold_of(self, digest: str) -> int | None:
+        return self.localization.stimuli.get(digest)
+
+    def without(self, *folds: int) -> Units:
+        return getattr(self.localization.without(*folds), self.method)(**self.options)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

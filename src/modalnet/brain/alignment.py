@@ -1,0 +1,630 @@
+"""Do these units predict these brain responses, and better than what they must be compared with?
+
+A score alone says little: a thousand random units of a trained model predict brain responses, an untrained model does,
+and the length of a sentence does. So an alignment scores, on the same folds and the same resamples, the network, random
+units of the same layers, a whole layer, the same units of an untrained copy, simple properties of the stimuli, and the
+network together with these.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
+from modalnet.brain import folds as dealing
+from modalnet.brain import scoring
+from modalnet.brain.baselines import baselines as make_baselines
+from modalnet.brain.dataset import BrainDataset, check_dataset
+from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict
+from modalnet.brain.result import Alignment, FeatureScores
+from modalnet.errors import InputError, StoreError
+from modalnet.store import Store
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+
+RESAMPLES, PERMUTATIONS = 1000, 1000
+LARGEST_COPY = 2_000_000_000  # parameters; a larger untrained copy is made only when it is asked for
+EDGE = 0.5  # share of targets whose penalty is the smallest that was tried, from which on that is noted
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Features to be scored: one band, or several that are weighed against each other."""
+
+    name: str
+    kind: str
+    bands: Mapping[str, Any]
+    tested: bool = True
+
+    @property
+    def n_features(self) -> int:
+        return sum(np.shape(features)[1] for features in self.bands.values())
+
+
+def align(
+    model: Model,
+    units: Any,
+    dataset: BrainDataset,
+    *,
+    regression: Literal["ridge", "banded"] = "ridge",
+    cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
+    metric: Literal["pearson", "r2"] = "pearson",
+    controls: int = 10,
+    match: Literal["layer", "norm", "tower"] = "layer",
+    baselines: Sequence[str] | bool = True,
+    untrained: bool | Model | Literal["auto"] = "auto",
+    whole_layer: bool = True,
+    fraction: float = 0.01,
+    tokens: Any = None,
+    n_folds: int = 5,
+    inner_folds: int = 5,
+    gap: int = 0,
+    penalties: Sequence[float] | None = None,
+    n_iter: int = N_ITER,
+    n_resamples: int = RESAMPLES,
+    n_permutations: int = PERMUTATIONS,
+    ceiling: Any = None,
+    seed: int = 0,
+    device: str = "cpu",
+    batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Alignment:
+    """Predict brain responses from units, and from everything that these must be compared with.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`modalnet.load`.
+    units
+        The network: Units, or a localization, whose top ``fraction`` is taken.
+    dataset
+        From a reader of :mod:`modalnet.brain`.
+    regression
+        ``"ridge"``: one penalty per target. ``"banded"``: where several kinds of features predict together (several
+        baselines, or the network with them; units of several towers), each kind has a penalty of its own.
+    cv
+        ``"grouped"``: passages, stories or topics are held out whole. ``"contiguous"``: runs of neighbours, for stimuli
+        in the order in which they were shown, with ``gap`` neighbours left out around each. ``"shuffled"`` inflates
+        the score wherever neighbours are alike, and warns.
+    metric
+        ``"pearson"`` or ``"r2"``, in every fold, averaged over folds.
+    controls, match
+        How many sets of random units, none of them in the network, and what they share with it (see
+        :meth:`modalnet.Units.random`). The smallest rank p is 1 / (controls + 1).
+    baselines
+        True: every property of the stimuli that predicts without a model (see
+        :func:`modalnet.brain.baselines`), each alone, all together, and with the network. False, or some names.
+    untrained
+        ``"auto"``: also the same units of an untrained copy (:func:`modalnet.load` with ``untrained=True``), where the
+        model is here and has at most two billion parameters. True, False, or a model to compare with.
+    whole_layer
+        Also all units of the layer in which the network has most units, and of all layers in which it has any.
+    fraction
+        Where ``units`` is a localization.
+    tokens
+        Which tokens to pool over, as for :func:`modalnet.localize`.
+    n_folds, inner_folds
+        How many folds, and how many inside the training set to choose penalties by.
+    gap
+        With contiguous folds: neighbours of held-out stimuli that do not train.
+    penalties
+        Of the ridge; by default 13 from 1e-3 to 1e5. Kernels are divided by the number of features, so a penalty
+        means the same for any number of them.
+    n_iter
+        Random weightings of bands that banded ridge tries, beside each band alone and all alike.
+    n_resamples, n_permutations
+        For intervals, and for p values.
+    ceiling
+        [target] correlations that a perfect model would reach, where the data bring none.
+    seed
+        Of folds, controls and resamples.
+    device
+        Where regressions are solved, such as ``"cuda"``; the model runs where it is.
+    batch_size, progress
+        As for :func:`modalnet.localize`.
+    remote
+        Where the model runs: None for where it is, or what :func:`modalnet.load` takes. One row of pooled activations
+        per stimulus comes back; regressions are solved here. No server has an untrained copy, which runs here.
+    cache
+        Keep activations, every set's scores and the result in the store, and answer from there: what was stopped goes
+        on where it was.
+
+    Returns
+    -------
+    Alignment
+        ``.table()``, ``.summary()``, ``.targets()``, ``.plot()``.
+
+    Raises
+    ------
+    InputError
+        For what does not fit, before anything runs.
+
+    Notes
+    -----
+    Features are standardized inside the fold, and penalties chosen inside the training set (see
+    :mod:`modalnet.brain.encoding`). A target that was not measured on some stimuli is fit on the others.
+
+    References
+    ----------
+    Naselaris, Kay, Nishimoto & Gallant (2011), NeuroImage 56(2):400-410, for encoding models. Schrimpf et al. (2021),
+    PNAS 118(45):e2105646118, for language models; AlKhamissi et al. (2025), arXiv:2411.02280, for networks in them;
+    Nunez-Elizalde, Huth & Gallant (2019), NeuroImage 197:482-492, and Dupré la Tour et al. (2022), NeuroImage
+    264:119728, for banded ridge; Kamali Hadidi et al. (2024), arXiv:2406.01538, for what to compare with.
+
+    Examples
+    --------
+    >>> data = mn.brain.pereira2018("pereira2018_averaged.csv")  # doctest: +SKIP
+    >>> result = mn.brain.align(model, language.top(fraction=0.01), data)  # doctest: +SKIP
+    >>> print(result.summary())  # doctest: +SKIP
+    """
+    dataset = check_dataset(dataset)
+    model = model.at(remote)
+    network = chosen_units(units, fraction)
+    check_units(model, network, "The network's units")
+    check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)
+    _check_choices(regression, metric, device)
+    copy, notes = untrained_of(model, untrained, network)
+    random = network.random(controls, seed, match) if controls else []
+    simple, left_out = baselines_of(dataset, baselines)
+    notes += left_out
+    split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
+    settings = {
+        "regression": regression,
+        "cv": cv,
+        "metric": metric,
+        "controls": controls,
+        "match": match,
+        "tokens": tokens if tokens is None or isinstance(tokens, str | dict) else list(tokens),
+        "n_folds": n_folds,
+        "inner_folds": inner_folds,
+        "gap": gap,
+        "penalties": _penalties(penalties).tolist(),
+        "n_iter": n_iter,
+        "n_resamples": n_resamples,
+        "n_permutations": n_permutations,
+        "seed": seed,
+        "n_units": network.count,
+        "n_stimuli": len(dataset),
+    }
+    store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    key = ""
+    if store is not None:
+        key = Store.key(
+            {
+                "analysis": "align",
+                "model": model.fingerprint(),
+                "under": [one.digest for one in model.interventions],
+                "units": network.indices(),
+                "untrained": copy if copy in (None, "copy") else copy.fingerprint(),
+                "dataset": dataset.digest(),
+                "baselines": list(simple),
+                "whole_layer": whole_layer,
+                "settings": settings,
+                "version": version(),
+            }
+        )
+        found = store.get(key)
+        if found is not None:
+            return Alignment.from_arrays(*found)
+    blocks = blocks_of(network, *random)
+    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": cache, "progress": progress}
+    activations = read_activations(model, dataset.stimuli, blocks, **options)
+    sets = [FeatureSet("network", "network", _towers(activations, network))]
+    sets += [
+        FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
+        for one in random
+    ]
+    everything = whole_blocks(network, blocks)
+    if whole_layer:
+        fullest = fullest_layer(network)
+        (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
+        sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
+        sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
+    if copy is not None:
+        copy = model.untrained() if copy == "copy" else copy
+        other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
+        sets.append(FeatureSet("untrained, same units", "untrained", _towers(other, network)))
+        if whole_layer:
+            sets.append(FeatureSet("untrained, all its layers", "untrained", _towers(other, everything)))
+    sets += _with_baselines(simple, sets[0])
+    result = _score_sets(
+        sets, dataset, split, settings, model=model.name, notes=notes, device=device, store=store, progress=progress
+    )
+    keep(store, key, *result.to_arrays())
+    return result
+
+
+def encode(
+    features: Any,
+    dataset: BrainDataset,
+    *,
+    controls: Sequence[Any] = (),
+    regression: Literal["ridge", "banded"] = "ridge",
+    cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
+    metric: Literal["pearson", "r2"] = "pearson",
+    baselines: Sequence[str] | bool = False,
+    n_folds: int = 5,
+    inner_folds: int = 5,
+    gap: int = 0,
+    penalties: Sequence[float] | None = None,
+    n_iter: int = N_ITER,
+    n_resamples: int = RESAMPLES,
+    n_permutations: int = PERMUTATIONS,
+    ceiling: Any = None,
+    seed: int = 0,
+    device: str = "cpu",
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Alignment:
+    """Predict brain responses from any features: those of another model, of a lexicon, of your own.
+
+    Parameters
+    ----------
+    features
+        [stimulus, feature], or such arrays by name; the first is what the question is about. A value that is itself a
+        mapping of arrays is one set of several bands, for banded ridge.
+    dataset
+        From a reader of :mod:`modalnet.brain`.
+    controls
+        Arrays [stimulus, feature] that stand beside the first set as random controls.
+    regression, cv, metric, baselines, n_folds, inner_folds, gap, penalties, n_iter, n_resamples, n_permutations, \
+ceiling, seed, device, cache, progress
+        As for :func:`align`.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    InputError
+        For what does not fit, before anything is fit.
+    """
+    dataset = check_dataset(dataset)
+    check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
+    _check_choices(regression, metric, device)
+    given = features if isinstance(features, Mapping) else {"features": features}
+    if not given:
+        raise InputError("features= is empty; give [stimulus, feature] arrays by name.")
+    simple, notes = baselines_of(dataset, baselines)
+    split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
+    sets = []
+    for name, one in given.items():
+        bands = one if isinstance(one, Mapping) else {str(name): one}
+        sets.append(FeatureSet(str(name), "features", bands))
+    sets[1:1] = [FeatureSet("random controls", "control", {"control": one}, tested=False) for one in controls]
+    sets += _with_baselines(simple, sets[0])
+    settings = {
+        "regression": regression,
+        "cv": cv,
+        "metric": metric,
+        "controls": len(controls),
+        "n_folds": n_folds,
+        "inner_folds": inner_folds,
+        "gap": gap,
+        "penalties": _penalties(penalties).tolist(),
+        "n_iter": n_iter,
+        "n_resamples": n_resamples,
+        "n_permutations": n_permutations,
+        "seed": seed,
+        "n_stimuli": len(dataset),
+    }
+    store = Store(None if isinstance(cache, bool) else cache) if cache else None
+    return _score_sets(
+        sets, dataset, split, settings, model="features", notes=notes, device=device, store=store, progress=progress
+    )
+
+
+# Scoring
+
+
+def _score_sets(
+    sets: Sequence[FeatureSet],
+    dataset: BrainDataset,
+    split: Split,
+    settings: dict[str, Any],
+    *,
+    model: str,
+    notes: Sequence[str],
+    device: str,
+    store: Store | None,
+    progress: bool,
+) -> Alignment:
+    from tqdm.auto import tqdm
+
+    blocks, what = dealing.exchangeable(
+        split.cv, split.folds, groups=dataset.groups if split.cv == "grouped" else None, ordered=dataset.ordered
+    )
+    resampling = scoring.Resampling.draw(
+        split.folds,
+        blocks,
+        n_resamples=settings["n_resamples"],
+        n_permutations=settings["n_permutations"],
+        seed=split.seed,
+    )
+    shared = _digest(dataset.responses, split.folds, blocks)
+    scored = []
+    for one in tqdm(sets, desc="encoding", unit="set", disable=not progress):
+        key = ""
+        if store is not None:
+            bands = {name: _digest(np.asarray(features)) for name, features in one.bands.items()}
+            key = Store.key(
+                {
+                    "analysis": "encoding",
+                    "bands": list(bands.items()),
+                    "data": shared,
+                    "groups": dataset.groups if split.cv == "grouped" else None,
+                    "subjects": dataset.subjects,
+                    "tested": one.tested,
+                    "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_A_SET},
+                    "version": version(),
+                }
+            )
+            found = store.get(key)
+            if found is not None:
+                kept = FeatureScores.from_arrays(*found)
+                scored.append(_renamed(kept, one))
+                continue
+        scores = _score_set(one, dataset, split, resampling, settings, device)
+        scored.append(scores)
+        store = keep(store, key, *scores.to_arrays())
+    found_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
+    ceiling = dataset.noise_ceiling()
+    return Alignment(
+        model=model,
+        dataset=dataset.name,
+        sets=tuple(scored),
+        ceiling=np.full(dataset.n_targets, np.nan) if ceiling is None else np.asarray(ceiling, dtype=np.float64),
+        subjects=dataset.subjects,
+        regions=dataset.regions,
+        notes=tuple(found_notes),
+        settings=settings | {"resampled": what, "source": dataset.source},
+    )
+
+
+_NOT_OF_A_SET = ("controls", "match", "tokens", "n_units")
+
+
+def _score_set(  # noqa: PLR0917  # one call, above
+    one: FeatureSet,
+    dataset: BrainDataset,
+    split: Split,
+    resampling: scoring.Resampling,
+    settings: dict[str, Any],
+    device: str,
+) -> FeatureScores:
+    metric = settings["metric"]
+    fitted = fit_predict(
+        one.bands,
+        dataset.responses,
+        split,
+        regression=settings["regression"],
+        penalties=settings["penalties"],
+        n_iter=settings["n_iter"],
+        device=device,
+    )
+    responses = dataset.responses
+    scores = scoring.fold_scores(fitted.predictions, responses, split.folds, metric)
+    resampled = scoring.summarize_resampled(
+        scoring.bootstrap(fitted.predictions, responses, resampling, metric), dataset.subjects, split.seed
+    )
+    null, reached = np.zeros(0), np.zeros(0)
+    if one.tested and settings["n_permutations"]:
+        there = np.isfinite(scores)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            observed = np.where(there, scores, 0).sum(axis=0) / there.sum(axis=0)
+        parts, reached = [], np.zeros(len(observed))
+        for chunk in scoring.permuted(fitted.predictions, responses, resampling, metric):
+            parts.append(scoring.summarize(chunk, dataset.subjects))
+            reached += scoring.reaches(chunk, observed)
+        null = np.concatenate(parts)
+    shares = {}
+    if fitted.parts and metric == "pearson":
+        shares = {name: _share(part, fitted.predictions, responses, split.folds) for name, part in fitted.parts.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        penalty = np.nanmedian(fitted.penalties, axis=1)
+    return FeatureScores(one.name, one.kind, one.n_features, scores, resampled, null, reached, penalty, shares)
+
+
+def _share(part: np.ndarray, whole: np.ndarray, responses: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """What a band adds to the correlation: cov(part, y) / (sd(whole) sd(y)) in each fold, averaged over folds."""
+    rows = []
+    for fold in np.unique(folds):
+        p, all_, y = (values[folds == fold] for values in (part, whole, responses))
+        there = np.isfinite(y) & np.isfinite(p)
+        n = np.maximum(there.sum(axis=0), 1)
+
+        def centred(values: np.ndarray, there: np.ndarray = there, n: np.ndarray = n) -> np.ndarray:
+            values = np.where(there, values, 0)
+            return np.where(there, values - values.sum(axis=0) / n, 0)
+
+        p, all_, y = centred(p), centred(all_), centred(y)
+        size = np.sqrt((all_**2).sum(axis=0) * (y**2).sum(axis=0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rows.append(np.where(size > 0, (p * y).sum(axis=0) / size, 0.0))
+    return np.mean(rows, axis=0)
+
+
+def _notes(
+    dataset: BrainDataset, split: Split, what: str, scored: Sequence[FeatureScores], settings: dict[str, Any]
+) -> Iterator[str]:
+    yield f"intervals and p values resample {what} within folds, without fitting again."
+    if split.cv == "shuffled":
+        yield "folds were shuffled: where neighbours or stimuli of one passage are alike, every score here is inflated."
+    if dataset.noise_ceiling() is None:
+        yield "the data hold no repeats and no noise ceiling, so scores are not normalized."
+    lowest = min(settings["penalties"])
+    stuck = [one.name for one in scored if np.mean(one.penalty <= lowest * (1 + 1e-6)) > EDGE]
+    if stuck:
+        yield (
+            f"the smallest penalty was chosen for {', '.join(dict.fromkeys(stuck))}; smaller ones (penalties=...) may "
+            "predict better."
+        )
+
+
+# What is scored
+
+
+def _towers(activations: Activations, units: Units) -> dict[str, np.ndarray]:
+    """A band per tower."""
+    bands = {}
+    for tower, mask in units.mask.items():
+        if mask.any():
+            only = Units({name: m if name == tower else np.zeros_like(m) for name, m in units.mask.items()})
+            bands[tower] = activations.of(only)
+    return bands
+
+
+def whole_blocks(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
+    """All units of some blocks."""
+    masks = {}
+    for tower, mask in units.mask.items():
+        counted = np.zeros(len(mask), dtype=bool)
+        counted[list(blocks.get(tower, ()))] = True
+        counted &= np.asarray(mask.any(axis=1))
+        masks[tower] = np.repeat(counted[:, None], mask.shape[1], axis=1)
+    return Units(masks)
+
+
+def fullest_layer(units: Units) -> Units:
+    """All units of the layer in which the set has most; the earliest of several."""
+    counts = {(tower, i): int(n) for tower, per in units.per_layer().items() for i, n in enumerate(per)}
+    tower, layer = max(counts, key=lambda place: counts[place])
+    masks = {name: np.zeros_like(mask) for name, mask in units.mask.items()}
+    masks[tower][layer] = True
+    return Units(masks)
+
+
+def _with_baselines(simple: Mapping[str, np.ndarray], first: FeatureSet) -> list[FeatureSet]:
+    sets = [FeatureSet(name, "baseline", {name: features}) for name, features in simple.items()]
+    if len(simple) > 1:
+        sets.append(FeatureSet("all baselines", "baseline", dict(simple)))
+    elif simple:
+        sets[0] = FeatureSet("all baselines", "baseline", dict(simple))
+    if simple:
+        sets.append(FeatureSet(f"{first.name} + baselines", "beyond", {**first.bands, **simple}))
+    return sets
+
+
+def untrained_of(model: Model, untrained: Any, network: Units) -> tuple[Any, list[str]]:
+    from modalnet.model import Model as Kind
+
+    if isinstance(untrained, Kind):
+        for tower, mask in network.mask.items():
+            if mask.any() and (tower not in untrained.towers or untrained.towers[tower].shape != mask.shape):
+                raise InputError(f"untrained={untrained!r} does not have the towers of {model.name}.")
+        return untrained, []
+    if untrained not in (True, False, "auto"):
+        raise InputError(f'untrained={untrained!r} is not known. Give True, False, "auto" or a model.')
+    if untrained is False:
+        return None, []
+    parameters = list(model.module.parameters())
+    if untrained == "auto":
+        size = sum(parameter.numel() for parameter in parameters)
+        why = ""
+        if any(parameter.device.type == "meta" for parameter in parameters):
+            why = "its weights are not here"
+        elif size > LARGEST_COPY:
+            why = f"it has {size / 1e9:.1f} billion parameters"
+        if why:
+            return None, [f"no untrained copy was compared, since {why}; untrained=True makes one."]
+    return "copy", []  # made when it is needed: the store may have the answer
+
+
+def baselines_of(dataset: BrainDataset, wanted: Sequence[str] | bool) -> tuple[dict[str, np.ndarray], list[str]]:
+    if wanted is False:
+        return {}, []
+    return make_baselines(dataset, None if wanted is True else wanted)
+
+
+def _split(
+    dataset: BrainDataset, cv: str, n_folds: int, *, inner_folds: int, gap: int, seed: int, ceiling: Any
+) -> tuple[Split, BrainDataset]:
+    from dataclasses import replace
+
+    if cv == "contiguous" and not dataset.ordered:
+        raise InputError(
+            f'cv="contiguous" holds out runs of neighbours, and the rows of {dataset.name} are not known to be in the '
+            'order in which they were shown. Read it with ordered=True if they are; else take cv="grouped".'
+        )
+    if ceiling is not None:
+        dataset = replace(dataset, ceiling=np.broadcast_to(np.asarray(ceiling, dtype=float), dataset.n_targets).copy())
+    split = Split.make(cv, len(dataset), n_folds, inner_folds=inner_folds, gap=gap, seed=seed, groups=dataset.groups)
+    if cv == "shuffled":
+        dealing.warn_of_shuffling()
+    return split, dataset
+
+
+# Small things
+
+
+def check_counts(**given: Any) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
+    if given.get("n_resamples", 2) < 2:
+        raise InputError(f"n_resamples= draws intervals from; two are the least, got {given['n_resamples']!r}.")
+
+
+def _check_choices(regression: str, metric: str, device: str) -> None:
+    if regression not in REGRESSIONS:
+        raise InputError(f"regression={regression!r} is not known. Give one of {', '.join(REGRESSIONS)}.")
+    if metric not in scoring.METRICS:
+        raise InputError(f"metric={metric!r} is not known. Give one of {', '.join(scoring.METRICS)}.")
+    from modalnet.brain.encoding import solver
+
+    with solver(device):
+        pass
+
+
+def _penalties(given: Sequence[float] | None) -> np.ndarray:
+    found = np.asarray(PENALTIES if given is None else given, dtype=np.float64)
+    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found > 0)).all():
+        raise InputError(f"penalties= are numbers above 0; got {given!r}.")
+    return np.sort(found)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for one in arrays:
+        array = np.ascontiguousarray(one)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _renamed(scores: FeatureScores, one: FeatureSet) -> FeatureScores:
+    from dataclasses import replace
+
+    return replace(scores, name=one.name, kind=one.kind)
+
+
+def keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Store | None:
+    """Put a result into the store; a store that cannot be written costs a warning only."""
+    if store is None:
+        return None
+    try:
+        store.put(key, arrays, document)
+    except StoreError as error:
+        warnings.warn(f"{error} The analysis goes on; results are not kept.", stacklevel=3)
+        return None
+    return store
+
+
+def version() -> str:
+    from modalnet import __version__
+
+    return __version__

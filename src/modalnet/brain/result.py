@@ -1,0 +1,472 @@
+"""What an encoding analysis measured: scores of every set of features, with their resamples."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet import resampling, store
+from modalnet.brain.scoring import permutation_p, reaches, summarize
+from modalnet.errors import InputError
+from modalnet.statistics import fdr
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "modalnet.alignment"
+VERSION = 1
+KINDS = ("network", "control", "whole layer", "untrained", "baseline", "beyond", "features")
+RELIABLE = 0.1  # targets with a lower ceiling are not normalized: a small number would divide a small number
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureScores:
+    """How well one set of features predicts.
+
+    Attributes
+    ----------
+    name
+        Of the set.
+    kind
+        ``"network"``, ``"control"`` (random units), ``"whole layer"``, ``"untrained"``, ``"baseline"``, ``"beyond"``
+        (network and baselines together) or ``"features"``.
+    n_features
+        How many.
+    scores
+        float64 [fold, target].
+    resampled
+        [resample]: the summary over targets when blocks of stimuli (and subjects) are drawn again.
+    null
+        [permutation]: the summary when held-out responses are dealt out anew; empty where this was not asked for.
+    reached
+        [target]: how many of the permutations reach the score of the target; empty as above.
+    penalty
+        [fold]: median over targets of the penalty that was chosen.
+    shares
+        Per band [target]: what it adds to the score, averaged over folds; these sum to the score. Empty for one band
+        and where the metric is no correlation.
+    """
+
+    name: str
+    kind: str
+    n_features: int
+    scores: Float[np.ndarray, "fold target"]
+    resampled: Float[np.ndarray, " resample"]
+    null: Float[np.ndarray, " permutation"]
+    reached: Float[np.ndarray, " target"]
+    penalty: Float[np.ndarray, " fold"]
+    shares: dict[str, Float[np.ndarray, " target"]]
+
+    def to_arrays(self, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and a JSON document."""
+        arrays = {
+            f"{prefix}{name}": np.asarray(getattr(self, name), dtype=np.float64)
+            for name in ("scores", "resampled", "null", "reached", "penalty")
+        }
+        arrays |= {f"{prefix}share/{i}": share for i, share in enumerate(self.shares.values())}
+        return arrays, {
+            "name": self.name,
+            "kind": self.kind,
+            "n_features": int(self.n_features),
+            "bands": list(self.shares),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any], prefix: str = ""
+    ) -> FeatureScores:
+        """The inverse of :meth:`to_arrays`."""
+        return cls(
+            document["name"],
+            document["kind"],
+            document["n_features"],
+            scores=arrays[f"{prefix}scores"],
+            resampled=arrays[f"{prefix}resampled"],
+            null=arrays[f"{prefix}null"],
+            reached=arrays[f"{prefix}reached"],
+            penalty=arrays[f"{prefix}penalty"],
+            shares={band: arrays[f"{prefix}share/{i}"] for i, band in enumerate(document["bands"])},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How well units predict a brain, beside everything that they must be compared with.
+
+    Made by :func:`modalnet.brain.align` and :func:`modalnet.brain.encode`.
+
+    Attributes
+    ----------
+    model, dataset
+        Readable names.
+    sets
+        The sets of features; the first is what the question is about.
+    ceiling
+        [target]: the correlation that a perfect model would reach; NaN where it is not known.
+    subjects, regions
+        Per target; None where it is not said.
+    notes
+        What a reader of the scores must know.
+    settings
+        Everything that was asked for, as a JSON document.
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit each other.
+    """
+
+    model: str
+    dataset: str
+    sets: tuple[FeatureScores, ...]
+    ceiling: Float[np.ndarray, " target"]
+    subjects: tuple[str, ...] | None
+    regions: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise InputError("An alignment has the scores of one set of features at least.")
+        shapes = {one.scores.shape for one in self.sets}
+        if len(shapes) > 1 or next(iter(shapes))[1] != len(self.ceiling):
+            raise InputError(f"All sets are scored on the same folds and targets; got {shapes}, {len(self.ceiling)}.")
+        try:
+            settings = json.loads(json.dumps(self.settings))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The settings of an alignment must be JSON: {error}") from error
+        object.__setattr__(self, "settings", settings)
+
+    # -- what was scored -----------------------------------------------------------------------------------------
+
+    @property
+    def metric(self) -> str:
+        """``"pearson"`` or ``"r2"``."""
+        return str(self.settings["metric"])
+
+    @property
+    def n_targets(self) -> int:
+        """How many targets."""
+        return len(self.ceiling)
+
+    @property
+    def network(self) -> FeatureScores:
+        """The set that the question is about."""
+        return self.sets[0]
+
+    @property
+    def controls(self) -> list[FeatureScores]:
+        """The random controls."""
+        return [one for one in self.sets if one.kind == "control"]
+
+    def __getitem__(self, name: str) -> FeatureScores:
+        for one in self.sets:
+            if one.name == name:
+                return one
+        raise InputError(
+            f"No set {name!r} was scored; there are {', '.join(dict.fromkeys(s.name for s in self.sets))}."
+        )
+
+    def score(self, one: FeatureScores | str) -> float:
+        """Median over targets of the mean over folds, of each subject and then averaged over subjects."""
+        return float(summarize(self._means(one)[None], self.subjects)[0])
+
+    def normalized(self, one: FeatureScores | str) -> float:
+        """The same of score / noise ceiling (its square, for r2), over targets whose ceiling is 0.1 or more; or NaN."""
+        limit = self.ceiling**2 if self.metric == "r2" else self.ceiling
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = np.where(self.ceiling >= RELIABLE, self._means(one) / limit, np.nan)
+        return float(summarize(shares[None], self.subjects)[0]) if np.isfinite(shares).any() else math.nan
+
+    def _means(self, one: FeatureScores | str) -> np.ndarray:
+        found = self[one] if isinstance(one, str) else one
+        there = np.isfinite(found.scores)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(there, found.scores, 0).sum(axis=0) / there.sum(axis=0)
+
+    # -- tables --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        import pandas as pd
+
+        controls = self.controls
+        first = self.network
+        rows = [self._row(one) for one in self.sets if one.kind != "control"]
+        if controls:
+            values = np.array([self.score(one) for one in controls])
+            resampled = np.stack([one.resampled for one in controls])
+            rng = np.random.Generator(np.random.PCG64([int(self.settings["seed"]), 4]))
+            # Draws are a sample as well: each resample of stimuli meets another sample of draws.
+            drawn = rng.integers(0, len(controls), size=(resampled.shape[1], len(controls)))
+            mean = np.take_along_axis(resampled.T, drawn, axis=1).mean(axis=1)
+            low, high = resampling.interval(mean)
+            over = resampling.interval(first.resampled - mean)
+            row = {
+                "features": controls[0].name,
+                "kind": "control",
+                "n_features": controls[0].n_features,
+                "draws": len(controls),
+                "score": float(values.mean()),
+                "low": low,
+                "high": high,
+                "lowest": float(values.min()),
+                "highest": float(values.max()),
+                "p": math.nan,
+                "normalized": float(np.mean([self.normalized(one) for one in controls])),
+                "network_minus": self.score(first) - float(values.mean()),
+                "network_minus_low": over[0],
+                "network_minus_high": over[1],
+                "p_rank": resampling.rank_p(self.score(first), values),
+            }
+            rows.insert(1, row)
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """One row per set of features; random controls are one row.
+
+        Returns
+        -------
+        DataFrame
+            features, kind, n_features, draws; score (median over targets, see :meth:`score`) with its 95% interval
+            low, high (blocks of held-out stimuli, subjects and draws resampled); lowest, highest (over draws of a
+            control); p (one-sided, by permutation of blocks of held-out responses); normalized (by the noise ceiling);
+            network_minus, …_low, …_high: how far the first set's score lies above this one's, paired; p_rank: share of
+            random draws that reach the first set's score, (1 + reached) / (1 + draws).
+        """
+        return self._table.copy()
+
+    def _row(self, one: FeatureScores) -> dict[str, Any]:
+        score, first = self.score(one), self.network
+        low, high = resampling.interval(one.resampled)
+        row = {
+            "features": one.name,
+            "kind": one.kind,
+            "n_features": one.n_features,
+            "draws": 1,
+            "score": score,
+            "low": low,
+            "high": high,
+            "lowest": math.nan,
+            "highest": math.nan,
+            "p": math.nan,
+            "normalized": self.normalized(one),
+            "network_minus": math.nan,
+            "network_minus_low": math.nan,
+            "network_minus_high": math.nan,
+            "p_rank": math.nan,
+        }
+        if len(one.null):
+            reached = reaches(one.null, np.array(score))
+            row["p"] = float(permutation_p(np.array(score), reached, len(one.null)))
+        if one is not first:
+            row["network_minus"] = self.score(first) - score
+            row["network_minus_low"], row["network_minus_high"] = resampling.interval(first.resampled - one.resampled)
+        return row
+
+    def beyond(self) -> dict[str, float]:
+        """What the network adds to the simple baselines: score of both together less that of all baselines.
+
+        Returns
+        -------
+        dict
+            ``"gain"``, ``"low"``, ``"high"``; NaN where either was not scored.
+        """
+        both = [one for one in self.sets if one.kind == "beyond"]
+        alone = [one for one in self.sets if one.name == "all baselines"]
+        if not both or not alone:
+            return dict.fromkeys(("gain", "low", "high"), math.nan)
+        low, high = resampling.interval(both[0].resampled - alone[0].resampled)
+        return {"gain": self.score(both[0]) - self.score(alone[0]), "low": low, "high": high}
+
+    def targets(self, features: str | None = None) -> pd.DataFrame:
+        """One row per target.
+
+        Parameters
+        ----------
+        features
+            The name of a set; the first, if None.
+
+        Returns
+        -------
+        DataFrame
+            target, subject, region, score (mean over folds), p (one-sided, by permutation), q (Benjamini-Hochberg over
+            targets), ceiling, normalized, control (mean over random draws).
+
+        Raises
+        ------
+        InputError
+            For a set that was not scored.
+        """
+        import pandas as pd
+
+        one = self.network if features is None else self[features]
+        scores, n = self._means(one), self.n_targets
+        p = permutation_p(scores, one.reached, len(one.null)) if len(one.null) else np.full(n, np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            normalized = scores / (self.ceiling**2 if self.metric == "r2" else self.ceiling)
+        return pd.DataFrame(
+            {
+                "target": np.arange(n),
+                "subject": self.subjects or [""] * n,
+                "region": self.regions or [""] * n,
+                "score": scores,
+                "p": p,
+                "q": fdr(p),
+                "ceiling": self.ceiling,
+                "normalized": np.where(self.ceiling >= RELIABLE, normalized, np.nan),
+                "control": np.mean([self._means(c) for c in self.controls], axis=0) if self.controls else np.nan,
+            }
+        )
+
+    def verdict(self) -> str:
+        """One sentence on the question: does the first set predict better than its random controls?"""
+        rows = self._table
+        controls = rows[rows["kind"] == "control"]
+        first = rows.iloc[0]
+        what = f"{first['features']} predicts {self.dataset} with {self.metric} {_with_interval(first, 'score')}"
+        if not len(controls):
+            return f"{what}; no random controls were scored."
+        row = controls.iloc[0]
+        gap = f"{row['network_minus']:+.3f} [{row['network_minus_low']:.3f}, {row['network_minus_high']:.3f}]"
+        draws = int(row["draws"])
+        fewest = max(0.05, 1 / (draws + 1))
+        better = row["network_minus_low"] > 0 and row["p_rank"] <= fewest + 1e-12
+        worse = row["network_minus_high"] < 0
+        word = "better than" if better else "worse than" if worse else "not distinguishably better than"
+        return f"{what}, {word} {draws} draws of {row['features']} ({gap}; rank p = {row['p_rank']:.3f})."
+
+    def summary(self) -> str:
+        """Everything that matters, to be printed."""
+        rows = self._table
+        short = rows[["features", "n_features"]].assign(
+            score=[_with_interval(row, "score") for _, row in rows.iterrows()],
+            p=["" if math.isnan(p) else f"{p:.4f}" for p in rows["p"]],
+            normalized=["" if math.isnan(v) else f"{v:.3f}" for v in rows["normalized"]],
+            network_minus=[
+                "" if math.isnan(row["network_minus"]) else _with_interval(row, "network_minus")
+                for _, row in rows.iterrows()
+            ],
+        )
+        gain = self.beyond()
+        lines = [
+            f"{self.model} on {self.dataset}: {self.n_targets} target{'s' if self.n_targets > 1 else ''}, "
+            f"{self.settings['regression']} regression, {self.settings['cv']} folds",
+            short.to_string(index=False),
+            "",
+            self.verdict(),
+        ]
+        if math.isfinite(gain["gain"]):
+            lines.append(
+                f"Beyond all baselines together it adds {gain['gain']:+.3f} [{gain['low']:.3f}, {gain['high']:.3f}]."
+            )
+        lines += [line for note in self.notes for line in textwrap.wrap(f"Note: {note}", 118)]
+        return "\n".join(lines)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the scores with their intervals: see :func:`modalnet.plotting.brain.alignment_scores`."""
+        from modalnet.plotting.brain import alignment_scores
+
+        return alignment_scores(self, **options)
+
+    def __repr__(self) -> str:
+        return (
+            f"Alignment({self.model} on {self.dataset}: {self.network.name} {self.score(self.network):.3f} "
+            f"{self.metric}, {len(self.sets)} sets of features, {self.n_targets} targets)"
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+        arrays: dict[str, np.ndarray] = {"ceiling": np.asarray(self.ceiling, dtype=np.float64)}
+        sets = []
+        for i, one in enumerate(self.sets):
+            found, document = one.to_arrays(f"{i}/")
+            arrays |= found
+            sets.append(document)
+        return arrays, {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "dataset": self.dataset,
+            "sets": sets,
+            "subjects": None if self.subjects is None else list(self.subjects),
+            "regions": None if self.regions is None else list(self.regions),
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Alignment:
+        """Make a result from what :meth:`to_arrays` returned.
+
+        Raises
+        ------
+        InputError
+            If they hold something else.
+        """
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(
+                f"This is no alignment in the format of this version of modalnet ({FORMAT} {VERSION}): "
+                f"{document.get('format')!r} {document.get('version')!r}."
+            )
+        try:
+            return cls(
+                model=document["model"],
+                dataset=document["dataset"],
+                sets=tuple(FeatureScores.from_arrays(arrays, one, f"{i}/") for i, one in enumerate(document["sets"])),
+                ceiling=arrays["ceiling"],
+                subjects=None if document["subjects"] is None else tuple(document["subjects"]),
+                regions=None if document["regions"] is None else tuple(document["regions"]),
+                notes=tuple(document["notes"]),
+                settings=document["settings"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"These arrays do not make an alignment: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            For another suffix.
+        StoreError
+            If the file cannot be written.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"An alignment is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        store.write_file(path, *self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Alignment:
+        """Read a result that :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file holds something else.
+        StoreError
+            If the file cannot be read or is damaged.
+        """
+        arrays, document = store.read_file(path)
+        try:
+            return cls.from_arrays(arrays, document)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def _with_interval(row: Any, name: str) -> str:
+    low, high = ("low", "high") if name == "score" else (f"{name}_low", f"{name}_high")
+    return f"{row[name]:.3f} [{row[low]:.3f}, {row[high]:.3f}]"

@@ -1,0 +1,243 @@
+"""How good are held-out predictions, and how sure is that?
+
+A score is taken in every fold and averaged over folds, per target. Pooling the predictions of all folds first would be
+wrong: where there is nothing to predict, each fold's prediction is the mean of the others, which lies above the fold's
+own mean just where that is low, and pooled predictions correlate negatively with pure noise.
+
+Intervals and tests resample *blocks* of stimuli (see :mod:`.folds`) inside their folds, without fitting again: they say
+how much the score of these fitted models would vary on other stimuli of the kind. All sets of features share their
+resamples, which keeps comparisons paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from modalnet.brain.encoding import patterns
+from modalnet.resampling import TIE, bootstrap_counts
+
+METRICS = ("pearson", "r2")
+TOGETHER = 500  # targets at once
+HELD = 8_000_000  # numbers that one step of permuting holds
+CONSTANT = 1e-6  # predictions that vary by less than this share of the responses' spread do not vary
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """What is drawn again: one draw for all sets of features.
+
+    Attributes
+    ----------
+    folds, blocks
+        int64 [stimulus].
+    counts
+        [resample, block]: how often each block is drawn, as many in each fold as there are.
+    seed, n_permutations
+        For the permutations, which are drawn when they are needed.
+    """
+
+    folds: Int[np.ndarray, " stimulus"]
+    blocks: Int[np.ndarray, " stimulus"]
+    counts: Int[np.ndarray, "resample block"]
+    seed: int
+    n_permutations: int
+
+    @classmethod
+    def draw(
+        cls,
+        folds: Int[np.ndarray, " stimulus"],
+        blocks: Int[np.ndarray, " stimulus"],
+        *,
+        n_resamples: int,
+        n_permutations: int,
+        seed: int,
+    ) -> Resampling:
+        """Draw the bootstrap."""
+        rng = np.random.Generator(np.random.PCG64([seed, 1]))
+        names, blocks = np.unique(blocks, return_inverse=True)
+        counts = np.zeros((n_resamples, len(names)), dtype=np.int32)
+        for fold in np.unique(folds):
+            members = np.unique(blocks[folds == fold])
+            counts[:, members] = bootstrap_counts(len(members), n_resamples, rng)
+        return cls(folds, np.asarray(blocks), counts, seed, n_permutations)
+
+    def permutations(
+        self, rows: np.ndarray, fold: int, rng: np.random.Generator, n: int
+    ) -> Int[np.ndarray, "permutation stimulus"]:
+        """Orders of the held-out stimuli of a fold in which blocks stay whole: positions among ``rows`` of the fold.
+
+        Blocks of one size could change places; of different sizes they are laid end to end in a random order, so that
+        neighbours inside a block stay neighbours.
+        """
+        held = np.flatnonzero((self.folds == fold) & rows)
+        labels = self.blocks[held]
+        names, place = np.unique(labels, return_inverse=True)
+        keys = rng.random((n, len(names)))[:, place]  # one random key per block; stable within the block
+        return np.argsort(keys, axis=1, kind="stable")
+
+
+def fold_scores(
+    predictions: Float[np.ndarray, "stimulus target"],
+    responses: Float[np.ndarray, "stimulus target"],
+    folds: Int[np.ndarray, " stimulus"],
+    metric: str,
+) -> Float[np.ndarray, "fold target"]:
+    """The score of each fold and target.
+
+    Returns
+    -------
+    array
+        float64. ``"pearson"``: the correlation; 0 where the prediction does not vary. ``"r2"``: 1 - squared error /
+        squared deviation from the fold's own mean. NaN where a fold has fewer than three responses, or they are all
+        the same.
+    """
+    rows = []
+    for fold in np.unique(folds):
+        sums, shift = _sums(predictions[folds == fold], responses[folds == fold])
+        rows.append(_score(tuple(part.sum(axis=0) for part in sums), shift, metric))
+    return np.stack(rows)
+
+
+def bootstrap(
+    predictions: Float[np.ndarray, "stimulus target"],
+    responses: Float[np.ndarray, "stimulus target"],
+    resampling: Resampling,
+    metric: str,
+) -> Float[np.ndarray, "resample target"]:
+    """The score of each target, averaged over folds, under the resamples; float32."""
+    n_resamples = len(resampling.counts)
+    found = np.empty((n_resamples, responses.shape[1]), dtype=np.float32)
+    for start in range(0, responses.shape[1], TOGETHER):
+        some = slice(start, start + TOGETHER)
+        total = np.zeros((n_resamples, found[:, some].shape[1]))
+        n_folds = np.zeros_like(total)
+        for fold in np.unique(resampling.folds):
+            held = np.flatnonzero(resampling.folds == fold)
+            blocks, place = np.unique(resampling.blocks[held], return_inverse=True)
+            member = np.zeros((len(blocks), len(held)))
+            member[place, np.arange(len(held))] = 1
+            counts = resampling.counts[:, blocks].astype(np.float64)
+            sums, shift = _sums(predictions[held][:, some], responses[held][:, some])
+            score = _score(tuple(counts @ (member @ part) for part in sums), shift, metric)
+            there = np.isfinite(score)
+            total += np.where(there, score, 0)
+            n_folds += there
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found[:, some] = total / n_folds
+    return found
+
+
+def permuted(
+    predictions: Float[np.ndarray, "stimulus target"],
+    responses: Float[np.ndarray, "stimulus target"],
+    resampling: Resampling,
+    metric: str,
+) -> Iterator[Float[np.ndarray, "permutation target"]]:
+    """Scores of each target when blocks of held-out responses are dealt out anew within folds, some at a time.
+
+    Under the hypothesis that predictions have nothing to do with the responses, blocks of responses of one fold can
+    change places. Models are not fit again, so the test is of the association out of sample.
+    """
+    import torch
+
+    folds = np.unique(resampling.folds)
+    n_targets = responses.shape[1]
+    step = max(1, HELD // max(1, n_targets * max(int((resampling.folds == fold).sum()) for fold in folds)))
+    rngs = {int(fold): np.random.Generator(np.random.PCG64([resampling.seed, 2, int(fold)])) for fold in folds}
+    groups = patterns(np.where(np.isfinite(predictions), responses, np.nan))
+    for start in range(0, resampling.n_permutations, step):
+        n = min(step, resampling.n_permutations - start)
+        total, n_folds = np.zeros((n, n_targets)), np.zeros(n_targets)
+        for fold in folds:
+            for rows, columns in groups:
+                held = np.flatnonzero((resampling.folds == fold) & rows)
+                if len(held) < 3:
+                    continue
+                p, y = (torch.from_numpy(part[np.ix_(held, columns)]) for part in (predictions, responses))
+                order = torch.from_numpy(resampling.permutations(rows, int(fold), rngs[int(fold)], n))
+                centred, spread = y - y.mean(0), y.var(0, correction=0)
+                own, own_spread = p - p.mean(0), p.var(0, correction=0)
+                dealt = centred.float()[order]  # [permutation, stimulus, target]
+                covariance = torch.einsum("pst,st->pt", dealt, own.float()).double() / len(held)
+                if metric == "pearson":
+                    flat = own_spread <= CONSTANT**2 * spread
+                    score = torch.where(flat, 0.0, covariance / (own_spread * spread).sqrt())
+                else:
+                    shift = (p.mean(0) - y.mean(0)) ** 2
+                    score = 1 - (spread - 2 * covariance + own_spread + shift) / spread
+                valid = spread > 0
+                total[:, columns] += torch.where(valid, score, 0.0).numpy()
+                n_folds[columns] += valid.numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            yield total / n_folds
+
+
+def summarize(scores: Float[np.ndarray, "row target"], subjects: Sequence[str] | None) -> Float[np.ndarray, " row"]:
+    """Median over targets, of each subject and then averaged over subjects; targets without a score are left out."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a row of NaN alone has the median NaN
+        if subjects is None or len(set(subjects)) < 2:
+            return np.nanmedian(scores, axis=1)
+        names = np.asarray(subjects)
+        return np.nanmean([np.nanmedian(scores[:, names == name], axis=1) for name in dict.fromkeys(subjects)], axis=0)
+
+
+def summarize_resampled(
+    scores: Float[np.ndarray, "resample target"], subjects: Sequence[str] | None, seed: int
+) -> Float[np.ndarray, " resample"]:
+    """:func:`summarize` of each resample, with subjects drawn again as well where there are several."""
+    import warnings
+
+    if subjects is None or len(set(subjects)) < 2:
+        return summarize(scores, None)
+    names = np.asarray(subjects)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        medians = np.stack([np.nanmedian(scores[:, names == name], axis=1) for name in dict.fromkeys(subjects)])
+    rng = np.random.Generator(np.random.PCG64([seed, 3]))
+    counts = bootstrap_counts(len(medians), scores.shape[0], rng).T.astype(np.float64)
+    there = np.isfinite(medians)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (counts * np.where(there, medians, 0)).sum(0) / (counts * there).sum(0)
+
+
+def permutation_p(value: np.ndarray, reached: np.ndarray, n: int) -> np.ndarray:
+    """(1 + permutations that reach the value) / (1 + permutations); NaN where the value is."""
+    return np.where(np.isfinite(value), (1 + reached) / (1 + n), np.nan)
+
+
+def reaches(samples: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """How many samples, along the first axis, are at least the value."""
+    return (samples >= value - TIE * np.maximum(1.0, np.abs(value))).sum(axis=0)
+
+
+def _sums(predictions: np.ndarray, responses: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Per stimulus and target 1, p, y, p², y², py, each about its own mean in the fold; and mean(p) - mean(y).
+
+    0 where there is no response.
+    """
+    there = np.isfinite(predictions) & np.isfinite(responses)
+    n = np.maximum(there.sum(axis=0), 1)
+    p, y = (np.where(there, part, 0.0) for part in (predictions, responses))
+    middle_p, middle_y = p.sum(axis=0) / n, y.sum(axis=0) / n
+    p, y = np.where(there, p - middle_p, 0.0), np.where(there, y - middle_y, 0.0)
+    return (there.astype(np.float64), p, y, p * p, y * y, p * y), middle_p - middle_y
+
+
+def _score(sums: tuple[np.ndarray, ...], shift: np.ndarray, metric: str) -> np.ndarray:
+    n, p, y, pp, yy, py = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread_y, spread_p = yy - y * y / n, pp - p * p / n
+        few = (n < 3) | ~(spread_y > 1e-12 * np.maximum(yy, 1e-300))
+        if metric == "r2":
+            error = yy - 2 * py + pp - 2 * shift * (y - p) + n * shift**2
+            return np.where(few, np.nan, 1 - error / spread_y)
+        flat = spread_p <= CONSTANT**2 * spread_y
+        score = (py - p * y / n) / np.sqrt(np.where(flat, 1.0, spread_p) * spread_y)
+        return np.where(few, np.nan, np.where(flat, 0.0, score))

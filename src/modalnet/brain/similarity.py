@@ -1,0 +1,617 @@
+"""Do units and a brain find the same stimuli alike? Representational similarity and linear CKA.
+
+An encoding model asks whether responses can be *predicted* from units, with a free weight for each. The two measures
+here have no free weights: they compare which pairs of stimuli are near and far. :func:`rsa` correlates dissimilarities;
+:func:`cka` compares the kernels of all stimuli.
+
+Both are functions of pairs of stimuli, and pairs share stimuli, so pairs are never resampled. Intervals come from the
+jackknife over blocks of stimuli (one block left out at a time), p values from permutations of blocks of stimuli.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet import resampling, store
+from modalnet.activations import blocks_of, check_units, chosen_units, read_activations
+from modalnet.brain import alignment as aligning
+from modalnet.brain.alignment import FeatureSet
+from modalnet.brain.dataset import BrainDataset, check_dataset
+from modalnet.brain.folds import FEWEST, RUN
+from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
+from modalnet.errors import InputError
+from modalnet.store import Store
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.model import Model
+
+FORMAT = "modalnet.similarity"
+VERSION = 1
+MOST_BLOCKS = 200  # that are left out one at a time
+DISSIMILARITIES = ("correlation", "euclidean")
+COMPARISONS = ("spearman", "pearson", "cosine")
+PERMUTATIONS = 1000
+
+
+def rsa(
+    model: Model,
+    units: Any,
+    dataset: BrainDataset,
+    *,
+    dissimilarity: Literal["correlation", "euclidean"] = "correlation",
+    brain_dissimilarity: Literal["correlation", "euclidean"] | None = None,
+    compare: Literal["spearman", "pearson", "cosine"] = "spearman",
+    within_groups: bool = False,
+    controls: int = 10,
+    match: Literal["layer", "norm", "tower"] = "layer",
+    baselines: Sequence[str] | bool = True,
+    untrained: bool | Model | Literal["auto"] = "auto",
+    whole_layer: bool = True,
+    fraction: float = 0.01,
+    tokens: Any = None,
+    n_permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Similarity:
+    """Representational similarity analysis: are stimuli that units tell apart told apart by the brain?
+
+    Parameters
+    ----------
+    model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, seed, batch_size, \
+remote, cache, progress
+        As for :func:`modalnet.brain.align`. Targets that were not measured on some stimuli are left out, with a note.
+    dissimilarity, brain_dissimilarity
+        ``"correlation"`` (1 - Pearson over units) or ``"euclidean"`` (squared, over the number of units). For the brain
+        the same, but ``"euclidean"`` where there are fewer than three targets, over which no correlation is.
+    compare
+        How the two sets of dissimilarities are compared.
+    within_groups
+        Whether pairs of stimuli of one group count. Such stimuli are alike in topic and near in time, so by default
+        they do not.
+    n_permutations
+        For the p value of the network and of its untrained copy.
+
+    Returns
+    -------
+    Similarity
+        ``.table()``, ``.summary()``, ``.plot()``.
+
+    Raises
+    ------
+    InputError
+        For what does not fit, before anything runs; without rsatoolbox.
+
+    Notes
+    -----
+    Dissimilarities are computed by rsatoolbox. For ``"spearman"`` they are ranked once, over all pairs that count; the
+    jackknife does not rank anew. Where the data have several subjects, the noise ceiling is the similarity of each
+    subject's dissimilarities to the mean of the others (lower bound) and of all (upper bound).
+
+    References
+    ----------
+    Kriegeskorte, Mur & Bandettini (2008), Frontiers in Systems Neuroscience 2:4. Nili et al. (2014), PLoS Computational
+    Biology 10(4):e1003553, for the noise ceiling. Schütt, Kipnis, Diedrichsen & Kriegeskorte (2023), eLife 12:e82566,
+    for inference and rsatoolbox.
+    """
+    dataset = check_dataset(dataset)
+    for what, value, known in (
+        ("dissimilarity", dissimilarity, DISSIMILARITIES),
+        ("brain_dissimilarity", brain_dissimilarity or dissimilarity, DISSIMILARITIES),
+        ("compare", compare, COMPARISONS),
+    ):
+        if value not in known:
+            raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(known)}.")
+    toolbox()
+    dataset, notes = _complete(dataset)
+    of_brain = brain_dissimilarity or dissimilarity
+    if dataset.n_targets < 3 and of_brain == "correlation":
+        if brain_dissimilarity is not None:
+            raise InputError(f"No correlation is over {dataset.n_targets} target(s); take the euclidean distance.")
+        of_brain = "euclidean"
+        notes.append(f"{dataset.n_targets} target(s) have no correlation over targets: brain distances are euclidean.")
+    groups = None if within_groups else dataset.groups
+    if groups is not None:
+        notes.append("pairs of stimuli of one group are left out.")
+    measure = Rsa(
+        dataset.responses, _blocks(dataset, seed), groups=groups, own=dissimilarity, brain=of_brain, compare=compare
+    )
+    ceiling = (math.nan, math.nan)
+    if dataset.subjects is not None and len(set(dataset.subjects)) > 1:
+        ceiling = measure.ceiling(dataset.responses, dataset.subjects)
+    settings = {
+        "measure": f"RSA ({compare})",
+        "dissimilarity": dissimilarity,
+        "brain_dissimilarity": of_brain,
+        "compare": compare,
+        "within_groups": within_groups,
+    }
+    return _compare(
+        measure,
+        (model.at(remote), units, dataset),
+        settings,
+        ceiling=ceiling,
+        notes=notes,
+        controls=controls,
+        match=match,
+        baselines=baselines,
+        untrained=untrained,
+        whole_layer=whole_layer,
+        fraction=fraction,
+        tokens=tokens,
+        n_permutations=n_permutations,
+        seed=seed,
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def cka(
+    model: Model,
+    units: Any,
+    dataset: BrainDataset,
+    *,
+    debiased: bool = True,
+    controls: int = 10,
+    match: Literal["layer", "norm", "tower"] = "layer",
+    baselines: Sequence[str] | bool = True,
+    untrained: bool | Model | Literal["auto"] = "auto",
+    whole_layer: bool = True,
+    fraction: float = 0.01,
+    tokens: Any = None,
+    n_permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Similarity:
+    """Linear CKA of units and brain responses.
+
+    Parameters
+    ----------
+    model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, n_permutations, seed, \
+batch_size, remote, cache, progress
+        As for :func:`rsa`.
+    debiased
+        As for :func:`modalnet.brain.linear_cka`.
+
+    Returns
+    -------
+    Similarity
+
+    Raises
+    ------
+    InputError
+        For what does not fit, before anything runs.
+
+    Notes
+    -----
+    Units are z-scored over stimuli first: a few residual units with massive activations would otherwise be the whole
+    kernel. All pairs of stimuli count, those of one group included.
+
+    References
+    ----------
+    See :func:`modalnet.brain.linear_cka`.
+    """
+    dataset = check_dataset(dataset)
+    dataset, notes = _complete(dataset)
+    measure = Cka(dataset.responses, _blocks(dataset, seed), debiased=debiased)
+    settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
+    return _compare(
+        measure,
+        (model.at(remote), units, dataset),
+        settings,
+        ceiling=(math.nan, math.nan),
+        notes=notes,
+        controls=controls,
+        match=match,
+        baselines=baselines,
+        untrained=untrained,
+        whole_layer=whole_layer,
+        fraction=fraction,
+        tokens=tokens,
+        n_permutations=n_permutations,
+        seed=seed,
+        batch_size=batch_size,
+        cache=cache,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityScore:
+    """How alike one set of features and the brain are.
+
+    Attributes
+    ----------
+    name, kind, n_features
+        As for :class:`.result.FeatureScores`.
+    value
+        The similarity.
+    left_out
+        [block]: the similarity without each block of stimuli.
+    null
+        [permutation]: the similarity to permuted responses; empty where this was not asked for.
+    """
+
+    name: str
+    kind: str
+    n_features: int
+    value: float
+    left_out: Float[np.ndarray, " block"]
+    null: Float[np.ndarray, " permutation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """Similarity of units to a brain, beside that of random units and other comparisons.
+
+    Made by :func:`modalnet.brain.rsa` and :func:`modalnet.brain.cka`.
+
+    Attributes
+    ----------
+    model, dataset
+        Readable names.
+    sets
+        The network first.
+    ceiling
+        Lower and upper bound of what a perfect model would reach; NaN where it is not known.
+    notes
+        What a reader must know.
+    settings
+        Everything that was asked for, as a JSON document.
+    """
+
+    model: str
+    dataset: str
+    sets: tuple[SimilarityScore, ...]
+    ceiling: tuple[float, float]
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise InputError("A similarity has one set of features at least.")
+        object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
+
+    @property
+    def measure(self) -> str:
+        """What was measured, in words."""
+        return str(self.settings["measure"])
+
+    @property
+    def controls(self) -> list[SimilarityScore]:
+        """The random controls."""
+        return [one for one in self.sets if one.kind == "control"]
+
+    def table(self) -> pd.DataFrame:
+        """One row per set of features; random controls are one row.
+
+        Returns
+        -------
+        DataFrame
+            features, kind, n_features, draws, score, low, high (95%, jackknife over blocks of stimuli; over draws for
+            controls: lowest and highest), p (one-sided, permutation of blocks), network_minus with _low and _high
+            (paired jackknife), p_rank.
+        """
+        import pandas as pd
+
+        first = self.sets[0]
+        rows = []
+        for one in self.sets:
+            if one.kind == "control":
+                continue
+            low, high = _jackknife(one.value, one.left_out)
+            gap = (math.nan, math.nan)
+            if one is not first:
+                gap = _jackknife(first.value - one.value, first.left_out - one.left_out)
+            n = len(one.null)
+            p = (1 + int((one.null >= one.value - 1e-12).sum())) / (1 + n) if n else math.nan
+            rows.append(
+                _row(one.name, one.kind, one.n_features, 1, (one.value, low, high))
+                | {"p": p, "network_minus": first.value - one.value if one is not first else math.nan}
+                | {"network_minus_low": gap[0], "network_minus_high": gap[1], "p_rank": math.nan}
+            )
+        controls = self.controls
+        if controls:
+            values = np.array([one.value for one in controls])
+            left = np.mean([one.left_out for one in controls], axis=0)
+            gap = _jackknife(first.value - values.mean(), first.left_out - left)
+            row = _row(
+                controls[0].name,
+                "control",
+                controls[0].n_features,
+                len(controls),
+                (float(values.mean()), float(values.min()), float(values.max())),
+            ) | {
+                "p": math.nan,
+                "network_minus": first.value - float(values.mean()),
+                "network_minus_low": gap[0],
+                "network_minus_high": gap[1],
+                "p_rank": resampling.rank_p(first.value, values),
+            }
+            rows.insert(1, row)
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """What matters, to be printed."""
+        table = self.table()
+        short = table[["features", "n_features"]].assign(
+            score=[f"{r['score']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" for r in table.to_dict("records")],
+            p=["" if math.isnan(p) else f"{p:.4f}" for p in table["p"]],
+            p_rank=["" if math.isnan(p) else f"{p:.3f}" for p in table["p_rank"]],
+        )
+        lines = [f"{self.measure} of {self.model} and {self.dataset}", short.to_string(index=False)]
+        if math.isfinite(self.ceiling[0]):
+            lines.append(f"noise ceiling {self.ceiling[0]:.3f} to {self.ceiling[1]:.3f}")
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the similarities with their intervals: see :func:`modalnet.plotting.brain.alignment_scores`."""
+        from modalnet.plotting.brain import alignment_scores
+
+        return alignment_scores(self, **options)
+
+    def __repr__(self) -> str:
+        return f"Similarity({self.measure}: {self.model} and {self.dataset}, {self.sets[0].value:.4f})"
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+        arrays: dict[str, np.ndarray] = {
+            "values": np.array([one.value for one in self.sets]),
+            "ceiling": np.array(self.ceiling, dtype=np.float64),
+        }
+        for i, one in enumerate(self.sets):
+            arrays |= {f"{i}/left_out": one.left_out, f"{i}/null": one.null}
+        return arrays, {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "dataset": self.dataset,
+            "sets": [[one.name, one.kind, int(one.n_features)] for one in self.sets],
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Similarity:
+        """Make a result from what :meth:`to_arrays` returned.
+
+        Raises
+        ------
+        InputError
+            If they hold something else.
+        """
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(
+                f"This is no similarity in the format of this version of modalnet ({FORMAT} {VERSION}): "
+                f"{document.get('format')!r} {document.get('version')!r}."
+            )
+        try:
+            sets = tuple(
+                SimilarityScore(name, kind, n, float(arrays["values"][i]), arrays[f"{i}/left_out"], arrays[f"{i}/null"])
+                for i, (name, kind, n) in enumerate(document["sets"])
+            )
+            low, high = (float(bound) for bound in arrays["ceiling"])
+            return cls(
+                document["model"],
+                document["dataset"],
+                sets,
+                (low, high),
+                tuple(document["notes"]),
+                document["settings"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"These arrays do not make a similarity: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all; an InputError for another suffix."""
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"A similarity is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        store.write_file(path, *self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Similarity:
+        """Read a result that :meth:`save` wrote; an InputError if the file holds something else."""
+        arrays, document = store.read_file(path)
+        try:
+            return cls.from_arrays(arrays, document)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def _row(name: str, kind: str, n_features: int, draws: int, score: tuple[float, float, float]) -> dict[str, Any]:
+    row: dict[str, Any] = {"features": name, "kind": kind, "n_features": n_features, "draws": draws}
+    return row | dict(zip(("score", "low", "high"), score, strict=True))
+
+
+def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[float, float]:
+    """95% interval from values without each block: value ± t · se.
+
+    References
+    ----------
+    Efron & Tibshirani (1993), An Introduction to the Bootstrap, equation 11.5.
+    """
+    from scipy import stats
+
+    n = len(left_out)
+    if n < 2 or not np.isfinite(left_out).all() or not math.isfinite(value):
+        return math.nan, math.nan
+    se = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    reach = float(stats.t.ppf(0.975, n - 1)) * se
+    return value - reach, value + reach
+
+
+# Running
+
+
+def _complete(dataset: BrainDataset) -> tuple[BrainDataset, list[str]]:
+    """The targets that were measured on every stimulus."""
+    whole = np.isfinite(dataset.responses).all(axis=0)
+    if whole.all():
+        return dataset, []
+    if not whole.any():
+        raise InputError(
+            f"{dataset.name}: no target was measured on every stimulus, and similarities compare all of them. Select "
+            "stimuli that were (dataset.select(stimuli=...))."
+        )
+    return dataset.select(targets=whole), [f"{int((~whole).sum())} targets with missing responses are left out."]
+
+
+def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
+    """Stimuli that are left out together, at most MOST_BLOCKS of them."""
+    n = len(dataset)
+    if dataset.groups is not None and len(set(dataset.groups)) >= 2 * FEWEST:
+        labels = np.unique(np.asarray(dataset.groups, dtype=str), return_inverse=True)[1]
+    elif dataset.ordered:
+        labels = np.arange(n) // RUN
+    else:
+        labels = np.arange(n)
+    count = int(labels.max()) + 1
+    if count <= MOST_BLOCKS:
+        return labels
+    rng = np.random.Generator(np.random.PCG64([seed, 5]))
+    merged = np.empty(count, dtype=np.int64)
+    merged[np.argsort(rng.random(count), kind="stable")] = np.arange(count) % MOST_BLOCKS
+    return merged[labels]
+
+
+def _compare(  # every option of the two face functions
+    measure: Measure,
+    question: tuple[Model, Any, BrainDataset],
+    settings: dict[str, Any],
+    *,
+    ceiling: tuple[float, float],
+    notes: list[str],
+    controls: int,
+    match: str,
+    baselines: Sequence[str] | bool,
+    untrained: Any,
+    whole_layer: bool,
+    fraction: float,
+    tokens: Any,
+    n_permutations: int,
+    seed: int,
+    batch_size: Any,
+    cache: bool | str | Path,
+    progress: bool,
+) -> Similarity:
+    model, units, dataset = question
+    network = chosen_units(units, fraction)
+    check_units(model, network, "The network's units")
+    aligning.check_counts(controls=controls, n_permutations=n_permutations)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
+    copy, missing = aligning.untrained_of(model, untrained, network)
+    random = network.random(controls, seed, match) if controls else []
+    simple, left_out = aligning.baselines_of(dataset, baselines)
+    notes = [*notes, *missing, *left_out]
+    asked = settings | {
+        "controls": controls,
+        "match": match,
+        "tokens": tokens if tokens is None or isinstance(tokens, str | dict) else list(tokens),
+        "n_permutations": n_permutations,
+        "seed": seed,
+        "n_units": network.count,
+        "n_stimuli": len(dataset),
+        "blocks": int(measure.blocks.max()) + 1,
+    }
+    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    key = ""
+    if kept is not None:
+        key = Store.key(
+            {
+                "analysis": "similarity",
+                "model": model.fingerprint(),
+                "under": [one.digest for one in model.interventions],
+                "units": network.indices(),
+                "untrained": copy if copy in (None, "copy") else copy.fingerprint(),
+                "dataset": dataset.digest(),
+                "baselines": list(simple),
+                "whole_layer": whole_layer,
+                "settings": asked,
+                "version": aligning.version(),
+            }
+        )
+        found = kept.get(key)
+        if found is not None:
+            return Similarity.from_arrays(*found)
+    blocks = blocks_of(network, *random)
+    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": cache, "progress": progress}
+    activations = read_activations(model, dataset.stimuli, blocks, **options)
+
+    def one_set(name: str, kind: str, which: Units, read: Any = activations, tested: bool = False) -> FeatureSet:
+        return FeatureSet(name, kind, {"units": _standardized(read.of(which))}, tested)
+
+    sets = [one_set("network", "network", network, tested=True)]
+    sets += [one_set(f"random units, {match}-matched", "control", one) for one in random]
+    everything = aligning.whole_blocks(network, blocks)
+    if whole_layer:
+        fullest = aligning.fullest_layer(network)
+        (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
+        sets.append(one_set(f"whole layer ({tower} {layer})", "whole layer", fullest))
+        sets.append(one_set("all its layers", "whole layer", everything))
+    if copy is not None:
+        copy = model.untrained() if copy == "copy" else copy
+        other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
+        sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
+    for name, features in simple.items():
+        if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
+            notes.append(f"baseline {name!r} left out: no correlation is over {features.shape[1]} numbers")
+            continue
+        sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+    scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
+    result = Similarity(model.name, dataset.name, tuple(scores), ceiling, tuple(notes), asked)
+    aligning.keep(kept, key, *result.to_arrays())
+    return result
+
+
+def _scored(
+    measure: Measure, sets: Sequence[FeatureSet], what: str, n_permutations: int, seed: int, *, progress: bool
+) -> list[SimilarityScore]:
+    """Each set's similarity, without each block, and under permutations of blocks."""
+    from tqdm.auto import tqdm
+
+    scores = []
+    weights = 1.0 - np.eye(int(measure.blocks.max()) + 1)[:, measure.blocks]
+    for one in tqdm(sets, desc=what, unit="set", disable=not progress):
+        bound = measure.bind(np.asarray(one.bands["units"], dtype=np.float64))
+        value = float(bound.values(np.ones((1, len(measure.blocks))))[0])
+        null = np.zeros(0)
+        if one.tested and n_permutations:
+            rng = np.random.Generator(np.random.PCG64([seed, 6]))
+            orders = (
+                np.argsort(rng.random(int(measure.blocks.max()) + 1)[measure.blocks], kind="stable")
+                for _ in range(n_permutations)
+            )
+            # The order is of a layout in which blocks lie one behind the other, as they do in the permuted one.
+            layout = np.argsort(measure.blocks, kind="stable")
+            back = np.argsort(layout, kind="stable")
+            null = np.array([bound.permuted(order[back]) for order in orders])
+        scores.append(SimilarityScore(one.name, one.kind, one.n_features, value, bound.values(weights), null))
+    return scores
+
+
+def _standardized(features: np.ndarray) -> np.ndarray:
+    """Each feature z-scored over stimuli; constant ones 0."""
+    values = np.asarray(features, dtype=np.float64)
+    middle, spread = values.mean(axis=0), values.std(axis=0)
+    return np.where(spread > 0, (values - middle) / np.where(spread > 0, spread, 1), 0.0)

@@ -1,0 +1,146 @@
+"""What the human language network does under the four classic conditions, and whether a network does the same.
+
+What is published and agrees between studies is an order, not a set of numbers: percent signal change depends on the
+scanner, the task and the region. So the comparison is of five differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.profiles.result import Profile
+
+SENTENCES, WORDS, JABBERWOCKY, NONWORDS = LANGUAGE = ("sentences", "word-lists", "jabberwocky", "nonwords")
+
+FEDORENKO2010 = "Fedorenko et al. (2010), J Neurophysiol 104:1177-1194"
+FEDORENKO2016 = "Fedorenko et al. (2016), PNAS 113:E6256-E6262"
+SHAIN2024 = "Shain et al. (2024), J Cogn Neurosci 36(7):1427-1471"
+
+#: (condition with the larger response, condition with the smaller one, where it is reported).
+PATTERN: tuple[tuple[str, str, str], ...] = (
+    (SENTENCES, NONWORDS, f"{FEDORENKO2010}; {FEDORENKO2016}; {SHAIN2024}"),
+    (SENTENCES, WORDS, f"{FEDORENKO2010}; {FEDORENKO2016}; {SHAIN2024}"),
+    (SENTENCES, JABBERWOCKY, f"{FEDORENKO2010}; {FEDORENKO2016}; {SHAIN2024}"),
+    (WORDS, NONWORDS, f"{FEDORENKO2010}; {SHAIN2024}"),
+    (JABBERWOCKY, NONWORDS, f"{FEDORENKO2010}; {SHAIN2024}"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class HumanComparison:
+    """Five published differences of the human language network, each looked up in a profile.
+
+    Attributes
+    ----------
+    rows
+        Per difference: higher, lower, source, difference (in the profile's unit), low, high (95%), holds (``"yes"``
+        where the interval lies above 0, ``"no"`` where it lies below, else ``"unclear"``), controls (share of random
+        draws with the difference above 0).
+    n_controls, controls_alike
+        How many random draws there are, and how many have all five differences above 0.
+    correlation
+        Pearson correlation of the four condition means with values that were given; NaN without any.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    n_controls: int
+    controls_alike: int
+    correlation: float
+
+    @property
+    def n_holding(self) -> int:
+        """How many of the five differences hold."""
+        return sum(row["holds"] == "yes" for row in self.rows)
+
+    def table(self) -> pd.DataFrame:
+        """One row per difference; see :attr:`rows`."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows))
+
+    def summary(self) -> str:
+        """What matters, to be printed."""
+        lines = [f"{self.n_holding} of {len(self.rows)} published differences of the human language network hold"]
+        for row in self.rows:
+            interval = f"{row['difference']:+.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            lines.append(f"  {row['higher']} > {row['lower']}: {row['holds']}, {interval}  ({row['source']})")
+        if self.n_controls:
+            lines.append(f"  all five in {self.controls_alike} of {self.n_controls} draws of random units")
+        if math.isfinite(self.correlation):
+            lines.append(f"  correlation with the given values over four conditions: {self.correlation:.2f}")
+        return "\n".join(lines)
+
+    __str__ = summary
+
+
+def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None) -> HumanComparison:
+    """Look up the published pattern of the human language network in a profile.
+
+    Parameters
+    ----------
+    profile
+        Of the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``.
+    values
+        Condition → a response of a brain, such as percent signal change in a study of your own, to be correlated with.
+
+    Returns
+    -------
+    HumanComparison
+
+    Raises
+    ------
+    InputError
+        If the profile lacks one of the four conditions, or ``values`` do.
+
+    Notes
+    -----
+    Published: sentences evoke the largest response and nonwords the smallest, word lists and Jabberwocky lie between
+    (Fedorenko et al. 2010; Shain et al. 2024; in single electrodes Fedorenko et al. 2016). How word lists stand to
+    Jabberwocky differs between regions and studies, so nothing is asked about it. With four conditions, a correlation
+    of condition means says little: any two rising orders correlate.
+    """
+    missing = [name for name in LANGUAGE if name not in profile.conditions]
+    if missing:
+        raise InputError(
+            f"The human pattern is over {', '.join(LANGUAGE)}; this profile lacks {', '.join(missing)}. Name its "
+            "conditions so, or take modalnet.profile.language(...)."
+        )
+    rows, above = [], np.ones(profile.n_controls, dtype=bool)
+    for higher, lower, source in PATTERN:
+        found = profile.contrast(higher, lower)
+        holds = "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "unclear"
+        draws = profile.control_difference((higher,), (lower,))
+        above &= draws > 0
+        share = float((draws > 0).mean()) if len(draws) else math.nan
+        rows.append(
+            {
+                "higher": higher,
+                "lower": lower,
+                "difference": found["difference"],
+                "low": found["low"],
+                "high": found["high"],
+                "holds": holds,
+                "controls": share,
+                "source": source,
+            }
+        )
+    correlation = math.nan
+    if values is not None:
+        lacking = [name for name in LANGUAGE if name not in values]
+        if lacking:
+            raise InputError(f"values= lacks {', '.join(lacking)}; give a number for each of {', '.join(LANGUAGE)}.")
+        theirs = np.array([float(values[name]) for name in LANGUAGE])
+        ours = np.array([profile.mean(name) for name in LANGUAGE])
+        if np.ptp(theirs) > 0 and np.ptp(ours) > 0:
+            correlation = float(np.corrcoef(ours, theirs)[0, 1])
+    return HumanComparison(tuple(rows), profile.n_controls, int(above.sum()) if len(above) else 0, correlation)

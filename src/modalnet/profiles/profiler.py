@@ -1,0 +1,439 @@
+"""Measures how a network responds to conditions, on stimuli that did not select it.
+
+Units that were selected because they prefer sentences prefer these sentences, whatever they code. A profile is worth
+something only on other stimuli. So wherever it is known which stimuli selected the units, the network is selected anew
+without a fold of them, and its response to a stimulus is that of a network which never saw it (Kriegeskorte et al.
+2009).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
+from modalnet.errors import InputError, StoreError
+from modalnet.profiles.human import LANGUAGE
+from modalnet.profiles.result import Profile
+from modalnet.stimuli import Contrast, Stimulus, language_conditions
+from modalnet.store import Store
+from modalnet.units import Selection, Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+
+NORMALIZE = ("z", "minmax", "none")
+NUMBER = re.compile(r"^(?P<kind>.*?)[-_: ]?(?P<number>\d+)$")
+
+
+class Profiler:
+    """Calling it measures a profile; its one instance is :data:`modalnet.profile`."""
+
+    def __call__(
+        self,
+        model: Model,
+        units: Any,
+        conditions: Any,
+        *,
+        fraction: float = 0.01,
+        normalize: Literal["z", "minmax", "none"] = "z",
+        controls: int = 10,
+        match: Literal["layer", "norm", "tower"] = "layer",
+        tokens: Any = None,
+        magnitude: Literal["absolute", "signed"] | None = None,
+        items: Sequence[str] | None = None,
+        name: str = "network",
+        seed: int = 0,
+        batch_size: int | Literal["auto"] = "auto",
+        remote: bool | str | None = None,
+        cache: bool | str | Path = True,
+        progress: bool = True,
+    ) -> Profile:
+        """Measure how a network responds to conditions, held out.
+
+        Parameters
+        ----------
+        model
+            A model from :func:`modalnet.load`.
+        units
+            The network: Units, or a localization, whose top ``fraction`` is taken.
+        conditions
+            A Contrast, stimuli with conditions, or condition → stimuli or texts.
+        fraction
+            Where ``units`` is a localization.
+        normalize
+            ``"z"``: each unit's response is z-scored over all these stimuli, then averaged over units, so that a few
+            units with massive activations are not the whole profile. ``"minmax"``: each unit is scaled so that its
+            condition means run from 0 to 1. ``"none"``: the activation as it is.
+        controls, match
+            How many sets of random units, and what they share with the network.
+        tokens, magnitude
+            Which tokens, and whether the absolute activation counts. None: as in the localization that selected the
+            units, where it is known (then also its cut of texts); else as :func:`modalnet.localize` does by default.
+        items
+            Per stimulus, what belongs together across conditions. None: where ids end in numbers and every condition
+            has the same ones (``"sentence-001"``, ``"word-list-001"``), these numbers; else nothing.
+        name
+            What the network is called.
+        seed
+            Of the controls and all resampling.
+        batch_size, cache, progress
+            As for :func:`modalnet.localize`.
+        remote
+            Where to run: None for where the model is, or what :func:`modalnet.load` takes. One row of pooled
+            activations per stimulus comes back.
+
+        Returns
+        -------
+        Profile
+            ``.table()``, ``.contrasts()``, ``.compare_to_human()``, ``.plot()``.
+
+        Raises
+        ------
+        InputError
+            For conditions with fewer than two stimuli, units of another model or none; where the stimuli of a
+            condition selected these units and they cannot be selected anew.
+
+        Notes
+        -----
+        Units that a localization selected (``localization.top(...)``) carry their selection. Stimuli that selected
+        them are measured with a network selected without their fold, and without those of the other stimuli of their
+        item. So are Jabberwocky sentences whose sentence selected them. Stimuli that have to do with none of the
+        localizer's are measured with the same networks, in turn. Units that lost their selection (by set
+        algebra, or through a file) are measured as they are, on the stimuli that did not select them. Where nothing is
+        known about their selection, the profile says so.
+
+        References
+        ----------
+        Kriegeskorte, Simmons, Bellgowan & Baker (2009), Nature Neuroscience 12:535-540, for circularity; Fedorenko et
+        al. (2010), Journal of Neurophysiology 104:1177-1194, for profiles of regions defined by other data.
+        """
+        model = model.at(remote)
+        network = chosen_units(units, fraction)
+        check_units(model, network, "The network's units")
+        stimuli = _conditions(conditions)
+        for what, value, known in (
+            ("normalize", normalize, NORMALIZE),
+            ("magnitude", magnitude, (None, "absolute", "signed")),
+        ):
+            if value not in known:
+                raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(map(str, known))}.")
+        for what, number in (("controls", controls), ("seed", seed)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise InputError(f"{what}= is a whole number from 0; got {number!r}.")
+        plan = _plan(network, stimuli, items)
+        reading = dict(network.selection.reading) if network.selection is not None else {}
+        chosen_tokens = tokens if tokens is not None else reading.get("tokens")
+        size = magnitude or reading.get("magnitude") or "absolute"
+        settings = {
+            "normalize": normalize,
+            "controls": controls,
+            "match": match,
+            "tokens": _plain(chosen_tokens),
+            "magnitude": size,
+            "max_tokens": reading.get("max_tokens"),
+            "raw": bool(reading.get("raw")),
+            "seed": seed,
+            "n_units": network.count,
+            "held_out": plan.how,
+        }
+        kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+        key = _key(model, plan, settings) if kept is not None else ""
+        if kept is not None and (found := kept.get(key)) is not None:
+            return Profile.from_arrays(*found)
+        random = [one.random(controls, seed, match) if controls else [] for one in plan.networks]
+        blocks = blocks_of(*plan.networks, *(draw for draws in random for draw in draws))
+        activations = read_activations(
+            model,
+            plan.stimuli,
+            blocks,
+            tokens=chosen_tokens,
+            max_tokens=settings["max_tokens"],
+            raw=settings["raw"],
+            batch_size=batch_size,
+            cache=cache,
+            progress=progress,
+            what="profiling",
+        )
+        measure = _Measure(activations, plan, absolute=size == "absolute", normalize=normalize)
+        result = Profile(
+            model=model.name,
+            network=name,
+            conditions=plan.conditions,
+            of_stimulus=plan.of_stimulus,
+            items=plan.items,
+            responses=measure(plan.networks),
+            controls=np.stack([measure([draws[i] for draws in random]) for i in range(controls)])
+            if controls
+            else np.zeros((0, len(plan.stimuli))),
+            normalize=normalize,
+            notes=tuple(plan.notes),
+            settings=settings,
+        )
+        if kept is not None:
+            try:
+                kept.put(key, *result.to_arrays())
+            except StoreError as error:
+                warnings.warn(f"the profile could not be kept in the store: {error}", stacklevel=2)
+        return result
+
+    def language(
+        self, model: Model, units: Any, conditions: Any = None, *, n: int | None = None, **options: Any
+    ) -> Profile:
+        """The profile over sentences, word lists, Jabberwocky and nonwords.
+
+        Parameters
+        ----------
+        model, units
+            As for :data:`modalnet.profile`.
+        conditions
+            Stimuli of the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``; those of
+            :func:`modalnet.stimuli.language_conditions`, if None.
+        n
+            Take the first n of each bundled condition.
+        **options
+            As for :data:`modalnet.profile`.
+
+        Returns
+        -------
+        Profile
+            Its :meth:`~Profile.contrasts` hold the lexical contrast (words against nonwords, with and without
+            structure) and the syntactic one (structure against none, with and without words).
+
+        Raises
+        ------
+        InputError
+            As for :data:`modalnet.profile`; if one of the four conditions is missing.
+
+        References
+        ----------
+        Fedorenko et al. (2010), Journal of Neurophysiology 104:1177-1194; Fedorenko et al. (2016), PNAS
+        113:E6256-E6262; Shain et al. (2024), Journal of Cognitive Neuroscience 36(7):1427-1471.
+        """
+        stimuli = _conditions(language_conditions(n) if conditions is None else conditions)
+        there = {stimulus.condition for stimulus in stimuli}
+        missing = [name for name in LANGUAGE if name not in there]
+        if missing:
+            raise InputError(f"The language profile is over {', '.join(LANGUAGE)}; there are no {', '.join(missing)}.")
+        order = {condition: i for i, condition in enumerate(LANGUAGE)}
+        wanted = [stimulus for stimulus in stimuli if stimulus.condition in order]
+        return self(model, units, sorted(wanted, key=lambda one: order[str(one.condition)]), **options)
+
+    def __repr__(self) -> str:
+        return "modalnet.profile(model, units, conditions), .language(model, units)"
+
+
+#: Measures how a network responds to conditions; see :meth:`Profiler.__call__` and :meth:`Profiler.language`.
+profile = Profiler()
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Which network measures which stimulus."""
+
+    stimuli: tuple[Stimulus, ...]
+    conditions: tuple[str, ...]
+    of_stimulus: np.ndarray
+    items: tuple[str, ...] | None
+    networks: tuple[Units, ...]
+    of_network: np.ndarray
+    how: str
+    notes: list[str]
+
+
+def _conditions(given: Any) -> list[Stimulus]:
+    if isinstance(given, Contrast):
+        return list(given.stimuli)
+    if isinstance(given, Mapping):
+        made = []
+        for condition, some in given.items():
+            if isinstance(some, str | Stimulus) or not isinstance(some, Sequence):
+                raise InputError(
+                    f"The condition {condition!r} is a list of texts or stimuli; got a {type(some).__name__}."
+                )
+            for i, one in enumerate(some, start=1):
+                text, image = (one.text, one.image) if isinstance(one, Stimulus) else (one, None)
+                label = (one.id if isinstance(one, Stimulus) else None) or f"{condition}-{i:03d}"
+                made.append(Stimulus(text, image=image, condition=str(condition), id=label))
+        return made
+    if isinstance(given, str | Stimulus) or not isinstance(given, Sequence):
+        raise InputError(
+            "conditions= is a Contrast, a list of stimuli with conditions, or condition → stimuli; got a "
+            f"{type(given).__name__}."
+        )
+    for index, one in enumerate(given):
+        if not isinstance(one, Stimulus) or one.condition is None:
+            raise InputError(f"Item {index} of conditions= is no Stimulus with a condition.")
+    return list(given)
+
+
+def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | None) -> _Plan:
+    notes: list[str] = []
+    if items is not None and len(items) != len(stimuli):
+        raise InputError(f"items= has {len(items)} entries for {len(stimuli)} stimuli; one each.")
+    labels = tuple(map(str, items)) if items is not None else _numbered(stimuli)
+    digests = [stimulus.inspect().digest for stimulus in stimuli]
+    selection = network.selection
+    kept = np.ones(len(stimuli), dtype=bool)
+    networks: tuple[Units, ...] = (network,)
+    of_network = np.zeros(len(stimuli), dtype=np.int64)
+    if selection is not None:
+        folds = [selection.fold_of(digest) for digest in digests]
+        kept = np.array([fold != -1 for fold in folds])
+        if any(fold is not None for fold in folds):
+            networks, of_network = _anew(_unseen(stimuli, folds, labels, selection), selection)
+            n = sum(fold is not None for fold in folds)
+            how = (
+                f"the network was selected anew {len(networks)} times, each time without a part of its localizer; {n} "
+                f"of {len(stimuli)} stimuli are of the localizer, and each is measured by a network that has not seen "
+                f"it{'' if labels is None else ', nor another stimulus of its item'}"
+            )
+        else:
+            how = "none of these stimuli selected the network"
+    elif network.selected_on is not None:
+        kept = np.array([digest not in network.selected_on for digest in digests])
+        how = "these units are measured on stimuli that did not select them"
+    else:
+        how = "it is not known which stimuli selected these units: if these did, the profile is circular"
+    notes.append(how)
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} of {len(stimuli)} stimuli selected these units and were left out")
+    chosen = [stimulus for stimulus, keep in zip(stimuli, kept, strict=True) if keep]
+    conditions = tuple(dict.fromkeys(str(stimulus.condition) for stimulus in stimuli))
+    counts = Counter(str(stimulus.condition) for stimulus in chosen)
+    for condition in conditions:
+        if counts[condition] < 2:
+            raise InputError(
+                f"The condition {condition!r} has {counts[condition]} stimuli that did not select these units, and a "
+                "profile needs two. Give localization.top(...) or the localization itself, so that the network can be "
+                "selected anew without them, or other stimuli."
+            )
+    of_stimulus = np.array([conditions.index(str(stimulus.condition)) for stimulus in chosen])
+    some_items = None if labels is None else tuple(label for label, keep in zip(labels, kept, strict=True) if keep)
+    return _Plan(tuple(chosen), conditions, of_stimulus, some_items, networks, of_network[kept], how, notes)
+
+
+def _numbered(stimuli: Sequence[Stimulus]) -> tuple[str, ...] | None:
+    """Item numbers from ids, where every condition has the same."""
+    numbers = []
+    for stimulus in stimuli:
+        match = NUMBER.match(stimulus.id or "")
+        if match is None:
+            return None
+        numbers.append(match["number"])
+    by_condition: dict[str, list[str]] = {}
+    for stimulus, number in zip(stimuli, numbers, strict=True):
+        by_condition.setdefault(str(stimulus.condition), []).append(number)
+    sets = [sorted(some) for some in by_condition.values()]
+    if len(sets) < 2 or any(some != sets[0] or len(set(some)) < len(some) for some in sets):
+        return None
+    return tuple(numbers)
+
+
+def _unseen(
+    stimuli: Sequence[Stimulus], folds: Sequence[int | None], labels: Sequence[str] | None, selection: Selection
+) -> list[tuple[int, ...]]:
+    """The folds that must not have selected the network of each stimulus.
+
+    Its own, and those of the other stimuli of its item. A stimulus that has to do with none of the localizer's takes
+    the folds in turn, so that the same networks measure it.
+    """
+    of_item: dict[str, set[int]] = {}
+    for label, fold in zip(labels or (), folds, strict=False):
+        of_item.setdefault(label, set()).update([fold] if fold is not None and fold >= 0 else [])
+    seen: Counter[str] = Counter()
+    found = []
+    for i, (stimulus, fold) in enumerate(zip(stimuli, folds, strict=True)):
+        avoided = set() if labels is None else set(of_item[labels[i]])
+        avoided |= {fold} if fold is not None and fold >= 0 else set()
+        if not avoided:
+            condition = str(stimulus.condition)
+            avoided = {seen[condition] % selection.n_folds}
+            seen[condition] += 1
+        found.append(tuple(sorted(avoided)))
+    return found
+
+
+def _anew(avoided: Sequence[tuple[int, ...]], selection: Selection) -> tuple[tuple[Units, ...], np.ndarray]:
+    """One network for each choice of folds to be avoided, and which of them measures each stimulus."""
+    choices = {folds: index for index, folds in enumerate(dict.fromkeys(avoided))}
+    for folds in choices:
+        if len(folds) >= selection.n_folds:
+            raise InputError(
+                f"An item has stimuli in all {selection.n_folds} folds of the localizer, so no network is left that "
+                "has not seen it. Give items= that hold fewer stimuli."
+            )
+    return tuple(selection.without(*folds) for folds in choices), np.array([choices[folds] for folds in avoided])
+
+
+class _Measure:
+    """The response of a network, or of one per fold, to every stimulus."""
+
+    def __init__(self, activations: Activations, plan: _Plan, *, absolute: bool, normalize: str) -> None:
+        self.activations, self.plan, self.absolute, self.normalize = activations, plan, absolute, normalize
+
+    def __call__(self, networks: Sequence[Units]) -> Float[np.ndarray, " stimulus"]:
+        responses = np.empty(len(self.plan.stimuli))
+        for index, units in enumerate(networks):
+            rows = self.plan.of_network == index
+            if rows.any():
+                responses[rows] = self._normalized(units)[rows].mean(axis=1)
+        return responses
+
+    def _normalized(self, units: Units) -> Float[np.ndarray, "stimulus unit"]:
+        values = self.activations.of(units).astype(np.float64)
+        values = np.abs(values) if self.absolute else values
+        if not np.isfinite(values).all():
+            broken = int((~np.isfinite(values).all(axis=0)).sum())
+            raise InputError(
+                f"{broken} of {values.shape[1]} units have activations that are NaN or infinite on these stimuli."
+            )
+        if self.normalize == "none":
+            return values
+        if self.normalize == "z":
+            low, span = values.mean(axis=0), values.std(axis=0)
+        else:
+            means = np.stack(
+                [values[self.plan.of_stimulus == i].mean(axis=0) for i in range(len(self.plan.conditions))]
+            )
+            low, span = means.min(axis=0), np.ptp(means, axis=0)
+        varies = span > 1e-12 * np.maximum(np.abs(low), 1e-300)
+        if not varies.any():
+            raise InputError("None of the units varies over these stimuli, so there is nothing to normalize.")
+        return (values[:, varies] - low[varies]) / span[varies]
+
+
+def _plain(tokens: Any) -> Any:
+    if tokens is None or isinstance(tokens, str):
+        return tokens
+    if isinstance(tokens, Mapping):
+        return {name: _plain(one) for name, one in tokens.items()}
+    return [int(one) for one in np.atleast_1d(np.asarray(tokens))]
+
+
+def _key(model: Model, plan: _Plan, settings: dict[str, Any]) -> str:
+    from modalnet import __version__
+
+    return Store.key(
+        {
+            "analysis": "profile",
+            "model": model.fingerprint(),
+            "under": [one.digest for one in model.interventions],
+            "networks": [units.indices() for units in plan.networks],
+            "of_network": plan.of_network.tolist(),
+            "stimuli": [stimulus.inspect().digest for stimulus in plan.stimuli],
+            "conditions": [list(plan.conditions), plan.of_stimulus.tolist()],
+            "items": plan.items,
+            "notes": plan.notes,
+            "settings": settings,
+            "version": __version__,
+        }
+    )

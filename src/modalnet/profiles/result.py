@@ -1,0 +1,376 @@
+"""What a profile measured: one number per stimulus for the network, and for every draw of random units."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from modalnet import resampling, store
+from modalnet.errors import InputError
+from modalnet.profiles.human import LANGUAGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modalnet.profiles.human import HumanComparison
+
+FORMAT = "modalnet.profile"
+VERSION = 1
+RESAMPLES, PERMUTATIONS = 2000, 9999
+UNITS = {"z": "z", "minmax": "share of the range of condition means", "none": "activation"}
+
+#: Questions of the four conditions: name → (positive, negative).
+QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "lexical": (("sentences", "word-lists"), ("jabberwocky", "nonwords")),
+    "syntactic": (("sentences", "jabberwocky"), ("word-lists", "nonwords")),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Responses of a network to conditions, on stimuli that did not select it.
+
+    Made by :data:`modalnet.profile`.
+
+    Attributes
+    ----------
+    model, network
+        Readable names.
+    conditions
+        In the order in which they are shown.
+    of_stimulus
+        [stimulus]: the position of its condition.
+    items
+        [stimulus]: what belongs together across conditions (a sentence and its word list); None where nothing does.
+    responses
+        [stimulus]: mean over the network's units.
+    controls
+        [draw, stimulus]: the same for random units.
+    normalize
+        ``"z"``, ``"minmax"`` or ``"none"``; see :class:`modalnet.profiles.Profiler`.
+    notes
+        What a reader must know: how the stimuli were held out, and what was left out.
+    settings
+        Everything that was asked for, as a JSON document.
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit each other.
+    """
+
+    model: str
+    network: str
+    conditions: tuple[str, ...]
+    of_stimulus: Int[np.ndarray, " stimulus"]
+    items: tuple[str, ...] | None
+    responses: Float[np.ndarray, " stimulus"]
+    controls: Float[np.ndarray, "draw stimulus"]
+    normalize: str
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        n = len(self.responses)
+        if len(self.of_stimulus) != n or self.controls.shape[1:] != (n,) or (self.items and len(self.items) != n):
+            raise InputError(
+                f"A profile has one condition, one response and one control value per stimulus; got "
+                f"{len(self.of_stimulus)}, {n} and {self.controls.shape}."
+            )
+        object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
+
+    # -- numbers -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_controls(self) -> int:
+        """How many draws of random units there are."""
+        return len(self.controls)
+
+    def values(self, condition: str) -> Float[np.ndarray, " stimulus"]:
+        """The network's responses to the stimuli of a condition; an InputError for one that is none."""
+        return self.responses[self._members(condition)]
+
+    def mean(self, condition: str) -> float:
+        """The network's mean response to a condition."""
+        return float(self.values(condition).mean())
+
+    def _members(self, condition: str) -> np.ndarray:
+        if condition not in self.conditions:
+            raise InputError(f"There is no condition {condition!r}; there are {', '.join(self.conditions)}.")
+        return np.flatnonzero(self.of_stimulus == self.conditions.index(condition))
+
+    @cached_property
+    def _paired(self) -> Float[np.ndarray, "item condition"] | None:
+        """Responses by item, if each item has one stimulus of each condition."""
+        if self.items is None:
+            return None
+        names = list(dict.fromkeys(self.items))
+        place = {name: i for i, name in enumerate(names)}
+        table = np.full((len(names), len(self.conditions)), np.nan)
+        for item, condition, value in zip(self.items, self.of_stimulus, self.responses, strict=True):
+            if not math.isnan(table[place[item], condition]):
+                return None
+            table[place[item], condition] = value
+        return table if np.isfinite(table).all() else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether conditions are compared item by item."""
+        return self._paired is not None
+
+    @cached_property
+    def _resampled(self) -> Float[np.ndarray, "resample condition"]:
+        """Condition means under the bootstrap: of items where they are paired, else of stimuli of each condition."""
+        rng = np.random.Generator(np.random.PCG64([int(self.settings.get("seed", 0)), 1]))
+        if self._paired is not None:
+            counts = resampling.bootstrap_counts(len(self._paired), RESAMPLES, rng)
+            return counts @ self._paired / len(self._paired)
+        means = np.empty((RESAMPLES, len(self.conditions)))
+        for index, condition in enumerate(self.conditions):
+            values = self.values(condition)
+            means[:, index] = resampling.bootstrap_counts(len(values), RESAMPLES, rng) @ values / len(values)
+        return means
+
+    def control_means(self) -> Float[np.ndarray, "draw condition"]:
+        """Condition means of every draw of random units."""
+        members = [self._members(condition) for condition in self.conditions]
+        return np.stack([self.controls[:, some].mean(axis=1) for some in members], axis=1)
+
+    def control_difference(self, positive: Sequence[str], negative: Sequence[str]) -> Float[np.ndarray, " draw"]:
+        """The difference of condition means in every draw of random units."""
+        return self.control_means() @ self._weights(positive, negative)
+
+    def _weights(self, positive: Sequence[str], negative: Sequence[str]) -> np.ndarray:
+        weights = np.zeros(len(self.conditions))
+        for names, sign in ((positive, 1.0), (negative, -1.0)):
+            for name in names:
+                if name not in self.conditions:
+                    raise InputError(f"There is no condition {name!r}; there are {', '.join(self.conditions)}.")
+                weights[self.conditions.index(name)] += sign / len(names)
+        both = set(positive) & set(negative)
+        if both or not positive or not negative:
+            raise InputError(f"A contrast sets conditions against others; got {positive!r} and {negative!r}.")
+        return weights
+
+    def contrast(self, positive: str | Sequence[str], negative: str | Sequence[str]) -> dict[str, float]:
+        """How much more the network responds to some conditions than to others.
+
+        Parameters
+        ----------
+        positive, negative
+            A condition or several, whose means are averaged.
+
+        Returns
+        -------
+        dict
+            difference, low, high (95% bootstrap); p (two-sided permutation: signs of item differences where conditions
+            are paired, else labels of stimuli); control (mean difference of random units), control_low, control_high
+            (lowest and highest draw), p_rank (share of draws with a difference as large; one-sided).
+
+        Raises
+        ------
+        InputError
+            For conditions that are none, or on both sides.
+        """
+        sides = tuple((one,) if isinstance(one, str) else tuple(one) for one in (positive, negative))
+        weights = self._weights(*sides)
+        means = np.array([self.mean(condition) for condition in self.conditions])
+        low, high = resampling.interval(self._resampled @ weights)
+        seed = zlib.crc32(repr(sides).encode())
+        rng = np.random.Generator(np.random.PCG64([int(self.settings.get("seed", 0)), 2, seed]))
+        if self._paired is not None:
+            p = resampling.sign_flip(self._paired @ weights, PERMUTATIONS, rng)
+        else:
+            a, b = (np.concatenate([self.values(name) for name in names]) for names in sides)
+            p = resampling.label_shuffle(a, b, PERMUTATIONS, rng)
+        draws = self.control_difference(*sides)
+        difference = float(means @ weights)
+        return {
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "p": p,
+            "control": float(draws.mean()) if len(draws) else math.nan,
+            "control_low": float(draws.min()) if len(draws) else math.nan,
+            "control_high": float(draws.max()) if len(draws) else math.nan,
+            "p_rank": resampling.rank_p(difference, draws),
+        }
+
+    # -- tables --------------------------------------------------------------------------------------------------
+
+    def table(self) -> pd.DataFrame:
+        """One row per condition.
+
+        Returns
+        -------
+        DataFrame
+            condition, n, mean, low, high (95%, bootstrap over items or stimuli), sd over stimuli; control (mean over
+            draws of random units), control_low, control_high (lowest and highest draw).
+        """
+        import pandas as pd
+
+        draws = self.control_means()
+        rows = []
+        for index, condition in enumerate(self.conditions):
+            values = self.values(condition)
+            low, high = resampling.interval(self._resampled[:, index])
+            there = draws[:, index] if len(draws) else np.array([math.nan])
+            rows.append(
+                {
+                    "condition": condition,
+                    "n": len(values),
+                    "mean": float(values.mean()),
+                    "low": low,
+                    "high": high,
+                    "sd": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                    "control": float(there.mean()),
+                    "control_low": float(there.min()),
+                    "control_high": float(there.max()),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def contrasts(self) -> pd.DataFrame:
+        """Every pair of conditions, and for the four conditions of language the lexical and the syntactic contrast.
+
+        Returns
+        -------
+        DataFrame
+            contrast, positive, negative, and the columns of :meth:`contrast`; q is p adjusted over the rows
+            (Benjamini-Hochberg).
+        """
+        import pandas as pd
+
+        from modalnet.statistics import fdr
+
+        asked: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        if set(LANGUAGE) <= set(self.conditions):
+            asked |= QUESTIONS
+        for a, b in itertools.combinations(self.conditions, 2):
+            asked[f"{a} > {b}"] = ((a,), (b,))
+        rows = [
+            {"contrast": name, "positive": ",".join(positive), "negative": ",".join(negative)}
+            | self.contrast(positive, negative)
+            for name, (positive, negative) in asked.items()
+        ]
+        table = pd.DataFrame(rows)
+        table.insert(7, "q", fdr(table["p"].to_numpy(dtype=float)))
+        return table
+
+    def compare_to_human(self, values: Mapping[str, float] | None = None) -> HumanComparison:
+        """Look up the published pattern of the human language network: see :func:`.human.compare_to_human`."""
+        from modalnet.profiles.human import compare_to_human
+
+        return compare_to_human(self, values)
+
+    def summary(self) -> str:
+        """What matters, to be printed."""
+        lines = [f"{self.network} of {self.model}: responses in {UNITS[self.normalize]}"]
+        for row in _records(self.table()):
+            control = (
+                f"   random units {row['control']:+.3f} ({row['control_low']:+.3f} to {row['control_high']:+.3f})"
+                if self.n_controls
+                else ""
+            )
+            lines.append(
+                f"  {row['condition']:<14} {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]  "
+                f"n = {row['n']}{control}"
+            )
+        for row in _records(self.contrasts()):
+            rank = f", rank p among random units {row['p_rank']:.3f}" if self.n_controls else ""
+            lines.append(
+                f"  {row['contrast']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
+                f"q = {row['q']:.4f}{rank}"
+            )
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the profile: see :func:`modalnet.plotting.profiles.response_profile`."""
+        from modalnet.plotting.profiles import response_profile
+
+        return response_profile(self, **options)
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{condition} {self.mean(condition):+.2f}" for condition in self.conditions)
+        return f"Profile({self.network} of {self.model}: {means})"
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+        arrays = {
+            "of_stimulus": np.asarray(self.of_stimulus, dtype=np.int64),
+            "responses": np.asarray(self.responses, dtype=np.float64),
+            "controls": np.asarray(self.controls, dtype=np.float64),
+        }
+        return arrays, {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "network": self.network,
+            "conditions": list(self.conditions),
+            "items": None if self.items is None else list(self.items),
+            "normalize": self.normalize,
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Profile:
+        """Make a result from what :meth:`to_arrays` returned.
+
+        Raises
+        ------
+        InputError
+            If they hold something else.
+        """
+        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
+            raise InputError(
+                f"This is no profile in the format of this version of modalnet ({FORMAT} {VERSION}): "
+                f"{document.get('format')!r} {document.get('version')!r}."
+            )
+        try:
+            return cls(
+                model=document["model"],
+                network=document["network"],
+                conditions=tuple(document["conditions"]),
+                of_stimulus=arrays["of_stimulus"],
+                items=None if document["items"] is None else tuple(document["items"]),
+                responses=arrays["responses"],
+                controls=arrays["controls"],
+                normalize=document["normalize"],
+                notes=tuple(document["notes"]),
+                settings=document["settings"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"These arrays do not make a profile: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.safetensors`` file, whole or not at all; an InputError for another suffix."""
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"A profile is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+        store.write_file(path, *self.to_arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read a result that :meth:`save` wrote; an InputError if the file holds something else."""
+        arrays, document = store.read_file(path)
+        try:
+            return cls.from_arrays(arrays, document)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error
+
+
+def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    return table.to_dict("records")
