@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -19,6 +17,7 @@ from modalnet.localization.result import Localization
 from modalnet.plotting import Arrangement
 from modalnet.plotting.arrangement import patch
 from modalnet.plotting.sheet import NETWORKS
+from modalnet.profiles.result import Profile
 from modalnet.statistics import Moments
 from modalnet.tasks import spec
 
@@ -221,8 +220,18 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     model = mn.load("tiny")
     tasks = spec.parse("grammar", 6, 0)
     study = mn.lesion_study(model, {"language": tiny["language"]}, tasks, [0.01], 2, ["zero"], progress=False)
-    table = pd.DataFrame({"condition": ["sentences", "nonwords"], "mean": [1.25, -0.5], "low": [1.0, -0.7]})
-    profile = SimpleNamespace(table=lambda: table.assign(high=table["mean"] + 0.25), normalize="z", notes=("held out",))
+    profile = Profile(
+        model="tiny",
+        network="language",
+        conditions=("sentences", "nonwords"),
+        of_stimulus=np.repeat([0, 1], 4),
+        items=None,
+        responses=np.array([1.0, 1.25, 1.25, 1.5, -0.5, -0.25, -0.75, -0.5]),
+        controls=np.zeros((2, 8)),
+        normalize="z",
+        notes=("held out",),
+        settings={},
+    )
     (unit,) = tiny["language"].top(k=1).indices()
     favourites = {unit: ["a sentence it likes", (Image.new("RGB", (300, 200), "red"), 2.5)]}
     other = tiny["language"].top(k=2) - tiny["language"].top(k=1)
