@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(counted)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those of a file share one, and there is one server.
 
@@ -51,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("architectures") or not config.pluginmanager.hasplugin("xdist"):
             continue
-        group = "ndif" if item.get_closest_marker("ndif") else str(item.path)
+        group = "ndif" if item.get_closest_marker("ndif") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
 
 
