@@ -43,17 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(counted)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Where tests run in several processes, those of a file share one, and there is one server.
 
     Every architecture is built anew, so these need not stay together.
     """
-    for item in items:
-        if item.get_closest_marker("architectures") or not config.pluginmanager.hasplugin("xdist"):
-            continue
-        group = "ndif" if item.get_closest_marker("ndif") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    if item.config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("architectures"):
+        item.add_marker(pytest.mark.xdist_group("ndif" if item.get_closest_marker("ndif") else item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)
