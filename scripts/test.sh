@@ -25,7 +25,7 @@ have_browser() {
 select=(-m "not real and not ndif and not browser and not architectures" tests)
 # One process per core and one thread in each: small models gain nothing from a second thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-parallel=(-n logical --maxprocesses 4 --dist loadgroup)
+parallel=(-n logical --maxprocesses 4)
 if [[ ${1:-} == --all ]]; then
   select=(--nbmake --nbmake-timeout=900 tests notebooks)
   shift

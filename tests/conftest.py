@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Generator
 from typing import Any
+from typing import Any
 
 import pytest
 
@@ -43,13 +44,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(counted)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where tests run in several processes, those of a file share one, and there is one server.
 
     Every architecture is built anew, so these need not stay together.
     """
-    if item.config.pluginmanager.hasplugin("xdist") and not item.get_closest_marker("architectures"):
-        item.add_marker(pytest.mark.xdist_group("ndif" if item.get_closest_marker("ndif") else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return nodeid if "/architectures/" in path else "ndif" if "/ndif/" in path else path
+
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
