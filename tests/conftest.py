@@ -11,7 +11,6 @@ import os
 import subprocess
 from collections.abc import Generator
 from typing import Any
-from typing import Any
 
 import pytest
 
