@@ -224,6 +224,13 @@ def no_video() -> Any:
     return NoVideo()
 
 
+def stand_in_for_num2words() -> None:
+    """SmolVLM spells the number of video frames out; images never need it, but its processor refuses to go without."""
+    from transformers.models.smolvlm import processing_smolvlm
+
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+
+
 def multimodal(name: str, model: Any, processor: Any, image_text: Callable[[str, int], str]) -> Family:
     """Bundle a model with its processor and the parts that the processor holds."""
     return Family(
@@ -528,10 +535,7 @@ def _idefics(name: str) -> Family:
         )
         return multimodal(name, tr.Idefics3ForConditionalGeneration(config), processor, before("<image>"))
 
-    from transformers.models.smolvlm import processing_smolvlm
-
-    # Spells the number of video frames out; images never need it, but the constructor refuses to go without.
-    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    stand_in_for_num2words()
     processor = tr.SmolVLMProcessor(
         image_processor=tr.SmolVLMImageProcessorPil(**sizes),
         tokenizer=tokenizer,

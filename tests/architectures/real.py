@@ -16,7 +16,7 @@ import transformers as tr
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from families import make_tokenizer, no_video
+from families import make_tokenizer, no_video, stand_in_for_num2words
 
 from .shrink import COMMON_IDS, IMAGE, stem
 
@@ -42,6 +42,7 @@ def make_processor(kind: str, numbers: dict[str, Any]) -> Any:
     NoProcessorError
         If a part of it needs a package that is not there, or wants what is not known here.
     """
+    stand_in_for_num2words()
     name, images = PROCESSOR_MAPPING_NAMES.get(kind), (IMAGE_PROCESSOR_MAPPING_NAMES.get(kind) or {}).get("pil")
     if name is None or images is None:
         raise NoProcessorError("it has no processor that reads pictures without torchvision")
