@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: The rooms in order; a room imports from itself and from those before it.
 ROOMS = (
     ("errors",),
-    ("units", "statistics", "resampling", "store"),
+    ("units", "statistics", "resampling", "store", "kept"),
     ("stimuli",),
     ("architecture",),
     ("interventions",),

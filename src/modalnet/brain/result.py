@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import resampling, store
+from modalnet import resampling
 from modalnet.brain.scoring import permutation_p, reaches, summarize
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.statistics import fdr
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "modalnet.alignment"
-VERSION = 1
 KINDS = ("network", "control", "whole layer", "untrained", "baseline", "beyond", "features")
 RELIABLE = 0.1  # targets with a lower ceiling are not normalized: a small number would divide a small number
 
@@ -100,7 +97,7 @@ class FeatureScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class Alignment(Kept):
     """How well units predict a brain, beside everything that they must be compared with.
 
     Made by :func:`modalnet.brain.align` and :func:`modalnet.brain.encode`.
@@ -125,6 +122,9 @@ class Alignment:
     InputError
         If the parts do not fit each other.
     """
+
+    NAME = "an alignment"
+    FORMAT = "modalnet.alignment"
 
     model: str
     dataset: str
@@ -387,8 +387,8 @@ class Alignment:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again."""
         arrays: dict[str, np.ndarray] = {"ceiling": np.asarray(self.ceiling, dtype=np.float64)}
         sets = []
         for i, one in enumerate(self.sets):
@@ -396,8 +396,6 @@ class Alignment:
             arrays |= found
             sets.append(document)
         return arrays, {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "dataset": self.dataset,
             "sets": sets,
@@ -408,63 +406,17 @@ class Alignment:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Alignment:
-        """Make a result from what :meth:`to_arrays` returned.
-
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no alignment in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            return cls(
-                model=document["model"],
-                dataset=document["dataset"],
-                sets=tuple(FeatureScores.from_arrays(arrays, one, f"{i}/") for i, one in enumerate(document["sets"])),
-                ceiling=arrays["ceiling"],
-                subjects=None if document["subjects"] is None else tuple(document["subjects"]),
-                regions=None if document["regions"] is None else tuple(document["regions"]),
-                notes=tuple(document["notes"]),
-                settings=document["settings"],
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"These arrays do not make an alignment: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"An alignment is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Alignment:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Alignment:
+        return cls(
+            model=document["model"],
+            dataset=document["dataset"],
+            sets=tuple(FeatureScores.from_arrays(arrays, one, f"{i}/") for i, one in enumerate(document["sets"])),
+            ceiling=arrays["ceiling"],
+            subjects=None if document["subjects"] is None else tuple(document["subjects"]),
+            regions=None if document["regions"] is None else tuple(document["regions"]),
+            notes=tuple(document["notes"]),
+            settings=document["settings"],
+        )
 
 
 def _with_interval(row: Any, name: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import resampling, store
+from modalnet import resampling
 from modalnet.activations import blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
@@ -29,6 +28,7 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
 from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.store import Store
 from modalnet.units import Units
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from modalnet.model import Model
 
-FORMAT = "modalnet.similarity"
-VERSION = 1
 MOST_BLOCKS = 200  # that are left out one at a time
 DISSIMILARITIES = ("correlation", "euclidean")
 COMPARISONS = ("spearman", "pearson", "cosine")
@@ -259,7 +257,7 @@ class SimilarityScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class Similarity(Kept):
     """Similarity of units to a brain, beside that of random units and other comparisons.
 
     Made by :func:`modalnet.brain.rsa` and :func:`modalnet.brain.cka`.
@@ -277,6 +275,9 @@ class Similarity:
     settings
         Everything that was asked for, as a JSON document.
     """
+
+    NAME = "a similarity"
+    FORMAT = "modalnet.similarity"
 
     model: str
     dataset: str
@@ -373,8 +374,8 @@ class Similarity:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and a JSON document, from which :meth:`_from_content` makes it again."""
         arrays: dict[str, np.ndarray] = {
             "values": np.array([one.value for one in self.sets]),
             "ceiling": np.array(self.ceiling, dtype=np.float64),
@@ -382,8 +383,6 @@ class Similarity:
         for i, one in enumerate(self.sets):
             arrays |= {f"{i}/left_out": one.left_out, f"{i}/null": one.null}
         return arrays, {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "dataset": self.dataset,
             "sets": [[one.name, one.kind, int(one.n_features)] for one in self.sets],
@@ -392,50 +391,20 @@ class Similarity:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Similarity:
-        """Make a result from what :meth:`to_arrays` returned.
-
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no similarity in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            sets = tuple(
-                SimilarityScore(name, kind, n, float(arrays["values"][i]), arrays[f"{i}/left_out"], arrays[f"{i}/null"])
-                for i, (name, kind, n) in enumerate(document["sets"])
-            )
-            low, high = (float(bound) for bound in arrays["ceiling"])
-            return cls(
-                document["model"],
-                document["dataset"],
-                sets,
-                (low, high),
-                tuple(document["notes"]),
-                document["settings"],
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"These arrays do not make a similarity: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all; an InputError for another suffix."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A similarity is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Similarity:
-        """Read a result that :meth:`save` wrote; an InputError if the file holds something else."""
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Similarity:
+        sets = tuple(
+            SimilarityScore(name, kind, n, float(arrays["values"][i]), arrays[f"{i}/left_out"], arrays[f"{i}/null"])
+            for i, (name, kind, n) in enumerate(document["sets"])
+        )
+        low, high = (float(bound) for bound in arrays["ceiling"])
+        return cls(
+            document["model"],
+            document["dataset"],
+            sets,
+            (low, high),
+            tuple(document["notes"]),
+            document["settings"],
+        )
 
 
 def _row(name: str, kind: str, n_features: int, draws: int, score: tuple[float, float, float]) -> dict[str, Any]:

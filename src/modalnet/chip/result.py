@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = "modalnet.specialization"
-VERSION = 1
 #: Every measure, in the order of the report, and the question it answers.
 MEASURES = {
     "overlap": "do the networks share units?",
@@ -36,7 +32,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Specialization:
+class Specialization(Kept):
     """Measures of how apart the networks of one model are.
 
     Made by :func:`modalnet.specialization`.
@@ -56,6 +52,9 @@ class Specialization:
     settings
         Everything that was asked for, as a JSON document.
     """
+
+    NAME = "a specialization"
+    FORMAT = "modalnet.specialization"
 
     model: str
     networks: tuple[str, ...]
@@ -111,11 +110,9 @@ class Specialization:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """An array that only marks the format, and a JSON document, from which :meth:`from_arrays` makes it again."""
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """An array that only marks the format, and a JSON document, from which :meth:`_from_content` makes it again."""
         return {"measures": np.arange(len(self.tables))}, {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "networks": list(self.networks),
             # JSON within JSON: rows may hold NaN.
@@ -126,45 +123,15 @@ class Specialization:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Specialization:
-        """Make a result from what :meth:`to_arrays` returned.
-
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no specialization in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            return cls(
-                document["model"],
-                tuple(document["networks"]),
-                json.loads(document["tables"]),
-                dict(document["missing"]),
-                tuple(document["notes"]),
-                document["settings"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"This document does not make a specialization: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all; an InputError for another suffix."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A specialization is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Specialization:
-        """Read a result that :meth:`save` wrote; an InputError if the file holds something else."""
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Specialization:
+        return cls(
+            document["model"],
+            tuple(document["networks"]),
+            json.loads(document["tables"]),
+            dict(document["missing"]),
+            tuple(document["notes"]),
+            document["settings"],
+        )
 
 
 def _plain(value: Any) -> Any:

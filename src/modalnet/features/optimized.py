@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from modalnet import store
-from modalnet.errors import InputError
+from modalnet.kept import Kept
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from modalnet.stimuli import Stimulus
-
-FORMAT, VERSION = "modalnet.optimized", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +40,7 @@ class Natural:
 
 
 @dataclass(frozen=True, eq=False)
-class Optimized:
+class Optimized(Kept):
     """The result of :func:`modalnet.features.optimize`.
 
     Sets and pictures are in one order: the network, then the controls; picture i was painted for set i.
@@ -79,6 +75,9 @@ class Optimized:
     natural
         The same for natural pictures; None where none were given.
     """
+
+    NAME = "optimized pictures"
+    FORMAT = "modalnet.optimized"
 
     model: str
     units: tuple[tuple[tuple[str, int, int], ...], ...]
@@ -173,25 +172,12 @@ class Optimized:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"Optimized pictures are kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {"pictures": self.pictures, "path": self.path, "response": self.response}
         if self.natural is not None:
             arrays |= {"natural/response": self.natural.response, "natural/best": self.natural.best}
             arrays |= {f"natural/picture/{i}": picture for i, picture in enumerate(self.natural.pictures)}
         document = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "units": [[list(unit) for unit in own] for own in self.units],
             "tokens": {tower: one if isinstance(one, str) else list(one) for tower, one in self.tokens.items()},
@@ -203,22 +189,10 @@ class Optimized:
             "frame": [list(part) for part in self.frame],
             "labels": None if self.natural is None else list(self.natural.labels),
         }
-        store.write_file(path, arrays, document)
+        return arrays, document
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Optimized:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
-        arrays, document = store.read_file(path)
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(f"{os.fspath(path)} holds no optimized pictures of this version of modalnet.")
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Optimized:
         natural, labels = None, document["labels"]
         if labels is not None:
             pictures = tuple(arrays[f"natural/picture/{i}"] for i in range(len(labels)))

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from modalnet.stimuli import Stimulus
 
-FORMAT, VERSION = "modalnet.top_stimuli", 1
 #: The row of the network, beside those of its units from 0.
 NETWORK = -1
 # Pictures are saved no larger than this; they are looked at, not run.
@@ -49,8 +46,10 @@ class Shown:
 
 
 @dataclass(frozen=True, eq=False)
-class TopStimuli:
+class TopStimuli(Kept):
     """The result of :func:`modalnet.features.top_stimuli` and :func:`modalnet.features.top_tokens`.
+
+    A file of it holds small copies of its pictures.
 
     Attributes
     ----------
@@ -80,6 +79,9 @@ class TopStimuli:
     shown
         The same stimuli token by token.
     """
+
+    NAME = "top stimuli"
+    FORMAT = "modalnet.top_stimuli"
 
     model: str
     units: tuple[tuple[str, int, int], ...]
@@ -168,18 +170,7 @@ class TopStimuli:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all; pictures become small copies.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"Top stimuli are kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {
             "index": self.index,
             "activation": self.activation,
@@ -195,8 +186,6 @@ class TopStimuli:
         arrays |= {f"box/{tower}/{index}": boxes for (tower, index), boxes in self.shown.boxes.items()}
         arrays |= {f"shade/{t}/{row}/{rank}": values for (t, row, rank), values in self.shown.shades.items()}
         document = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "units": [list(unit) for unit in self.units],
             "tokens": {tower: one if isinstance(one, str) else list(one) for tower, one in self.tokens.items()},
@@ -207,24 +196,12 @@ class TopStimuli:
             "stimuli": described,
             "names": json.dumps([[*key, list(names)] for key, names in self.shown.tokens.items()]),
         }
-        store.write_file(path, arrays, document)
+        return arrays, document
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TopStimuli:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> TopStimuli:
         from modalnet.stimuli.stimulus import Stimulus
 
-        arrays, document = store.read_file(path)
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(f"{os.fspath(path)} holds no top stimuli of this version of modalnet.")
         stimuli = {
             index: Stimulus(text, [arrays[f"picture/{index}/{i}"] for i in range(images)] or None, condition, label)
             for index, text, condition, label, images in document["stimuli"]

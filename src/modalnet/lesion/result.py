@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.lesion.condition import Condition, Control
 from modalnet.tasks.base import TaskScores
 
@@ -28,12 +26,9 @@ if TYPE_CHECKING:
 
     from modalnet.lesion.table import Evidence
 
-FORMAT = "modalnet.lesion_study"
-VERSION = 1
-
 
 @dataclass(frozen=True, eq=False)
-class LesionStudy:
+class LesionStudy(Kept):
     """The item scores of a model under lesions; made by :func:`modalnet.lesion_study`.
 
     Attributes
@@ -63,6 +58,9 @@ class LesionStudy:
     InputError
         If the parts do not fit each other.
     """
+
+    NAME = "a lesion study"
+    FORMAT = "modalnet.lesion_study"
 
     model: str
     base: dict[str, TaskScores]
@@ -179,8 +177,8 @@ class LesionStudy:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again.
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again.
 
         Returns
         -------
@@ -200,8 +198,6 @@ class LesionStudy:
             **{f"cells/{i}": scores for i, scores in enumerate(self.cells.values())},
         }
         document = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "base": [[name, one.task, list(one.items), one.measure] for name, one in self.base.items()],
             "lesions": [list(astuple(condition)) for condition in lesions],
@@ -216,68 +212,22 @@ class LesionStudy:
         return arrays, document
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
-        """Make a result from what :meth:`to_arrays` returned.
-
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no lesion study in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            lesions = [Condition(*values) for values in document["lesions"]]
-            return cls(
-                model=document["model"],
-                base={
-                    name: TaskScores(task, tuple(items), arrays[f"base/{i}"], measure, float(arrays["chance"][i]))
-                    for i, (name, task, items, measure) in enumerate(document["base"])
-                },
-                cells={(lesions[at], task): arrays[f"cells/{i}"] for i, (at, task) in enumerate(document["cells"])},
-                counts={lesions[at]: count for at, count in document["counts"]},
-                magnitudes={
-                    lesions[at]: float(value)
-                    for at, value in zip(document["magnitudes"], arrays["magnitudes"], strict=True)
-                },
-                failures={(lesions[at], task): message for at, task, message in document["failures"]},
-                spare_first=document["spare_first"],
-                seed=document["seed"],
-                settings=json.loads(document["settings"]),
-            )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise InputError(f"These arrays do not make a lesion study: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A lesion study is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LesionStudy:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
+        lesions = [Condition(*values) for values in document["lesions"]]
+        return cls(
+            model=document["model"],
+            base={
+                name: TaskScores(task, tuple(items), arrays[f"base/{i}"], measure, float(arrays["chance"][i]))
+                for i, (name, task, items, measure) in enumerate(document["base"])
+            },
+            cells={(lesions[at], task): arrays[f"cells/{i}"] for i, (at, task) in enumerate(document["cells"])},
+            counts={lesions[at]: count for at, count in document["counts"]},
+            magnitudes={
+                lesions[at]: float(value)
+                for at, value in zip(document["magnitudes"], arrays["magnitudes"], strict=True)
+            },
+            failures={(lesions[at], task): message for at, task, message in document["failures"]},
+            spare_first=document["spare_first"],
+            seed=document["seed"],
+            settings=json.loads(document["settings"]),
+        )

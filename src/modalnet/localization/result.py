@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import statistics, store
+from modalnet import statistics
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.localization import selection
 from modalnet.statistics import Moments, Welch
 from modalnet.units import Units
@@ -35,11 +34,9 @@ if TYPE_CHECKING:
 PerTower = dict[str, Float[np.ndarray, "layer dim"]]
 
 SIDES = ("positive", "negative")
-FORMAT = "modalnet.localization"
-VERSION = 1
 
 
-class Localization:
+class Localization(Kept):
     """The statistics of a contrast for every unit, and the networks that follow from them.
 
     Made by :func:`modalnet.localize`.
@@ -69,6 +66,9 @@ class Localization:
     whose activation was ever NaN or infinite, or that is constant on both sides, has t = NaN; it is never selected
     and is counted in :attr:`undefined`. All arrays are float64 [layer, dim] and read-only.
     """
+
+    NAME = "a localization"
+    FORMAT = "modalnet.localization"
 
     def __init__(
         self,
@@ -510,8 +510,8 @@ class Localization:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return the result as arrays and a JSON document, from which :meth:`from_arrays` makes it again.
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again.
 
         Returns
         -------
@@ -536,8 +536,6 @@ class Localization:
                 counts[name] = moments.n
                 arrays[f"{name}/mean"], arrays[f"{name}/m2"] = moments.mean, moments.m2
         document = {
-            "format": FORMAT,
-            "version": VERSION,
             "towers": list(self._towers),
             "conditions": list(self._conditions),
             "n": counts,
@@ -546,71 +544,25 @@ class Localization:
         return arrays, document
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Localization:
-        """Make a result from what :meth:`to_arrays` returned.
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Localization:
+        counts, towers = document["n"], document["towers"]
 
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no localization in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            counts, towers = document["n"], document["towers"]
+        def folds(name: str) -> list[Moments]:
+            parts = zip(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"], strict=True)
+            return [Moments(n, mean, m2) for n, mean, m2 in parts]
 
-            def folds(name: str) -> list[Moments]:
-                parts = zip(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"], strict=True)
-                return [Moments(n, mean, m2) for n, mean, m2 in parts]
+        def whole(name: str) -> Moments:
+            return Moments(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"])
 
-            def whole(name: str) -> Moments:
-                return Moments(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"])
-
-            return cls(
-                sides={side: {tower: folds(f"side/{side}/{tower}") for tower in towers} for side in SIDES},
-                conditions={
-                    condition: {tower: whole(f"condition/{index}/{tower}") for tower in towers}
-                    for index, condition in enumerate(document["conditions"])
-                },
-                norms={tower: arrays[f"norms/{tower}"] for tower in towers},
-                meta=document["meta"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"These arrays do not make a localization: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A localization is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Localization:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+        return cls(
+            sides={side: {tower: folds(f"side/{side}/{tower}") for tower in towers} for side in SIDES},
+            conditions={
+                condition: {tower: whole(f"condition/{index}/{tower}") for tower in towers}
+                for index, condition in enumerate(document["conditions"])
+            },
+            norms={tower: arrays[f"norms/{tower}"] for tower in towers},
+            meta=document["meta"],
+        )
 
     def __eq__(self, other: object) -> bool:
         """Whether every array (NaN equal to NaN), every count and the meta document are the same."""

@@ -12,24 +12,21 @@ effect. A mean of per-pair ratios would be ruled by the pairs that the model har
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.patching.columns import Column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT, VERSION = "modalnet.patching", 1
 RESAMPLES, LEVEL = 2000, 0.95
 
 
@@ -56,7 +53,7 @@ class NetworkPatch:
 
 
 @dataclass(frozen=True, eq=False)
-class Patching:
+class Patching(Kept):
     """The result of :func:`modalnet.activation_patching` or :func:`modalnet.attribution_patching`.
 
     Attributes
@@ -82,6 +79,9 @@ class Patching:
     picture
         ``[height, width, 3]``: the first clean stimulus', to draw on; None without one.
     """
+
+    NAME = "a patching result"
+    FORMAT = "modalnet.patching"
 
     model: str
     metric: str
@@ -241,18 +241,7 @@ class Patching:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            For another suffix.
-        StoreError
-            If the file cannot be written.
-        """
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A patching result is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {"clean": self.clean, "corrupt": self.corrupt}
         arrays |= {f"values/{tower}": values for tower, values in self.values.items()}
         arrays |= {f"units/{tower}": values for tower, values in self.unit_effect.items()}
@@ -265,8 +254,6 @@ class Patching:
             arrays |= {f"networks/{i}/controls/{match}": drawn for match, drawn in one.controls.items()}
             networks.append([name, one.count, list(one.values), list(one.controls)])
         document = {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "metric": self.metric,
             "direction": self.direction,
@@ -276,22 +263,10 @@ class Patching:
             "layers": {tower: list(own) for tower, own in self.layers.items()},
             "networks": networks,
         }
-        store.write_file(path, arrays, document)
+        return arrays, document
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Patching:
-        """Read a result that :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If the file holds something else.
-        StoreError
-            If the file cannot be read or is damaged.
-        """
-        arrays, document = store.read_file(path)
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(f"{os.fspath(path)} holds no patching result of this version of modalnet.")
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Patching:
         columns = {
             tower: tuple(Column(**{**one, "box": tuple(one["box"]) if one["box"] else None}) for one in own)
             for tower, own in json.loads(document["columns"]).items()

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from modalnet import resampling, store
+from modalnet import resampling
 from modalnet.errors import InputError
+from modalnet.kept import Kept
 from modalnet.profiles.human import LANGUAGE
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from modalnet.profiles.human import HumanComparison
 
-FORMAT = "modalnet.profile"
-VERSION = 1
 RESAMPLES, PERMUTATIONS = 2000, 9999
 UNITS = {"z": "z", "minmax": "share of the range of condition means", "none": "activation"}
 
@@ -38,7 +35,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class Profile(Kept):
     """Responses of a network to conditions, on stimuli that did not select it.
 
     Made by :data:`modalnet.profile`.
@@ -69,6 +66,9 @@ class Profile:
     InputError
         If the parts do not fit each other.
     """
+
+    NAME = "a profile"
+    FORMAT = "modalnet.profile"
 
     model: str
     network: str
@@ -307,16 +307,14 @@ class Profile:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and a JSON document, from which :meth:`from_arrays` makes it again."""
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and a JSON document, from which :meth:`_from_content` makes it again."""
         arrays = {
             "of_stimulus": np.asarray(self.of_stimulus, dtype=np.int64),
             "responses": np.asarray(self.responses, dtype=np.float64),
             "controls": np.asarray(self.controls, dtype=np.float64),
         }
         return arrays, {
-            "format": FORMAT,
-            "version": VERSION,
             "model": self.model,
             "network": self.network,
             "conditions": list(self.conditions),
@@ -327,49 +325,19 @@ class Profile:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Profile:
-        """Make a result from what :meth:`to_arrays` returned.
-
-        Raises
-        ------
-        InputError
-            If they hold something else.
-        """
-        if (document.get("format"), document.get("version")) != (FORMAT, VERSION):
-            raise InputError(
-                f"This is no profile in the format of this version of modalnet ({FORMAT} {VERSION}): "
-                f"{document.get('format')!r} {document.get('version')!r}."
-            )
-        try:
-            return cls(
-                model=document["model"],
-                network=document["network"],
-                conditions=tuple(document["conditions"]),
-                of_stimulus=arrays["of_stimulus"],
-                items=None if document["items"] is None else tuple(document["items"]),
-                responses=arrays["responses"],
-                controls=arrays["controls"],
-                normalize=document["normalize"],
-                notes=tuple(document["notes"]),
-                settings=document["settings"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"These arrays do not make a profile: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a ``.safetensors`` file, whole or not at all; an InputError for another suffix."""
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"A profile is kept as .safetensors; {os.fspath(path)!r} ends otherwise.")
-        store.write_file(path, *self.to_arrays())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Profile:
-        """Read a result that :meth:`save` wrote; an InputError if the file holds something else."""
-        arrays, document = store.read_file(path)
-        try:
-            return cls.from_arrays(arrays, document)
-        except InputError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from error
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Profile:
+        return cls(
+            model=document["model"],
+            network=document["network"],
+            conditions=tuple(document["conditions"]),
+            of_stimulus=arrays["of_stimulus"],
+            items=None if document["items"] is None else tuple(document["items"]),
+            responses=arrays["responses"],
+            controls=arrays["controls"],
+            normalize=document["normalize"],
+            notes=tuple(document["notes"]),
+            settings=document["settings"],
+        )
 
 
 def _records(table: pd.DataFrame) -> list[dict[Any, Any]]:
