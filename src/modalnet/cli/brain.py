@@ -179,11 +179,10 @@ def _job(  # noqa: PLR0917  # one call of each command
 
 def _write(what: str, found: Any, text: str, tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, Path]:
     """The result as files; its safetensors first, so that nothing of it is lost if a picture cannot be drawn."""
-    import io
-
     from matplotlib.figure import Figure
 
     from modalnet import store
+    from modalnet.plotting.files import write_figure
 
     files = {"result": folder / f"{what}.safetensors"}
     found.save(files["result"])
@@ -192,9 +191,8 @@ def _write(what: str, found: Any, text: str, tables: dict[str, pd.DataFrame], fo
         store.write_bytes(files[name], table.to_csv(index=False).encode())
     files["summary"] = folder / f"{what}.txt"
     store.write_bytes(files["summary"], (text + "\n").encode())
-    figure, picture = Figure(figsize=SIZE, layout="constrained"), io.BytesIO()
+    figure = Figure(figsize=SIZE, layout="constrained")
     found.plot(ax=figure.subplots())
-    figure.savefig(picture, format="png", dpi=200)
     files["plot"] = folder / f"{what}.png"
-    store.write_bytes(files["plot"], picture.getvalue())
+    write_figure(figure, files["plot"])
     return files

@@ -46,12 +46,17 @@ def save_figure(draw: Callable[..., Any], path: str | os.PathLike[str], *given: 
     StoreError
         If the file cannot be written.
     """
-    kind = Path(path).suffix.removeprefix(".").lower()
     token = _to_file.set(True)
     try:
         figure = draw(*given, **options).figure
     finally:
         _to_file.reset(token)
+    write_figure(figure, path)
+
+
+def write_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure to a file, whole or not at all; errors as of :func:`save_figure`."""
+    kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise InputError(f"A picture is written as .png, .pdf or .svg; {os.fspath(path)!r} ends otherwise.")
     picture = io.BytesIO()

@@ -6,7 +6,6 @@ that have as many units in the tower and none of the network's own.
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.plotting.files import write_figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -159,13 +158,7 @@ def save_layer_profile(
 
     axes = _axes_of(Figure, len(localization.towers))
     layer_profile(localization, units, ax=axes, **options)
-    kind = os.path.splitext(path)[1].removeprefix(".").lower()
-    figure = axes[0].figure
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"A picture is written as .png, .pdf or .svg; {os.fspath(path)!r} ends otherwise.")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=200)
-    store.write_bytes(path, picture.getvalue())
+    write_figure(axes[0].figure, path)
 
 
 def axes_for(drawn: Localization | Units, ax: Axes | Sequence[Axes] | np.ndarray | None) -> np.ndarray:

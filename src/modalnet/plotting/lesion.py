@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet import store
 from modalnet.errors import InputError
+from modalnet.plotting.files import write_figure
 from modalnet.plotting.layers import SMALL, TEXT
 
 if TYPE_CHECKING:
@@ -107,15 +106,9 @@ def save_dose_curves(
 
     rows, tasks = _plan(study, networks, tasks, operations)
     panels = _panels(Figure, len(rows), len(tasks))
-    figure = panels[0, 0].figure
-    kind = os.path.splitext(path)[1].removeprefix(".").lower()
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"A picture is written as .png, .pdf or .svg; {os.fspath(path)!r} ends otherwise.")
     _draw_all(study, panels, rows, tasks)
     _legend(panels, outside=True)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=200)
-    store.write_bytes(path, picture.getvalue())
+    write_figure(panels[0, 0].figure, path)
 
 
 def _plan(
