@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet.architecture.towers import input_of
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.positions import choose
 from modalnet.store import Store
@@ -108,10 +109,9 @@ def read_activations(
     reached = model.reached(stimuli)
     for tower in layers:
         if tower not in reached:
-            missing = "images" if tower == "vision" else "text"
             raise InputError(
                 f"Not all of these {len(stimuli)} stimuli reach the {tower} tower of {model.name}: give stimuli with "
-                f"{missing}, or units of {', '.join(reached) or 'another tower'}."
+                f"{input_of(tower)}, or units of {', '.join(reached) or 'another tower'}."
             )
     wanted = {tower: tuple(sorted(set(layers[tower]))) for tower in model.towers if layers.get(tower)}
     pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)

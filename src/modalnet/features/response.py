@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet.architecture.towers import input_of
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.model import Model
@@ -155,10 +156,9 @@ def check_reach(model: Model, towers: Iterable[str], stimuli: Sequence[Stimulus]
     reached = model.reached(stimuli)
     for tower in towers:
         if tower not in reached:
-            missing = "images" if tower == "vision" else "text"
             raise InputError(
                 f"some of these units are in the {tower} tower, which not all stimuli reach: give stimuli with "
-                f"{missing}, or leave these units out."
+                f"{input_of(tower)}, or leave these units out."
             )
 
 

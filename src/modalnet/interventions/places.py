@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.architecture.inputs import Encoded
-from modalnet.architecture.towers import TEXT_TOWERS
+from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS
 from modalnet.errors import ModalnetError
 from modalnet.interventions.plan import Plan, Prefix
 from modalnet.interventions.sweep import Cell, State, Swap, Sweep
@@ -59,7 +59,8 @@ def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarr
         ``[token, 4]``: left, top, right and bottom as shares of the picture; NaN for tokens of no picture. None
         where it cannot be told.
     """
-    if stimulus.n_images != 1 or "vision" not in sweep.layouts.towers:
+    # Only the first image encoder is measured.
+    if stimulus.n_images != 1 or "vision" not in sweep.layouts.towers or tower in VISION_TOWERS[1:]:
         return None
     ((width, height),) = stimulus.inspect().sizes
     try:

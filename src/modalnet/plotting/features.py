@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet.architecture.towers import VISION_TOWERS
 from modalnet.errors import InputError
 from modalnet.plotting.layers import SMALL, TEXT
 
@@ -208,7 +209,7 @@ def _limits(result: TopStimuli, row: int) -> tuple[float, float]:
 
     The first token of a text is an attention sink in most decoders, and counts for neither.
     """
-    parts = [v if t == "vision" else v[1:] for (t, r, _), v in result.shown.shades.items() if r == row]
+    parts = [v if t in VISION_TOWERS else v[1:] for (t, r, _), v in result.shown.shades.items() if r == row]
     values = np.concatenate([part for part in parts if len(part)] or [np.zeros(1)])
     middle = float(np.median(values))
     return middle, max(float(values.max()) - middle, 1e-12)
