@@ -541,3 +541,21 @@ def test_a_localization_without_folds_is_that_of_the_others():
     for bad in ((), (10,), (-1,), tuple(range(10))):
         with pytest.raises(InputError, match="takes some of the 10 folds"):
             whole.without(*bad)
+
+
+def test_only_is_what_localizing_one_tower_gives(values):
+    both = localization_of(values, CONDITIONS)
+    alone = localization_of({"decoder": values["decoder"]}, CONDITIONS, meta=META | {"tokens": {"decoder": "last"}})
+    assert both.only("decoder") == alone
+    assert both.only("decoder").top(fraction=0.1).count == 3
+    np.testing.assert_array_equal(both.only("decoder").q["decoder"], alone.q["decoder"])
+    assert both.only("decoder", "vision") == both
+    assert str(both.only("vision").reliability(fraction=0.2)) == str(
+        both.reliability(fraction=0.2, towers="vision")
+    )
+
+
+@pytest.mark.parametrize("towers", [(), ("audio",)])
+def test_only_takes_towers_that_were_localized(values, towers):
+    with pytest.raises(InputError, match="decoder"):
+        localization_of(values, CONDITIONS).only(*towers)

@@ -205,6 +205,34 @@ class Localization(Kept):
         meta = self._meta | {"stimuli": kept}
         return Localization(sides=sides, conditions=self._conditions, norms=self._norms, meta=meta)
 
+    def only(self, *towers: str) -> Localization:
+        """The localization of some of its towers, as if no other had been asked for.
+
+        ``fraction`` then means a share of their units, in :meth:`top` and in a lesion study, and q is over them.
+
+        Raises
+        ------
+        InputError
+            For no tower, or one that was not localized.
+        """
+        if not towers:
+            raise InputError(f"only(tower, ...) takes some of the towers {', '.join(self._towers)}; none was given.")
+        kept = selection.check_towers(towers, self._towers)
+
+        def some(of: Mapping[str, Any]) -> dict[str, Any]:
+            return {tower: of[tower] for tower in kept}
+
+        meta = dict(self._meta)
+        for name in ("tokens", "paths"):
+            if isinstance(meta.get(name), Mapping):
+                meta[name] = some(meta[name])
+        return Localization(
+            sides={side: some(parts) for side, parts in self._sides.items()},
+            conditions={name: some(parts) for name, parts in self._conditions.items()},
+            norms=some(self._norms),
+            meta=meta,
+        )
+
     # -- statistics ----------------------------------------------------------------------------------------------
 
     @cached_property

@@ -1,0 +1,454 @@
+"""RESULTS.md: what was found, from the tables that the steps left. Every sentence with a number is made here."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from benchmarks.study.plan import INTACT_NETWORK, LANGUAGE, Asked
+
+from modalnet.store import write_bytes
+
+if TYPE_CHECKING:
+    from benchmarks.study.running import Step
+
+#: A naming task, and the network that ought to carry it.
+OWN = {"naming faces": "faces", "naming bodies": "bodies", "naming objects": "objects", "naming places": "places"}
+OWN |= {"naming characters": "characters", "reading": "words"}
+OPERATIONS = {"zero": "zeroed", "mean": "set to their mean"}
+
+
+def write(
+    out: Path, models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[str, str], command: str
+) -> None:
+    """Write RESULTS.md into the folder of the study."""
+    read = {name: Tables(out / name) for name in models}
+    parts = [
+        "# What the study found",
+        _made(models, steps, failures, command),
+        *(_section(title, make, models, read) for title, make in SECTIONS),
+        _limits(models),
+    ]
+    write_bytes(out / "RESULTS.md", ("\n\n".join(part for part in parts if part) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables, texts and figures of one model."""
+
+    folder: Path
+
+    def __call__(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / f"{name}.csv"
+        return pd.read_csv(path, keep_default_na=True) if path.exists() and path.stat().st_size > 1 else None
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a text; none where it is not there."""
+        path = self.folder / f"{name}.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def figure(self, name: str, says: str) -> str:
+        """A link to a figure, empty where it is not there."""
+        return f"![{says}]({self.folder.name}/{name}.png)" if (self.folder / f"{name}.png").exists() else ""
+
+
+def _section(
+    title: str, make: Callable[..., Iterator[str]], models: Mapping[str, Asked], read: Mapping[str, Tables]
+) -> str:
+    written = []
+    for name, asked in models.items():
+        parts = [part for part in make(asked, read[name]) if part]
+        if parts:
+            written += [f"### {name}", *parts]
+    return "\n\n".join([f"## {title}", *written]) if written else ""
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts as markdown."""
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for a table."""
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def interval(row: Mapping[str, Any], name: str, digits: int = 2, ends: tuple[str, str] = (" low", " high")) -> str:
+    """A value with its interval."""
+    if pd.isna(row[name]):
+        return ""
+    low, high = (row[name + end] for end in ends)
+    return f"{row[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(value: float) -> str:
+    """A share without needless digits."""
+    return f"{100 * value:.4g}%"
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")
+
+
+# The parts
+
+
+def _made(models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[str, str], command: str) -> str:
+    import torch
+
+    import modalnet as mn
+
+    rows = []
+    for name, asked in models.items():
+        own = [step for step in steps if step.name.startswith(f"{name}: ")]
+        seconds = [step.seconds() for step in own]
+        rows.append(
+            {
+                "model": name,
+                "towers": ", ".join(
+                    f"{tower.name} {tower.n_layers} x {tower.width}" for tower in asked.model.towers.values()
+                ),
+                "random controls of each kind": asked.settings.controls,
+                "minutes": f"{sum(one or 0 for one in seconds) / 60:.0f}",
+                "steps done": f"{sum(one is not None for one in seconds)} of {len(own)}",
+            }
+        )
+    lines = [
+        f"Made by `{command}` with modalnet {mn.__version__}, torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {torch.get_num_threads()} thread(s) on {torch.get_num_interop_threads()} cores. "
+        "Every table and figure below is of this command. A table's numbers, and more of them, are in the folder of "
+        "its model as CSV; brackets are 95% intervals.",
+        markdown(pd.DataFrame(rows)),
+    ]
+    lines += [f"**Failed**: {name}: {why}" for name, why in failures.items()]
+    missing = sorted({one for asked in models.values() for one in asked.sources.missing()})
+    if missing:
+        lines.append(f"Left out, for want of its files: {', '.join(missing)}.")
+    return "\n\n".join(lines)
+
+
+def naming(asked: Asked, read: Tables) -> Iterator[str]:
+    """Held-out naming beside chance and a probe."""
+    table = read("naming")
+    if table is None:
+        return
+    shown = pd.DataFrame(
+        {
+            "pictures": [row["category"] for row in _rows(table)],
+            "n": [row["n"] for row in _rows(table)],
+            "chance": [number(row["chance"]) for row in _rows(table)],
+            "named": [interval(row, "named") for row in _rows(table)],
+            "linear probe on the vision tower": [interval(row, "probe") for row in _rows(table)],
+        }
+    )
+    yield (
+        "Share of held-out pictures whose right name is the likeliest of all names. The probe is a logistic regression "
+        "on the last block's mean token, fit to the pictures that are not held out (for the joined model those that "
+        "trained its projector)."
+    )
+    yield markdown(shown)
+
+
+def networks(asked: Asked, read: Tables) -> Iterator[str]:
+    """Selectivity and reliability."""
+    table = read("networks")
+    if table is None:
+        return
+    rows = _rows(table)
+    yield (
+        f"The top {percent(asked.settings.selected)} of a tower by t. Hedges' g is of its units on stimuli that did "
+        "not select them, beside random units with as many in every block; Dice is the overlap of the networks of two "
+        "halves of the stimuli."
+    )
+    yield markdown(
+        pd.DataFrame(
+            {
+                "tower": [row["tower"] for row in rows],
+                "network": [row["network"] for row in rows],
+                "n": [row["n"] for row in rows],
+                "units": [row["units"] for row in rows],
+                "largest t": [number(row["largest t"], 1) for row in rows],
+                "g, held out": [interval(row, "g held out") for row in rows],
+                "random": [interval(row, "g held out, random") for row in rows],
+                "split-half Dice": [interval(row, "split-half Dice") for row in rows],
+                "random ": [interval(row, "split-half Dice, random") for row in rows],
+                "mean block": [f"{row['mean layer']:.1f} of 0..{row['layers'] - 1}" for row in rows],
+                "times the mean \\|activation\\|": [number(row["times the mean |activation|"], 1) for row in rows],
+            }
+        )
+    )
+    weak = [
+        f"{row['network']} ({row['tower']})" for row in rows if not row["g held out"] > row["g held out, random high"]
+    ]
+    if weak:
+        yield f"On held-out stimuli no more selective than random units can be: {', '.join(weak)}."
+    yield read.figure("layers", "Which share of each block is in each network")
+
+
+def overlap(asked: Asked, read: Tables) -> Iterator[str]:
+    """Where vision and language meet."""
+    table = read("overlap")
+    if table is None:
+        return
+    rows = _rows(table)
+    meeting = [row for row in rows if row["Dice"] > row["Dice, random high"]]
+    wanted = {INTACT_NETWORK, "picture > description", "faces", "places", "houses", "characters", "words"}
+    cross = [row for row in rows if row["network A"] == LANGUAGE and row["network B"] in wanted]
+    if cross:
+        yield "Language and pictures in the decoder, and chance overlap of sets with as many units in every block:"
+        yield markdown(
+            pd.DataFrame(
+                {
+                    "language and": [row["network B"] for row in cross],
+                    "Dice": [number(row["Dice"]) for row in cross],
+                    "random, mean": [number(row["Dice, random"]) for row in cross],
+                    "random, 97.5%": [number(row["Dice, random high"]) for row in cross],
+                    "r of the t of all units": [number(row["r of t"]) for row in cross],
+                }
+            )
+        )
+    named = "; ".join(
+        f"{row['network A']} and {row['network B']} in {row['tower']} ({row['Dice']:.2f} against "
+        f"{row['Dice, random']:.2f})"
+        for row in sorted(meeting, key=lambda row: -row["Dice"])[:8]
+    )
+    yield (
+        f"Of {len(rows)} pairs of networks, {len(meeting)} share more units than 97.5% of random sets would "
+        f"(uncorrected){': ' if named else ''}{named}."
+    )
+    yield read.figure("overlap", "Dice of each pair of networks")
+
+
+def language(asked: Asked, read: Tables) -> Iterator[str]:
+    """What is left of the language effect."""
+    same = read("same-text")
+    if same is not None:
+        yield (
+            "On text alone this decoder is the one above: its language network has the same t, and without a lesion "
+            "and under the largest one every item has the same score (largest difference "
+            f"{same['largest difference'].max():.1e}), so its lesions on text are those."
+        )
+    table = read("lesions-doses")
+    if table is None:
+        return
+    for operation, called in OPERATIONS.items():
+        part = table[table["operation"] == operation]
+        if not len(part):
+            continue
+        rows = _rows(part)
+        yield f"Language network, units {called}: drops from the score without a lesion, in the task's measure."
+        yield markdown(_drops(rows, sizes=True))
+    yield "In words:"
+    yield "\n".join(f"- {line}" for line in read.lines("lesions-doses"))
+    yield read.figure("doses", "Dose curves of the language network")
+
+
+def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
+    columns: dict[str, list[str]] = {
+        "task": [row["task"] for row in rows],
+        "network": [row["network"] for row in rows],
+        "size": [percent(row["fraction"]) for row in rows],
+        "no lesion": [interval(row, "base", ends=("_low", "_high")) for row in rows],
+        "drop": [interval(row, "drop", ends=("_low", "_high")) for row in rows],
+        "layer-matched": [interval(row, "drop_layer", ends=("_low", "_high")) for row in rows],
+        "norm-matched": [interval(row, "drop_norm", ends=("_low", "_high")) for row in rows],
+        "least selective": [number(row["drop_least"]) for row in rows],
+        "exceeds norm-matched": ["yes" if row["exceeds_norm"] is True else "no" for row in rows],
+    }
+    if sizes:
+        del columns["network"]
+    return pd.DataFrame(columns)
+
+
+def thought(asked: Asked, read: Tables) -> Iterator[str]:
+    """The other networks of text, crossed with language."""
+    table, crossed = read("lesions-text"), read("crossed-text")
+    if table is None:
+        return
+    yield read.figure("text", "Drops of each network on each task")
+    yield "Bold drops exceed those of norm-matched random units (interval, items and draws)."
+    passed = [row for row in _rows(table) if row["exceeds_norm"] is True]
+    if passed:
+        yield markdown(_drops(passed, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in passed]))
+    else:
+        yield "No network costs more on any task than norm-matched random units can."
+    yield _dissociations(crossed)
+
+
+def _dissociations(crossed: pd.DataFrame | None) -> str:
+    """Which crossed effects are above zero, and which dissociations were found."""
+    if crossed is None or not len(crossed):
+        return ""
+    rows = _rows(crossed)
+    found = [
+        row
+        for row in rows
+        if "double dissociation" in str(row["verdict"]).lower() and "no double" not in str(row["verdict"]).lower()
+    ]
+    single = [row for row in rows if "single dissociation" in str(row["verdict"]).lower()]
+    strong = [row for row in rows if row["crossed_low"] > 0 or row["crossed_high"] < 0]
+    text = (
+        f"Crossed effects of {len(rows)} pairs of networks and tasks (each size and operation): {len(strong)} have an "
+        f"interval that does not hold 0 (uncorrected); {len(found)} are double dissociations by the rules of "
+        f"`LesionStudy.dissociation`, {len(single)} single ones."
+    )
+    shown = sorted(found or single, key=lambda row: -abs(row["crossed"]) if np.isfinite(row["crossed"]) else 0)[:6]
+    return "\n".join([text, *(f"- {row['verdict']}" for row in shown)])
+
+
+def pictures(asked: Asked, read: Tables) -> Iterator[str]:
+    """Do networks of pictures carry their own kind, and language its own when there is a picture?"""
+    table, crossed = read("lesions-pictures"), read("crossed-pictures")
+    if table is None:
+        return
+    for tower, part in table.groupby("tower", sort=False):
+        yield read.figure(f"pictures-{tower}", f"Drops of each network of the {tower} tower on each task")
+        own = [row for row in _rows(part) if OWN.get(row["task"]) == row["network"].rpartition(" (")[0]]
+        if own:
+            yield f"Each network of the {tower} tower on its own kind of picture:"
+            yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
+        passed = [row for row in _rows(part) if row["exceeds_norm"] is True]
+        own_passed = [row for row in passed if row in own]
+        yield (
+            f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than norm-matched random units; "
+            f"{len(own_passed)} of them are of a network on its own kind of picture."
+        )
+    if crossed is not None:
+        pair = crossed[
+            crossed["network_A"].str.startswith("faces")
+            & crossed["network_B"].str.match("places|houses")
+            & crossed["task_a"].eq("naming faces")
+            & crossed["task_b"].eq("naming places")
+        ]
+        if len(pair):
+            yield "Face units and place units on naming faces and naming places:"
+            yield markdown(
+                pd.DataFrame(
+                    {
+                        "tower": pair["tower"],
+                        "size": [percent(one) for one in pair["fraction_A"]],
+                        "operation": pair["operation"].map(OPERATIONS),
+                        "faces lesion: faces, places": [
+                            f"{one:.2f}, {two:.2f}" for one, two in zip(pair["drop_Aa"], pair["drop_Ab"], strict=True)
+                        ],
+                        "places lesion: faces, places": [
+                            f"{one:.2f}, {two:.2f}" for one, two in zip(pair["drop_Ba"], pair["drop_Bb"], strict=True)
+                        ],
+                        "crossed effect": [interval(row, "crossed", ends=("_low", "_high")) for row in _rows(pair)],
+                        "verdict": pair["verdict"],
+                    }
+                )
+            )
+        for tower, part in crossed.groupby("tower", sort=False):
+            yield f"{tower}: {_dissociations(part)}"
+
+
+def patching(asked: Asked, read: Tables) -> Iterator[str]:
+    """Where the answer becomes readable, and through which network."""
+    table, carried = read("patching"), read("patching-networks")
+    if table is None:
+        return
+    what, *lines = read.lines("patching")
+    yield f"{what[0].upper()}{what[1:]}. 0 is the run with the other stimulus, 1 the stimulus' own run."
+    yield "```\n" + "\n".join(lines) + "\n```"
+    yield read.figure("patching", "Effect of patching each block and token")
+    for tower, part in table.groupby("tower", sort=False):
+        for token, of in part.groupby("token", sort=False):
+            most = of["effect"].max()
+            if most >= 0.5:
+                there = of[of["effect"] >= 0.5]["layer"]
+                yield (
+                    f"- {tower}, {token!r}: at least half of the answer at blocks {there.min()} to {there.max()} "
+                    f"(most {most:.2f})"
+                )
+    if carried is not None and len(carried):
+        rows = _rows(carried)
+        yield "Patching a network's units alone, all blocks and tokens at once:"
+        yield markdown(
+            pd.DataFrame(
+                {
+                    "network": [row["network"] for row in rows],
+                    "units": [row["units"] for row in rows],
+                    "effect": [f"{row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in rows],
+                    "random units": [str(row.get("match", "")) + "-matched" for row in rows],
+                    "their effect, lowest to highest": [
+                        f"{row['control']:.2f} ({row['control_low']:.2f} to {row['control_high']:.2f})" for row in rows
+                    ],
+                    "p of the rank": [number(row["p"], 3) for row in rows],
+                }
+            )
+        )
+
+
+def brains(asked: Asked, read: Tables) -> Iterator[str]:
+    """Prediction of the human language network, and the response profile."""
+    table = read("brain")
+    if table is not None:
+        for name, part in table.groupby("data", sort=False):
+            rows = _rows(part)
+            yield f"{name}: correlation of predicted and measured responses, whole topics held out."
+            yield markdown(
+                pd.DataFrame(
+                    {
+                        "features": [row["features"] for row in rows],
+                        "how many": [row["n_features"] for row in rows],
+                        "score": [f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows],
+                        "network minus this": [_less(row) for row in rows],
+                    }
+                )
+            )
+        yield read.figure("brain", "Brain scores")
+    profile = read.lines("profile")
+    if profile:
+        yield "The language network's response to four conditions, on stimuli that did not select it:"
+        yield "```\n" + "\n".join(profile) + "\n```"
+
+
+def _less(row: Mapping[str, Any]) -> str:
+    """How far the network's score is above this one's."""
+    ends = [row[f"network_minus{end}"] for end in ("", "_low", "_high")]
+    return "" if pd.isna(ends[0]) else "{:.3f} [{:.3f}, {:.3f}]".format(*ends)
+
+
+def maps(asked: Asked, read: Tables) -> Iterator[str]:
+    """The pictures of the whole model."""
+    yield read.figure("sheet", "The networks on the sheet")
+    yield read.figure("glass", "The networks in depth")
+
+
+def _limits(models: Mapping[str, Asked]) -> str:
+    draws = {name: asked.settings.controls for name, asked in models.items()}
+    least, each = min(draws.values()), ", ".join(f"{name} {n}" for name, n in draws.items())
+    return "\n".join(
+        [
+            "## Limits",
+            "",
+            f"- Few random sets of each kind stand beside a lesion ({each}): a rank among them cannot be below "
+            f"{1 / (1 + least):.2f}, so what counts is the interval of the excess.",
+            "- Few items per task: differences of a few percent are below what these intervals can show. A task whose "
+            "score without a lesion is near chance cannot show a loss.",
+            "- Norm-matched units come from the same block; where a block has no unit as large as the network's, they "
+            "are smaller, and their cost is a lower bound.",
+            "- Mean ablation sets units to their mean over the tasks' own stimuli, at every token.",
+            "- One model of each kind, one seed. Nothing here is of a large vision-language model.",
+        ]
+    )
+
+
+SECTIONS: tuple[tuple[str, Callable[..., Iterator[str]]], ...] = (
+    ("Does the model name pictures?", naming),
+    ("Networks", networks),
+    ("Do language and vision share units?", overlap),
+    ("What is left of the language effect?", language),
+    ("Thought beside language", thought),
+    ("Pictures: does each network carry its own?", pictures),
+    ("Where does the answer become readable?", patching),
+    ("The brain", brains),
+    ("Maps", maps),
+)
