@@ -313,7 +313,9 @@ def surprisal(texts, mean=False):
 def test_suites_are_scored_as_by_plain_transformers(tmp_path, metric):
     task = tasks.syntaxgym(suite(tmp_path / "s.json", formulas=["(4;%match%) < (4;%mismatch%)"] * 2, metric=metric))
     model = load("llama")
-    found = model.likelihoods(task.requests())
+    # Formulas over all regions have all of them scored.
+    every = ["(*;%match%) < (*;%mismatch%)"]
+    found = model.likelihoods(tasks.syntaxgym(suite(tmp_path / "e.json", formulas=every, metric=metric)).requests())
     values = {
         (item, name): surprisal(
             [text + " red" if item and i == 0 else text for i, text in enumerate(texts)], metric == "mean"

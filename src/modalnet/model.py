@@ -29,7 +29,7 @@ from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.interventions.remote import Remote, check_mode
 from modalnet.interventions.runner import Runner, Step
-from modalnet.interventions.scores import Likelihood, Request, Scores, check_requests, pairs
+from modalnet.interventions.scores import Likelihood, Request, Scores, answers, check_requests, pairs, rows_of
 from modalnet.interventions.sweep import Cell, Outcome, State, Sweep
 from modalnet.units import Units
 
@@ -324,7 +324,8 @@ class Model:
     ) -> Scores:
         """Log-probabilities of continuations, with or without interventions.
 
-        The LM head runs at the continuations' tokens alone, and no logits are kept.
+        The LM head runs at the continuations' tokens alone, and no logits are kept. Continuations of a stimulus that
+        differ in their last token alone, such as answers of one token each, run once for all.
 
         Parameters
         ----------
@@ -338,7 +339,7 @@ class Model:
             As for :meth:`run`. ``"all"`` and ``"text"`` take in the continuation; ``"last"`` and indices count in the
             stimulus, and so does a patch.
         batch_size
-            Continuations per forward pass; ``"auto"`` also bounds the memory that their logits take.
+            Rows per forward pass; ``"auto"`` also bounds the memory that their logits take.
 
         Returns
         -------
@@ -410,6 +411,8 @@ class Model:
     ) -> list[list[Likelihood]]:
         check_requests(requests)
         self._runner.engine.head()
+        import torch
+
         from modalnet.stimuli import Stimulus
 
         stimuli = [one.stimulus or Stimulus.blank() for one in requests]
@@ -417,13 +420,19 @@ class Model:
         prepared = self._encoder.prepare(
             stimuli, continuations=[one.continuation for one in requests], cuts=[one.cuts for one in requests]
         )
-        found: list[list[Any]] = [[None] * len(requests) for _ in variants]
-        for step in self._runner.stream(prepared, (), {}, logits="score", batch_size=batch_size, variants=edits):
-            for index, (logprob, likeliest) in zip(step.indices, step.scores or (), strict=True):
-                sums = np.zeros(len(requests[index].cuts) + 1)
-                np.add.at(sums, list(prepared[index].segments) or [0] * len(logprob), logprob.double().numpy())
-                found[step.variant][index] = Likelihood(sums, len(logprob), bool(likeliest.all()))
-        return found
+        apart = any(one is not None and one.by_owner for one in edits)
+        rows = rows_of(requests, prepared, (owners or range(len(requests))) if apart else None)
+        by_place = {row.item.index: row for row in rows}
+        running = [row.item for row in rows if row.item.places]
+        nothing, found = torch.zeros(0), [dict[int, Likelihood]() for _ in variants]
+        for row in rows:
+            if not row.item.places:
+                for one in found:
+                    one.update(answers(row, requests, prepared, nothing, nothing))
+        for step in self._runner.stream(running, (), {}, logits="score", batch_size=batch_size, variants=edits):
+            for index, scores in zip(step.indices, step.scores or (), strict=True):
+                found[step.variant].update(answers(by_place[index], requests, prepared, *scores))
+        return [[one[index] for index in range(len(requests))] for one in found]
 
     def generate(
         self,

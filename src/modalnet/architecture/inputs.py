@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import bisect
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,12 @@ class Prepared:
         Token ids in the decoder of an encoder-decoder model, from its start token on; empty for other models.
     appended
         Token ids of a continuation that stands behind what a processor closes the prompt with.
+    plain
+        Token ids of a prompt and its continuation beside images, before a processor makes room for these.
+    asked
+        Which of the ``n_scored`` tokens are asked for; None for all of them.
+    endings
+        Other token ids whose probabilities are wanted in the place of the last token as well.
     """
 
     index: int
@@ -71,6 +78,37 @@ class Prepared:
     segments: tuple[int, ...] = ()
     written: tuple[int, ...] = ()
     appended: tuple[int, ...] = ()
+    plain: tuple[int, ...] = ()
+    asked: tuple[int, ...] | None = None
+    endings: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Which of the tokens at the end have their probability taken."""
+        return tuple(range(self.n_scored)) if self.asked is None else self.asked
+
+    @property
+    def n_targets(self) -> int:
+        """How many probabilities are taken in all."""
+        return len(self.places) + len(self.endings)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The token ids that a continuation ends, as far as they are known before images are decoded."""
+        if self.text_inputs is None or self.written:
+            return self.written or self.appended or self.plain
+        return tuple(self.text_inputs["input_ids"])
+
+    @property
+    def but_last(self) -> tuple[Any, ...]:
+        """Everything that the model reads but the last token: what is equal here differs in that token at most."""
+        # Where the ids are the continuation's alone, the prompt is a text of its own.
+        prompt = self.prompt if self.written or self.appended else None
+        pictures = tuple(
+            os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
+            for source in self.stimulus.sources
+        )
+        return pictures, prompt, self.special_tokens, self.n_scored, self.ids[:-1]
 
     def scored_in(self, tower: str) -> int:
         """How many tokens at the end of a tower's own are the continuation's."""
@@ -293,6 +331,7 @@ class Encoder:
         segments: list[tuple[int, ...]] = [()] * len(prompts)
         written: list[tuple[int, ...]] = [()] * len(prompts)
         appended: list[tuple[int, ...]] = [()] * len(prompts)
+        plain: list[tuple[int, ...]] = [()] * len(prompts)
         if self.writes_apart:
             for index, stimulus in enumerate(stimuli):
                 text = continuations[index] if continuations is not None else ""
@@ -311,7 +350,8 @@ class Encoder:
                     scored[index] = len(appended[index])
                 else:
                     start, whole = len(before.text or ""), Prompt((before.text or "") + text, before.special_tokens)
-                    scored[index] = self._added(before, whole)
+                    scored[index], ids = self._added(before, whole)
+                    plain[index] = ids if stimuli[index].n_images else ()
                     prompts[index] = whole
                 if cuts and cuts[index]:
                     places = [start + cut for cut in cuts[index]]
@@ -328,6 +368,7 @@ class Encoder:
                 segments[i],
                 written[i],
                 appended[i],
+                plain[i],
             )
             for i, stimulus in enumerate(stimuli)
         ]
@@ -415,8 +456,8 @@ class Encoder:
             "generation_config."
         )
 
-    def _added(self, before: Prompt, after: Prompt) -> int:
-        """How many tokens of the longer prompt are new: those from the first that differs."""
+    def _added(self, before: Prompt, after: Prompt) -> tuple[int, tuple[int, ...]]:
+        """How many tokens of the longer prompt are new (those from the first that differs), and all of its tokens."""
         rows = [
             self.loaded.tokenizer(prompt.text or "", add_special_tokens=prompt.special_tokens, verbose=False)[
                 "input_ids"
@@ -431,7 +472,7 @@ class Encoder:
                 "nothing can be continued. Set its add_eos_token to False."
             )
         same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
-        return len(rows[1]) - max(same, 1)
+        return len(rows[1]) - max(same, 1), tuple(rows[1])
 
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The tokens that a text becomes when it is written straight after a stimulus.

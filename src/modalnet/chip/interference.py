@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -273,7 +274,7 @@ def _beside(task: LikelihoodTask, contrast: Contrast, on: bool) -> list[Request]
         continuation = request.continuation
         if request.stimulus is None and both.text is not None and not continuation.startswith(" "):
             return None  # a text of its own cannot follow another one without a space that its pieces do not have
-        found.append(Request(both, continuation, request.cuts))
+        found.append(replace(request, stimulus=both))
     return found
 
 

@@ -98,6 +98,13 @@ class Edits:
         """Names of the towers that are written to."""
         return list(dict.fromkeys(part.tower.name for parts in self.parts for part in parts))
 
+    @property
+    def by_owner(self) -> bool:
+        """Whether the same tokens of two stimuli may be edited differently: by draws, or by sources of their own."""
+        return any(
+            one.kind == "resample" or (one.kind == "patch" and len(one.values) > 1) for one in self.interventions
+        )
+
     def first_layer(self, tower: str) -> int:
         """The first block of a tower that is written to; 0 where another tower is written to as well."""
         layers = [part.layer if part.tower.name == tower else 0 for parts in self.parts for part in parts]

@@ -113,7 +113,7 @@ class Reading:
     logits
         ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where not asked for.
     logprob, likeliest
-        ``[position]`` at the plan's logit rows: of its targets, the natural-log probability, and whether no token is
+        ``[target]`` at the plan's logit rows: of its targets, the natural-log probability, and whether no token is
         likelier; None where the plan has no targets.
     picked
         ``[position, token]``: the logits at the plan's columns; None where it has none.
@@ -128,8 +128,8 @@ class Reading:
     residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     logits: Float[torch.Tensor, "position vocab"] | None = None
-    logprob: Float[torch.Tensor, " position"] | None = None
-    likeliest: Bool[torch.Tensor, " position"] | None = None
+    logprob: Float[torch.Tensor, " target"] | None = None
+    likeliest: Bool[torch.Tensor, " target"] | None = None
     picked: Float[torch.Tensor, "position token"] | None = None
     gradient: dict[str, Float[torch.Tensor, "layer position dim"]] = field(default_factory=dict)
     measured: Float[torch.Tensor, " value"] | None = None
@@ -424,7 +424,7 @@ class Engine:
         rows: Any = plan.logit_rows
         size = self._rows_at_once()
         n_text = plan.n_text_positions
-        targets: Any = plan.targets
+        targets: Any = _at_once(plan, size)
         columns: Any = plan.columns
         head: Any = self.head() if rows is not None else None
         root = self.envoy.get(plan.root) if plan.root else self.envoy
@@ -554,10 +554,11 @@ class Engine:
                     values.append(logits[0].float())
                 else:
                     # A few rows at a time: in float32 a large vocabulary takes a megabyte a row.
-                    for part, wanted in zip(logits[0].split(size), targets.to(logits.device).split(size)):  # noqa: B905
+                    for part, (at, wanted) in zip(logits[0].split(size), targets):  # noqa: B905
                         logp = part.float().log_softmax(1)
-                        values.append(logp.gather(1, wanted[:, None])[:, 0])
-                        likeliest.append(values[-1] == logp.amax(1))
+                        at = at.to(logp.device)  # noqa: PLW2901
+                        values.append(logp[at, wanted.to(logp.device)])
+                        likeliest.append(values[-1] == logp.amax(1)[at])
         # Plain lists: what the trace saved is marked to be brought home, whoever asked for it.
         return {
             "vectors": list(vectors),
@@ -871,6 +872,23 @@ def output_head(module: Any) -> Any:
         if head is not None:
             return head
     return None
+
+
+def _at_once(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """A plan's targets by parts of so many logit rows: where in its part each stands, and its token."""
+    import torch
+
+    if plan.targets is None or plan.logit_rows is None:
+        return None
+    # A negative number would count from the end of the vocabulary and give some other token's probability.
+    if bool((plan.targets < 0).any()):
+        raise LayoutError("a row does not end with the tokens of its text")
+    rows = torch.arange(len(plan.targets)) if plan.target_rows is None else plan.target_rows
+    parts = []
+    for start in range(0, len(plan.logit_rows), size):
+        here = (rows >= start) & (rows < start + size)
+        parts.append((rows[here] - start, plan.targets[here]))
+    return parts
 
 
 def _form(tower: Tower) -> tuple[int, int, bool]:

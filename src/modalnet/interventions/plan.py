@@ -126,7 +126,9 @@ class Plan:
     logit_rows
         Flat positions whose logits are wanted, in order; None for none of them.
     targets
-        A token for each of those positions: then only its log-probability is wanted, and whether it is the likeliest.
+        Tokens at those positions: then only their log-probabilities are wanted, and whether each is the likeliest.
+    target_rows
+        For each target, which of the positions it stands at, ascending; None for one at each position.
     columns
         Some tokens for each of those positions, ``[position, token]``: then only their logits are wanted.
     n_text_positions
@@ -141,12 +143,13 @@ class Plan:
 
     reads: tuple[tuple[Sites, Pool], ...]
     logit_rows: Int[torch.Tensor, " position"] | None = None
-    targets: Int[torch.Tensor, " position"] | None = None
+    targets: Int[torch.Tensor, " target"] | None = None
     n_text_positions: int = 0
     root: str = ""
     writes: tuple[Write, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     columns: Int[torch.Tensor, "position token"] | None = None
+    target_rows: Int[torch.Tensor, " target"] | None = None
 
     def steps(self) -> list[tuple[Tower, int, tuple[Write, ...], Pool | None]]:
         """The blocks that are touched, in forward order: what is written there, and how it is then read."""

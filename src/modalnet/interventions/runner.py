@@ -53,7 +53,8 @@ class Step:
     logits
         One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where not asked for.
     scores
-        Per stimulus the log-probability of each token of its continuation, and whether each is the likeliest.
+        Per stimulus the log-probability of each token of its continuation that is asked for and then of each other
+        ending, and whether each is the likeliest.
     variant
         Under which of the edits that were asked for.
     """
@@ -153,15 +154,13 @@ class Runner:
         asked = _Asked(sites, tokens, logits, variants, pooled, spare_first)
         towers = self._towers(asked)
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
+        groups = self._groups(_batches(encoded, limit), asked, towers)
         if self.engine.remote is not None:
-            groups = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
             for questions, readings in self.jobs(groups, self._asking(asked), self.read_job, limit):
                 yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
             return
-        for items in _batches(encoded, limit):
-            if logits == "score":
-                self.layouts.keep_order(items[0])
-            waiting = deque((group, list(range(len(variants)))) for group in self.layouts.group(items, towers))
+        for fresh in groups:
+            waiting = deque([(fresh, list(range(len(variants))))])
             while waiting:
                 group, left = waiting.popleft()
                 # An earlier batch showed that this many do not fit, or the logits of this one would not.
@@ -179,6 +178,15 @@ class Runner:
                         break
                     yield step
                     left = left[1:]
+
+    def _groups(
+        self, batches: Iterator[list[Encoded]], asked: _Asked, towers: Sequence[str]
+    ) -> Iterator[list[Encoded]]:
+        """Stimuli that are known to run in one batch, and whose continuations look back only where they are scored."""
+        for items in batches:
+            if asked.logits == "score":
+                self.layouts.keep_order(items[0])
+            yield from self.layouts.group(items, towers)
 
     def inward(  # noqa: PLR0917
         self,
@@ -428,20 +436,20 @@ class Runner:
                 picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first, part.layers[0])
                 chosen[tower] = picked
                 reads.append((part, _pool(picked, total, pooled=asked.pools(tower))))
-        rows, targets, n_text, wanted = None, None, 0, []
+        rows, targets, target_rows, n_text, wanted = None, None, None, 0, []
         if asked.logits == "score":
             own, n_text = self._pick(batch, self.encoder.text_tower, "all")
-            counts = [item.prepared.n_scored for item in items]
-            wanted = [index[-count - 1 : -1] for index, count in zip(own, counts, strict=True)]
             ids = self.layouts.token_ids(batch, self.encoder.text_tower)
+            wanted = [_before(index, item.prepared) for index, item in zip(own, items, strict=True)]
             rows = _cat(wanted)
-            targets = _cat([one[-count:] for one, count in zip(ids, counts, strict=True)])
+            targets = _cat([_targets(one, item.prepared) for one, item in zip(ids, items, strict=True)])
+            target_rows = _target_rows([item.prepared for item in items])
         elif asked.logits is not None:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
         prefixes = (prefix,) if prefix else ()
-        plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes)
+        plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
         pooled = {site.tower.name: asked.pools(site.tower.name) for site in asked.sites}
         return Question(batch, plan, chosen, wanted, pooled, variant)
 
@@ -459,7 +467,7 @@ class Runner:
             split = list(reading.logits.split([len(index) for index in wanted]))
         scores = None
         if reading.logprob is not None and reading.likeliest is not None:
-            sizes = [len(index) for index in wanted]
+            sizes = [item.prepared.n_targets for item in question.batch.items]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
         return Step([item.index for item in question.batch.items], residual, split, scores, question.name)
 
@@ -491,7 +499,7 @@ class Runner:
 
     def _many_logits(self, items: Sequence[Encoded]) -> bool:
         """Whether the logits of a batch's continuations would take more than their share of memory."""
-        rows = sum(item.prepared.n_scored for item in items)
+        rows = sum(len(item.prepared.places) for item in items)
         return len(items) > 1 and rows * self.engine.vocabulary > MOST_LOGITS
 
     def _pick(
@@ -511,6 +519,29 @@ def _pool(picked: list[torch.Tensor], total: int, *, pooled: bool) -> Pool:
     if not pooled:
         return Pool(total)
     return Pool(total, _cat(picked), torch.tensor([len(index) for index in picked]))
+
+
+def _before(index: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    """Of a row's own positions, those whose logits predict the tokens that are asked for."""
+    return index[len(index) - prepared.n_scored - 1 :][list(prepared.places)]
+
+
+def _targets(ids: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+    """The tokens of a row whose probabilities are taken, and behind them the other endings."""
+    return _cat([ids[len(ids) - prepared.n_scored :][list(prepared.places)], ids.new_tensor(prepared.endings)])
+
+
+def _target_rows(prepared: Sequence[Prepared]) -> torch.Tensor:
+    """For each target of a batch, the number of the logits that it is taken from; every ending is from the last."""
+    import torch
+
+    found: list[int] = []
+    start = 0
+    for item in prepared:
+        end = start + len(item.places)
+        found += [*range(start, end), *[end - 1] * len(item.endings)]
+        start = end
+    return torch.tensor(found)
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

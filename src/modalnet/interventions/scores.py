@@ -8,8 +8,8 @@ count as the continuation's, as in the evaluation harness of EleutherAI.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,10 @@ from modalnet.errors import InputError
 from modalnet.stimuli import Stimulus
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Bool, Float, Int
+
+    from modalnet.architecture.inputs import Prepared
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ class Request:
     cuts
         Ascending places in the continuation, in characters, at which a new segment begins: then each segment gets a
         log-probability of its own. A token counts to the segment of its first character that is no space.
+    needed
+        Which of the segments are wanted, counted from 0; None for all. For others no logits are computed, and with
+        ``()`` the continuation's tokens are counted and nothing runs.
     """
 
     stimulus: Stimulus | None
     continuation: str
     cuts: tuple[int, ...] = ()
+    needed: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +56,13 @@ class Likelihood:
     Attributes
     ----------
     segments
-        Natural-log probability of each segment (one where nothing is cut); 0 for a segment without a token.
+        Natural-log probability of each segment (one where nothing is cut); 0 for a segment without a token, NaN for
+        one that the request does not need.
     n_tokens
         How many tokens the continuation has.
     greedy
-        Whether the model would write the continuation itself, the most likely token at each place.
+        Whether the model would write the continuation itself, the most likely token at each place; what the request
+        does not need is left out of account.
     """
 
     segments: Float[np.ndarray, " segment"]
@@ -136,3 +145,82 @@ def check_requests(requests: Sequence[Request]) -> None:
                 f"The cuts of {one.continuation!r} must ascend between 0 and {len(one.continuation)}, both left out; "
                 f"these are {list(one.cuts)}."
             )
+        outside = [place for place in one.needed or () if not 0 <= place <= len(one.cuts)]
+        if outside:
+            raise InputError(f"{one.continuation!r} has {len(one.cuts) + 1} segments; segment {outside[0]} is needed.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What runs as one row of a batch, and the requests that it answers.
+
+    Attributes
+    ----------
+    item
+        The first request's stimulus with its continuation; the other requests' last tokens are its ``endings``.
+    members
+        The places of the requests.
+    """
+
+    item: Prepared
+    members: tuple[int, ...]
+
+
+def rows_of(requests: Sequence[Request], prepared: Sequence[Prepared], owners: Sequence[int] | None) -> list[Row]:
+    """Requests in rows, one for all that differ in their last token alone.
+
+    The probability of a token may not depend on the token itself, so wherever it can be scored, the logits before it
+    serve every token that could stand there.
+
+    Parameters
+    ----------
+    requests, prepared
+        Each with its encoding.
+    owners
+        Requests of different owners are kept apart; None where that does not matter.
+    """
+    groups: dict[Any, list[Prepared]] = {}
+    for index, (request, item) in enumerate(zip(requests, prepared, strict=True)):
+        shareable = request.needed is None and item.n_scored
+        key = (owners and owners[index], item.but_last) if shareable else index
+        groups.setdefault(key, []).append(replace(item, asked=_asked(request, item)))
+    return [
+        Row(
+            replace(first, endings=tuple(item.ids[-1] for item in others)),
+            tuple(item.index for item in (first, *others)),
+        )
+        for first, *others in groups.values()
+    ]
+
+
+def _asked(request: Request, item: Prepared) -> tuple[int, ...] | None:
+    """Which tokens of a continuation belong to segments that are needed."""
+    if request.needed is None:
+        return None
+    return tuple(place for place, segment in enumerate(_segments(item)) if segment in request.needed)
+
+
+def _segments(item: Prepared) -> tuple[int, ...]:
+    return item.segments or (0,) * item.n_scored
+
+
+def answers(
+    row: Row,
+    requests: Sequence[Request],
+    prepared: Sequence[Prepared],
+    logprob: Float[torch.Tensor, " target"],
+    likeliest: Bool[torch.Tensor, " target"],
+) -> Iterator[tuple[int, Likelihood]]:
+    """(place, answer) of each request of a row, from its tokens and then the other endings."""
+    places = row.item.places
+    for number, index in enumerate(row.members):
+        # All but the last token are the same for every member.
+        own = [*range(len(places) - 1), len(places) - 1 + number] if places else []
+        request, segments = requests[index], _segments(prepared[index])
+        whose = np.array([segments[place] for place in places], dtype=np.int64)
+        values = logprob[own].double().numpy()
+        # Of no tokens at all, bincount gives whole numbers.
+        sums = np.bincount(whose, values, minlength=len(request.cuts) + 1).astype(np.float64)
+        if request.needed is not None:
+            sums[~np.isin(np.arange(len(sums)), request.needed)] = np.nan
+        yield index, Likelihood(sums, prepared[index].n_scored, bool(likeliest[own].all()))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,17 +47,23 @@ class Sentence:
         """The regions that are not empty; single spaces join them."""
         return [text for text in self.regions.values() if text]
 
-    def requests(self, metric: str) -> list[Request]:
-        """One, cut into regions; for means also the beginnings of the sentence, whose tokens count the regions'."""
+    def requests(self, metric: str, named: Container[int | None]) -> list[Request]:
+        """One, cut into regions; for means also the beginnings of the sentence, whose tokens count the regions'.
+
+        Only ``named`` regions are scored (all, where None is among them): formulas read few of them.
+        """
         # A space before a region is the region's, where a tokenizer makes a token of it.
         cuts = tuple(end - 1 for end in accumulate(len(text) + 1 for text in self.parts[:-1]))
-        whole = alone(" ".join(self.parts), cuts)
+        there = [number for number, text in self.regions.items() if text]
+        needed = None if None in named else tuple(place for place, number in enumerate(there) if number in named)
+        whole = replace(alone(" ".join(self.parts), cuts), needed=needed)
         if metric == "sum":
             return [whole]
-        return [whole, *(alone(" ".join(self.parts[:end])) for end in range(1, len(self.parts)))]
+        beginnings = [" ".join(self.parts[:end]) for end in range(1, len(self.parts))]
+        return [whole, *(replace(alone(text), needed=()) for text in beginnings)]
 
     def surprisals(self, answers: Sequence[Likelihood], metric: str) -> dict[int | None, float]:
-        """Surprisal of each region in bits, of an empty one 0; under None the sum over all regions."""
+        """Surprisal of each region in bits, of an empty one 0; under None the sum over all; NaN if not scored."""
         values = np.array([bits(value) for value in answers[0].segments])
         if metric == "mean":
             ends = [*(answer.n_tokens for answer in answers[1:]), answers[0].n_tokens]
@@ -78,6 +84,12 @@ class SuiteItem:
     predictions: tuple[Formula, ...]
     metric: str
 
+    def requests(self, condition: str) -> list[Request]:
+        """What is asked of the sentence in one condition."""
+        terms = {term for formula in self.predictions for term in formula.terms}
+        named = {region for region, where in terms if where == condition}
+        return self.conditions[condition].requests(self.metric, named)
+
 
 class Suites(LikelihoodTask):
     """Which predictions hold? Made by :func:`syntaxgym`."""
@@ -97,12 +109,7 @@ class Suites(LikelihoodTask):
         return {name: item.suite for name, item in zip(self._items, self._contents, strict=True)}
 
     def requests(self) -> list[Request]:
-        return [
-            one
-            for item in self._contents
-            for sentence in item.conditions.values()
-            for one in sentence.requests(item.metric)
-        ]
+        return [one for item in self._contents for condition in item.conditions for one in item.requests(condition)]
 
     def grade(self, likelihoods: Sequence[Likelihood]) -> Float[np.ndarray, " item"]:
         answers = iter(likelihoods)
@@ -110,7 +117,7 @@ class Suites(LikelihoodTask):
         for item in self._contents:
             values: dict[Term, float] = {}
             for condition, sentence in item.conditions.items():
-                own = [next(answers) for _ in sentence.requests(item.metric)]
+                own = [next(answers) for _ in item.requests(condition)]
                 for region, value in sentence.surprisals(own, item.metric).items():
                     values[region, condition] = value
             scores.append(np.mean([formula(values) for formula in item.predictions]))
