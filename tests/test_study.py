@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.study import join, joined, report, running
 from benchmarks.study.__main__ import main
 from benchmarks.study.material import NAMING, Shown, answers, floc_pictures, is_test, many_drawn, naming_task
+
 from modalnet.stimuli.published import INTACT
 
 
@@ -115,7 +116,7 @@ def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys):
     assert "[1/" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["--models", "tiny,other"], ["--floc", "/nowhere"]])
+@pytest.mark.parametrize("command", [["--models", "tiny,other"], ["--floc", "/nowhere"], ["--steps", "other"]])
 def test_bad_commands_say_so_at_once(tmp_path, command):
     with pytest.raises(SystemExit, match=r"other|nowhere"):
         main(["--out", str(tmp_path), "--quick", *command])

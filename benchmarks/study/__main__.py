@@ -28,6 +28,8 @@ from benchmarks.study.plan import LANGUAGE, QUICK, SMALL, Asked, Settings, Sourc
 
 import modalnet as mn
 
+NAMES = ("naming", "networks", "overlap", "same text", "doses", "text networks", "picture networks", "patching")
+NAMES += ("profile", "brains", "maps")
 DATA = ("fedorenko2010", "floc", "blimp", "syntaxgym", "brain")
 
 
@@ -128,6 +130,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--projector", type=Path, default=joined.PROJECTOR, help="what benchmarks.study.join wrote")
     for name in DATA:
         parser.add_argument(f"--{name}", type=Path, help="a folder; by default that of the tests, or it is left out")
+    parser.add_argument("--steps", help=f"of {', '.join(NAMES)}; by default all that apply")
     parser.add_argument("--quick", action="store_true", help="few items, sizes and controls: shows that all of it runs")
     parser.add_argument(
         "--controls",
@@ -179,12 +182,16 @@ def main(command: list[str] | None = None) -> int:
     found = sources(given)
     given.out.mkdir(parents=True, exist_ok=True)
     sessions, planned = [], []
+    only = NAMES if given.steps is None else tuple(name.strip() for name in given.steps.split(","))
+    if unknown := [name for name in only if name not in NAMES]:
+        raise SystemExit(f"--steps takes {', '.join(NAMES)}; unknown: {', '.join(unknown)}.")
     for one in studied(given):
         settings = QUICK if given.quick else SMALL if one.material == "bundled" else Settings()
         if given.controls is not None:
             settings = replace(settings, controls=given.controls)
         session = Session(one, settings, found, given.out, not given.no_progress)
-        planned += session.steps({before.studied.name for before in sessions})
+        applying = session.steps({before.studied.name for before in sessions})
+        planned += [step for step in applying if step.name.partition(": ")[2] in only]
         sessions.append(session)
     failures = running.run(planned)
     asked = shlex.join(["python", "-m", "benchmarks.study", *(command if command is not None else sys.argv[1:])])

@@ -21,6 +21,11 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def exceeds(row: Mapping[str, Any]) -> bool:
+    """Whether a lesion costs more than its norm-matched controls, in a table or in its file."""
+    return not pd.isna(row["exceeds_norm"]) and bool(row["exceeds_norm"])
+
+
 def layers(shares: Mapping[str, Mapping[str, np.ndarray]], path: Path, selected: float) -> None:
     """Share of the units of each layer that are in each network, one panel per tower."""
     towers = {tower: networks for tower, networks in shares.items() if networks}
@@ -87,7 +92,7 @@ def costs(table: pd.DataFrame, path: Path) -> None:
             at = rows.index(row["network"]), tasks.index(row["task"])
             could = row["base"] - row["chance"] if np.isfinite(row["chance"]) else 1.0
             values[at] = row["drop"] / could if could > 0 else np.nan
-            weight = "bold" if row.get("exceeds_norm") is True else "normal"
+            weight = "bold" if exceeds(row) else "normal"
             strong = np.isfinite(values[at]) and abs(values[at]) > 0.6
             ax.text(
                 at[1],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from benchmarks.study.figures import exceeds
 from benchmarks.study.plan import INTACT_NETWORK, LANGUAGE, Asked
 
 from modalnet.store import write_bytes
@@ -259,7 +260,7 @@ def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
         "layer-matched": [interval(row, "drop_layer", ends=("_low", "_high")) for row in rows],
         "norm-matched": [interval(row, "drop_norm", ends=("_low", "_high")) for row in rows],
         "least selective": [number(row["drop_least"]) for row in rows],
-        "exceeds norm-matched": ["yes" if row["exceeds_norm"] is True else "no" for row in rows],
+        "exceeds norm-matched": ["yes" if exceeds(row) else "no" for row in rows],
     }
     if sizes:
         del columns["network"]
@@ -273,7 +274,7 @@ def thought(asked: Asked, read: Tables) -> Iterator[str]:
         return
     yield read.figure("text", "Drops of each network on each task")
     yield "Bold drops exceed those of norm-matched random units (interval, items and draws)."
-    passed = [row for row in _rows(table) if row["exceeds_norm"] is True]
+    passed = [row for row in _rows(table) if exceeds(row)]
     if passed:
         yield markdown(_drops(passed, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in passed]))
     else:
@@ -313,7 +314,7 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
         if own:
             yield f"Each network of the {tower} tower on its own kind of picture:"
             yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
-        passed = [row for row in _rows(part) if row["exceeds_norm"] is True]
+        passed = [row for row in _rows(part) if exceeds(row)]
         own_passed = [row for row in passed if row in own]
         yield (
             f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than norm-matched random units; "
