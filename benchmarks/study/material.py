@@ -122,4 +122,4 @@ def naming_task(stimuli: Any, names: Any, name: str) -> Any:
     """Naming by likelihood, in the words that the projector was trained with."""
     from modalnet import tasks
 
-    return tasks.naming(list(stimuli), NAMING, list(names), name=name)
+    return tasks.naming(list(stimuli), question=NAMING, names=list(names), name=name)

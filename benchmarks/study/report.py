@@ -314,6 +314,12 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
         if own:
             yield f"Each network of the {tower} tower on its own kind of picture:"
             yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
+        spoken = [row for row in _rows(part) if row["network"].rpartition(" (")[0] == LANGUAGE]
+        if spoken:
+            yield "The language network where there is a picture, and where there is none (perplexity, grammar):"
+            yield markdown(
+                _drops(spoken, sizes=True).assign(operation=[OPERATIONS[row["operation"]] for row in spoken])
+            )
         passed = [row for row in _rows(part) if exceeds(row)]
         own_passed = [row for row in passed if row in own]
         yield (

@@ -18,7 +18,15 @@ import numpy as np
 import pandas as pd
 from benchmarks.study import figures
 from benchmarks.study.material import answers, floc_pictures, many_drawn, naming_task
-from benchmarks.study.plan import GROUPS, INTACT_NETWORK, LANGUAGE, Asked
+from benchmarks.study.plan import (
+    GROUPS,
+    INTACT_NETWORK,
+    LANGUAGE,
+    LESIONED_DECODER,
+    LESIONED_TEXT,
+    LESIONED_VISION,
+    Asked,
+)
 
 import modalnet as mn
 from modalnet.errors import InputError
@@ -290,31 +298,20 @@ def doses(place: Place) -> None:
 def text_networks(place: Place) -> None:
     """The other networks of text on the same tasks, and their effects crossed with those of language."""
     decoder = place.asked.model.decoder.name
-    pictured = set(place.asked.probes) - set(_text_networks(place))
-    found = {name: one for name, one in place.networks(decoder).items() if name not in pictured}
+    found = {name: one for name, one in place.networks(decoder).items() if name in LESIONED_TEXT}
     study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.crossed)
     place.table("crossed-text", study.dissociation(control="norm"))
     figures.costs(study.table(), place.folder / "text.png")
 
 
-def _text_networks(place: Place) -> list[str]:
-    return [
-        name
-        for name in ("language", "language, bundled", "theory of mind", "multiple demand", "refusal")
-        if name in place.asked.probes
-    ]
-
-
 def picture_networks(place: Place) -> None:
     """Do the networks of pictures in each tower carry their own kind of picture, and language theirs?"""
     settings, model = place.asked.settings, place.asked.model
-    pictured = [name for name in place.asked.probes if name not in _text_networks(place)]
     costs, crossed = [], []
     for tower in model.towers:
-        found = {name: one for name, one in place.named(tower).items() if _plain(name) in [*pictured, LANGUAGE]}
-        tasks = dict(place.asked.picture_tasks)
-        if tower == model.decoder.name:
-            tasks |= {name: task for name, task in place.asked.text_tasks.items() if name in ("perplexity", "grammar")}
+        wanted = LESIONED_DECODER if tower == model.decoder.name else LESIONED_VISION
+        found = {name: one for name, one in place.named(tower).items() if _plain(name) in wanted}
+        tasks = _pictured_tasks(place, tower)
         study = _lesions(place, f"pictures-{tower}", found, tasks, settings.seen)
         costs.append(study.table().assign(tower=tower))
         kinds = [name for name in found if _plain(name) in (*GROUPS, "houses", "words")]
@@ -326,6 +323,15 @@ def picture_networks(place: Place) -> None:
         place.table("crossed-pictures", pd.concat(crossed, ignore_index=True))
     for tower, part in table.groupby("tower"):
         figures.costs(part, place.folder / f"pictures-{tower}.png")
+
+
+def _pictured_tasks(place: Place, tower: str) -> dict[str, Any]:
+    """Naming and questions for every tower; language, beside a picture and alone, for the decoder."""
+    asked = place.asked
+    if tower == asked.model.decoder.name:
+        alone = {name: task for name, task in asked.text_tasks.items() if name in ("perplexity", "grammar")}
+        return dict(asked.picture_tasks) | alone
+    return {name: task for name, task in asked.picture_tasks.items() if not name.startswith("perplexity")}
 
 
 def _crossed(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.DataFrame:
