@@ -21,9 +21,9 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def exceeds(row: Mapping[str, Any]) -> bool:
-    """Whether a lesion costs more than its norm-matched controls, in a table or in its file."""
-    return not pd.isna(row["exceeds_norm"]) and bool(row["exceeds_norm"])
+def exceeds(row: Mapping[str, Any], kind: str = "norm") -> bool:
+    """Whether a lesion costs more than its controls of a kind, in a table or in its file."""
+    return not pd.isna(row[f"exceeds_{kind}"]) and bool(row[f"exceeds_{kind}"])
 
 
 def layers(shares: Mapping[str, Mapping[str, np.ndarray]], path: Path, selected: float) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: A naming task, and the network that ought to carry it.
 OWN = {"naming faces": "faces", "naming bodies": "bodies", "naming objects": "objects", "naming places": "places"}
 OWN |= {"naming characters": "characters", "reading": "words"}
+ENDS = ("_low", "_high")
 OPERATIONS = {"zero": "zeroed", "mean": "set to their mean"}
 
 
@@ -32,6 +33,7 @@ def write(
     parts = [
         "# What the study found",
         _made(models, steps, failures, command),
+        _claims(models, read),
         *(_section(title, make, models, read) for title, make in SECTIONS),
         _limits(models),
     ]
@@ -134,6 +136,148 @@ def _made(models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[
     return "\n\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Something that was published or hoped for, and what became of it."""
+
+    says: str
+    measured: str
+    holds: str
+
+
+def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
+    """Each claim beside what was measured, all models in one table."""
+    rows = [
+        {"claim": one.says, "model": name, "measured": one.measured, "holds": one.holds}
+        for make in (_language_claims, _picture_claims, _overlap_claims, _brain_claims)
+        for name in models
+        for one in make(read[name])
+    ]
+    if not rows:
+        return ""
+    return "\n\n".join(
+        [
+            "## In short",
+            "A lesion *costs more* than controls where the interval of the excess is above 0, the excess over items has "
+            "q < 0.05, and no draw costs as much (`exceeds_norm` in the tables).",
+            markdown(pd.DataFrame(rows)),
+        ]
+    )
+
+
+def _share(found: Sequence[bool]) -> str:
+    return f"{sum(found)} of {len(found)}"
+
+
+def _verdict(found: Sequence[bool]) -> str:
+    return "yes" if found and all(found) else "in part" if any(found) else "no"
+
+
+def _language_claims(read: Tables) -> Iterator[Claim]:
+    table = read("lesions-doses")
+    if table is None:
+        return
+    part = table[table["task"].isin(("BLiMP", "SyntaxGym", "perplexity", "grammar"))]
+    for operation, kind, says in (
+        ("zero", "layer", "zeroing the language network costs language more than random units of the same layers"),
+        ("zero", "norm", "... more than random units of the same layers and size of activation"),
+        ("mean", "norm", "... also when units are set to their mean"),
+    ):
+        rows = [row for row in _rows(part) if row["operation"] == operation]
+        if rows:
+            found = [exceeds(row, kind) for row in rows]
+            by = {row["task"]: [exceeds(one, kind) for one in rows if one["task"] == row["task"]] for row in rows}
+            each = ", ".join(f"{task} {_share(values)}" for task, values in by.items())
+            yield Claim(says, f"{_share(found)} tasks and sizes ({each})", _verdict(found))
+    others = read("lesions-text")
+    if others is None:
+        return
+    for name, task in (("theory of mind", "belief questions"), ("multiple demand", "arithmetic")):
+        rows = [row for row in _rows(others) if row["network"] == name and row["task"] == task]
+        if rows:
+            able = all(row["base_low"] > row["chance"] for row in rows)
+            found = [exceeds(row) for row in rows]
+            drops = ", ".join(f"{OPERATIONS[row['operation']]} {interval(row, 'drop', ends=ENDS)}" for row in rows)
+            yield Claim(
+                f"the network of {name} carries {task}",
+                f"drop {drops}" if able else f"at chance without a lesion: {rows[0]['base']:.2f}",
+                _verdict(found) if able else "cannot be told",
+            )
+
+
+def _picture_claims(read: Tables) -> Iterator[Claim]:
+    naming = read("naming")
+    if naming is not None:
+        row = next(row for row in _rows(naming) if row["category"] == "all photographs")
+        yield Claim(
+            "held-out photographs are named",
+            f"{interval(row, 'named')}; chance {row['chance']:.2f}, linear probe {interval(row, 'probe')}",
+            "yes" if row["named low"] > row["chance"] else "no",
+        )
+    table = read("lesions-pictures")
+    if table is None:
+        return
+    for tower, part in table.groupby("tower", sort=False):
+        rows = [row for row in _rows(part) if _own(row)]
+        if rows:
+            found = [exceeds(row) for row in rows]
+            which = [f"{row['network']} at {percent(row['fraction'])} {OPERATIONS[row['operation']]}" for row in rows]
+            named = "; ".join(one for one, holds in zip(which, found, strict=True) if holds)
+            yield Claim(
+                f"networks of the {tower} tower carry their own kind of picture, more than norm-matched units",
+                _share(found) + (f": {named}" if named else ""),
+                _verdict(found),
+            )
+    spoken = [row for row in _rows(table) if _plain(row["network"]) == LANGUAGE and row["task"].startswith("naming")]
+    if spoken:
+        found = [exceeds(row) for row in spoken]
+        yield Claim(
+            "the decoder's language network carries naming of pictures",
+            f"{_share(found)} tasks and sizes",
+            _verdict(found),
+        )
+    crossed = read("crossed-pictures")
+    pair = _faces_and_places(crossed) if crossed is not None else []
+    if len(pair):
+        best = max(_rows(pair), key=lambda row: row["crossed_low"])
+        found = [row["crossed_low"] > 0 for row in _rows(pair)]
+        yield Claim(
+            "face units carry faces and not places, place units the reverse",
+            f"crossed effect above 0 in {_share(found)} sizes, operations and towers; the clearest "
+            f"{interval(best, 'crossed', ends=ENDS)} ({best['tower']}, {percent(best['fraction_A'])} "
+            f"{OPERATIONS[best['operation']]})",
+            _verdict(found),
+        )
+
+
+def _overlap_claims(read: Tables) -> Iterator[Claim]:
+    table = read("overlap")
+    if table is None:
+        return
+    for row in _rows(table):
+        if row["network A"] == LANGUAGE and row["network B"] == INTACT_NETWORK:
+            yield Claim(
+                "language and vision are different units of the decoder",
+                f"Dice {row['Dice']:.2f}, chance {row['Dice, random']:.2f} (97.5%: {row['Dice, random high']:.2f})",
+                "no" if row["Dice"] > row["Dice, random high"] else "yes",
+            )
+
+
+def _brain_claims(read: Tables) -> Iterator[Claim]:
+    table = read("brain")
+    if table is None:
+        return
+    for name, part in table.groupby("data", sort=False):
+        rows = _rows(part)
+        random = [row for row in rows if row["draws"] > 1]
+        if random:
+            yield Claim(
+                f"the language network predicts the human one better than random units of its layers ({name})",
+                f"{rows[0]['score']:.3f} against {random[0]['score']:.3f}, difference {_less(random[0])}",
+                "yes" if random[0]["network_minus_low"] > 0 else "no",
+            )
+
+
 def naming(asked: Asked, read: Tables) -> Iterator[str]:
     """Held-out naming beside chance and a probe."""
     table = read("naming")
@@ -176,11 +320,11 @@ def networks(asked: Asked, read: Tables) -> Iterator[str]:
                 "units": [row["units"] for row in rows],
                 "largest t": [number(row["largest t"], 1) for row in rows],
                 "g, held out": [interval(row, "g held out") for row in rows],
-                "random": [interval(row, "g held out, random") for row in rows],
+                "g, random": [interval(row, "g held out, random") for row in rows],
                 "split-half Dice": [interval(row, "split-half Dice") for row in rows],
-                "random ": [interval(row, "split-half Dice, random") for row in rows],
+                "Dice, random": [interval(row, "split-half Dice, random") for row in rows],
                 "mean block": [f"{row['mean layer']:.1f} of 0..{row['layers'] - 1}" for row in rows],
-                "times the mean \\|activation\\|": [number(row["times the mean |activation|"], 1) for row in rows],
+                "times the mean |activation|": [number(row["times the mean |activation|"], 1) for row in rows],
             }
         )
     )
@@ -245,6 +389,8 @@ def language(asked: Asked, read: Tables) -> Iterator[str]:
         rows = _rows(part)
         yield f"Language network, units {called}: drops from the score without a lesion, in the task's measure."
         yield markdown(_drops(rows, sizes=True))
+    if unable := sorted({row["task"] for row in _rows(table) if row["base_low"] <= row["chance"]}):
+        yield f"At chance without a lesion, so that no loss could be seen: {', '.join(unable)}."
     yield "In words:"
     yield "\n".join(f"- {line}" for line in read.lines("lesions-doses"))
     yield read.figure("doses", "Dose curves of the language network")
@@ -255,10 +401,10 @@ def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
         "task": [row["task"] for row in rows],
         "network": [row["network"] for row in rows],
         "size": [percent(row["fraction"]) for row in rows],
-        "no lesion": [interval(row, "base", ends=("_low", "_high")) for row in rows],
-        "drop": [interval(row, "drop", ends=("_low", "_high")) for row in rows],
-        "layer-matched": [interval(row, "drop_layer", ends=("_low", "_high")) for row in rows],
-        "norm-matched": [interval(row, "drop_norm", ends=("_low", "_high")) for row in rows],
+        "no lesion": [interval(row, "base", ends=ENDS) for row in rows],
+        "drop": [interval(row, "drop", ends=ENDS) for row in rows],
+        "layer-matched": [interval(row, "drop_layer", ends=ENDS) for row in rows],
+        "norm-matched": [interval(row, "drop_norm", ends=ENDS) for row in rows],
         "least selective": [number(row["drop_least"]) for row in rows],
         "exceeds norm-matched": ["yes" if exceeds(row) else "no" for row in rows],
     }
@@ -310,11 +456,11 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
         return
     for tower, part in table.groupby("tower", sort=False):
         yield read.figure(f"pictures-{tower}", f"Drops of each network of the {tower} tower on each task")
-        own = [row for row in _rows(part) if OWN.get(row["task"]) == row["network"].rpartition(" (")[0]]
+        own = [row for row in _rows(part) if _own(row)]
         if own:
             yield f"Each network of the {tower} tower on its own kind of picture:"
             yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
-        spoken = [row for row in _rows(part) if row["network"].rpartition(" (")[0] == LANGUAGE]
+        spoken = [row for row in _rows(part) if _plain(row["network"]) == LANGUAGE]
         if spoken:
             yield "The language network where there is a picture, and where there is none (perplexity, grammar):"
             yield markdown(
@@ -327,12 +473,7 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
             f"{len(own_passed)} of them are of a network on its own kind of picture."
         )
     if crossed is not None:
-        pair = crossed[
-            crossed["network_A"].str.startswith("faces")
-            & crossed["network_B"].str.match("places|houses")
-            & crossed["task_a"].eq("naming faces")
-            & crossed["task_b"].eq("naming places")
-        ]
+        pair = _faces_and_places(crossed)
         if len(pair):
             yield "Face units and place units on naming faces and naming places:"
             yield markdown(
@@ -347,13 +488,33 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
                         "places lesion: faces, places": [
                             f"{one:.2f}, {two:.2f}" for one, two in zip(pair["drop_Ba"], pair["drop_Bb"], strict=True)
                         ],
-                        "crossed effect": [interval(row, "crossed", ends=("_low", "_high")) for row in _rows(pair)],
+                        "crossed effect": [interval(row, "crossed", ends=ENDS) for row in _rows(pair)],
                         "verdict": pair["verdict"],
                     }
                 )
             )
         for tower, part in crossed.groupby("tower", sort=False):
             yield f"{tower}: {_dissociations(part)}"
+
+
+def _faces_and_places(crossed: pd.DataFrame) -> pd.DataFrame:
+    """Face units and place units on naming faces and naming places."""
+    return crossed[
+        crossed["network_A"].str.startswith("faces")
+        & crossed["network_B"].str.startswith("places")
+        & crossed["task_a"].eq("naming faces")
+        & crossed["task_b"].eq("naming places")
+    ]
+
+
+def _own(row: Mapping[str, Any]) -> bool:
+    """Whether a task asks for what a network was localized by."""
+    return OWN.get(row["task"]) == _plain(row["network"])
+
+
+def _plain(name: str) -> str:
+    """A network's name without its tower."""
+    return name.rpartition(" (")[0] or name
 
 
 def patching(asked: Asked, read: Tables) -> Iterator[str]:

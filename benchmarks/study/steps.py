@@ -186,7 +186,7 @@ def _network_row(place: Place, name: str, tower: str, one: Localization) -> dict
         "network": name,
         "tower": tower,
         "contrast": one.meta["contrast"]["name"],
-        "n": " + ".join(str(count) for count in one.n.values()),
+        "n": " > ".join(str(sum(one.n[of] for of in one.meta["contrast"][side])) for side in ("positive", "negative")),
         "units": units.count,
         "largest t": float(np.nanmax(one.t[tower])),
         "share with q < 0.05, t > 0": float(np.mean((one.q[tower] < 0.05) & (one.t[tower] > 0))),
