@@ -158,8 +158,8 @@ def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
     return "\n\n".join(
         [
             "## In short",
-            "A lesion *costs more* than controls where the interval of the excess is above 0, the excess over items has "
-            "q < 0.05, and no draw costs as much (`exceeds_norm` in the tables).",
+            "A lesion *costs more* than controls where the interval of the excess is above 0, the excess over items "
+            "has q < 0.05, and no draw costs as much (`exceeds_norm` in the tables).",
             markdown(pd.DataFrame(rows)),
         ]
     )
