@@ -550,9 +550,7 @@ def test_only_is_what_localizing_one_tower_gives(values):
     assert both.only("decoder").top(fraction=0.1).count == 3
     np.testing.assert_array_equal(both.only("decoder").q["decoder"], alone.q["decoder"])
     assert both.only("decoder", "vision") == both
-    assert str(both.only("vision").reliability(fraction=0.2)) == str(
-        both.reliability(fraction=0.2, towers="vision")
-    )
+    assert str(both.only("vision").reliability(fraction=0.2)) == str(both.reliability(fraction=0.2, towers="vision"))
 
 
 @pytest.mark.parametrize("towers", [(), ("audio",)])

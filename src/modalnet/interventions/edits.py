@@ -105,10 +105,9 @@ class Edits:
             one.kind == "resample" or (one.kind == "patch" and len(one.values) > 1) for one in self.interventions
         )
 
-    def first_layer(self, tower: str) -> int:
-        """The first block of a tower that is written to; 0 where another tower is written to as well."""
-        layers = [part.layer if part.tower.name == tower else 0 for parts in self.parts for part in parts]
-        return min(layers)
+    def first_layer(self, tower: str) -> int | None:
+        """The first block of a tower that is written to; None where none is."""
+        return min((part.layer for parts in self.parts for part in parts if part.tower.name == tower), default=None)
 
     def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
         """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""

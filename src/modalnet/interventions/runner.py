@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modalnet.architecture.inputs import Batch, Encoded, Encoder, Prepared
+from modalnet.architecture.towers import VISION_TOWERS
 from modalnet.errors import InputError, ModalnetError, RemoteLimitError, RemoteMemoryError
 from modalnet.interventions.edits import Edits
 from modalnet.interventions.engine import Engine, LayoutError, Reading, RowsError
@@ -35,6 +36,8 @@ _GPU_LIMITS = (256, 16384)
 MOST_LOGITS = 1 << 26
 # The pass that a prefix is read in is paid back by the third that starts from it.
 FEWEST_TO_SHARE = 3
+# Bytes that the blocks of a vision tower may take which are read once for many runs of a batch.
+MOST_SHARED = 1 << 29
 _T = TypeVar("_T")
 _PATCH_PIXELS = 3 * 14 * 14
 _AHEAD_COUNT, _AHEAD_BYTES = 64, 1 << 29
@@ -118,7 +121,8 @@ class Runner:
         self.engine = engine
         self.encoder = encoder
         self.layouts = layouts
-        self._shares: bool | None = None  # whether blocks can be skipped; None until it was tried
+        # Whether blocks can be skipped, by the towers that they are of, as far as it was tried.
+        self._shares: dict[tuple[str, ...], bool] = {}
 
     def stream(
         self,
@@ -168,9 +172,9 @@ class Runner:
                     waiting.extendleft((half, left) for half in reversed(halves(group)))
                     continue
                 batch = self.encoder.collate(group)
-                prefix = self._shared_prefix(batch, asked, left)
+                prefixes = self._shared_prefixes(batch, asked, left)
                 while left:
-                    step = self._run_if_it_fits(batch, asked, left[0], prefix)
+                    step = self._run_if_it_fits(batch, asked, left[0], prefixes)
                     if step is None:
                         limit.count = max(1, len(group) // 2)
                         waiting.extendleft((half, list(left)) for half in reversed(halves(group)))
@@ -364,36 +368,66 @@ class Runner:
             f"these inputs ({', '.join(batch.inputs)}). Please report this model."
         )
 
-    def _shared_prefix(self, batch: Batch, asked: _Asked, variants: Sequence[int]) -> Prefix | None:
-        """The output of the blocks before the first that any variant writes to, where running them once is enough.
+    def _shared_prefixes(self, batch: Batch, asked: _Asked, variants: Sequence[int]) -> tuple[Prefix, ...]:
+        """The outputs of the blocks before the first that any variant writes to, where running them once is enough.
 
         Some blocks hand on more than their output, and cannot be skipped; so before it is relied on, a model has to
         give the same with and without.
         """
         edited = [edits for edits in (asked.variants[variant] for variant in variants) if edits]
-        layer = min((edits.first_layer(self.encoder.text_tower) for edits in edited), default=0)
-        if len(variants) < FEWEST_TO_SHARE or layer < 1 or asked.logits != "score" or self._shares is False:
-            return None
-        tower = self.layouts.towers[self.encoder.text_tower]
-        total = self.layouts.spans(batch, tower.name)[1]
+        if len(variants) < FEWEST_TO_SHARE or asked.logits != "score" or not edited:
+            return ()
+        sites = self._untouched(batch, edited)
+        towers = tuple(site.tower.name for site in sites)
+        if not sites or self._shares.get(towers) is False:
+            return ()
         try:
-            reading = self.engine.run(batch.inputs, Plan(((Sites(tower, (layer - 1,)), Pool(total)),), root=batch.root))
-            hidden = reading.residual[tower.name][0].reshape(reading.shapes[tower.name])
-            prefix = Prefix(tower, layer, (hidden,))
-            if self._shares is None:
-                with_it, without = (self._run(batch, asked, variants[-1], one) for one in (prefix, None))
-                self._shares = _agree(with_it, without)
-        except Exception as error:  # whatever it is, the batch runs without a shared prefix, and shows it again
+            totals = [self.layouts.spans(batch, name)[1] for name in towers]
+            reads = tuple((site, Pool(total)) for site, total in zip(sites, totals, strict=True))
+            reading = self.engine.run(batch.inputs, Plan(reads, root=batch.root))
+            prefixes = tuple(
+                Prefix(
+                    site.tower,
+                    site.layers[-1] + 1,
+                    tuple(one.reshape(reading.shapes[site.tower.name]) for one in reading.residual[site.tower.name]),
+                )
+                for site in sites
+            )
+            if towers not in self._shares:
+                with_them, without = (self._run(batch, asked, variants[-1], one) for one in (prefixes, ()))
+                self._shares[towers] = _agree(with_them, without)
+        except Exception as error:  # whatever it is, the batch runs without shared blocks, and shows it again
             if not is_out_of_memory(error):
-                self._shares = False
-            return None
-        return prefix if self._shares else None
+                self._shares[towers] = False
+            return ()
+        return prefixes if self._shares[towers] else ()
 
-    def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None) -> Step | None:
+    def _untouched(self, batch: Batch, edited: Sequence[Edits]) -> list[Sites]:
+        """What has to be read to leave out the first blocks of each tower, which none of these edits writes to.
+
+        Nothing but the next block looks at a decoder's block, so its last one is enough; of a vision tower a decoder
+        may look at several.
+        """
+        found = []
+        seen = [name for name in VISION_TOWERS if name in self.layouts.towers]
+        if batch.items[0].n_images and len(seen) == 1:
+            tower = self.layouts.towers[seen[0]]
+            written = [edits.first_layer(tower.name) for edits in edited]
+            depth = min(tower.n_layers if layer is None else layer for layer in written)
+            whole = Sites(tower, tuple(range(depth)))
+            size = 4 * depth * self.layouts.spans(batch, tower.name)[1] * tower.width
+            if depth and size <= MOST_SHARED and len(self.layouts.stages(whole)) == 1:
+                found.append(whole)
+        text = self.layouts.towers[self.encoder.text_tower]
+        # An edit of another tower may change all of this one.
+        layer = min(edits.first_layer(text.name) or 0 if edits.towers == [text.name] else 0 for edits in edited)
+        return [*found, Sites(text, (layer - 1,))] if layer else found
+
+    def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefixes: tuple[Prefix, ...]) -> Step | None:
         """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
         # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
         try:
-            return self._run(batch, asked, variant, prefix)
+            return self._run(batch, asked, variant, prefixes)
         except RowsError:
             self.layouts.run_alone()
             return None
@@ -407,19 +441,19 @@ class Runner:
                 ) from error
             return None
 
-    def _run(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Step:
-        question = self._ask(batch, asked, variant, prefix)
+    def _run(self, batch: Batch, asked: _Asked, variant: int, prefixes: tuple[Prefix, ...] = ()) -> Step:
+        question = self._ask(batch, asked, variant, prefixes)
         try:
             reading = self.engine.run(batch.inputs, question.plan)
         except RowsError:
             raise
         except LayoutError as error:
             if self.layouts.look_for_merging(batch.items[0]):
-                return self._run(batch, asked, variant, prefix)
+                return self._run(batch, asked, variant, prefixes)
             raise self._unknown_layout(error, batch) from error
         return self._answer(question, reading)
 
-    def _ask(self, batch: Batch, asked: _Asked, variant: int, prefix: Prefix | None = None) -> Question:
+    def _ask(self, batch: Batch, asked: _Asked, variant: int, prefixes: tuple[Prefix, ...] = ()) -> Question:
         """What one batch is asked under one of the variants."""
         items, edits = batch.items, asked.variants[variant]
         reads, chosen = [], {}
@@ -448,7 +482,6 @@ class Runner:
             wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
-        prefixes = (prefix,) if prefix else ()
         plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
         pooled = {site.tower.name: asked.pools(site.tower.name) for site in asked.sites}
         return Question(batch, plan, chosen, wanted, pooled, variant)
