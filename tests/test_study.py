@@ -102,7 +102,14 @@ def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys):
     command = ["--out", str(tmp_path), "--quick", "--models", "tiny", "--no-progress"]
     assert main(command) == 0
     written = (tmp_path / "RESULTS.md").read_text()
-    for heading in ("Networks", "Do language and vision share units?", "What is left", "Pictures", "readable", "Maps"):
+    for heading in (
+        "Networks",
+        "Do language and vision share units?",
+        "What is left",
+        "Pictures",
+        "Where does the answer",
+        "Maps",
+    ):
         assert f"## {heading}" in written
     figures = [part.partition(")")[0] for part in written.split("](")[1:]]
     assert len(figures) >= 8

@@ -8,7 +8,7 @@ Tuckute 2024) or ``"bundled"`` (drawn and written for the package), for the bund
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,7 +74,7 @@ class Settings:
     stories: int = 24
     pictures: int = 8
     drawn: int = 240
-    patched: int = 16
+    patched: int = 8
     draws: int = 10
     permutations: int = 1000
     selected: float = 0.01
@@ -87,7 +87,7 @@ class Settings:
 
 #: The bundled model has 1,536 units in its decoder, and little happens below a twentieth of them; but it is quick.
 SMALL = Settings(
-    fractions=(0.01, 0.05, 0.1, 0.2), crossed=(0.1,), seen=(0.1,), controls=5, sums=50, patched=24, selected=0.05
+    fractions=(0.01, 0.05, 0.1), crossed=(0.1,), seen=(0.1,), controls=5, sums=50, patched=6, selected=0.05
 )
 QUICK = Settings(
     fractions=(0.01, 0.05),
@@ -124,6 +124,15 @@ def sums(n: int, seed: int) -> Task:
             }
         )
     return tasks.multiple_choice(rows, name="arithmetic")
+
+
+def _without_full_stop(task: Any) -> Task:
+    """The same questions, answered in one token each, so that all answers to one of them run once."""
+    asked = [
+        replace(question, choices=tuple(choice.removesuffix(".") for choice in question.choices))
+        for question in task.questions
+    ]
+    return tasks.Choices(task.name, asked)
 
 
 @dataclass(frozen=True)
@@ -279,7 +288,7 @@ class Asked:
         wanted = self.settings
         if self.bundled:
             made = tasks.bundled(n=max(wanted.sums, 10), seed=wanted.seed)
-            return {name: made[name] for name in ("colour", "shape", "category", "reading")}
+            return {name: _without_full_stop(made[name]) for name in ("colour", "shape", "category", "reading")}
         if self.sources.floc is None:
             return {}
         held_out = floc_pictures(self.sources.floc, test=True)

@@ -126,7 +126,8 @@ def _made(models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[
         f"Made by `{command}` with modalnet {mn.__version__}, torch {torch.__version__}, Python "
         f"{platform.python_version()}, {torch.get_num_threads()} thread(s) on {torch.get_num_interop_threads()} cores. "
         "Every table and figure below is of this command. A table's numbers, and more of them, are in the folder of "
-        "its model as CSV; brackets are 95% intervals.",
+        "its model as CSV; brackets are 95% intervals. Minutes are those of the last run of each step, without lesions "
+        "and pairs that an earlier run had left in the store.",
         markdown(pd.DataFrame(rows)),
     ]
     lines += [f"**Failed**: {name}: {why}" for name, why in failures.items()]
@@ -466,8 +467,15 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
             yield markdown(
                 _drops(spoken, sizes=True).assign(operation=[OPERATIONS[row["operation"]] for row in spoken])
             )
+        beside = {row["task"]: row["base"] for row in _rows(part) if row["task"].startswith("perplexity")}
+        if len(beside) > 1 and beside["perplexity after a picture"] < beside["perplexity"] - 1:
+            yield (
+                f"After a picture sentences have {beside['perplexity after a picture']:.2f} nats per token, "
+                f"{beside['perplexity']:.2f} without one: the picture alone takes most of language away, so what a "
+                "lesion does to sentences after a picture says little."
+            )
         passed = [row for row in _rows(part) if exceeds(row)]
-        own_passed = [row for row in passed if row in own]
+        own_passed = [row for row in own if exceeds(row)]
         yield (
             f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than norm-matched random units; "
             f"{len(own_passed)} of them are of a network on its own kind of picture."

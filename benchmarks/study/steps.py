@@ -336,7 +336,8 @@ def _pictured_tasks(place: Place, tower: str) -> dict[str, Any]:
 
 def _crossed(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.DataFrame:
     """Crossed effects of the networks of categories on the tasks with a chance level, at each one size for both."""
-    tasks = [name for name in tasks if study.base.get(name) is not None and study.base[name].chance is not None]
+    chance = {name: study.base[name].chance for name in tasks if name in study.base}
+    tasks = [name for name, value in chance.items() if value is not None and np.isfinite(value)]
     parts = []
     for fraction in sorted({size for name in networks for size in study.fractions(name)}):
         every = _part_of(study, networks, tasks).dissociation(fraction=fraction, control="norm")
@@ -369,7 +370,7 @@ def patching(place: Place) -> None:
     for tower in model.towers:
         reached = tower in model.reached(list(pairs.clean))
         for name, one in place.named(tower).items():
-            if reached and _plain(name) in (LANGUAGE, "faces", "places", "houses", "objects", INTACT_NETWORK):
+            if reached and _plain(name) in (LANGUAGE, "faces", "places", "houses"):
                 carried[name] = one.top(fraction=settings.selected)
     result = mn.activation_patching(
         model,
