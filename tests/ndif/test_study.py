@@ -14,7 +14,7 @@ sys.path.append(str(assets.REPOSITORY))
 from benchmarks.study.__main__ import main
 
 pytestmark = pytest.mark.ndif
-STEPS = "networks,picture networks,patching"
+STEPS = "networks,doses"
 
 
 def test_the_study_runs_on_a_server(ndif, tmp_path):
@@ -23,8 +23,7 @@ def test_the_study_runs_on_a_server(ndif, tmp_path):
     assert main([*command, "--out", str(tmp_path / "there"), "--remote"]) == 0
     for table, columns in {
         "networks": ["largest t", "g held out", "mean layer"],
-        "lesions-pictures": ["base", "drop", "drop_norm"],
-        "patching": ["effect"],
+        "lesions-doses": ["base", "drop", "drop_norm"],
     }.items():
         here, there = (pd.read_csv(tmp_path / side / "tiny" / f"{table}.csv") for side in ("here", "there"))
         np.testing.assert_allclose(there[columns], here[columns], rtol=1e-3, atol=1e-3)
