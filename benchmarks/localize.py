@@ -29,6 +29,7 @@ import torch
 import modalnet as mn
 from modalnet.interventions.engine import Engine
 from published import published_activations, published_t
+from real_material import of_tests
 
 HERE = Path(__file__).resolve()
 PROTOCOLS = {"none": None, "alkhamissi2025": "alkhamissi2025"}
@@ -364,17 +365,7 @@ def arguments() -> argparse.Namespace:
 
 def test_asset(what: str) -> Path:
     """The model (built on first use), the stimuli or other data of the real-data tests."""
-    sys.path.append(str(HERE.parents[1] / "tests"))
-    try:
-        import pytest
-
-        import assets
-    except ImportError as error:
-        raise SystemExit(f"--{what} is not given, and the tests' own cannot be found: {error}.") from error
-    try:
-        return assets.gemma() if what == "model" else assets.data("fedorenko2010" if what == "stimuli" else what)
-    except pytest.skip.Exception as reason:
-        raise SystemExit(f"Give --{what}: {reason}.") from None
+    return of_tests({"model": "gemma", "stimuli": "fedorenko2010"}.get(what, what), f"--{what}")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -89,6 +88,13 @@ def test_a_step_that_was_done_with_other_settings_is_done_again(tmp_path):
     assert calls == ["one", "two", "three"] * 2
 
 
+def test_training_goes_on_with_the_same_settings_alone(tmp_path):
+    join.check_same_run(tmp_path, {"steps": 400, "seed": 0})
+    join.check_same_run(tmp_path, {"steps": 400, "seed": 0})
+    with pytest.raises(SystemExit, match="another --work"):
+        join.check_same_run(tmp_path, {"steps": 400, "seed": 1})
+
+
 def test_numbers_of_the_report():
     row = {"drop": 0.123, "drop low": -0.05, "drop high": 0.2, "other": np.nan}
     assert report.interval(row, "drop") == "0.12 [-0.05, 0.20]"
@@ -123,9 +129,11 @@ def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys):
     assert "[1/" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["--models", "tiny,other"], ["--floc", "/nowhere"], ["--steps", "other"]])
+@pytest.mark.parametrize(
+    "command", [["--models", "tiny,other"], ["--floc", "/nowhere"], ["--steps", "other"], ["--remote"]]
+)
 def test_bad_commands_say_so_at_once(tmp_path, command):
-    with pytest.raises(SystemExit, match=r"other|nowhere"):
+    with pytest.raises(SystemExit, match=r"other|nowhere|--model"):
         main(["--out", str(tmp_path), "--quick", *command])
 
 
@@ -179,7 +187,7 @@ def test_a_picture_is_sixteen_tokens_and_text_is_gemmas(both, towers):
 @pytest.mark.real
 def test_the_projector_that_is_kept_names_held_out_pictures(both):
     assert joined.PROJECTOR.stat().st_size <= 4e6
-    assert json.dumps(joined.trained_how())
+    assert joined.trained_how()["steps"] == join.STEPS
     pictures = floc_pictures(assets.data("floc"), test=True)[::5]
     scores = naming_task(pictures, INTACT, "naming").run(both)
     # Chance is 0.1; with 32 pictures, 16 right are beyond any luck.

@@ -57,7 +57,7 @@ class Studied:
 
 @dataclass(frozen=True)
 class Session:
-    """A model with what it is asked, loaded when the first step needs it."""
+    """A model with what it is asked, loaded when its steps are first asked for."""
 
     studied: Studied
     settings: Settings
@@ -165,7 +165,9 @@ def studied(given: argparse.Namespace) -> list[Studied]:
         "gemma": Studied("gemma", lambda: mn.load(str(asset("gemma", given.decoder)), device=given.device)),
         "joined": Studied(
             "joined",
-            lambda: joined.load(asset("dinov2", given.vision), asset("gemma", given.decoder), given.projector),
+            lambda: joined.load(
+                asset("dinov2", given.vision), asset("gemma", given.decoder), given.projector, given.device
+            ),
             text_of="gemma",
         ),
         "tiny": Studied("tiny", lambda: mn.load("tiny", device=given.device), "bundled"),
@@ -179,6 +181,8 @@ def studied(given: argparse.Namespace) -> list[Studied]:
 def main(command: list[str] | None = None) -> int:
     """Run the study; 1 where a step failed."""
     given = arguments(command)
+    if not given.model and (given.remote or given.dtype):
+        raise SystemExit("--remote and --dtype are of --model, which is not given.")
     found = sources(given)
     given.out.mkdir(parents=True, exist_ok=True)
     sessions, planned = [], []

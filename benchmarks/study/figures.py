@@ -75,7 +75,7 @@ def overlap(table: pd.DataFrame, path: Path) -> None:
 
 
 def costs(table: pd.DataFrame, path: Path) -> None:
-    """Drop of each network on each task, the largest size of each; bold where it exceeds its norm-matched controls.
+    """Drop of each network on each task, a panel per operation and size; bold where it exceeds norm-matched controls.
 
     Colours are drops over what could be lost: the score above chance, or a nat per token.
     """

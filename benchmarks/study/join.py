@@ -213,6 +213,14 @@ def train(model: Any, tokenizer: Any, given: Lessons, work: Path, *, seed: int, 
     return log
 
 
+def check_same_run(work: Path, settings: dict[str, int]) -> None:
+    """Refuse to go on from the checkpoint of another training."""
+    path = work / "settings.json"
+    if path.exists() and (before := json.loads(path.read_text())) != settings:
+        raise SystemExit(f"{work} holds a training with {before}, not {settings}. Give another --work, or empty it.")
+    path.write_text(json.dumps(settings))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vision", type=Path, help="a folder with DINOv2-S; by default that of the real-data tests")
@@ -224,6 +232,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
+    check_same_run(arguments.work, {"steps": arguments.steps, "seed": arguments.seed})
     started = time.perf_counter()
     vision, decoder = asset("dinov2", arguments.vision), asset("gemma", arguments.decoder)
     torch.manual_seed(arguments.seed)

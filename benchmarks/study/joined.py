@@ -69,9 +69,8 @@ def build(vision: Path, decoder: Path) -> tuple[LlavaForConditionalGeneration, L
     tokenizer = AutoTokenizer.from_pretrained(decoder)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    patch, side = eyes.config.patch_size, eyes.config.image_size
     images = BitImageProcessorPil.from_pretrained(vision)
-    side = images.crop_size["height"]
+    patch, side = eyes.config.patch_size, images.crop_size["height"]
     config = LlavaConfig(
         vision_config=eyes.config,
         text_config=speaker.config,
@@ -102,7 +101,7 @@ def build(vision: Path, decoder: Path) -> tuple[LlavaForConditionalGeneration, L
     return model.eval().requires_grad_(False), processor
 
 
-def load(vision: Path, decoder: Path, projector: Path = PROJECTOR) -> Any:
+def load(vision: Path, decoder: Path, projector: Path = PROJECTOR, device: str | None = None) -> Any:
     """The joined model with a trained projector, as a :class:`modalnet.Model`."""
     import modalnet as mn
 
@@ -110,7 +109,7 @@ def load(vision: Path, decoder: Path, projector: Path = PROJECTOR) -> Any:
         raise SystemExit(f"There is no projector at {projector}. Train one: python -m benchmarks.study.join")
     module, processor = build(vision, decoder)
     module.model.multi_modal_projector.load_state_dict(load_file(projector))
-    return mn.load(module, processor=processor)
+    return mn.load(module, processor=processor, device=device)
 
 
 def trained_how(projector: Path = PROJECTOR) -> dict[str, Any]:

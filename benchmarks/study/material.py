@@ -7,13 +7,13 @@ pictures are held out by what they show (modalnet.zoo.split).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmarks.real_material import of_tests
 
 from modalnet.stimuli.drawing import COLOURS, SHAPES
 from modalnet.stimuli.published import INTACT
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 NAMING = "What is this?"
 HELD_OUT = (0, 3)
 EVERY = 5
-MODELS = ("dinov2", "gemma")
 
 
 @dataclass(frozen=True)
@@ -56,27 +55,14 @@ def asset(what: str, given: str | Path | None = None) -> Path:
         if not path.exists():
             raise SystemExit(f"There is no {path}. Name the folder of {what}.")
         return path
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
-    try:
-        import pytest
-
-        import assets
-    except ImportError as error:
-        raise SystemExit(f"The folder of {what} is not given, and the tests' cannot be found: {error}.") from error
-    try:
-        return getattr(assets, what)() if what in MODELS else assets.data(what)
-    except pytest.skip.Exception as reason:
-        raise SystemExit(f"Give the folder of {what}: {reason}.") from None
+    return of_tests(what, f"the folder of {what}")
 
 
-def floc_pictures(folder: Path, *, test: bool | None, scrambled: bool = False) -> list[Stimulus]:
-    """Pictures of fLoc's intact categories, those that train the projector, those that test it, or all (None)."""
+def floc_pictures(folder: Path, *, test: bool, scrambled: bool = False) -> list[Stimulus]:
+    """Pictures of fLoc's intact categories, those that train the projector or those that test it."""
     groups = by_prefix(folder, images_in(folder))
     wanted = (*INTACT, "scrambled") if scrambled else INTACT
-    chosen = {
-        name: [path for place, path in enumerate(groups[name]) if test is None or is_test(place) == test]
-        for name in wanted
-    }
+    chosen = {name: [path for place, path in enumerate(groups[name]) if is_test(place) == test] for name in wanted}
     return image_stimuli(folder, chosen)
 
 
@@ -111,7 +97,6 @@ def answers(kind: str) -> tuple[str, ...]:
     from modalnet.stimuli.drawing import OBJECTS
 
     return {
-        "floc": INTACT,
         "colour": tuple(COLOURS),
         "shape": SHAPES,
         "drawn thing": ("face", "house", "word", *OBJECTS),

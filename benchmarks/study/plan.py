@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,16 +41,23 @@ LESIONED_TEXT = (LANGUAGE, "theory of mind", "multiple demand", "refusal")
 PROTOCOL = "alkhamissi2025"
 
 
+def without_tower(name: str) -> str:
+    """The name of a network such as ``"faces (vision)"`` without its tower."""
+    return name.rpartition(" (")[0] or name
+
+
 @dataclass(frozen=True)
 class Settings:
-    """How much of everything. The defaults are what two cores do in under three hours, for the small models.
+    """How much of everything. The parts of the three small models took about 165 minutes with these defaults.
 
     Attributes
     ----------
     fractions
         Sizes of the lesions of the language network, as shares of the decoder's units.
-    crossed
-        Sizes at which all networks are lesioned on all tasks, so that their effects can be crossed.
+    crossed, seen
+        Sizes at which the networks of text, and those of pictures, are lesioned beside each other.
+    operations
+        How units are lesioned.
     controls
         Random sets of units of each kind beside each lesion.
     pairs, suite_items, sentences, sums, stories
@@ -58,6 +66,8 @@ class Settings:
         Held-out pictures of each category that are named, and drawings that are asked about.
     patched
         Pairs of pictures (or sentences) that are patched.
+    draws, permutations
+        Random sets of units beside patched networks and in the brain, and permutations there.
     selected
         Share of a tower's units that a network is, wherever one size is shown.
     """
@@ -262,32 +272,37 @@ class Asked:
     def _text_tasks(self) -> dict[str, Task]:
         wanted, given = self.settings, self.sources
         if self.bundled:
-            made = tasks.bundled(n=max(wanted.sums, 10), seed=wanted.seed)
-            return {name: made[name] for name in ("grammar", "arithmetic")}
-        made = {}
+            return {name: self._bundled_tasks[name] for name in ("grammar", "arithmetic")}
+        made: dict[str, Task] = {}
         if given.blimp is not None:
             made["BLiMP"] = tasks.minimal_pairs(given.blimp, name="BLiMP", n=wanted.pairs, seed=wanted.seed)
         if given.syntaxgym is not None:
             made["SyntaxGym"] = tasks.syntaxgym(
                 given.syntaxgym, name="SyntaxGym", n=wanted.suite_items, seed=wanted.seed
             )
-        if sentences := self.sentences():
-            made["perplexity"] = tasks.perplexity(sentences)
+        if self.sentences:
+            made["perplexity"] = tasks.perplexity(self.sentences)
         made["arithmetic"] = sums(wanted.sums, wanted.seed)
         made["belief questions"] = tasks.theory_of_mind(n=wanted.stories, seed=wanted.seed)
         return made
 
+    @cached_property
+    def _bundled_tasks(self) -> dict[str, Task]:
+        return tasks.bundled(n=max(self.settings.sums, 10), seed=self.settings.seed)
+
+    @cached_property
     def sentences(self) -> list[str]:
-        """Sentences that are in no contrast, evenly from those of Tuckute et al. (2024)."""
-        if self.sources.brain is None:
+        """Sentences that are in no contrast, evenly from those of Tuckute et al. (2024); none without that file."""
+        read = self.brains().get("Tuckute 2024")
+        if read is None:
             return []
-        every = [str(one.text) for one in self.brains()["Tuckute 2024"]().stimuli]
+        every = [str(one.text) for one in read().stimuli]
         return every[:: max(1, len(every) // self.settings.sentences)][: self.settings.sentences]
 
     def _picture_tasks(self) -> dict[str, Task]:
         wanted = self.settings
         if self.bundled:
-            made = tasks.bundled(n=max(wanted.sums, 10), seed=wanted.seed)
+            made = self._bundled_tasks
             return {name: _without_full_stop(made[name]) for name in ("colour", "shape", "category", "reading")}
         if self.sources.floc is None:
             return {}
@@ -300,12 +315,12 @@ class Asked:
                 for one in [one for one in held_out if one.condition == category][: wanted.pictures]
             ]
             made[f"naming {name}"] = naming_task(shown, INTACT, f"naming {name}")
-        if sentences := self.sentences():
+        if self.sentences:
             # The pictures say nothing about the sentences: what is asked is whether language works beside a picture.
             made["perplexity after a picture"] = tasks.perplexity(
                 [
                     Stimulus(text, image=held_out[(7 * place) % len(held_out)].images()[0], id=f"sentence-{place:03d}")
-                    for place, text in enumerate(sentences[::2])
+                    for place, text in enumerate(self.sentences[::2])
                 ],
                 name="perplexity after a picture",
             )

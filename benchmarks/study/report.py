@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from benchmarks.study.figures import exceeds
-from benchmarks.study.plan import INTACT_NETWORK, LANGUAGE, Asked
+from benchmarks.study.plan import GROUPS, INTACT_NETWORK, LANGUAGE, Asked, without_tower
 
 from modalnet.store import write_bytes
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.study.running import Step
 
 #: A naming task, and the network that ought to carry it.
-OWN = {"naming faces": "faces", "naming bodies": "bodies", "naming objects": "objects", "naming places": "places"}
-OWN |= {"naming characters": "characters", "reading": "words"}
+OWN = {**{f"naming {kind}": kind for kind in GROUPS}, "reading": "words"}
 ENDS = ("_low", "_high")
 OPERATIONS = {"zero": "zeroed", "mean": "set to their mean"}
 
@@ -32,7 +32,7 @@ def write(
     read = {name: Tables(out / name) for name in models}
     parts = [
         "# What the study found",
-        _made(models, steps, failures, command),
+        _made(models, read, steps, failures, command),
         _claims(models, read),
         *(_section(title, make, models, read) for title, make in SECTIONS),
         _limits(models),
@@ -102,7 +102,13 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 # The parts
 
 
-def _made(models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[str, str], command: str) -> str:
+def _made(
+    models: Mapping[str, Asked],
+    read: Mapping[str, Tables],
+    steps: Sequence[Step],
+    failures: Mapping[str, str],
+    command: str,
+) -> str:
     import torch
 
     import modalnet as mn
@@ -124,13 +130,16 @@ def _made(models: Mapping[str, Asked], steps: Sequence[Step], failures: Mapping[
         )
     lines = [
         f"Made by `{command}` with modalnet {mn.__version__}, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, {torch.get_num_threads()} thread(s) on {torch.get_num_interop_threads()} cores. "
+        f"{platform.python_version()}, {torch.get_num_threads()} thread(s) on {os.cpu_count()} cores. "
         "Every table and figure below is of this command. A table's numbers, and more of them, are in the folder of "
         "its model as CSV; brackets are 95% intervals. Minutes are those of the last run of each step, without lesions "
         "and pairs that an earlier run had left in the store.",
         markdown(pd.DataFrame(rows)),
     ]
     lines += [f"**Failed**: {name}: {why}" for name, why in failures.items()]
+    for name, tables in read.items():
+        for path in sorted(tables.folder.glob("failures-*.csv")):
+            lines.append(f"**Lesions that failed**, of {name}: {len(pd.read_csv(path))}; see {name}/{path.name}.")
     missing = sorted({one for asked in models.values() for one in asked.sources.missing()})
     if missing:
         lines.append(f"Left out, for want of its files: {', '.join(missing)}.")
@@ -229,7 +238,9 @@ def _picture_claims(read: Tables) -> Iterator[Claim]:
                 _share(found) + (f": {named}" if named else ""),
                 _verdict(found),
             )
-    spoken = [row for row in _rows(table) if _plain(row["network"]) == LANGUAGE and row["task"].startswith("naming")]
+    spoken = [
+        row for row in _rows(table) if without_tower(row["network"]) == LANGUAGE and row["task"].startswith("naming")
+    ]
     if spoken:
         found = [exceeds(row) for row in spoken]
         yield Claim(
@@ -461,7 +472,7 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
         if own:
             yield f"Each network of the {tower} tower on its own kind of picture:"
             yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
-        spoken = [row for row in _rows(part) if _plain(row["network"]) == LANGUAGE]
+        spoken = [row for row in _rows(part) if without_tower(row["network"]) == LANGUAGE]
         if spoken:
             yield "The language network where there is a picture, and where there is none (perplexity, grammar):"
             yield markdown(
@@ -517,12 +528,7 @@ def _faces_and_places(crossed: pd.DataFrame) -> pd.DataFrame:
 
 def _own(row: Mapping[str, Any]) -> bool:
     """Whether a task asks for what a network was localized by."""
-    return OWN.get(row["task"]) == _plain(row["network"])
-
-
-def _plain(name: str) -> str:
-    """A network's name without its tower."""
-    return name.rpartition(" (")[0] or name
+    return OWN.get(row["task"]) == without_tower(row["network"])
 
 
 def patching(asked: Asked, read: Tables) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +19,17 @@ import pandas as pd
 from benchmarks.study import figures
 from benchmarks.study.material import answers, floc_pictures, many_drawn, naming_task
 from benchmarks.study.plan import (
-    GROUPS,
     INTACT_NETWORK,
     LANGUAGE,
     LESIONED_DECODER,
     LESIONED_TEXT,
     LESIONED_VISION,
     Asked,
+    without_tower,
 )
 
 import modalnet as mn
+from modalnet import resampling
 from modalnet.errors import InputError
 from modalnet.stimuli.published import INTACT
 from modalnet.store import write_bytes
@@ -80,9 +81,17 @@ class Place:
             )
         return made
 
+    @cached_property
+    def by_tower(self) -> dict[str, dict[str, Localization]]:
+        """What was localized in each tower, over its units alone; kept, so that every t is computed once."""
+        return {
+            tower: {name: one.only(tower) for name, one in self.found.items() if tower in one.towers}
+            for tower in self.asked.model.towers
+        }
+
     def networks(self, tower: str) -> dict[str, Localization]:
-        """What was localized in a tower, over its units alone."""
-        return {name: one.only(tower) for name, one in self.found.items() if tower in one.towers}
+        """What was localized in a tower."""
+        return self.by_tower[tower]
 
     def named(self, tower: str) -> dict[str, Localization]:
         """The same, named after the tower, too, where the model has several."""
@@ -150,8 +159,8 @@ def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
     """Mean and its 95% bootstrap interval over items."""
     rng = np.random.default_rng(0)
     means = rng.choice(values, (2000, len(values))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {name: float(values.mean()), f"{name} low": float(low), f"{name} high": float(high)}
+    low, high = resampling.interval(means)
+    return {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
 
 
 # Networks
@@ -221,8 +230,9 @@ def overlap(place: Place) -> None:
     """Do networks share units, beyond what two sets with the same number in every layer would?"""
     rows = []
     for tower in place.asked.model.towers:
-        chosen = {name: one.top(fraction=place.selected) for name, one in place.networks(tower).items()}
-        t = {name: one.t[tower] for name, one in place.networks(tower).items()}
+        found = place.networks(tower)
+        chosen = {name: one.top(fraction=place.selected) for name, one in found.items()}
+        t = {name: one.t[tower] for name, one in found.items()}
         for one, other in itertools.combinations(chosen, 2):
             chance = _chance_dice(chosen[one].mask[tower], chosen[other].mask[tower], place.asked.settings.seed)
             both = np.isfinite(t[one]) & np.isfinite(t[other])
@@ -234,7 +244,7 @@ def overlap(place: Place) -> None:
                     "Dice": chosen[one].dice(chosen[other]),
                     "Dice, random": chance.mean(),
                     "Dice, random high": np.quantile(chance, 0.975),
-                    "p": (1 + int((chance >= chosen[one].dice(chosen[other])).sum())) / (1 + len(chance)),
+                    "p": resampling.rank_p(chosen[one].dice(chosen[other]), chance),
                     "r of t": float(np.corrcoef(t[one][both], t[other][both])[0, 1]),
                 }
             )
@@ -275,9 +285,11 @@ def _lesions(place: Place, name: str, found: Mapping[str, Any], tasks: Mapping[s
     study.save(place.folder / f"lesions-{name}.safetensors")
     place.table(f"lesions-{name}", study.table())
     place.text(f"lesions-{name}", "\n".join(study.verdicts()))
+    failed = place.folder / f"failures-{name}.csv"
+    failed.unlink(missing_ok=True)  # of an earlier run
     if study.failures:
         place.table(
-            f"failures-{name}",
+            failed.stem,
             pd.DataFrame(
                 [{"lesion": str(one), "task": task, "why": why} for (one, task), why in study.failures.items()]
             ),
@@ -310,11 +322,11 @@ def picture_networks(place: Place) -> None:
     costs, crossed = [], []
     for tower in model.towers:
         wanted = LESIONED_DECODER if tower == model.decoder.name else LESIONED_VISION
-        found = {name: one for name, one in place.named(tower).items() if _plain(name) in wanted}
+        found = {name: one for name, one in place.named(tower).items() if without_tower(name) in wanted}
         tasks = _pictured_tasks(place, tower)
         study = _lesions(place, f"pictures-{tower}", found, tasks, settings.seen)
         costs.append(study.table().assign(tower=tower))
-        kinds = [name for name in found if _plain(name) in (*GROUPS, "houses", "words")]
+        kinds = [name for name in found if without_tower(name) in LESIONED_VISION]
         if len(kinds) > 1 and len(place.asked.picture_tasks) > 1:
             crossed.append(_crossed(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
     table = pd.concat(costs, ignore_index=True)
@@ -338,25 +350,16 @@ def _crossed(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.Da
     """Crossed effects of the networks of categories on the tasks with a chance level, at each one size for both."""
     chance = {name: study.base[name].chance for name in tasks if name in study.base}
     tasks = [name for name, value in chance.items() if value is not None and np.isfinite(value)]
-    parts = []
-    for fraction in sorted({size for name in networks for size in study.fractions(name)}):
-        every = _part_of(study, networks, tasks).dissociation(fraction=fraction, control="norm")
-        parts.append(every)
-    return pd.concat(parts, ignore_index=True)
+    part = _part_of(study, networks, tasks)
+    sizes = sorted({size for name in networks for size in part.fractions(name)})
+    return pd.concat([part.dissociation(fraction=size, control="norm") for size in sizes], ignore_index=True)
 
 
 def _part_of(study: LesionStudy, networks: list[str], tasks: list[str]) -> LesionStudy:
-    from dataclasses import replace
-
     cells = {
         (one, task): scores for (one, task), scores in study.cells.items() if one.network in networks and task in tasks
     }
     return replace(study, base={name: study.base[name] for name in tasks}, cells=cells, failures={})
-
-
-def _plain(name: str) -> str:
-    """The name of a network without its tower."""
-    return re.sub(r" \((vision|decoder|encoder|audio)\)$", "", name)
 
 
 # Patching, brains, maps
@@ -370,7 +373,7 @@ def patching(place: Place) -> None:
     for tower in model.towers:
         reached = tower in model.reached(list(pairs.clean))
         for name, one in place.named(tower).items():
-            if reached and _plain(name) in (LANGUAGE, "faces", "places", "houses"):
+            if reached and without_tower(name) in (LANGUAGE, "faces", "places", "houses"):
                 carried[name] = one.top(fraction=settings.selected)
     result = mn.activation_patching(
         model,
