@@ -83,7 +83,7 @@ def test_it_loads_offline_in_under_three_seconds(tmp_path):
     env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     took = []
     # A machine that is busy with other things only ever adds time, so the fastest of several counts.
-    while len(took) < 2 or (took[-1] >= 3 and len(took) < 6):
+    while len(took) < 2 or (took[-1] >= 3 and len(took) < 12):
         done = subprocess.run(
             [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300, env=env
         )
