@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
 import warnings
@@ -223,6 +224,18 @@ def test_what_is_no_model(source, message):
 def test_a_class_is_no_model():
     with pytest.raises(mn.InputError, match="cannot load a type as a model"):
         mn.load(tr.GPT2LMHeadModel)
+
+
+@pytest.mark.parametrize("source", ["tiny", "./no/such/folder"])
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(source, on):
+    (gc.enable if on else gc.disable)()
+    try:
+        with contextlib.suppress(mn.InputError):
+            mn.load(source)
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
 
 
 def test_folders_that_hold_no_checkpoint(tmp_path):
