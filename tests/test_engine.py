@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers as tr
 
 import modalnet as mn
 from families import FAMILIES, build, picture
@@ -247,6 +248,7 @@ def test_text_alone_leaves_the_vision_tower_out():
 
 def test_no_gradients_no_cache_and_nothing_left_behind():
     model, family = load("llama"), build("llama")
+    model.run(TEXTS)  # the first run of a model also looks whether its blocks run once
     seen = []
     hook = family.model.model.layers[0].register_forward_pre_hook(
         lambda module, args, kwargs: seen.append((torch.is_grad_enabled(), kwargs.get("past_key_values"))),
@@ -413,3 +415,66 @@ def test_a_model_that_looks_at_all_of_its_logits_gives_them_all():
         assert model._runner.engine._narrows is False
         for i in found:
             close(found[i][0], whole[i][0][[1, 2]])
+
+
+# ----------------------------------------------------------------------------------- models that come back to a block
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory):
+    """A folder with a small model that runs its blocks several times in a forward pass."""
+    tokenizer = load("llama").tokenizer
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "head_dim": 16}
+    depth = {"num_hidden_layers": 16, "num_layers_per_stack": 2, "H_cycles": 2, "L_cycles": 3}
+    config = tr.HrmTextConfig(vocab_size=len(tokenizer), **sizes, **depth)
+    folder = tmp_path_factory.mktemp("recurrent")
+    tr.HrmTextForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("remote", [False, "local", "http://127.0.0.1:9"])
+def test_blocks_that_run_more_than_once_are_refused(recurrent, remote):
+    """Also where the model is on a server, and before anything is sent there."""
+    model = mn.load(recurrent, remote=remote)
+    unit = mn.Units.from_indices({"decoder": model.decoder.shape}, [("decoder", 0, 0)])
+    conditions = {"forward": TEXTS, "backward": [text[::-1] for text in TEXTS]}
+    stimuli = [mn.Stimulus(text, condition=name) for name, texts in conditions.items() for text in texts]
+    contrast = mn.Contrast(stimuli, "forward", "backward")
+    for ask in (
+        lambda: model.run(TEXTS),
+        lambda: model.generate(TEXTS[0], mn.zero(unit), max_new_tokens=2),
+        lambda: mn.localize(model, contrast, cache=False),
+    ):
+        with pytest.raises(mn.InputError, match=r"decoder tower more than once .*L_module\.layers\.0: 6 times"):
+            ask()
+    if remote != "http://127.0.0.1:9":  # which is asked first how this model reads a continuation
+        with pytest.raises(mn.InputError, match="more than once"):
+            model.score(TEXTS, [" a"] * len(TEXTS), mn.zero(unit))
+
+
+def test_what_such_a_model_says_can_still_be_asked(recurrent):
+    model = mn.load(recurrent)
+    found = model.run(TEXTS[:1], read=[], logits="all").logits[0]
+    with torch.no_grad():
+        expected = model.module(**model.tokenizer(TEXTS[:1], return_tensors="pt")).logits[0]
+    close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["llava_clip", "paligemma", "llama", "vit"])
+def test_the_look_for_them_is_one_pass_of_one_stimulus(name, monkeypatch):
+    shared = load(name)
+    stimuli = stimuli_for(name, n=3)
+    looks = []
+    visits = Engine.visits
+
+    def look(self, inputs, *where):
+        looks.append(max(len(value) for key, value in inputs.items() if key in ("input_ids", "pixel_values")))
+        return visits(self, inputs, *where)
+
+    monkeypatch.setattr(Engine, "visits", look)
+    model = mn.load(shared.module, processor=shared.processor or shared.tokenizer or shared.image_processor)
+    model.run(stimuli)
+    model.run(stimuli)
+    assert looks == [1]

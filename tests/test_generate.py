@@ -282,6 +282,7 @@ def test_a_shared_prefix_leaves_out_the_blocks_before_it():
     deep = np.zeros(model.decoder.shape, dtype=bool)
     deep[-1, :5] = True
     units = mn.Units({"decoder": deep})
+    model.run("a b c")  # the first run of a model also looks whether its blocks run once
     ran = []
     block = model.module.get_submodule(model.decoder.paths[0]).mlp
     handle = block.register_forward_hook(lambda *_: ran.append(1))

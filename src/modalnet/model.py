@@ -287,7 +287,8 @@ class Model:
         ------
         InputError
             Where a stimulus does not fit the model, or has no token of the kind asked for; where an intervention is
-            on units of another model, or on a tower that the stimuli do not reach.
+            on units of another model, or on a tower that the stimuli do not reach; where the model runs the blocks of
+            a tower that is read or written more than once.
         """
         given = as_stimuli(stimuli)
         if logits not in (None, "last", "all"):

@@ -656,6 +656,55 @@ class Engine:
             tracer.stop()
         return {"found": list(found), "wrong": []}
 
+    def visits(self, inputs: dict[str, Any], root: str, paths: Sequence[str]) -> dict[str, int]:
+        """How many times one forward pass, run to its end, comes through each of some modules.
+
+        A trace reads a module's first visit, so a block with more of them must not pass for one of the residual stream.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs of one stimulus.
+        root
+            Path of the part of the model that runs; empty for all of it.
+        paths
+            Of the modules.
+        """
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        places = {path: f"{self.envoy.get(path).path}.output" for path in paths}
+        counts = self.envoy.interleaver.counts
+        before = dict(counts)
+        head = output_head(self.module) if not root else None
+        moved = {name: self._place(value) for name, value in inputs.items()}
+        if self.remote is not None and not self.remote.simulated:
+            # Without its weights here, the model is walked through on the meta device, as far as that leads: masks are
+            # looked into for padding, which one stimulus does not have, and positions for packing unless there is a
+            # cache.
+            moved.pop("attention_mask", None)
+            moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
+        elif self._caches and not root:
+            moved["use_cache"] = False
+        with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
+            self._walk(
+                self.envoy.get(root) if root else self.envoy,
+                moved,
+                self.envoy.get(paths[0]),
+                None if head is None else self._at(head),
+            )
+        return {path: counts.get(place, 0) - before.get(place, 0) for path, place in places.items()}
+
+    @staticmethod
+    def _walk(root: Any, moved: dict[str, Any], block: Any, head: Any) -> None:
+        """One trace to the end of the forward pass, with next to nothing for the head to do."""
+        import torch
+
+        with torch.no_grad(), root.trace(**moved):
+            if head is None:
+                block.output  # noqa: B018  # nnsight counts visits while something is asked for
+            else:
+                head.input = head.input[:, :1]
+
     def generate(
         self, inputs: dict[str, Any], writes: Sequence[Write], later: Sequence[Write], **settings: Any
     ) -> list[int]:

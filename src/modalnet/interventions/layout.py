@@ -65,18 +65,62 @@ class Layouts:
         self._beside: dict[Any, int] = {}
         self._in_front: dict[str, bool] = {}
         self._ordered: set[Any] = set()
+        self._looked_at: set[str] = set()  # towers whose blocks are known to run once
         self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
         self._alone = False
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
     def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
-        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all."""
+        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all.
+
+        Raises
+        ------
+        InputError
+            Where the model runs the tower's blocks more than once.
+        """
+        if tower not in self._looked_at:
+            self._runs_once(batch, tower)
+        return self._remembered(batch, tower, layer)
+
+    def head_spans(self, batch: Batch) -> tuple[list[Span], int]:
+        """The positions of each stimulus in what the LM head gets; no block of the text tower needs to be read."""
+        return self._remembered(batch, self.encoder.text_tower, 0)
+
+    def _remembered(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         if self._of is None or self._of[0] is not batch:
             self._of = (batch, {})  # several interventions and reads ask for the same
         key = (tower, self._stage(tower, layer))
         if key not in self._of[1]:
             self._of[1][key] = self._spans(batch, tower, layer)
         return self._of[1][key]
+
+    def _runs_once(self, batch: Batch, tower: str) -> None:
+        """Make sure that a forward pass comes through the blocks of a tower once.
+
+        Raises
+        ------
+        InputError
+            Where it comes back to them: their output is then no one state of the residual stream, and neither what is
+            read nor what is written at the first visit would be what it is taken for.
+        """
+        self._looked_at.add(tower)
+        alone = self.encoder.collate(batch.items[:1])
+        paths = {name: self.towers[name].paths for name in self.towers if name == tower or name not in self._looked_at}
+        try:
+            found = self.engine.visits(alone.inputs, alone.root, [path for own in paths.values() for path in own])
+        except Exception:  # whatever it is, the pass that was asked for shows it, or can do without this one
+            return
+        for name, own in paths.items():
+            counts = [found[path] for path in own]
+            if max(counts) > 1:
+                self._looked_at.discard(tower)
+                raise InputError(
+                    f"{self.encoder.loaded.name} runs the blocks of its {name} tower more than once in a forward pass "
+                    f"({own[counts.index(max(counts))]}: {max(counts)} times), so a block's output is not one state of "
+                    "the residual stream. modalnet reads models whose blocks run once each."
+                )
+            if min(counts) == 1:
+                self._looked_at.add(name)
 
     def _spans(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         import torch
@@ -163,7 +207,7 @@ class Layouts:
         found = []
         for ids in self._two_endings(item):
             batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
-            (span,), total = self.spans(batch, self.encoder.text_tower)
+            (span,), total = self.head_spans(batch)
             reading = self.engine.run(
                 batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root)
             )

@@ -23,7 +23,7 @@ from modalnet.interventions.edits import Edits
 from modalnet.interventions.engine import Engine, LayoutError, Reading, RowsError
 from modalnet.interventions.layout import Layouts, is_out_of_memory
 from modalnet.interventions.plan import Plan, Pool, Prefix, Sites
-from modalnet.interventions.positions import TokenChoice, select
+from modalnet.interventions.positions import Span, TokenChoice, select
 from modalnet.interventions.remote import Pace
 
 if TYPE_CHECKING:
@@ -467,19 +467,21 @@ class Runner:
                     'pooled, such as tokens="mean".'
                 )
             for part in parts:
-                picked, total = self._pick(batch, tower, asked.tokens[tower], asked.spare_first, part.layers[0])
+                held = self.layouts.spans(batch, tower, part.layers[0])
+                picked, total = self._chosen(batch, held, tower, asked.tokens[tower], asked.spare_first)
                 chosen[tower] = picked
                 reads.append((part, _pool(picked, total, pooled=asked.pools(tower))))
         rows, targets, target_rows, n_text, wanted = None, None, None, 0, []
         if asked.logits == "score":
-            own, n_text = self._pick(batch, self.encoder.text_tower, "all")
+            own, n_text = self._chosen(batch, self.layouts.head_spans(batch), self.encoder.text_tower, "all")
             ids = self.layouts.token_ids(batch, self.encoder.text_tower)
             wanted = [_before(index, item.prepared) for index, item in zip(own, items, strict=True)]
             rows = _cat(wanted)
             targets = _cat([_targets(one, item.prepared) for one, item in zip(ids, items, strict=True)])
             target_rows = _target_rows([item.prepared for item in items])
         elif asked.logits is not None:
-            wanted, n_text = self._pick(batch, self.encoder.text_tower, "last" if asked.logits == "last" else "all")
+            choice: TokenChoice = "last" if asked.logits == "last" else "all"
+            wanted, n_text = self._chosen(batch, self.layouts.head_spans(batch), self.encoder.text_tower, choice)
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
         plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
@@ -535,10 +537,12 @@ class Runner:
         rows = sum(len(item.prepared.places) for item in items)
         return len(items) > 1 and rows * self.engine.vocabulary > MOST_LOGITS
 
-    def _pick(
-        self, batch: Batch, tower: str, choice: TokenChoice, spare_first: int = 0, layer: int = 0
+    @staticmethod
+    def _chosen(
+        batch: Batch, held: tuple[list[Span], int], tower: str, choice: TokenChoice, spare_first: int = 0
     ) -> tuple[list[torch.Tensor], int]:
-        spans, total = self.layouts.spans(batch, tower, layer)
+        """The positions that a choice of tokens takes of each stimulus, and the number of positions in all."""
+        spans, total = held
         picked = [
             select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
             for item, span in zip(batch.items, spans, strict=True)

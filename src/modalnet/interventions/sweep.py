@@ -438,7 +438,7 @@ class Sweep:
 
     def _rows(self, batch: Batch) -> tuple[list[torch.Tensor], int]:
         """Flat positions whose logits predict each continuation, or the next token."""
-        spans, n_text = self.layouts.spans(batch, self.encoder.text_tower)
+        spans, n_text = self.layouts.head_spans(batch)
         counts = [item.prepared.n_scored for item in batch.items]
         return [
             span.index[-count - 1 : -1] if count else span.index[-1:] for span, count in zip(spans, counts, strict=True)
