@@ -218,7 +218,8 @@ def test_light_and_dark(browser: Any, page: Path) -> None:
 
 def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny: Found, tmp_path: Path) -> None:
     model = mn.load("tiny")
-    tasks = spec.parse("grammar", 6, 0)
+    texts = mn.tasks.perplexity(["the dog sees the cat.", "the boys walk."])
+    tasks = [*spec.parse("grammar", 6, 0), texts]
     study = mn.lesion_study(model, {"language": tiny["language"]}, tasks, [0.01], 2, ["zero"], progress=False)
     profile = Profile(
         model="tiny",
@@ -245,6 +246,14 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     for row, drop in zip(rows, drops, strict=True):
         shown = row.find_elements("css selector", "td")[1].get_attribute("textContent")
         assert number(shown.split(" ")[0]) == pytest.approx(drop, abs=6e-4)
+    charts = browser.driver.find_elements("css selector", "#lesion-chart svg")
+    # Measures that have no scale in common have a chart each, where every network is named under every task.
+    labels = [str(one.get_attribute("aria-label")).partition(" under")[0] for one in charts]
+    assert labels == ["Drop in accuracy", "Drop in nats per token"]
+    named = [
+        text.get_attribute("textContent") for text in charts[1].find_elements("css selector", "text.task, text.value")
+    ]
+    assert named[:2] == ["perplexity", "language"]
     verdicts = browser.driver.find_elements("css selector", "#verdicts li")
     assert [one.get_attribute("textContent") for one in verdicts] == study.verdicts()
     label = browser.driver.find_element("css selector", "#profile-charts svg").get_attribute("aria-label")

@@ -83,18 +83,26 @@ function countsOf(one, bins = 120) {
   return one.histogram;
 }
 
-// What lesions cost: one row per task, a dot per network, its controls in grey.
-function lesionChart(parent, rows, colourOf) {
-  const tasks = [...new Set(rows.map((row) => row.task))], networks = [...new Set(rows.map((row) => row.network))];
-  const line = 13, block = networks.length * line + 12, left = 110;
-  const svg = chart(parent, tasks.length * block + 34, "Loss of score under lesions, by task and network; the table below has the numbers");
+// What lesions cost: a chart per measure, since drops in accuracy and in nats have no scale in common.
+function lesionCharts(parent, rows, colourOf) {
+  const measured = rows.filter((row) => Number.isFinite(row.drop));
+  for (const [measure, own] of d3.group(measured, (row) => row.measure)) lesionChart(parent, measure, own, colourOf);
+}
+
+// Every network has a line under every task, with its controls in grey.
+function lesionChart(parent, measure, rows, colourOf) {
+  const tasks = d3.groups(rows, (row) => row.task), line = 14, head = 15, left = 118;
+  const heights = tasks.map(([, own]) => head + own.length * line + 5), height = d3.sum(heights);
+  const svg = chart(parent, height + 42, `Drop in ${measure} under lesions, by task and network; the table below has the numbers`);
   const all = rows.flatMap((row) => [0, row.drop_low, row.drop_high, row.drop, row.drop_norm, row.drop_norm_low, row.drop_norm_high]).filter(Number.isFinite);
   const x = d3.scaleLinear(d3.extent(all), [left, SVG_WIDTH - 8]).nice(4);
-  svg.append("line").attr("class", "zero").attr("x1", x(0)).attr("x2", x(0)).attr("y1", 0).attr("y2", tasks.length * block);
-  tasks.forEach((task, i) => {
-    svg.append("text").attr("x", left - 8).attr("y", i * block + block / 2 + 2).attr("text-anchor", "end").text(cut(task, 17));
-    for (const row of rows.filter((one) => one.task === task)) {
-      const y = i * block + 8 + networks.indexOf(row.network) * line;
+  let top = 0;
+  tasks.forEach(([task, own], i) => {
+    svg.append("text").attr("class", "task").attr("x", 0).attr("y", top + 11).text(cut(task, 40));
+    svg.append("line").attr("class", "zero").attr("x1", x(0)).attr("x2", x(0)).attr("y1", top + head - 2).attr("y2", top + heights[i] - 2);
+    own.forEach((row, j) => {
+      const y = top + head + j * line + 5;
+      svg.append("text").attr("class", "value").attr("x", left - 8).attr("y", y + 3).attr("text-anchor", "end").text(cut(row.network, 18));
       const dot = (low, high, value, colour, dy, radius) => {
         if (!Number.isFinite(value)) return;
         if (Number.isFinite(low)) svg.append("line").attr("stroke", colour).attr("stroke-width", 2).attr("x1", x(low)).attr("x2", x(high)).attr("y1", y + dy).attr("y2", y + dy);
@@ -102,8 +110,9 @@ function lesionChart(parent, rows, colourOf) {
       };
       dot(row.drop_norm_low, row.drop_norm_high, row.drop_norm, "var(--muted)", 4.5, 2.2);
       dot(row.drop_low, row.drop_high, row.drop, colourOf(row.network), 0, 3.2);
-    }
+    });
+    top += heights[i];
   });
-  svg.append("g").attr("class", "axis").attr("transform", `translate(0,${tasks.length * block})`).call(d3.axisBottom(x).ticks(5).tickSize(3));
-  svg.append("text").attr("class", "value").attr("x", SVG_WIDTH - 8).attr("y", tasks.length * block + 30).attr("text-anchor", "end").text("drop in score; grey: norm-matched random units");
+  svg.append("g").attr("class", "axis").attr("transform", `translate(0,${height})`).call(d3.axisBottom(x).ticks(5).tickSize(3));
+  svg.append("text").attr("class", "value").attr("x", SVG_WIDTH - 8).attr("y", height + 30).attr("text-anchor", "end").text(cut(`drop in ${measure}; grey: norm-matched random units`, 62));
 }

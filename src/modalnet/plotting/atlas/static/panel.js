@@ -158,7 +158,7 @@ class Panel {
       const rows = study.rows.filter((row) => String(row.fraction) === size.value && row.operation === operation.value);
       const box = document.getElementById("lesion-chart");
       box.replaceChildren();
-      if (rows.length) lesionChart(box, rows, colourOf);
+      lesionCharts(box, rows, colourOf);
       const fixed = (value) => (Number.isFinite(value) ? value.toFixed(3).replace("-", "−") : "–");
       const range = (row, end) => `${fixed(row[`drop${end}`])} [${fixed(row[`drop${end}_low`])}, ${fixed(row[`drop${end}_high`])}]`;
       const table = tableOf(["network, task", "drop", "norm-matched", "survives"], rows.map((row) => [
