@@ -76,7 +76,7 @@ class Settings:
     crossed: tuple[float, ...] = (0.01,)
     seen: tuple[float, ...] = (0.01, 0.05)
     operations: tuple[str, ...] = ("zero", "mean")
-    controls: int = 2
+    controls: int = 4
     pairs: int = 1
     suite_items: int = 1
     sentences: int = 20
