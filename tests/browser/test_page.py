@@ -220,7 +220,7 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     model = mn.load("tiny")
     texts = mn.tasks.perplexity(["the dog sees the cat.", "the boys walk."])
     tasks = [*spec.parse("grammar", 6, 0), texts]
-    study = mn.lesion_study(model, {"language": tiny["language"]}, tasks, [0.01], 2, ["zero"], progress=False)
+    study = mn.lesion_study(model, {"language (decoder)": tiny["language"]}, tasks, [0.01], 2, ["zero"], progress=False)
     profile = Profile(
         model="tiny",
         network="language",
@@ -253,7 +253,10 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     named = [
         text.get_attribute("textContent") for text in charts[1].find_elements("css selector", "text.task, text.value")
     ]
-    assert named[:2] == ["perplexity", "language"]
+    assert named[:2] == ["perplexity", "language (decoder)"]
+    circles = charts[1].find_elements("css selector", "circle")
+    colour = NETWORKS[list(tiny).index("language")]
+    assert [one.get_attribute("fill") for one in circles] == ["var(--muted)", colour]
     verdicts = browser.driver.find_elements("css selector", "#verdicts li")
     assert [one.get_attribute("textContent") for one in verdicts] == study.verdicts()
     label = browser.driver.find_element("css selector", "#profile-charts svg").get_attribute("aria-label")

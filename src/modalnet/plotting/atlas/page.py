@@ -109,8 +109,8 @@ def atlas(
     localizations
         Of one model: one, a list, or a mapping that names them; up to 6, over up to 10 million units.
     study
-        A lesion study of the same model, shown beside the map; a network that has the name of a localization also has
-        its colour.
+        A lesion study of the same model, shown beside the map; a network that has the name of a localization, alone or
+        with a tower behind it such as ``"faces (vision)"``, also has its colour.
     profiles
         Name, then the result of ``mn.profile``: anything with a ``.table()`` whose rows have condition, mean, low and
         high, and may have control, control_low and control_high.

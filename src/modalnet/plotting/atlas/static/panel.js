@@ -144,7 +144,7 @@ class Panel {
   }
 
   lesions() {
-    const { study, localizations, colours } = this.atlas, section = document.getElementById("lesions");
+    const { study, localizations, colours, towers } = this.atlas, section = document.getElementById("lesions");
     if (!study) return;
     section.hidden = false;
     const values = (name) => [...new Set(study.rows.map((row) => row[name]))];
@@ -153,7 +153,9 @@ class Panel {
     size.append(...sizes.map((one) => element("option", { value: one, textContent: `${formatNumber(100 * one)}% of units` })));
     operation.append(...operations.map((one) => element("option", { value: one, textContent: `${one} ablation` })));
     size.value = sizes[sizes.length - 1];
-    const colourOf = (name) => colours.networks[localizations.findIndex((one) => one.name === name)] || "var(--ink)";
+    // A lesion of the units of one tower may say so behind the network's name: "faces (vision)".
+    const namesOf = (one) => [one.name, ...towers.map((tower) => `${one.name} (${tower.name})`)];
+    const colourOf = (name) => colours.networks[localizations.findIndex((one) => namesOf(one).includes(name))] || "var(--ink)";
     const redraw = () => {
       const rows = study.rows.filter((row) => String(row.fraction) === size.value && row.operation === operation.value);
       const box = document.getElementById("lesion-chart");
