@@ -428,12 +428,9 @@ class Engine:
         columns: Any = plan.columns
         head: Any = self.head() if rows is not None else None
         root = self.envoy.get(plan.root) if plan.root else self.envoy
-        moved = {name: self._place(value) for name, value in inputs.items()}
-        if self._caches and not plan.root:
-            moved["use_cache"] = False
         return {
             "root": root,
-            "moved": moved,
+            "moved": self._moved(inputs, plan.root),
             "steps": steps,
             "head": head,
             "rows": rows,
@@ -676,15 +673,14 @@ class Engine:
         counts = self.envoy.interleaver.counts
         before = dict(counts)
         head = output_head(self.module) if not root else None
-        moved = {name: self._place(value) for name, value in inputs.items()}
+        moved = self._moved(inputs, root)
         if self.remote is not None and not self.remote.simulated:
             # Without its weights here, the model is walked through on the meta device, as far as that leads: masks are
             # looked into for padding, which one stimulus does not have, and positions for packing unless there is a
             # cache.
-            moved.pop("attention_mask", None)
+            for name in ("attention_mask", "use_cache"):
+                moved.pop(name, None)
             moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
-        elif self._caches and not root:
-            moved["use_cache"] = False
         with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
             self._walk(
                 self.envoy.get(root) if root else self.envoy,
@@ -890,6 +886,13 @@ class Engine:
     @property
     def _device(self) -> Any:
         return next(p.device for p in self.module.parameters() if p.device.type != "meta")
+
+    def _moved(self, inputs: Mapping[str, Any], root: str) -> dict[str, Any]:
+        """The inputs of one forward pass where the model is."""
+        moved = {name: self._place(value) for name, value in inputs.items()}
+        if self._caches and not root:
+            moved["use_cache"] = False
+        return moved
 
     def _place(self, value: Any) -> Any:
         """Put an input where the model is, in the precision that the model computes in."""

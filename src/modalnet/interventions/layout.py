@@ -65,7 +65,7 @@ class Layouts:
         self._beside: dict[Any, int] = {}
         self._in_front: dict[str, bool] = {}
         self._ordered: set[Any] = set()
-        self._looked_at: set[str] = set()  # towers whose blocks are known to run once
+        self._looked_at: set[str] = set()  # towers that were looked at for blocks that run again
         self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
         self._alone = False
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
@@ -95,7 +95,9 @@ class Layouts:
         return self._of[1][key]
 
     def _runs_once(self, batch: Batch, tower: str) -> None:
-        """Make sure that a forward pass comes through the blocks of a tower once.
+        """Refuse a tower whose blocks a forward pass is seen to come through more than once.
+
+        Where that pass fails, nothing is known and nothing is refused.
 
         Raises
         ------
