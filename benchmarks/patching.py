@@ -19,7 +19,7 @@ import torch
 
 import modalnet as mn
 from localize import in_turns, machine, note, ratio_row, show, test_asset
-from modalnet.interventions.runner import _CPU_LIMITS, _GPU_LIMITS
+from modalnet.execution.batching import _CPU_LIMITS, _GPU_LIMITS
 
 
 def sweep(model: mn.Model, pairs: Any) -> mn.Patching:

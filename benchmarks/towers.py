@@ -8,7 +8,7 @@ import time
 import torch
 import transformers as tr
 
-from modalnet.architecture.towers import find_towers
+from modalnet.models.towers import find_towers
 
 #: Of about that size: a plain one, one with a packed vision tower, one with experts.
 MODELS = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modalnet.localization.result import Localization
-from modalnet.statistics import Moments
+from modalnet.stats.moments import Moments
 
 WIDTHS = {"vision": (4, 30), "decoder": (6, 50)}
 

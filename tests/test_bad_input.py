@@ -20,7 +20,7 @@ from PIL import Image
 
 import modalnet as mn
 from families import FAMILIES, build, picture
-from modalnet.interventions.engine import Engine
+from modalnet.execution.trace import Engine
 from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
 
 HERE = Path(__file__).parent
@@ -342,8 +342,8 @@ def forty(store):
 
 PROGRAM = """
 import sys, time
-from modalnet.interventions.engine import Engine
-from modalnet.store import Store
+from modalnet.execution.trace import Engine
+from modalnet.results.store import Store
 from test_bad_input import forty
 
 store, mode = sys.argv[1:]

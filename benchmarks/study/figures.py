@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from modalnet.plotting.files import write_figure
+from modalnet.plotting.saving import write_figure
 
 SMALL = 7
 NETWORK, CONTROL = "#0072B2", "#B0B0B0"

@@ -2,7 +2,7 @@
 
 Models and stimuli are those of the real-data tests (tests/assets.py), or what the options of a command name. Every
 fifth picture of a category, and the third after it, is held out: 24 of 40 train and 16 test. Drawn scenes and
-pictures are held out by what they show (modalnet.zoo.split).
+pictures are held out by what they show (modalnet.bundled.split).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from benchmarks.real_material import of_tests
 
-from modalnet.stimuli.drawing import COLOURS, SHAPES
+from modalnet.bundled import scenes
 from modalnet.stimuli.published import INTACT
 from modalnet.stimuli.readers import by_prefix, image_stimuli, images_in
-from modalnet.zoo import scenes
+from modalnet.stimuli.rendering import COLOURS, SHAPES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +94,7 @@ def many_drawn(n: int, seed: int, *, test: bool, size: int = 224) -> Iterator[Sh
 
 def answers(kind: str) -> tuple[str, ...]:
     """Every answer to a kind of question."""
-    from modalnet.stimuli.drawing import OBJECTS
+    from modalnet.stimuli.rendering import OBJECTS
 
     return {
         "colour": tuple(COLOURS),

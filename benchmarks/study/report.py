@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.study.figures import exceeds
 from benchmarks.study.plan import GROUPS, INTACT_NETWORK, LANGUAGE, Asked, without_tower
 
-from modalnet.store import write_bytes
+from modalnet._files import write_bytes
 
 if TYPE_CHECKING:
     from benchmarks.study.running import Step

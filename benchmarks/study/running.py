@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modalnet.store import write_bytes
+from modalnet._files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from benchmarks.study.plan import (
 )
 
 import modalnet as mn
-from modalnet import resampling
+from modalnet._files import write_bytes
 from modalnet.errors import InputError
+from modalnet.stats import resampling
 from modalnet.stimuli.published import INTACT
-from modalnet.store import write_bytes
 
 if TYPE_CHECKING:
     from modalnet import LesionStudy, Localization, Units
@@ -389,8 +389,8 @@ def patching(place: Place) -> None:
     place.table("patching", result.table())
     place.table("patching-networks", result.network_table())
     place.text("patching", f"{what}\n{result.summary()}")
-    from modalnet.plotting.files import write_figure
     from modalnet.plotting.patching import heatmap
+    from modalnet.plotting.saving import write_figure
 
     write_figure(np.ravel(heatmap(result))[0].figure, place.folder / "patching.png")
 
@@ -431,7 +431,7 @@ def profile(place: Place) -> None:
 def maps(place: Place) -> None:
     """The model as a map: a sheet, in depth, and a page to look around in."""
     from modalnet.plotting import glass, sheet
-    from modalnet.plotting.files import save_figure
+    from modalnet.plotting.saving import save_figure
 
     wanted = (LANGUAGE, "faces", "places", "houses", "characters", "words", "multiple demand", INTACT_NETWORK)
     shown = {name: place.found[name] for name in wanted if name in place.found}

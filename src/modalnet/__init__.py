@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modalnet import brain, features, interop, patching, plotting, stimuli, tasks
-    from modalnet.architecture.towers import Tower
-    from modalnet.chip import Specialization, specialization
     from modalnet.errors import InputError, ModalnetError, StoreError
+    from modalnet.execution.likelihood import Request
     from modalnet.interventions.operations import (
         Intervention,
         add,
@@ -32,10 +31,10 @@ if TYPE_CHECKING:
         site,
         zero,
     )
-    from modalnet.interventions.scores import Request
     from modalnet.lesion import LesionStudy, lesion_study
     from modalnet.localization import Localization, Reliability, localize, pick_up
     from modalnet.model import Model, Run, load
+    from modalnet.models.towers import Tower
     from modalnet.patching import (
         ModalityProfile,
         Patching,
@@ -45,8 +44,9 @@ if TYPE_CHECKING:
     )
     from modalnet.plotting.atlas import Atlas, atlas
     from modalnet.profiles import Profile, profile
+    from modalnet.results.store import Store
+    from modalnet.specialization import Specialization, specialization
     from modalnet.stimuli import Contrast, Stimulus, corrupt
-    from modalnet.store import Store
     from modalnet.units import Units
 
 try:
@@ -67,13 +67,13 @@ _WHERE = {
     "Patching": "modalnet.patching",
     "Profile": "modalnet.profiles",
     "Reliability": "modalnet.localization",
-    "Request": "modalnet.interventions.scores",
+    "Request": "modalnet.execution.likelihood",
     "Run": "modalnet.model",
-    "Specialization": "modalnet.chip",
+    "Specialization": "modalnet.specialization",
     "Stimulus": "modalnet.stimuli",
-    "Store": "modalnet.store",
+    "Store": "modalnet.results.store",
     "StoreError": "modalnet.errors",
-    "Tower": "modalnet.architecture.towers",
+    "Tower": "modalnet.models.towers",
     "Units": "modalnet.units",
     "activation_patching": "modalnet.patching",
     "add": "modalnet.interventions.operations",
@@ -92,7 +92,7 @@ _WHERE = {
     "scale": "modalnet.interventions.operations",
     "set_to": "modalnet.interventions.operations",
     "site": "modalnet.interventions.operations",
-    "specialization": "modalnet.chip",
+    "specialization": "modalnet.specialization",
     "zero": "modalnet.interventions.operations",
 }
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.architecture.towers import input_of
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.positions import choose
-from modalnet.store import Store
+from modalnet.models.towers import input_of
+from modalnet.results.store import Store
 from modalnet.units import Units
 
 if TYPE_CHECKING:

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.architecture.canvas import Canvas, canvas
-from modalnet.architecture.identity import encoding_fingerprint, model_fingerprint, served_fingerprint
-from modalnet.architecture.inputs import Encoded, Encoder, Prepared
-from modalnet.architecture.loading import Loaded, load_source
-from modalnet.architecture.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
-from modalnet.architecture.untrained import untrained_copy
 from modalnet.errors import InputError
-from modalnet.interventions.edits import Edits, flatten
-from modalnet.interventions.engine import Engine
-from modalnet.interventions.layout import Layouts
+from modalnet.execution.backends.ndif import Remote, check_mode
+from modalnet.execution.batching import Runner, Step
+from modalnet.execution.edits import Edits, flatten
+from modalnet.execution.layout import Layouts
+from modalnet.execution.likelihood import Likelihood, Request, Scores, answers, check_requests, pairs, rows_of
+from modalnet.execution.plan import choose_sites
+from modalnet.execution.sweep import Cell, Outcome, State, Sweep
+from modalnet.execution.token_locations import image_places
+from modalnet.execution.trace import Engine
+from modalnet.inputs.canvas import Canvas, canvas
+from modalnet.inputs.encoding import Encoded, Encoder, Prepared
 from modalnet.interventions.operations import Intervention
-from modalnet.interventions.places import image_places
-from modalnet.interventions.plan import choose_sites
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
-from modalnet.interventions.remote import Remote, check_mode
-from modalnet.interventions.runner import Runner, Step
-from modalnet.interventions.scores import Likelihood, Request, Scores, answers, check_requests, pairs, rows_of
-from modalnet.interventions.sweep import Cell, Outcome, State, Sweep
+from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint
+from modalnet.models.loading import Loaded, load_source
+from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
+from modalnet.models.untrained import untrained_copy
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -533,7 +533,7 @@ class Model:
         """
         import copy
 
-        from modalnet.architecture.loading import served_as
+        from modalnet.models.loading import served_as
 
         if remote is None or (self.remote is not None and remote == self.remote.mode):
             return self
@@ -627,7 +627,7 @@ class Model:
         *,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield (number, outcome) of every cell, not in order; see :mod:`modalnet.interventions.sweep`."""
+        """Yield (number, outcome) of every cell, not in order; see :mod:`modalnet.execution.sweep`."""
         edits = self._edits((), [state.encoded.prepared.stimulus for state in states])
         yield from self._sweep.run(states, cells, outcome, edits, batch_size)
 
@@ -640,7 +640,7 @@ class Model:
         continuations: Sequence[str] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
-        """Run stimuli forward and backward; see :meth:`modalnet.interventions.sweep.Sweep.gradients`."""
+        """Run stimuli forward and backward; see :meth:`modalnet.execution.sweep.Sweep.gradients`."""
         prepared = self._encoder.prepare(stimuli, continuations=continuations)
         chosen = [name for name in self.reached(stimuli) if towers is None or name in towers]
         yield from self._sweep.gradients(prepared, chosen, measure, self._edits((), stimuli), batch_size)
@@ -658,7 +658,7 @@ class Model:
         return image_places(self._sweep, stimulus, tower)
 
     def canvas(self, text: str | None = None, size: int | tuple[int, int] | None = None) -> Canvas:
-        """A picture whose pixels can be changed by a gradient; see :func:`modalnet.architecture.canvas.canvas`."""
+        """A picture whose pixels can be changed by a gradient; see :func:`modalnet.inputs.canvas.canvas`."""
         return canvas(self._encoder, text, size)
 
     def inward(
@@ -671,7 +671,7 @@ class Model:
     ) -> tuple[Float[torch.Tensor, " stimulus"], Float[torch.Tensor, "..."]]:
         """Run one stimulus and go back to one of its inputs; gives the measure and its gradient there.
 
-        See :meth:`modalnet.interventions.engine.Engine.inward`.
+        See :meth:`modalnet.execution.trace.Engine.inward`.
         """
         if self.remote is not None:
             raise InputError(

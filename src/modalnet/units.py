@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from modalnet import store
+from modalnet import _files
 from modalnet.errors import InputError, StoreError
 
 Shapes = dict[str, tuple[int, int]]
@@ -405,7 +405,7 @@ class Units:
         if _suffix(path) == ".safetensors":
             arrays = {f"mask/{tower}": array for tower, array in self._mask.items()}
             arrays |= {f"norms/{tower}": array for tower, array in (self._norms or {}).items()}
-            store.write_file(path, arrays, head | {"towers": list(self._mask)})
+            _files.write_file(path, arrays, head | {"towers": list(self._mask)})
             return
         towers = {
             tower: {
@@ -414,7 +414,7 @@ class Units:
             }
             for tower, array in self._mask.items()
         }
-        store.write_bytes(path, (json.dumps(head | {"towers": towers}) + "\n").encode())
+        _files.write_bytes(path, (json.dumps(head | {"towers": towers}) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Units:
@@ -428,7 +428,7 @@ class Units:
             If the file cannot be read or is damaged.
         """
         if _suffix(path) == ".safetensors":
-            arrays, document = store.read_file(path)
+            arrays, document = _files.read_file(path)
         else:
             arrays, document = {}, _read_json(path)
         if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (FORMAT, VERSION):

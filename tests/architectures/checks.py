@@ -18,9 +18,9 @@ import torch
 
 import modalnet as mn
 from families import picture
-from modalnet.architecture.towers import TEXT_TOWERS, Tower
-from modalnet.interventions.engine import output_head
-from modalnet.interventions.plan import Plan, Pool, Sites, Write
+from modalnet.execution.plan import Plan, Pool, Sites, Write
+from modalnet.execution.trace import output_head
+from modalnet.models.towers import TEXT_TOWERS, Tower
 
 from .feed import Tensors, UnfitError, sounds
 from .small import Small

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from families import finish, make_tokenizer
-from modalnet.architecture.towers import find_towers
 from modalnet.errors import InputError
+from modalnet.models.towers import find_towers
 
 from .feed import TensorProcessor, Tensors, UnfitError, image_token_id
 from .real import NoProcessorError, make_processor, token_ids

@@ -18,7 +18,7 @@ from modalnet.plotting import Arrangement
 from modalnet.plotting.arrangement import patch
 from modalnet.plotting.sheet import NETWORKS
 from modalnet.profiles.result import Profile
-from modalnet.statistics import Moments
+from modalnet.stats.moments import Moments
 from modalnet.tasks import spec
 
 pytestmark = pytest.mark.browser

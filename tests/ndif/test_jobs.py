@@ -113,7 +113,7 @@ def test_a_server_that_is_not_there(ndif: Server) -> None:
 def test_a_model_that_is_not_there(ndif: Server, tmp_path: Path, sources: dict[str, str]) -> None:
     import shutil
 
-    from modalnet.architecture.loading import BUNDLED
+    from modalnet.models.loading import BUNDLED
 
     shutil.copytree(BUNDLED, tmp_path / "gone")
     model = mn.load(tmp_path / "gone", remote=True)
@@ -168,7 +168,7 @@ def test_a_server_that_dies_in_the_middle_of_a_job(ndif: Server, sources: dict[s
     def work() -> None:
         found.append(mn.localize(model, contrast, batch_size=16, cache=False, progress=False))
 
-    from modalnet.interventions import remote
+    from modalnet.execution.backends import ndif as remote
 
     post = remote._post
 

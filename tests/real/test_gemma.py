@@ -15,7 +15,7 @@ from scipy import stats
 
 import assets
 import modalnet as mn
-from modalnet.interventions.engine import Engine, Reading
+from modalnet.execution.trace import Engine, Reading
 from reference import close, watch
 
 pytestmark = pytest.mark.real

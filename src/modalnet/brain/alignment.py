@@ -24,7 +24,7 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict
 from modalnet.brain.result import Alignment, FeatureScores
 from modalnet.errors import InputError, StoreError
-from modalnet.store import Store
+from modalnet.results.store import Store
 from modalnet.units import Units
 
 if TYPE_CHECKING:

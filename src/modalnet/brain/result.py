@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import resampling
 from modalnet.brain.scoring import permutation_p, reaches, summarize
 from modalnet.errors import InputError
-from modalnet.kept import Kept
-from modalnet.statistics import fdr
+from modalnet.results.result import Kept
+from modalnet.stats import resampling
+from modalnet.stats.moments import fdr
 
 if TYPE_CHECKING:
     import pandas as pd

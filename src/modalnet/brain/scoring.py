@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from modalnet.brain.encoding import patterns
-from modalnet.resampling import TIE, bootstrap_counts
+from modalnet.stats.resampling import TIE, bootstrap_counts
 
 METRICS = ("pearson", "r2")
 TOGETHER = 500  # targets at once

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import resampling
 from modalnet.activations import blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
@@ -28,8 +27,9 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
 from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
-from modalnet.kept import Kept
-from modalnet.store import Store
+from modalnet.results.result import Kept
+from modalnet.results.store import Store
+from modalnet.stats import resampling
 from modalnet.units import Units
 
 if TYPE_CHECKING:

@@ -181,16 +181,16 @@ def _write(what: str, found: Any, text: str, tables: dict[str, pd.DataFrame], fo
     """The result as files; its safetensors first, so that nothing of it is lost if a picture cannot be drawn."""
     from matplotlib.figure import Figure
 
-    from modalnet import store
-    from modalnet.plotting.files import write_figure
+    from modalnet import _files
+    from modalnet.plotting.saving import write_figure
 
     files = {"result": folder / f"{what}.safetensors"}
     found.save(files["result"])
     for name, table in tables.items():
         files[name] = folder / f"{what}-{name}.csv"
-        store.write_bytes(files[name], table.to_csv(index=False).encode())
+        _files.write_bytes(files[name], table.to_csv(index=False).encode())
     files["summary"] = folder / f"{what}.txt"
-    store.write_bytes(files["summary"], (text + "\n").encode())
+    _files.write_bytes(files["summary"], (text + "\n").encode())
     figure = Figure(figsize=SIZE, layout="constrained")
     found.plot(ax=figure.subplots())
     files["plot"] = folder / f"{what}.png"

@@ -14,7 +14,7 @@ from modalnet.cli.console import print_json, report, table
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
-    from modalnet.store import Entry
+    from modalnet.results.store import Entry
 
 SHORT = 12  # characters of a key that are shown
 _FLAT = re.compile(r"\[[^][{}]*\]")  # a list of plain values: shown on one line
@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 @app.command("ls")
 def list_(as_json: Json = False) -> None:
     """List the results, oldest first."""
-    from modalnet.store import Store
+    from modalnet.results.store import Store
 
     store = Store()
     entries = store.entries()
@@ -66,7 +66,7 @@ def clear(
     as_json: Json = False,
 ) -> None:
     """Remove results from the store; they are computed again when they are asked for."""
-    from modalnet.store import Store
+    from modalnet.results.store import Store
 
     store = Store()
     entries = _find(keys) if keys else store.entries()
@@ -89,7 +89,7 @@ def _find(keys: Sequence[str]) -> list[Entry]:
     InputError
         If no entry starts so, or several do.
     """
-    from modalnet.store import Store
+    from modalnet.results.store import Store
 
     store = Store()
     entries = store.entries()

@@ -11,7 +11,7 @@ from modalnet.cli.console import at_work, messages, number, print_json, report, 
 from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
 
 if TYPE_CHECKING:
-    from modalnet.cli.findings import Findings
+    from modalnet.cli.reports import Findings
 
 
 def demo(
@@ -37,7 +37,7 @@ def demo(
     started = time.perf_counter()
     with at_work(progress=not no_progress):
         import modalnet as mn
-        from modalnet.cli.findings import Findings
+        from modalnet.cli.reports import Findings
 
         model = mn.load("tiny", device=device, dtype=dtype)
         size = model.image_processor.size["height"]

@@ -132,7 +132,7 @@ def parse_networks(text: str) -> dict[str, Any]:
 
 def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     """The study as files; its safetensors first, so that nothing of it is lost if a picture cannot be drawn."""
-    from modalnet import store
+    from modalnet import _files
 
     files = {"study": folder / "lesion.safetensors"}
     study.save(files["study"])
@@ -141,9 +141,9 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
         tables["dissociation"] = study.dissociation(control="norm" if "norm" in study.settings["matches"] else "layer")
     for name, table in tables.items():
         files[name] = folder / f"lesion-{name}.csv"
-        store.write_bytes(files[name], table.to_csv(index=False).encode())
+        _files.write_bytes(files[name], table.to_csv(index=False).encode())
     files["verdicts"] = folder / "lesion-verdicts.txt"
-    store.write_bytes(files["verdicts"], (study.summary() + "\n").encode())
+    _files.write_bytes(files["verdicts"], (study.summary() + "\n").encode())
     from modalnet.plotting.lesion import save_dose_curves
 
     files["plot"] = folder / "lesion.png"

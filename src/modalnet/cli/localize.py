@@ -132,7 +132,7 @@ def job(
     started = time.perf_counter()
     with at_work(progress=arguments["progress"]):
         import modalnet as mn
-        from modalnet.cli import findings
+        from modalnet.cli import reports as findings
 
         model = mn.load(source, **loading)
         localization = mn.localize(model, contrast, **arguments)

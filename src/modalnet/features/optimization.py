@@ -14,7 +14,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
-from modalnet.features.painting import Painting, Shake, total_variation
+from modalnet.features.parametrization import Painting, Shake, total_variation
 from modalnet.features.response import Response, as_units, check_reach, respond, token_choices, watch
 from modalnet.model import Model, as_stimuli, load
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import UInt8
 
-    from modalnet.architecture.canvas import Canvas
+    from modalnet.inputs.canvas import Canvas
     from modalnet.interventions.positions import TokenChoice
 
 
@@ -117,7 +117,7 @@ def optimize(
     ------
     InputError
         For a model that sees no pictures, or whose processor resizes or tiles every size, so that no input element is a
-        pixel (see :mod:`modalnet.architecture.canvas`); for a model on a server; for units that pictures do not reach.
+        pixel (see :mod:`modalnet.inputs.canvas`); for a model on a server; for units that pictures do not reach.
 
     References
     ----------

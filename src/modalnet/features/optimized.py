@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from modalnet.kept import Kept
+from modalnet.results.result import Kept
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.architecture.towers import input_of
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.model import Model
+from modalnet.models.towers import input_of
 from modalnet.units import Units
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from modalnet.architecture.inputs import Prepared
+    from modalnet.inputs.encoding import Prepared
     from modalnet.stimuli import Stimulus
 
 MAGNITUDES = ("absolute", "signed")

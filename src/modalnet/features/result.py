@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from modalnet.errors import InputError
-from modalnet.kept import Kept
+from modalnet.results.result import Kept
 
 if TYPE_CHECKING:
     import pandas as pd

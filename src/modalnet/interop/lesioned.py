@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lm_eval.api.model import LM
 
 from modalnet.errors import InputError
-from modalnet.interventions.scores import Request
+from modalnet.execution.likelihood import Request
 from modalnet.model import Model
 from modalnet.stimuli import Stimulus
 

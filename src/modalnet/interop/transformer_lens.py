@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.towers import Tower, find_towers
 from modalnet.errors import InputError
-from modalnet.interventions.edits import Edits, Part, flatten
-from modalnet.interventions.engine import edited
+from modalnet.execution.edits import Edits, Part, flatten
+from modalnet.execution.trace import edited
 from modalnet.interventions.operations import Intervention, zero
+from modalnet.models.towers import Tower, find_towers
 from modalnet.units import Units
 
 if TYPE_CHECKING:

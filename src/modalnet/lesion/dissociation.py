@@ -20,7 +20,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.lesion import inference
-from modalnet.lesion.condition import Condition, Control
+from modalnet.lesion.lesion import Condition, Control
 from modalnet.lesion.table import KINDS
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.errors import InputError
-from modalnet.kept import Kept
-from modalnet.lesion.condition import Condition, Control
+from modalnet.lesion.lesion import Condition, Control
+from modalnet.results.result import Kept
 from modalnet.tasks.base import TaskScores
 
 if TYPE_CHECKING:

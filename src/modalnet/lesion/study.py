@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.architecture.towers import VISION_TOWERS, input_of
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
-from modalnet.lesion.condition import Condition
+from modalnet.lesion.lesion import Condition
 from modalnet.lesion.result import LesionStudy
-from modalnet.store import Store
+from modalnet.models.towers import VISION_TOWERS, input_of
+from modalnet.results.store import Store
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import Units
 

@@ -46,9 +46,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import statistics
 from modalnet.lesion import inference
-from modalnet.lesion.condition import Condition, Control
+from modalnet.lesion.lesion import Condition, Control
+from modalnet.stats import moments as statistics
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from modalnet._files import write_bytes
 from modalnet.errors import InputError
-from modalnet.interventions.remote import Remote, ask, fetch, post
+from modalnet.execution.backends.ndif import Remote, ask, fetch, post
 from modalnet.localization.result import Localization
-from modalnet.statistics import Moments
-from modalnet.store import Store, write_bytes
+from modalnet.results.store import Store
+from modalnet.stats.moments import Moments
 
 FOLDER = "jobs"
 

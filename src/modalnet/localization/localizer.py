@@ -18,18 +18,18 @@ import numpy as np
 from modalnet import __version__
 from modalnet.errors import InputError, ModalnetError, StoreError
 from modalnet.interventions.positions import TokenChoice, choose
-from modalnet.localization.folds import assign_folds
 from modalnet.localization.job import LocalizationJob, Tally
 from modalnet.localization.result import Localization
 from modalnet.model import Model, load
-from modalnet.statistics import Moments
+from modalnet.results.store import Store
+from modalnet.stats.folds import assign_folds
+from modalnet.stats.moments import Moments
 from modalnet.stimuli.contrast import Contrast
-from modalnet.store import Store
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from modalnet.architecture.inputs import Prepared
+    from modalnet.inputs.encoding import Prepared
 
 N_FOLDS = 10
 

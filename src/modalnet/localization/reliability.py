@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from modalnet.errors import InputError
 from modalnet.localization import selection
-from modalnet.statistics import hedges_g, welch
+from modalnet.stats.moments import hedges_g, welch
 
 if TYPE_CHECKING:
     import pandas as pd

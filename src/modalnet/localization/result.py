@@ -1,6 +1,6 @@
 """What a localization found.
 
-Everything here follows from moments (see :mod:`modalnet.statistics`): for each side of the contrast, each fold of
+Everything here follows from moments (see :mod:`modalnet.stats.moments`): for each side of the contrast, each fold of
 stimuli and each tower, the count, mean and spread of every unit's activation. No activation is kept, so a result is
 equally large for ten stimuli and ten thousand, and t, q, effect sizes, networks and their reliability all follow
 from it without the model.
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from modalnet import statistics
 from modalnet.errors import InputError
-from modalnet.kept import Kept
 from modalnet.localization import selection
-from modalnet.statistics import Moments, Welch
+from modalnet.results.result import Kept
+from modalnet.stats import moments as statistics
+from modalnet.stats.moments import Moments, Welch
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Localization(Kept):
     Parameters
     ----------
     sides
-        ``"positive"`` and ``"negative"``, then tower, then one :class:`~modalnet.statistics.Moments` of shape
+        ``"positive"`` and ``"negative"``, then tower, then one :class:`~modalnet.stats.moments.Moments` of shape
         [layer, dim] per fold of stimuli.
     conditions
         Condition, then tower, then the moments over all its stimuli.
@@ -62,7 +62,7 @@ class Localization(Kept):
 
     Notes
     -----
-    t is Welch's, positive where the positive side's mean is larger; see :func:`modalnet.statistics.welch`. A unit
+    t is Welch's, positive where the positive side's mean is larger; see :func:`modalnet.stats.moments.welch`. A unit
     whose activation was ever NaN or infinite, or that is constant on both sides, has t = NaN; it is never selected
     and is counted in :attr:`undefined`. All arrays are float64 [layer, dim] and read-only.
     """

@@ -2,12 +2,12 @@
 
 from modalnet.patching.activation import activation_patching
 from modalnet.patching.attribution import attribution_patching
-from modalnet.patching.columns import Column, Grid
-from modalnet.patching.material import PairSet, agreement_pairs, colour_pairs, fact_pairs
+from modalnet.patching.examples import PairSet, agreement_pairs, colour_pairs, fact_pairs
 from modalnet.patching.metrics import Metric, custom, kl_divergence, log_probability, logit_difference
 from modalnet.patching.modality import ModalityProfile, profile_modality
 from modalnet.patching.pairs import tokens_of
 from modalnet.patching.result import NetworkPatch, Patching, agreement
+from modalnet.patching.token_alignment import Column, Grid
 
 __all__ = [
     "Column",

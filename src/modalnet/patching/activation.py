@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError, StoreError
-from modalnet.interventions.sweep import Cell, State, Swap
+from modalnet.execution.sweep import Cell, State, Swap
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import NetworkPatch, Patching, as_networks
-from modalnet.store import Store
+from modalnet.results.store import Store
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def activation_patching(
         None for every tower that the stimuli reach; without the vision tower where no pair differs in its picture.
     tokens
         Which tokens, alone and in groups; None for each text token by itself and the image tokens as one group. See
-        :mod:`modalnet.patching.columns`.
+        :mod:`modalnet.patching.token_alignment`.
     direction
         ``"denoise"``: activations of the clean run are put into the corrupt one, which shows what is enough for the
         answer. ``"noise"``: the reverse, which shows what is needed for it.
     align
         Which token of the clean stimulus goes with which of the corrupt one, where they differ in length: ``"last"``,
-        ``"role"``, or indices. See :mod:`modalnet.patching.columns`.
+        ``"role"``, or indices. See :mod:`modalnet.patching.token_alignment`.
     networks
         By name: units that are patched instead of whole sites, too, block by block and all at once.
     controls, matches, seed

@@ -16,14 +16,14 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.errors import InputError
-from modalnet.interventions.sweep import Cell, Swap
+from modalnet.execution.sweep import Cell, Swap
 from modalnet.model import as_stimuli
 from modalnet.patching.metrics import Texts, log_probability
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modalnet.interventions.sweep import State
+    from modalnet.execution.sweep import State
     from modalnet.model import Model
 
 GROUPS = ("image", "text", "last")

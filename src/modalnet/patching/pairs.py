@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modalnet.architecture.towers import VISION_TOWERS, input_of
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
 from modalnet.model import as_stimuli
-from modalnet.patching.columns import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
+from modalnet.models.towers import VISION_TOWERS, input_of
+from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 
 if TYPE_CHECKING:
     from modalnet.model import Model

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from modalnet.errors import InputError
-from modalnet.kept import Kept
-from modalnet.patching.columns import Column
+from modalnet.patching.token_alignment import Column
+from modalnet.results.result import Kept
 
 if TYPE_CHECKING:
     import pandas as pd

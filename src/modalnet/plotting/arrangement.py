@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.plotting.several import Localizations, as_mapping, towers_of
+from modalnet.plotting.combined import Localizations, as_mapping, towers_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

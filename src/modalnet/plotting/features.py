@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.architecture.towers import VISION_TOWERS
 from modalnet.errors import InputError
+from modalnet.models.towers import VISION_TOWERS
 from modalnet.plotting.layers import SMALL, TEXT
 
 if TYPE_CHECKING:

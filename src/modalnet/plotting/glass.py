@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
-from modalnet.plotting.files import new_figure
+from modalnet.plotting.combined import Localizations, as_mapping, towers_of
 from modalnet.plotting.layers import SMALL, TEXT
-from modalnet.plotting.several import Localizations, as_mapping, towers_of
+from modalnet.plotting.saving import new_figure
 from modalnet.plotting.sheet import (
     INK,
     MOST,

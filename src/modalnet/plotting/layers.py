@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.plotting.files import write_figure
+from modalnet.plotting.saving import write_figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.plotting.files import write_figure
 from modalnet.plotting.layers import SMALL, TEXT
+from modalnet.plotting.saving import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from modalnet.lesion.condition import Condition
+    from modalnet.lesion.lesion import Condition
     from modalnet.lesion.result import LesionStudy
 
 # Okabe & Ito (2008), without the greys that the controls wear.
@@ -159,7 +159,7 @@ def _draw_all(study: LesionStudy, panels: np.ndarray, rows: list[tuple[str, str]
 
 
 def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colour: str) -> None:
-    from modalnet.lesion.condition import Condition
+    from modalnet.lesion.lesion import Condition
 
     network, task = names
     if task in study.base:

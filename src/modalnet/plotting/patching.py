@@ -13,9 +13,9 @@ from modalnet.plotting.layers import SMALL, TEXT
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from modalnet.patching.columns import Column
     from modalnet.patching.modality import ModalityProfile
     from modalnet.patching.result import Patching
+    from modalnet.patching.token_alignment import Column
 
 # Blue, white, red: told apart by those who see red and green alike; white is no effect.
 COLOURS = "RdBu_r"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from modalnet.chip.result import Specialization
     from modalnet.profiles.result import Profile
+    from modalnet.specialization.result import Specialization
 
 # Okabe & Ito (2008).
 COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")

@@ -16,9 +16,9 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.plotting.arrangement import ARBITRARY, ROUND, Arrangement, arrange
-from modalnet.plotting.files import new_figure
+from modalnet.plotting.combined import Localizations, as_mapping, owner_of, towers_of
 from modalnet.plotting.layers import SMALL, TEXT
-from modalnet.plotting.several import Localizations, as_mapping, owner_of, towers_of
+from modalnet.plotting.saving import new_figure
 from modalnet.plotting.threshold import Threshold, selected
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from modalnet.activations import Activations, blocks_of, check_units, chosen_uni
 from modalnet.errors import InputError, StoreError
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
+from modalnet.results.store import Store
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
-from modalnet.store import Store
 from modalnet.units import Selection, Units
 
 if TYPE_CHECKING:

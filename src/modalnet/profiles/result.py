@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from modalnet import resampling
 from modalnet.errors import InputError
-from modalnet.kept import Kept
 from modalnet.profiles.human import LANGUAGE
+from modalnet.results.result import Kept
+from modalnet.stats import resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,7 +252,7 @@ class Profile(Kept):
         """
         import pandas as pd
 
-        from modalnet.statistics import fdr
+        from modalnet.stats.moments import fdr
 
         asked: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         if set(LANGUAGE) <= set(self.conditions):

@@ -20,7 +20,7 @@ from modalnet.stimuli.pictures import categories, vision
 from modalnet.stimuli.published import fedorenko2010, floc
 from modalnet.stimuli.questions import vision_vs_text
 from modalnet.stimuli.readers import from_csv, from_folder
-from modalnet.stimuli.requests import refusal
+from modalnet.stimuli.refusal import refusal
 from modalnet.stimuli.scramble import box_scramble, phase_scramble
 from modalnet.stimuli.sentences import language, language_conditions
 from modalnet.stimuli.stimulus import Stimulus

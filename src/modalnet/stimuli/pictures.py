@@ -9,7 +9,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.drawn import KINDS, check_count, check_size, draw
+from modalnet.stimuli.exemplars import KINDS, check_count, check_size, draw
 from modalnet.stimuli.scramble import box_scramble, phase_scramble, to_picture
 from modalnet.stimuli.stimulus import Stimulus
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.drawing import SHAPES, Shape, draw_scene
-from modalnet.stimuli.drawn import check_count, check_size
+from modalnet.stimuli.exemplars import check_count, check_size
+from modalnet.stimuli.rendering import SHAPES, Shape, draw_scene
 from modalnet.stimuli.scenes import (
     MOST_SHAPES,
     RELATIONS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from modalnet.errors import InputError
-from modalnet.stimuli.drawing import COLOURS, Shape
+from modalnet.stimuli.rendering import COLOURS, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

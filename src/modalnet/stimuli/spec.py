@@ -11,7 +11,7 @@ from modalnet.stimuli.pictures import categories, vision
 from modalnet.stimuli.published import FACES, fedorenko2010, floc
 from modalnet.stimuli.questions import vision_vs_text
 from modalnet.stimuli.readers import Duplicates, from_csv, from_folder
-from modalnet.stimuli.requests import refusal
+from modalnet.stimuli.refusal import refusal
 from modalnet.stimuli.sentences import language, language_conditions
 from modalnet.stimuli.stories import theory_of_mind, tom_saxe
 

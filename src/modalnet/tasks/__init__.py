@@ -11,9 +11,9 @@ A task is read and checked when it is made and holds no model; :meth:`Task.run` 
 from __future__ import annotations
 
 from modalnet.tasks.base import GenerationTask, LikelihoodTask, Task, TaskScores
-from modalnet.tasks.choices import Choices, Question, naming, visual_questions
-from modalnet.tasks.exact import ExactMatch, exact_match
-from modalnet.tasks.material import bundled, default
+from modalnet.tasks.exact_match import ExactMatch, exact_match
+from modalnet.tasks.examples import bundled, default
+from modalnet.tasks.multiple_choice import Choices, Question, naming, visual_questions
 from modalnet.tasks.pairs import MinimalPairs, minimal_pairs
 from modalnet.tasks.questions import multiple_choice
 from modalnet.tasks.reasoning import arithmetic, theory_of_mind

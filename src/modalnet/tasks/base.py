@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.scores import Likelihood, Request
+from modalnet.execution.likelihood import Likelihood, Request
 
 if TYPE_CHECKING:
     from jaxtyping import Float

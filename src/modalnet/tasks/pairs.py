@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.scores import Likelihood, Request
+from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.readers import open_folder
-from modalnet.tasks.asking import alone, unique
 from modalnet.tasks.base import LikelihoodTask
+from modalnet.tasks.requests import alone, unique
 from modalnet.tasks.rows import SUFFIXES, Rows, draw, read_rows
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.stimuli.readers import stimulus_at
-from modalnet.tasks.choices import Choices, Question, check_choices, check_template, which
+from modalnet.tasks.multiple_choice import Choices, Question, check_choices, check_template, which
 from modalnet.tasks.rows import Rows, draw, read_rows
 
 BETWEEN_SHOTS = "\n\n"

@@ -9,7 +9,7 @@ import numpy as np
 from modalnet.errors import InputError
 from modalnet.stimuli import Stimulus
 from modalnet.stimuli.bundled import data_rows
-from modalnet.tasks.choices import Choices, Question, check_template
+from modalnet.tasks.multiple_choice import Choices, Question, check_template
 from modalnet.tasks.rows import draw
 
 STORY = "{story}\nTrue or false: {statement}\nAnswer:"
@@ -103,7 +103,7 @@ def arithmetic(n: int = 200, seed: int = 0, *, prompt: str = "{}", template: str
     Brown et al. (2020). Language models are few-shot learners. NeurIPS 33, section 3.9.1 (arithmetic) and 2.4 (choice
     by likelihood).
     """
-    from modalnet.zoo.arithmetic import in_words, sum_item
+    from modalnet.bundled.arithmetic import in_words, sum_item
 
     check_template(template)
     check_template(prompt, "prompt")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modalnet.errors import InputError
 from modalnet.tasks.base import Task
-from modalnet.tasks.material import bundled, default
+from modalnet.tasks.examples import bundled, default
 from modalnet.tasks.pairs import minimal_pairs
 from modalnet.tasks.reasoning import theory_of_mind
 from modalnet.tasks.suites import syntaxgym

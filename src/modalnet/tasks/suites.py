@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.scores import Likelihood, Request
+from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.readers import open_folder
 from modalnet.stimuli.tables import read_text
-from modalnet.tasks.asking import alone, unique
 from modalnet.tasks.base import LikelihoodTask, digest
 from modalnet.tasks.formula import Formula, Term, bits
+from modalnet.tasks.requests import alone, unique
 from modalnet.tasks.rows import draw
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interventions.scores import Likelihood, Request
+from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli import Contrast, Stimulus
 from modalnet.stimuli.readers import stimulus_at
 from modalnet.stimuli.tables import read_text
-from modalnet.tasks.asking import after, alone, listed_stimuli, unique
 from modalnet.tasks.base import LikelihoodTask, Measure
+from modalnet.tasks.requests import after, alone, listed_stimuli, unique
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet import store
+from modalnet import _files
 from modalnet.errors import InputError
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
-from modalnet.plotting.atlas import evidence
+from modalnet.plotting.atlas import panels as evidence
 from modalnet.plotting.atlas.packing import Packing, rounded
-from modalnet.plotting.several import Localizations, as_mapping, owner_of, towers_of
+from modalnet.plotting.combined import Localizations, as_mapping, owner_of, towers_of
 from modalnet.plotting.sheet import COLD, MOST, NETWORKS, OVERLAP, WARM, ground_of, t_limit
 from modalnet.plotting.threshold import Threshold
 
@@ -80,7 +80,7 @@ class Atlas:
         """
         if Path(path).suffix.lower() not in {".html", ".htm"}:
             raise InputError(f"An atlas is written as .html; {os.fspath(path)!r} ends otherwise.")
-        store.write_bytes(path, self.html().encode())
+        _files.write_bytes(path, self.html().encode())
 
     def __repr__(self) -> str:
         units = sum(tower["layers"] * tower["width"] for tower in self.document["towers"])

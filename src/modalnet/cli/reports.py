@@ -1,0 +1,235 @@
+"""What a localization found: its files, its JSON document, and the report that a person reads.
+
+The report never shows the t of selected units on the stimuli that selected them alone: beside it stands how selective
+the network is on held-out stimuli, and how well it comes back from the other half of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet import __version__, _files
+from modalnet.cli.console import number, small, table
+from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from modalnet.localization import Localization, Reliability
+    from modalnet.model import Model
+    from modalnet.stimuli import Contrast
+    from modalnet.units import Units
+
+SHOWN = 10  # top units in the report
+LISTED = 50  # top units in the JSON document
+UNLIKE = 0.1  # relative difference in length between the sides that the report points out
+WHAT = {
+    "localization": "every statistic, for modalnet.Localization.load",
+    "units": "the network, for modalnet.Units.load",
+    "summary": "one row per layer",
+    "layers": "where the network sits, against random units",
+}
+
+
+@dataclass
+class Findings:
+    """A localization with everything that its report needs.
+
+    Attributes
+    ----------
+    model, contrast, localization, network
+        What was asked of what, the answer, and the units selected from it.
+    top
+        How they were selected: ``{"fraction": …}`` or ``{"k": …}``.
+    """
+
+    model: Model
+    contrast: Contrast
+    localization: Localization
+    network: Units
+    top: dict[str, Any]
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """Write every file, each whole or not at all.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be written.
+        """
+        from modalnet.plotting import save_layer_profile
+
+        files = {
+            "localization": folder / "localization.safetensors",
+            "units": folder / "units.json",
+            "summary": folder / "summary.csv",
+            "layers": folder / "layers.png",
+        }
+        self.localization.save(files["localization"])
+        self.network.save(files["units"])
+        _files.write_bytes(files["summary"], self.localization.summary(self.network).to_csv(index=False).encode())
+        save_layer_profile(self.localization, files["layers"], self.network)
+        return files
+
+    # -- on other stimuli --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def reliability(self) -> tuple[Reliability | None, str]:
+        """The network's reliability, or why it cannot be measured."""
+        try:
+            return self.localization.reliability(fraction=self.network.count / self.localization.n_units), ""
+        except InputError as error:
+            return None, str(error)
+
+    # -- for programs ------------------------------------------------------------------------------------------------
+
+    def document(self, files: dict[str, Path]) -> dict[str, Any]:
+        """Everything in the report, as JSON values."""
+        result, (reliability, why_not) = self.localization, self.reliability
+        summary = result.summary(self.network)
+        significant, selected = result.significant(), self.network
+        network = {
+            "asked": self.top,
+            "selected": selected.count,
+            "units": result.n_units,
+            "towers": {
+                tower: {
+                    "units": result.t[tower].size,
+                    "selected": int(selected.mask[tower].sum()),
+                    "significant": int(significant.mask[tower].sum()),
+                    "undefined": result.undefined[tower],
+                    "layers": _records(summary[summary["tower"] == tower].drop(columns="tower")),
+                }
+                for tower in result.towers
+            },
+        }
+        return {
+            "modalnet": __version__,
+            "model": {
+                "name": self.model.name,
+                "class": type(self.model.module).__name__,
+                "fingerprint": result.meta["model"],
+                "towers": {
+                    name: {"layers": tower.n_layers, "width": tower.width} for name, tower in self.model.towers.items()
+                },
+            },
+            "contrast": {
+                "name": self.contrast.name,
+                "conditions": _records(self.contrast.describe()),
+                "mean_text_tokens": result.meta["text_tokens"],
+            },
+            "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
+            "network": network,
+            "top_units": _records(result.top_units(LISTED)),
+            "reliability": _records(reliability.summary()) if reliability else None,
+            "reliability_missing": why_not or None,
+            "files": {name: str(path) for name, path in files.items()},
+        }
+
+    # -- for people --------------------------------------------------------------------------------------------------
+
+    def print(self, console: Console, files: dict[str, Path], *, model: bool = True) -> None:
+        """Print the report, with the map of the model or without."""
+        if model:
+            console.print(str(self.model))
+        self._print_contrast(console)
+        self._print_network(console)
+        self._print_top_units(console)
+        self._print_reliability(console)
+        console.print("\nFiles", style="bold")
+        longest = max(len(str(path)) for path in files.values())
+        for name, path in files.items():
+            console.print(f"  {str(path).ljust(longest)}  {WHAT[name]}")
+
+    def _print_contrast(self, console: Console) -> None:
+        console.print(f"\nContrast: {self.contrast.name}", style="bold")
+        described = self.contrast.describe(images=False)
+        columns: dict[str, list[Any]] = {
+            "condition": list(described["condition"]),
+            "side": list(described["side"]),
+            "stimuli": list(described["n"]),
+        }
+        if described["mean_words"].notna().any():
+            for name in ("mean_words", "mean_characters"):
+                columns[name.replace("_", " ")] = [number(value, 1) for value in described[name]]
+        lengths = self.localization.meta["text_tokens"]
+        if lengths:
+            columns["mean tokens"] = [number(lengths.get(name, np.nan), 1) for name in described["condition"]]
+        if described["n_images"].any():
+            columns["images"] = list(described["n_images"])
+        rows = list(zip(*columns.values(), strict=True))
+        console.print(table(list(columns), rows, numbers_from=2))
+        positive, negative = ([lengths[c] for c in side if c in lengths] for side in self._sides)
+        if positive and negative and abs(np.mean(positive) / np.mean(negative) - 1) > UNLIKE:
+            console.print(
+                "The sides differ in their number of tokens, and units may follow that instead of the contrast."
+                + ("" if self.localization.meta["protocol"] else " --protocol alkhamissi2025 cuts texts to 12 tokens.")
+            )
+
+    @property
+    def _sides(self) -> tuple[list[str], list[str]]:
+        contrast = self.localization.meta["contrast"]
+        return contrast["positive"], contrast["negative"]
+
+    def _print_network(self, console: Console) -> None:
+        result, count, total = self.localization, self.network.count, self.localization.n_units
+        share = f"{100 * count / total:.3g}%"
+        console.print(f"\nNetwork: the {count:,} of {total:,} units ({share}) with the largest t", style="bold")
+        console.print(f"{self._settings()}; q < 0.05 counts units with t > 0")
+        summary = result.summary(self.network)
+        counts = ["units", "selected", "significant"]
+        # Layer 0 is the first block, as in every index of a unit.
+        for tower in result.towers:
+            rows = summary[summary["tower"] == tower]
+            cells = [[row["layer"], *(row[name] for name in counts), number(row["max_t"])] for row in _records(rows)]
+            cells.append(["all", *(int(rows[name].sum()) for name in counts), number(rows["max_t"].max())])
+            console.print()
+            console.print(table((f"{tower} layer", "units", "selected", "q < 0.05", "largest t"), cells))
+        undefined = sum(result.undefined.values())
+        if undefined:
+            console.print(
+                f"{undefined:,} units have no t: constant over all stimuli, or with an activation that is not finite."
+            )
+
+    def _settings(self) -> str:
+        meta = self.localization.meta
+        pooled = ", ".join(f"{choice} in {tower}" for tower, choice in meta["tokens"].items())
+        protocol = f"; protocol {meta['protocol']}" if meta["protocol"] else ""
+        return f"tokens: {pooled}; {meta['magnitude']} activation{protocol}"
+
+    def _print_top_units(self, console: Console) -> None:
+        console.print("\nTop units (on the stimuli that selected them, so t and g are inflated)", style="bold")
+        rows = [
+            [row["tower"], row["layer"], row["dim"], number(row["t"]), small(row["q"]), number(row["effect_size"])]
+            for row in _records(self.localization.top_units(SHOWN))
+        ]
+        console.print(table(("tower", "layer", "dim", "t", "q", "Hedges' g"), rows))
+
+    def _print_reliability(self, console: Console) -> None:
+        console.print("\nOn other stimuli", style="bold")
+        reliability, why_not = self.reliability
+        if reliability is None:
+            console.print(f"not measured, so nothing above says that the network is real. {why_not}")
+            return
+        r = reliability
+        console.print(
+            f"Held out: units selected on four fifths of the stimuli have a mean effect size of "
+            f"g = {np.nanmean(r.g_held_out):.2f} on the last fifth\n"
+            f"  (g = {np.nanmean(r.g_selecting):.2f} on those that selected them; random units of the same layers "
+            f"{np.nanmean(r.g_random):.2f}); mean t = {np.nanmean(r.t_held_out):.1f}, "
+            f"random {np.nanmean(r.t_random):.1f}.\n"
+            f"Split halves: networks from two halves of the stimuli overlap with Dice = {r.dice.mean():.2f} "
+            f"(random units of the same layers {r.dice_random.mean():.2f})."
+        )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

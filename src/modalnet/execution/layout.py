@@ -1,0 +1,450 @@
+"""Which positions of a batch belong to which stimulus, measured rather than assumed.
+
+A language tower holds one row per stimulus, and the encoder knows its tokens. Some models put a picture's patches in
+front of the text or behind it, without placeholders: how many, and on which side, shows a stimulus that runs alone,
+and again with another last token. A vision tower is another matter still: an image may be one row, several (tiles), or
+a stretch of one long packed row, and only the model knows. So the layout is measured. A stimulus that runs alone shows
+how many positions its images take, since all of them are its own; in a batch, each stimulus then owns a contiguous
+stretch, in order. Before the first batch of a kind is trusted, two stimuli run alone and together through the first
+block of each tower, and their positions must hold the same activations both ways. Where they do not, stimuli of
+different image sizes are kept apart, and where that does not help, stimuli run one at a time: slower, never wrong.
+
+A tower that merges neighbouring patches on its way holds fewer positions behind that place. It is found out when a
+block holds another number than the first; from then on such a tower is measured block by block.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError, RemoteError
+from modalnet.execution.plan import Plan, Pool, Sites
+from modalnet.execution.trace import Engine, LayoutError
+from modalnet.inputs.encoding import Batch, Encoded, Encoder, TextTokens
+from modalnet.interventions.positions import Span
+from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a vision tower one stimulus takes: rows of tokens, in a tensor of some shape."""
+
+    rows: int
+    tokens: int
+    shape: tuple[int, ...]
+
+    @property
+    def positions(self) -> int:
+        """Number of positions."""
+        return self.rows * self.tokens
+
+
+class Layouts:
+    """Measures and remembers the layouts of one model.
+
+    Parameters
+    ----------
+    engine, encoder, towers
+        The model's own.
+    """
+
+    def __init__(self, engine: Engine, encoder: Encoder, towers: dict[str, Tower]) -> None:
+        self.engine = engine
+        self.encoder = encoder
+        self.towers = towers
+        self._shares: dict[Any, Share] = {}
+        self._together: dict[Any, bool] = {}
+        self._stacked: dict[Any, int] = {}
+        self._beside: dict[Any, int] = {}
+        self._in_front: dict[str, bool] = {}
+        self._ordered: set[Any] = set()
+        self._looked_at: set[str] = set()  # towers that were looked at for blocks that run again
+        self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
+        self._alone = False
+        self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
+
+    def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
+        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all.
+
+        Raises
+        ------
+        InputError
+            Where the model runs the tower's blocks more than once.
+        """
+        if tower not in self._looked_at:
+            self._runs_once(batch, tower)
+        return self._remembered(batch, tower, layer)
+
+    def head_spans(self, batch: Batch) -> tuple[list[Span], int]:
+        """The positions of each stimulus in what the LM head gets; no block of the text tower needs to be read."""
+        return self._remembered(batch, self.encoder.text_tower, 0)
+
+    def _remembered(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
+        if self._of is None or self._of[0] is not batch:
+            self._of = (batch, {})  # several interventions and reads ask for the same
+        key = (tower, self._stage(tower, layer))
+        if key not in self._of[1]:
+            self._of[1][key] = self._spans(batch, tower, layer)
+        return self._of[1][key]
+
+    def _runs_once(self, batch: Batch, tower: str) -> None:
+        """Refuse a tower whose blocks a forward pass is seen to come through more than once.
+
+        Where that pass fails, nothing is known and nothing is refused.
+
+        Raises
+        ------
+        InputError
+            Where it comes back to them: their output is then no one state of the residual stream, and neither what is
+            read nor what is written at the first visit would be what it is taken for.
+        """
+        self._looked_at.add(tower)
+        alone = self.encoder.collate(batch.items[:1])
+        paths = {name: self.towers[name].paths for name in self.towers if name == tower or name not in self._looked_at}
+        try:
+            found = self.engine.visits(alone.inputs, alone.root, [path for own in paths.values() for path in own])
+        except Exception:  # whatever it is, the pass that was asked for shows it, or can do without this one
+            return
+        for name, own in paths.items():
+            counts = [found[path] for path in own]
+            if max(counts) > 1:
+                self._looked_at.discard(tower)
+                raise InputError(
+                    f"{self.encoder.loaded.name} runs the blocks of its {name} tower more than once in a forward pass "
+                    f"({own[counts.index(max(counts))]}: {max(counts)} times), so a block's output is not one state of "
+                    "the residual stream. modalnet reads models whose blocks run once each."
+                )
+            if min(counts) == 1:
+                self._looked_at.add(name)
+
+    def _spans(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
+        import torch
+
+        if tower in TEXT_TOWERS:
+            tokens, width = batch.tokens_in(tower)
+            extra, in_front = self.patches_beside(batch, tower)
+            spans = [_text_span(one, width, extra, in_front=in_front) for one in tokens]
+            return spans, len(batch.items) * (width + extra)
+        spans, offset = [], 0
+        prefix = self.towers[tower].n_prefix
+        for item in batch.items:
+            share = self.share(item, tower, layer)
+            there, clear = _filled(item, share, prefix)
+            place = torch.arange(share.positions)[there] % share.tokens
+            cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
+            index = offset + torch.arange(share.positions)[there]
+            spans.append(Span(index, image=place >= prefix, cls=cls, clear=clear))
+            offset += share.positions
+        return spans, offset
+
+    def token_ids(self, batch: Batch, tower: str) -> list[torch.Tensor]:
+        """Per stimulus the ids of its own tokens in a text tower, in their order; -1 for a patch that has none."""
+        import torch
+
+        extra, in_front = self.patches_beside(batch, tower)
+        patches = torch.full((extra,), -1)
+        found = [one.ids for one in batch.tokens_in(tower)[0]]
+        return [torch.cat([patches, ids] if in_front else [ids, patches]) for ids in found] if extra else found
+
+    def patches_beside(self, batch: Batch, tower: str) -> tuple[int, bool]:
+        """How many patches stand beside the text in every row of a text tower, and whether in front of it."""
+        first = batch.items[0]
+        tokens = batch.tokens_in(tower)[0]
+        marked = any(one.image is not None and bool(one.image.any()) for one in tokens)
+        # An encoder-decoder model hands its pictures to the decoder through the encoder.
+        if not first.n_images or marked or not tokens or (batch.written and tower == "decoder"):
+            return 0, True
+        for item in batch.items:
+            key = (tower, item.kind, item.signature)
+            if key not in self._beside:
+                self._beside[key] = self._measured(item, tower).positions - item.n_tokens
+        # Where pictures of a batch have different numbers, what is expected and what is found will differ.
+        extra = max(self._beside[tower, item.kind, item.signature] for item in batch.items)
+        if extra <= 0:
+            return 0, True
+        if tower not in self._in_front:
+            self._in_front[tower] = self._text_is_last(first, tower)
+        return extra, self._in_front[tower]
+
+    def keep_order(self, item: Encoded) -> None:
+        """Make sure that the tokens of a continuation look back only, where token types decide it or nothing says so.
+
+        Raises
+        ------
+        InputError
+            Where they look ahead whatever their type: then a token's probability would be known from the token.
+        """
+        typed = "token_type_ids" in item.inputs
+        if item.kind in self._ordered or item.prepared.written or not (typed or self._may_look_ahead):
+            return
+        for kept in (None, 1, 0) if typed else (None,):
+            if kept is not None:
+                self.encoder.suffix_type[item.kind] = kept
+            if not self._looks_ahead(item):
+                self._ordered.add(item.kind)
+                return
+        self.encoder.suffix_type.pop(item.kind, None)
+        raise InputError(
+            f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
+            "themselves. Probabilities of continuations need a model that reads from left to right."
+        )
+
+    @cached_property
+    def _may_look_ahead(self) -> bool:
+        """Whether an attention of the text tower says that it is not causal."""
+        parts = (part for block in self.towers[self.encoder.text_tower].blocks for part in block.modules())
+        return any(getattr(part, "is_causal", True) is False for part in parts)
+
+    def _looks_ahead(self, item: Encoded) -> bool:
+        """Whether the logits that predict the last token change with that token."""
+        import torch
+
+        found = []
+        for ids in self._two_endings(item):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            (span,), total = self.head_spans(batch)
+            reading = self.engine.run(
+                batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root)
+            )
+            assert reading.logits is not None
+            found.append(reading.logits)
+        return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
+
+    def _two_endings(self, item: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        """The token ids of a stimulus, and the same with another last token."""
+        ids = item.inputs["input_ids"]
+        other = ids.clone()
+        other[0, -1] = 0 if int(other[0, -1]) else 1
+        return ids, other
+
+    def _text_is_last(self, item: Encoded, tower: str) -> bool:
+        """Whether the last token of a text stands at the end of its row, and not where it would without patches.
+
+        Raises
+        ------
+        LayoutError
+            Where it stands at neither.
+        """
+        rows = []
+        for ids in self._two_endings(item):
+            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+            rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
+        changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
+        if changed not in ([len(rows[0]) - 1], [item.n_tokens - 1]):
+            raise LayoutError(
+                f"the last token of a text of {item.n_tokens} changes places {changed} of the {tower} tower"
+            )
+        return changed[0] == len(rows[0]) - 1
+
+    def share(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        """How much of a tower's block a stimulus takes, measured once per kind and size of input."""
+        stage = self._stage(tower, layer)
+        key = (tower, stage, item.kind, item.signature)
+        if key not in self._shares:
+            self._shares[key] = self._measured(item, tower, stage)
+        return self._shares[key]
+
+    def _stage(self, tower: str, layer: int) -> int:
+        return max(first for first in self._merging.get(tower, (0,)) if first <= layer)
+
+    def stages(self, sites: Sites) -> list[Sites]:
+        """Blocks of a tower in parts, each of one number of positions."""
+        parts: dict[int, list[int]] = {}
+        for layer in sites.layers:
+            parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
+        return [Sites(sites.tower, tuple(layers)) for layers in parts.values()]
+
+    def look_for_merging(self, item: Encoded) -> bool:
+        """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
+        found = False
+        for name, tower in self.towers.items():
+            if name not in VISION_TOWERS or name in self._merging or not item.n_images:
+                continue
+            counts = [self._measured(item, name, layer).positions for layer in range(tower.n_layers)]
+            firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
+            self._merging[name] = (0, *firsts)
+            found = found or bool(firsts)
+        return found
+
+    def _measured(self, item: Encoded, tower: str, layer: int = 0) -> Share:
+        shape = self._first_block([item], [tower], layer)[1][tower]
+        rows = 1
+        for size in shape[:-2]:
+            rows *= size
+        return Share(rows, shape[-2], shape[:-1])
+
+    def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
+        """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
+
+        Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
+        """
+        if tower in TEXT_TOWERS:
+            return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
+        shapes = [self.share(item, tower).shape for item in batch.items]
+        if len(shapes) == 1:
+            return shapes[0]
+        item = batch.items[0]
+        key = (tower, item.kind)
+        if key not in self._stacked:
+            double = self._first_block([item, item], [tower])[1][tower][:-1]
+            grown = [place for place, (one, two) in enumerate(zip(shapes[0], double, strict=True)) if two == 2 * one]
+            if len(grown) != 1:
+                raise LayoutError(f"the {tower} tower holds {double} for two stimuli and {shapes[0]} for one of them")
+            self._stacked[key] = grown[0]
+        along = self._stacked[key]
+        return tuple(
+            sum(shape[place] for shape in shapes) if place == along else size for place, size in enumerate(shapes[0])
+        )
+
+    def run_alone(self) -> None:
+        """From now on stimuli run one at a time: this model's text towers do not hold them in rows of their own."""
+        if not self._alone:
+            warnings.warn(
+                f"{self.encoder.loaded.name} does not hold the texts of a batch in rows of their own, so stimuli run "
+                "one at a time.",
+                stacklevel=2,
+            )
+        self._alone = True
+
+    def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
+        """Split stimuli into batches whose layout is known to hold.
+
+        Parameters
+        ----------
+        items
+            Stimuli of one kind.
+        towers
+            The towers that are read.
+        """
+        if len(items) < 2 or not items[0].n_images:
+            return [[item] for item in items] if self._alone else [list(items)]
+        first = items[0]
+        other = next((item for item in items if item.signature != first.signature), None)
+        if other is not None and self._run_together(first, other, towers):
+            return [list(items)]
+        by_signature: dict[Any, list[Encoded]] = {}
+        for item in items:
+            by_signature.setdefault(item.signature, []).append(item)
+        groups = []
+        for same in by_signature.values():
+            together = len(same) < 2 or self._run_together(same[0], same[1], towers)
+            groups += [same] if together else [[item] for item in same]
+        return groups
+
+    def _run_together(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
+        """Whether two stimuli hold the same activations in one batch as alone."""
+        mixed = one.signature != two.signature
+        key = (one.kind, mixed, tuple(towers))
+        if key not in self._together:
+            try:
+                self._together[key] = self._compare(one, two, towers)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return False  # two do not fit together now; smaller ones may
+            if not self._together[key] and not mixed:
+                warnings.warn(
+                    f"{self.encoder.loaded.name} does not give the same activations for images in a batch as for each "
+                    "alone, so stimuli with images run one at a time.",
+                    stacklevel=2,
+                )
+        return self._together[key]
+
+    def _compare(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
+        """Run two stimuli alone and together through the first block of each tower and compare."""
+
+        alone: dict[str, list[torch.Tensor]] = {tower: [] for tower in towers}
+        for item in (one, two):
+            flat, _, batch = self._first_block([item], towers)
+            for tower in towers:
+                span = self.spans(batch, tower)[0][0]
+                alone[tower].append(flat[tower][span.index])
+        try:
+            flat, _, batch = self._first_block([one, two], towers)
+        except (RuntimeError, ValueError, IndexError, TypeError, LayoutError, RemoteError) as error:
+            if is_out_of_memory(error):
+                raise
+            return False  # the model does not take the two in one batch
+        half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
+        tolerance = 5e-2 if half else 1e-3
+        for tower in towers:
+            spans, total = self.spans(batch, tower)
+            if flat[tower].shape[0] != total:
+                return False
+            for span, expected in zip(spans, alone[tower], strict=True):
+                difference = (flat[tower][span.index] - expected).norm()
+                if not bool(difference <= tolerance * expected.norm()):
+                    return False
+        return True
+
+    def _first_block(
+        self, items: Sequence[Encoded], towers: Sequence[str], layer: int = 0
+    ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]], Batch]:
+        """Every position of the first (or another) block of each tower, flat, and its shape."""
+        batch = self.encoder.collate(items)
+        ordered = [name for name in self.towers if name in towers]
+        plan = Plan(tuple((Sites(self.towers[name], (layer,)), Pool(0)) for name in ordered), root=batch.root)
+        reading = self.engine.run(batch.inputs, plan)
+        return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
+
+
+def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, bool]:
+    """Which positions of a stimulus in a vision tower hold something, and whether that is known.
+
+    A processor that pads an image inside its rows says where in a mask, over pixels or over patches.
+    """
+    import torch
+
+    everything = torch.ones(share.positions, dtype=torch.bool)
+    for mask in item.vision_masks:
+        if mask.dim() == 2 and tuple(mask.shape) == (share.rows, share.tokens):
+            return mask.bool().flatten(), True
+        if mask.dim() < 3 or min(mask.shape[-2:]) < 2:
+            return everything, False
+        tiles = mask.reshape(-1, *mask.shape[-2:]).bool()
+        tiles = tiles[tiles.flatten(1).any(1)]  # tiles that a batch fills up with never reach the tower
+        if bool(tiles.all()) and len(tiles) == share.rows:
+            continue
+        height, width = tiles.shape[-2:]
+        side = round((height * width / max(share.tokens - prefix, 1)) ** 0.5)
+        cells = (height // max(side, 1)) * (width // max(side, 1))
+        if side < 1 or len(tiles) != share.rows or cells != share.tokens - prefix:
+            return everything, False
+        patches = tiles.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1).flatten(1)
+        prefixed = torch.cat([torch.ones(share.rows, prefix, dtype=torch.bool), patches], dim=1)
+        return prefixed.flatten(), True
+    return everything, True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or here."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _text_span(tokens: TextTokens, width: int, extra: int, *, in_front: bool) -> Span:
+    import torch
+
+    row = tokens.row * (width + extra)
+    index = row + (extra if in_front else 0) + tokens.start + torch.arange(tokens.length)
+    text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
+    image = tokens.image
+    if extra:
+        patches = row + (0 if in_front else width) + torch.arange(extra)
+        there = torch.ones(extra, dtype=torch.bool)
+        index = torch.cat([patches, index] if in_front else [index, patches])
+        text = torch.cat([~there, text] if in_front else [text, ~there])
+        image = ~text
+    cls = tokens.cls + (extra if in_front else 0) if tokens.cls is not None else None
+    return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None)

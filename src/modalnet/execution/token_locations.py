@@ -1,0 +1,205 @@
+"""Where in the picture each image token looks, measured on the model.
+
+Processors resize and crop, towers cut pictures into tiles and reorder their patches by window, connectors merge
+neighbours: no rule says where a token's place is. But it can be seen. A vertical edge that moves across the picture,
+white to its left and black to its right, changes what enters the first vision block at exactly those tokens whose
+patch it has reached: a patch begins where its token begins to change, and ends where it changes no more. A horizontal
+edge gives the rest.
+
+For the tokens of a decoder the same is done one storey up: the outputs of the vision tower's blocks are those of a
+white picture for tokens to the left of an edge, and of a black one to its right, and what enters the first decoder
+block shows which image tokens come from there. Where every image token looks at all of the picture, as behind a
+Q-Former, it has no place, and that shows too: its change takes the whole way of the edge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.errors import ModalnetError
+from modalnet.execution.plan import Plan, Prefix
+from modalnet.execution.sweep import Cell, State, Swap, Sweep
+from modalnet.inputs.encoding import Encoded
+from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from jaxtyping import Float
+
+    from modalnet.stimuli import Stimulus
+
+# The edge takes about two steps per patch, of at most so many.
+FEWEST_STEPS, MOST_STEPS = 16, 64
+# A token whose change takes a larger share of the edge's way has no place.
+WIDEST = 0.5
+AT_ONCE = 16
+# Share of its whole change from which a token's change is noticed: resizing blurs the edge a little.
+NOTICED = 0.05
+
+
+def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
+    """Where in the picture each token of a stimulus with one picture looks.
+
+    Parameters
+    ----------
+    sweep
+        The model's own.
+    stimulus
+        With one picture, whose size counts and whose content does not.
+    tower
+        Whose tokens.
+
+    Returns
+    -------
+    array
+        ``[token, 4]``: left, top, right and bottom as shares of the picture; NaN for tokens of no picture. None
+        where it cannot be told.
+    """
+    # Only the first image encoder is measured.
+    if stimulus.n_images != 1 or "vision" not in sweep.layouts.towers or tower in VISION_TOWERS[1:]:
+        return None
+    ((width, height),) = stimulus.inspect().sizes
+    try:
+        found = _vision(sweep, stimulus, (width, height))
+        if found is None or tower == "vision":
+            return found
+        return _decoder(sweep, stimulus, (width, height), found, tower)
+    except (ModalnetError, RuntimeError, ValueError, IndexError):
+        return None  # a model that lays out its tokens in a way that cannot be followed
+
+
+def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int]) -> np.ndarray | None:
+    tower = sweep.layouts.towers["vision"]
+    n = sweep.layouts.share(_encoded(sweep, stimulus, _picture(size, 0, 0)), "vision").positions
+    extents = []
+    for axis in (0, 1):
+        steps = _steps(n, size[axis])
+        rows = []
+        for start in range(0, len(steps), AT_ONCE):
+            pictures = [_picture(size, axis, step) for step in steps[start : start + AT_ONCE]]
+            items = [_encoded(sweep, stimulus, picture) for picture in pictures]
+            rows += _entering(sweep, items, lambda batch: sweep.engine.entering(batch.inputs, tower, _plan(batch)))
+        extents.append(_extent(rows, steps / size[axis]))
+    return _boxes(*extents)
+
+
+def _decoder(
+    sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], seen: np.ndarray, tower: str
+) -> np.ndarray | None:
+    import torch
+
+    black, white = sweep.states(
+        sweep.encoder.prepare([_with(stimulus, _picture(size, 0, at)) for at in (0, size[0])]), ["vision"], None, "auto"
+    )
+    token_row = sweep.tokens(black.encoded, tower)
+    middles = (seen[:, :2] + seen[:, 2:]) / 2
+    depth = sweep.layouts.towers["vision"].n_layers
+    extents = []
+    for axis in (0, 1):
+        # Halfway between neighbouring patches, so that each step takes in one more row or column of them.
+        known = np.unique(np.round(middles[np.isfinite(middles[:, axis]), axis], 3))
+        steps = np.concatenate([[0.0], (known[:-1] + known[1:]) / 2, [1.0]])
+        rows = []
+        for start in range(0, len(steps), AT_ONCE):
+            cells = []
+            for step in steps[start : start + AT_ONCE]:
+                tokens = torch.from_numpy(np.flatnonzero(middles[:, axis] < step))
+                values = [white.residual["vision"][layer][tokens] for layer in range(depth)]
+                cells.append(Cell(0, tuple(Swap("vision", layer, tokens, values[layer]) for layer in range(depth))))
+            items = [black.encoded] * len(cells)
+            rows += _entering(sweep, items, lambda batch, c=cells: _behind(sweep, batch, black, c, tower), tower=tower)
+        extents.append(_extent(rows, steps))
+    found = _boxes(*extents)
+    if found is None:
+        return None
+    found[~token_row.image] = np.nan
+    return found
+
+
+def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower: str) -> torch.Tensor:
+    """What enters a text tower behind the outputs of the vision tower that the cells put together."""
+    prefix: Prefix = sweep.vision_prefix(batch, [state], cells)
+    return sweep.engine.entering(batch.inputs, sweep.layouts.towers[tower], _plan(batch, prefix))
+
+
+def _entering(
+    sweep: Sweep, items: list[Encoded], run: Callable[..., torch.Tensor], tower: str = "vision"
+) -> list[np.ndarray]:
+    """What enters a tower's first block at each item's own tokens, [token, dim]."""
+    towers = ["vision", tower] if tower in TEXT_TOWERS else ["vision"]
+    found = []
+    groups = [items] if len(sweep.layouts.group(items, towers)) == 1 else [[item] for item in items]
+    for group in groups:
+        batch = sweep.encoder.collate(group)
+        flat = run(batch)
+        spans, total = sweep.layouts.spans(batch, tower)
+        if len(flat) != total:
+            raise ModalnetError(f"{len(flat)} positions enter the {tower} tower, and {total} leave its blocks")
+        found += [flat[span.index].numpy() for span in spans]
+    return found
+
+
+def _extent(rows: list[np.ndarray], steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per token, where along the way its change begins and where it ends, each [token]; NaN where nothing changes."""
+    stacked = np.stack(rows)  # [step, token, dim]
+    gone, left = (np.linalg.norm(stacked - stacked[end], axis=2) for end in (0, -1))
+    whole = gone[-1]
+    moved = whole > 1e-4 * max(float(np.abs(stacked).max()), 1e-12)
+    starts, ends = np.full(len(whole), np.nan), np.full(len(whole), np.nan)
+    for token in np.flatnonzero(moved):
+        starts[token] = _crossing(gone[:, token] / whole[token], steps)
+        ends[token] = (
+            steps[0] + steps[-1] - _crossing(left[::-1, token] / whole[token], steps[0] + steps[-1] - steps[::-1])
+        )
+    return starts, ends
+
+
+def _crossing(share: np.ndarray, steps: np.ndarray) -> float:
+    """Where a change is first noticed."""
+    after = int(np.argmax(share >= NOTICED))
+    low, high = share[after - 1], share[after]
+    return float(steps[after - 1] + (NOTICED - low) / (high - low) * (steps[after] - steps[after - 1]))
+
+
+def _boxes(across: tuple[np.ndarray, np.ndarray], down: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:
+    boxes = np.stack([across[0], down[0], across[1], down[1]], axis=1)
+    wide = np.nanmedian(boxes[:, 2:] - boxes[:, :2], axis=0) if np.isfinite(boxes).any() else np.array([1.0, 1.0])
+    if (wide > WIDEST).any():
+        return None
+    return np.clip(boxes, 0, 1)
+
+
+def _steps(n_tokens: int, length: int) -> np.ndarray:
+    count = int(np.clip(round(2 * n_tokens**0.5), FEWEST_STEPS, MOST_STEPS))
+    return np.unique(np.round(np.linspace(0, length, count + 1)).astype(int))
+
+
+def _picture(size: tuple[int, int], axis: int, edge: int) -> Any:
+    """A black picture that is white before the edge."""
+    from PIL import Image
+
+    values = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    if axis == 0:
+        values[:, :edge] = 255
+    else:
+        values[:edge] = 255
+    return Image.fromarray(values)
+
+
+def _with(stimulus: Stimulus, picture: Any) -> Stimulus:
+    from dataclasses import replace
+
+    return replace(stimulus, image=picture)
+
+
+def _encoded(sweep: Sweep, stimulus: Stimulus, picture: Any) -> Encoded:
+    (prepared,) = sweep.encoder.prepare([_with(stimulus, picture)])
+    return sweep.encoder.encode(prepared)
+
+
+def _plan(batch: Any, *prefixes: Prefix) -> Plan:
+    return Plan((), root=batch.root, prefixes=prefixes)

@@ -1,0 +1,327 @@
+"""What becomes of one domain when another is driven at the same time?
+
+Two networks that stay out of each other's way let two domains be processed at once. Here a text of one domain and a
+picture of another are shown together, and the other side is either *on* (its positive condition: an intact picture) or
+*off* (its negative one: a scrambled picture of the same format). Both have the same number of tokens of either kind, so
+what differs is what the other domain has to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet.activations import blocks_of, read_activations
+from modalnet.execution.likelihood import Request
+from modalnet.interventions.operations import mean as mean_ablation
+from modalnet.stats import resampling
+from modalnet.stimuli import Contrast, Stimulus
+from modalnet.tasks.base import LikelihoodTask
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+
+RESAMPLES = 2000
+SAME = 1e-3  # z-scored responses that differ by less are the same but for rounding
+
+
+def combine(one: Stimulus | None, other: Stimulus) -> Stimulus | None:
+    """Both at once: a text with a picture, or the other's text before the one's; None where both have pictures."""
+    text = None if one is None else one.text
+    images = () if one is None else one.sources
+    if images and other.n_images:
+        return None
+    both = " ".join(part for part in (other.text, text) if part)
+    image = list(images) or list(other.sources) or None
+    return Stimulus(both or None, image=image) if both or image else None
+
+
+def in_units(
+    model: Model,
+    networks: Mapping[str, Any],
+    contrasts: Mapping[str, Contrast],
+    *,
+    n: int,
+    seed: int,
+    options: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """How much of a domain's contrast is left in its network while another domain is driven.
+
+    Parameters
+    ----------
+    model
+        One that takes both domains at once.
+    networks
+        Per domain, its units; where these carry their selection, the response to a stimulus is that of the network
+        selected without its fold.
+    contrasts
+        Per domain, its stimuli.
+    n
+        Stimuli of each condition.
+    seed
+        Of the resamples.
+    options
+        For reading activations.
+
+    Returns
+    -------
+    rows
+        domain, other; g_off, g_on: effect size (Hedges' g of the mean z-scored \\|activation\\| of the network, at the
+        tokens at which it was selected) of the domain's contrast while the other is off and on; cost = g_off - g_on
+        with low, high (95%, bootstrap over stimuli); share = cost / g_off.
+    notes
+        Which pairs cannot be shown at once, and where the other domain cannot reach the network at all: in a causal
+        decoder, what comes first does not see what follows.
+    """
+    rows, notes = [], []
+    for domain, units in networks.items():
+        for other in networks:
+            if other == domain or domain not in contrasts or other not in contrasts:
+                continue
+            made = _crossed(contrasts[domain], contrasts[other], n)
+            if made is None:
+                notes.append(
+                    f"{domain} with {other}: both are pictures, or both of one kind that cannot be shown at once"
+                )
+                continue
+            stimuli, own, driven, base = made
+            sets = _unseen(units, base)
+            where = blocks_of(*sets)
+            reached = model.reached(stimuli)
+            if any(tower not in reached for tower in where):
+                notes.append(f"{domain} with {other}: the network has units in a tower that these stimuli do not reach")
+                continue
+            reading = dict(units.selection.reading) if units.selection is not None else {}
+            what = f"{domain} with {other}"
+            read = read_activations(model, stimuli, where, tokens=reading.get("tokens"), what=what, **options)
+            size = np.abs if reading.get("magnitude", "absolute") == "absolute" else np.asarray
+            network_of = {id(one): size(read.of(one).astype(np.float64)) for one in sets}
+            responses = np.empty(len(stimuli))
+            for one in {id(one): one for one in sets}.values():
+                values = network_of[id(one)]
+                spread = values.std(axis=0)
+                z = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
+                here = np.array([sets[i] is one for i in range(len(stimuli))])
+                responses[here] = z[here].mean(axis=1)
+            rows.append({"domain": domain, "other": other} | _cost(responses, own, driven, base, seed))
+            if np.allclose(responses[driven], responses[~driven], rtol=0, atol=SAME):
+                notes.append(
+                    f"{domain} with {other}: the network of {domain} responds the same whatever {other} is shown, "
+                    f"since its tokens come first; there is nothing for {other} to disturb"
+                )
+    return rows, notes
+
+
+def _crossed(
+    own: Contrast, other: Contrast, n: int
+) -> tuple[list[Stimulus], np.ndarray, np.ndarray, list[Stimulus]] | None:
+    """Each stimulus of one contrast with one of each side of the other: (both, own side, other side, the first)."""
+    if _kind(own) == _kind(other):
+        return None  # two texts, or two pictures: what is whose cannot be told apart in one stimulus
+    sides = {}
+    for name, contrast in (("own", own), ("other", other)):
+        for positive in (True, False):
+            word = "positive" if positive else "negative"
+            chosen = [s for s, side in zip(contrast.stimuli, contrast.sides, strict=True) if side == word]
+            sides[name, positive] = chosen[:n]
+    stimuli, is_own, is_driven, base = [], [], [], []
+    for positive in (True, False):
+        for driven in (True, False):
+            partners = sides["other", driven]
+            for index, one in enumerate(sides["own", positive]):
+                both = combine(one, partners[index % len(partners)])
+                if both is None:
+                    return None
+                stimuli.append(both)
+                is_own.append(positive)
+                is_driven.append(driven)
+                base.append(one)
+    return stimuli, np.array(is_own), np.array(is_driven), base
+
+
+def _kind(contrast: Contrast) -> str:
+    kinds = {stimulus.kind for stimulus in contrast.stimuli}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _unseen(units: Units, stimuli: Sequence[Stimulus]) -> list[Units]:
+    """Per stimulus, the network selected without its fold; the units themselves where that is not known."""
+    if units.selection is None:
+        return [units] * len(stimuli)
+    made: dict[int, Units] = {}
+    found = []
+    for stimulus in stimuli:
+        fold = units.selection.fold_of(stimulus.inspect().digest)
+        if fold is None or fold < 0:
+            found.append(units)
+            continue
+        if fold not in made:
+            made[fold] = units.selection.without(fold)
+        found.append(made[fold])
+    return found
+
+
+def _cost(
+    responses: Float[np.ndarray, " stimulus"], own: np.ndarray, driven: np.ndarray, base: Sequence[Stimulus], seed: int
+) -> dict[str, float]:
+    """g of the contrast with the other domain off and on, and their difference; stimuli of both states are paired."""
+    cells = {(o, d): responses[(own == o) & (driven == d)] for o in (True, False) for d in (True, False)}
+
+    def g(weights: Mapping[bool, np.ndarray], state: bool) -> np.ndarray:
+        moments = []
+        for side in (True, False):
+            values, w = cells[side, state], weights[side]
+            total = w.sum(axis=1)
+            mean = w @ values / total
+            moments.append((total, mean, (w @ values**2 - total * mean**2) / (total - 1)))
+        (n_a, mean_a, var_a), (n_b, mean_b, var_b) = moments
+        pooled = ((n_a - 1) * var_a + (n_b - 1) * var_b) / (n_a + n_b - 2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (1 - 3 / (4 * (n_a + n_b) - 9)) * (mean_a - mean_b) / np.sqrt(pooled)
+
+    whole = {side: np.ones((1, len(cells[side, True]))) for side in (True, False)}
+    rng = np.random.Generator(np.random.PCG64([seed, 9]))
+    drawn = {
+        side: resampling.bootstrap_counts(len(cells[side, True]), RESAMPLES, rng).astype(float)
+        for side in (True, False)
+    }
+    off, on = float(g(whole, False)[0]), float(g(whole, True)[0])
+    low, high = resampling.interval(g(drawn, False) - g(drawn, True))
+    return {
+        "g_off": off,
+        "g_on": on,
+        "cost": off - on,
+        "low": low,
+        "high": high,
+        "share": (off - on) / off if off else math.nan,
+        "n": len(cells[True, True]),
+    }
+
+
+def in_tasks(
+    model: Model,
+    networks: Mapping[str, Units],
+    contrasts: Mapping[str, Contrast],
+    tasks: Mapping[str, Any],
+    *,
+    seed: int,
+    batch_size: Any,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Dual-task cost: how much worse a domain's task goes while another domain is driven, without and with lesions.
+
+    Parameters
+    ----------
+    model, contrasts
+        As for :func:`in_units`.
+    networks
+        What is lesioned, by mean ablation over the very stimuli of the task.
+    tasks
+        Per domain, a task that is scored by likelihood.
+    seed
+        Of the resamples.
+    batch_size
+        As for :meth:`modalnet.Model.likelihoods`.
+
+    Returns
+    -------
+    rows
+        domain, other, lesion (``""`` for none); alone: accuracy without anything of the other domain; off, on: while it
+        is shown and off, or on; cost = off - on with low, high (95%, bootstrap over items, paired).
+    notes
+        What could not be measured.
+
+    References
+    ----------
+    Pashler (1994), Psychological Bulletin 116(2):220-244, for dual-task costs.
+    """
+    rows, notes = [], []
+    for domain, task in tasks.items():
+        if not isinstance(task, LikelihoodTask):
+            notes.append(f"the task of {domain} is not scored by likelihood, so nothing can be shown beside it")
+            continue
+        alone = task.grade(model.likelihoods(task.requests(), batch_size=batch_size))
+        for other, contrast in contrasts.items():
+            if other == domain:
+                continue
+            made = {on: _beside(task, contrast, on) for on in (False, True)}
+            if made[True] is None or made[False] is None:
+                notes.append(f"the task of {domain} with {other}: both have pictures, or requests do not go by item")
+                continue
+            rows += _lesioned(model, task, made, networks, (domain, other), alone, seed, batch_size)
+    return rows, notes
+
+
+def _beside(task: LikelihoodTask, contrast: Contrast, on: bool) -> list[Request] | None:
+    """The task's requests with a stimulus of one side of the other domain shown first, one for each item."""
+    word = "positive" if on else "negative"
+    partners = [s for s, side in zip(contrast.stimuli, contrast.sides, strict=True) if side == word]
+    requests = list(task.requests())
+    if len(requests) % len(task):
+        return None
+    each = len(requests) // len(task)
+    found = []
+    for index, request in enumerate(requests):
+        partner = partners[(index // each) % len(partners)]
+        both = combine(request.stimulus, partner)
+        if both is None:
+            return None
+        continuation = request.continuation
+        if request.stimulus is None and both.text is not None and not continuation.startswith(" "):
+            return None  # a text of its own cannot follow another one without a space that its pieces do not have
+        found.append(replace(request, stimulus=both))
+    return found
+
+
+def _lesioned(  # noqa: PLR0917  # one call, above
+    model: Model,
+    task: LikelihoodTask,
+    made: Mapping[bool, Any],
+    networks: Mapping[str, Units],
+    names: tuple[str, str],
+    alone: np.ndarray,
+    seed: int,
+    batch_size: Any,
+) -> list[dict[str, Any]]:
+    shown = {request.stimulus for requests in made.values() for request in requests}
+    stimuli = [stimulus for stimulus in shown if stimulus is not None]
+    reached = model.reached(stimuli)
+    variants: dict[str, list[Any]] = {"": []}
+    means = model.means(stimuli)
+    for name, units in networks.items():
+        masks = {tower: mask if tower in reached else np.zeros_like(mask) for tower, mask in units.mask.items()}
+        masks = {tower: masks.get(tower, np.zeros(model.towers[tower].shape, dtype=bool)) for tower in model.towers}
+        lesion = Units(masks, model=units.model)
+        if lesion.count:
+            variants[name] = [mean_ablation(lesion, over=means)]
+    scores: dict[bool, list[np.ndarray]] = {}
+    for state, requests in made.items():
+        found = model.likelihoods_under(requests, list(variants.values()), batch_size=batch_size)
+        scores[state] = [task.grade(one) for one in found]
+    rng = np.random.Generator(np.random.PCG64([seed, 10]))
+    drawn = resampling.bootstrap_counts(len(task), RESAMPLES, rng) / len(task)
+    rows = []
+    for index, name in enumerate(variants):
+        off, on = scores[False][index], scores[True][index]
+        low, high = resampling.interval(drawn @ (off - on))
+        rows.append(
+            {
+                "domain": names[0],
+                "other": names[1],
+                "lesion": name,
+                "alone": float(alone.mean()) if not name else math.nan,
+                "off": float(off.mean()),
+                "on": float(on.mean()),
+                "cost": float((off - on).mean()),
+                "low": low,
+                "high": high,
+                "measure": task.measure,
+                "n": len(task),
+            }
+        )
+    return rows

@@ -1,0 +1,316 @@
+"""Measures how apart networks are: where they sit, what they prefer, what they do to each other, how few suffice."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.activations import blocks_of, check_units, read_activations
+from modalnet.errors import InputError, StoreError
+from modalnet.results.store import Store
+from modalnet.specialization import capacity, interference
+from modalnet.specialization import overlap as places
+from modalnet.specialization.result import MEASURES, Specialization
+from modalnet.specialization.selectivity import selectivity
+from modalnet.stimuli import Contrast
+from modalnet.tasks.base import Task
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+
+NEEDS_LOCALIZATIONS = "it needs localizations (mn.localize(...)), and a network was given as fixed Units"
+NEEDS_CONTRASTS = "it needs the stimuli of the domains (contrasts=...)"
+NEEDS_TASKS = "it needs a task of each domain (tasks=...)"
+
+
+def specialization(  # noqa: PLR0912  # one branch per measure
+    model: Model,
+    networks: Mapping[str, Any],
+    contrasts: Mapping[str, Contrast] | None = None,
+    tasks: Mapping[str, Task] | None = None,
+    *,
+    fraction: float = 0.01,
+    controls: int = 10,
+    n_crossed: int = 40,
+    seed: int = 0,
+    batch_size: int | Literal["auto"] = "auto",
+    cache: bool | str | Path = True,
+    progress: bool = True,
+) -> Specialization:
+    """Measure how specialized two or more networks of one model are.
+
+    Parameters
+    ----------
+    model
+        A model from :func:`modalnet.load`.
+    networks
+        Domain → its localization, or fixed Units (whose selectivity cannot be held out, and is then not measured).
+    contrasts
+        Domain → the contrast that found its network, for capacity and interference.
+    tasks
+        Domain → a task of it that is scored by likelihood, for the dual-task cost.
+    fraction
+        Size of the networks of localizations.
+    controls
+        Draws of random units of the same layers.
+    n_crossed
+        For interference: stimuli of each condition that are shown together with those of another domain.
+    seed
+        Of controls and resamples.
+    batch_size, cache, progress
+        As for :func:`modalnet.localize`.
+
+    Returns
+    -------
+    Specialization
+        ``.table(measure)``, ``.summary()``, ``.plot()``; ``.missing`` says what was not measured, and why.
+
+        ``overlap``: Dice of each pair against random units in the same layers. ``separation``: how differently they
+        spread over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each network, on stimuli
+        that did not select it. ``interference``: the same while another domain is driven at the same time.
+        ``dual_task``: the cost of that for a task, without and with lesions. ``capacity``: how many units suffice to
+        tell a domain; ``transfer``: whether one network's units tell another's domain.
+
+    Raises
+    ------
+    InputError
+        For fewer than two networks, of other models, or names that do not match; before anything runs.
+
+    Notes
+    -----
+    These measure *whether* networks are apart. That being apart is good for something (fewer conflicts, more capacity)
+    is a claim about causes, which a comparison of models that differ in it would have to show. Processing speed is not
+    measured: a block of a transformer takes its time whatever it computes.
+
+    References
+    ----------
+    Vallortigara & Rogers (2005), Behavioral and Brain Sciences 28(4):575-589, and Levy (1977), Annals of the New York
+    Academy of Sciences 299:264-272, for reasons why brains keep functions apart; Rogers, Zucca & Vallortigara (2004),
+    Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure names its own source.
+    """
+    if not isinstance(networks, Mapping) or len(networks) < 2:
+        raise InputError(
+            'networks= is a mapping of two domains or more to their networks, such as {"language": mn.localize(...), '
+            f'"vision": mn.localize(...)}}; got {networks!r:.100}.'
+        )
+    for name, value, least in (("controls", controls, 0), ("n_crossed", n_crossed, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}= is a whole number from {least}; got {value!r}.")
+    units = {str(name): _units(str(name), one, fraction) for name, one in networks.items()}
+    for name, one in units.items():
+        check_units(model, one, f"The units of network {name!r}")
+    units = {name: _widened(one, model) for name, one in units.items()}
+    contrasts = _named(contrasts, Contrast, units, "contrasts")
+    tasks = _named(tasks, Task, units, "tasks")
+    localizations = {str(name): one for name, one in networks.items() if not isinstance(one, Units)}
+    settings = {
+        "fraction": fraction,
+        "controls": controls,
+        "n_crossed": n_crossed,
+        "seed": seed,
+        "units": {name: one.count for name, one in units.items()},
+    }
+    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    key = _key(model, units, localizations, contrasts, tasks, settings) if kept is not None else ""
+    if kept is not None and (found := kept.get(key)) is not None:
+        return Specialization.from_arrays(*found)
+    rng = np.random.Generator(np.random.PCG64([seed, 11]))
+    tables: dict[str, Any] = {"overlap": [], "separation": [], "layers": places.per_layer(units)}
+    missing: dict[str, str] = {}
+    notes: list[str] = []
+    for a, b in itertools.combinations(units, 2):
+        tables["overlap"].append({"a": a, "b": b} | places.overlap(units[a], units[b], rng))
+        tables["separation"].append({"a": a, "b": b} | places.separation(units[a], units[b], rng))
+    if len(localizations) == len(units):
+        tables["selectivity"], more = selectivity(localizations, fraction, draws=controls, seed=seed)
+        notes += more
+    else:
+        missing["selectivity"] = NEEDS_LOCALIZATIONS
+    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
+    if len(contrasts) == len(units):
+        _with_contrasts(model, units, contrasts, tables, missing, notes, (controls, n_crossed, seed), options)
+    else:
+        missing |= dict.fromkeys(("interference", "capacity", "capacity_curve", "transfer"), NEEDS_CONTRASTS)
+    if tasks and len(contrasts) == len(units):
+        rows, more = interference.in_tasks(model, units, contrasts, tasks, seed=seed, batch_size=batch_size)
+        notes += more
+        if rows:
+            tables["dual_task"] = rows
+        else:
+            missing["dual_task"] = "; ".join(more) or "no task can be shown beside another domain"
+    else:
+        missing["dual_task"] = NEEDS_TASKS if not tasks else NEEDS_CONTRASTS
+    ordered = {name: tables[name] for name in MEASURES if name in tables}
+    result = Specialization(model.name, tuple(units), ordered, missing, tuple(dict.fromkeys(notes)), settings)
+    if kept is not None:
+        try:
+            kept.put(key, *result.to_arrays())
+        except StoreError as error:
+            warnings.warn(f"the result could not be kept in the store: {error}", stacklevel=2)
+    return result
+
+
+def _with_contrasts(  # noqa: PLR0917  # one call, above
+    model: Model,
+    units: Mapping[str, Units],
+    contrasts: Mapping[str, Contrast],
+    tables: dict[str, Any],
+    missing: dict[str, str],
+    notes: list[str],
+    numbers: tuple[int, int, int],
+    options: dict[str, Any],
+) -> None:
+    """Capacity, transfer and interference, which need the stimuli."""
+    draws, n_crossed, seed = numbers
+    tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
+    for domain, contrast in contrasts.items():
+        reached = model.reached(contrast.stimuli)
+        own = {tower: list(range(model.towers[tower].n_layers)) for tower in reached if units[domain].mask[tower].any()}
+        if not own:
+            notes.append(f"capacity of {domain}: its stimuli do not reach the towers of its network")
+            continue
+        selection = units[domain].selection
+        reading = dict(selection.reading) if selection is not None else {}
+        towers = sorted({t for one in units.values() for t in blocks_of(one)} & set(reached) | set(own))
+        tokens = reading.get("tokens")
+        tokens = (
+            {name: choice for name, choice in tokens.items() if name in towers}
+            if isinstance(tokens, Mapping)
+            else tokens
+        )
+        read = read_activations(
+            model,
+            contrast.stimuli,
+            {tower: list(range(model.towers[tower].n_layers)) for tower in towers},
+            tokens=tokens,
+            max_tokens=reading.get("max_tokens"),
+            raw=bool(reading.get("raw")),
+            what=f"reading {domain}",
+            **options,
+        )
+        absolute = reading.get("magnitude", "absolute") == "absolute"
+        positive = np.array([side == "positive" for side in contrast.sides])
+        labels = [str(stimulus.condition) for stimulus in contrast.stimuli]
+        everything = np.concatenate([read.values[tower].reshape(len(positive), -1) for tower in own], axis=1)
+        rows, found = capacity.capacity(
+            np.abs(everything) if absolute else everything, positive, labels, draws=draws, seed=seed
+        )
+        tables["capacity_curve"] += [{"domain": domain} | row for row in rows]
+        tables["capacity"].append({"domain": domain, "n_units": everything.shape[1]} | found)
+        for name, network in units.items():
+            if name == domain:
+                continue
+            there = _restricted(network, towers)
+            if not there.count:
+                notes.append(f"transfer: {domain} does not reach the units of {name}")
+                continue
+
+            def accuracy(one: Units, read: Any = read, positive: Any = positive, labels: Any = labels) -> float:
+                values = np.abs(read.of(one)) if absolute else read.of(one)  # noqa: B023  # used at once
+                return capacity.decoded_by(values, positive, labels, seed)
+
+            random = [accuracy(one) for one in there.random(draws, seed)] if draws else []
+            tables["transfer"].append(
+                {
+                    "network": name,
+                    "domain": domain,
+                    "accuracy": accuracy(there),
+                    "control": float(np.mean(random)) if random else math.nan,
+                    "control_low": min(random, default=math.nan),
+                    "control_high": max(random, default=math.nan),
+                }
+            )
+    rows, more = interference.in_units(model, units, contrasts, n=n_crossed, seed=seed, options=options)
+    notes += more
+    if rows:
+        tables["interference"] = rows
+    else:
+        missing["interference"] = "; ".join(more) or "no two domains can be shown at once"
+    for name in ("capacity", "capacity_curve", "transfer"):
+        if not tables[name]:
+            del tables[name]
+            missing[name] = "no domain's stimuli reach the units"
+
+
+def _units(name: str, network: Any, fraction: float) -> Units:
+    if isinstance(network, Units):
+        return network
+    if callable(getattr(network, "top", None)) and callable(getattr(network, "without", None)):
+        return network.top(fraction=fraction)
+    raise InputError(f"Network {name!r} is a {type(network).__name__}. Give what mn.localize(...) returns, or Units.")
+
+
+def _widened(units: Units, model: Model) -> Units:
+    """The same units with a mask for every tower of the model, so that all combine."""
+    if set(units.mask) == set(model.towers):
+        return units
+    masks = {name: units.mask.get(name, np.zeros(tower.shape, dtype=bool)) for name, tower in model.towers.items()}
+    selection = None if units.selection is None else _Widened(units.selection, model)
+    return Units(masks, model=units.model, selected_on=units.selected_on, selection=selection)
+
+
+class _Widened:
+    """A selection whose networks have masks for every tower of the model."""
+
+    def __init__(self, selection: Any, model: Model) -> None:
+        self._selection, self._model = selection, model
+        self.n_folds: int = selection.n_folds
+        self.reading: Mapping[str, Any] = selection.reading
+
+    def fold_of(self, digest: str) -> int | None:
+        return self._selection.fold_of(digest)
+
+    def without(self, *folds: int) -> Units:
+        return _widened(self._selection.without(*folds), self._model)
+
+
+def _restricted(units: Units, towers: Any) -> Units:
+    return Units({name: mask if name in towers else np.zeros_like(mask) for name, mask in units.mask.items()})
+
+
+def _named(given: Any, kind: type, units: Mapping[str, Units], what: str) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what}= is a mapping of domains; got a {type(given).__name__}.")
+    for name, one in given.items():
+        if name not in units:
+            raise InputError(f"{what}= names {name!r}; the networks are {', '.join(units)}.")
+        if not isinstance(one, kind):
+            raise InputError(f"{what}[{name!r}] is a {type(one).__name__}; a {kind.__name__} was expected.")
+    return {str(name): one for name, one in given.items()}
+
+
+def _key(  # noqa: PLR0917  # one call, above
+    model: Model,
+    units: Mapping[str, Units],
+    localizations: Mapping[str, Any],
+    contrasts: Mapping[str, Contrast],
+    tasks: Mapping[str, Task],
+    settings: dict[str, Any],
+) -> str:
+    from modalnet import __version__
+
+    return Store.key(
+        {
+            "analysis": "specialization",
+            "model": model.fingerprint(),
+            "under": [one.digest for one in model.interventions],
+            "units": {name: one.indices() for name, one in units.items()},
+            "localizations": {name: dict(one.meta) for name, one in localizations.items()},
+            "contrasts": {
+                name: [[s.inspect().digest, s.condition, side] for s, side in zip(one.stimuli, one.sides, strict=True)]
+                for name, one in contrasts.items()
+            },
+            "tasks": {name: one.identity() for name, one in tasks.items()},
+            "settings": settings,
+            "version": __version__,
+        }
+    )

@@ -1,0 +1,140 @@
+"""Where two networks sit: how many units they share, and how far apart they lie."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from modalnet.stats import resampling
+from modalnet.units import Units
+
+DRAWS = 5000
+
+
+def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
+    """Shared units of two networks, beside what chance gives.
+
+    Parameters
+    ----------
+    a, b
+        Networks of one model.
+    rng
+        Where chance comes from.
+    draws
+        How many random overlaps are drawn.
+
+    Returns
+    -------
+    dict
+        units_a, units_b, shared; dice = 2 shared / (units_a + units_b); chance_layer: its expectation if each network
+        had as many units in every layer, chosen at random (the mean of the hypergeometric distribution, a·b/n per
+        layer); chance_layer_low, chance_layer_high: 2.5th and 97.5th percentile of that; p_more, p_less: share of draws
+        that overlap as much or more (as little or less); chance_tower: the expectation if only the numbers per tower
+        were kept.
+
+    References
+    ----------
+    Dice (1945), Ecology 26(3):297-302.
+    """
+    size = a.count + b.count
+    shared = (a & b).count
+    in_layers = [
+        (int(row_a.sum()), int(row_b.sum()), row_a.size)
+        for tower in a.mask
+        for row_a, row_b in zip(a.mask[tower], b.mask[tower], strict=True)
+    ]
+    found = np.zeros(draws)
+    for n_a, n_b, width in in_layers:
+        if n_a and n_b:
+            found += rng.hypergeometric(n_a, width - n_a, n_b, size=draws)
+    expected = sum(n_a * n_b / width for n_a, n_b, width in in_layers)
+    by_tower = sum(float(a.mask[t].sum()) * float(b.mask[t].sum()) / a.mask[t].size for t in a.mask)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return {
+        "units_a": a.count,
+        "units_b": b.count,
+        "shared": shared,
+        "dice": 2 * shared / size,
+        "chance_layer": 2 * expected / size,
+        "chance_layer_low": 2 * float(low) / size,
+        "chance_layer_high": 2 * float(high) / size,
+        "p_more": resampling.rank_p(shared, found),
+        "p_less": resampling.rank_p(-shared, -found),
+        "chance_tower": 2 * by_tower / size,
+    }
+
+
+def separation(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
+    """How differently two networks spread over layers and towers.
+
+    Parameters
+    ----------
+    a, b, rng, draws
+        As for :func:`overlap`.
+
+    Returns
+    -------
+    dict
+        divergence: Jensen-Shannon divergence, in bits, of the shares of units per (tower, layer), 0 (alike) to 1 (no
+        layer in common); divergence_chance: its mean when the units of both are dealt out anew, as many to each; p:
+        share of such draws with as large a divergence. depth: difference of mean relative depth (0 first block, 1 last)
+        within the towers where both have units, b less a; distance: the earth mover's distance of their relative depths
+        there, a mean over towers weighted by units. NaN where they share no tower.
+
+    References
+    ----------
+    Lin (1991), IEEE Transactions on Information Theory 37(1):145-151; Rubner, Tomasi & Guibas (2000), International
+    Journal of Computer Vision 40(2):99-121.
+    """
+    from scipy.stats import wasserstein_distance
+
+    spread_a, spread_b = (np.concatenate(list(one.per_layer().values())) for one in (a, b))
+    here = _divergence(spread_a[None], spread_b[None])[0]
+    both = spread_a + spread_b
+    drawn = rng.multivariate_hypergeometric(both, int(spread_a.sum()), size=draws)
+    chance = _divergence(drawn, both - drawn)
+    depths, distances, weights = [], [], []
+    for tower in a.mask:
+        per_a, per_b = a.per_layer()[tower], b.per_layer()[tower]
+        if per_a.sum() and per_b.sum() and len(per_a) > 1:
+            depth = np.linspace(0, 1, len(per_a))
+            weights.append(int(per_a.sum() + per_b.sum()))
+            depths.append(float(depth @ per_b / per_b.sum() - depth @ per_a / per_a.sum()))
+            distances.append(float(wasserstein_distance(depth, depth, per_a, per_b)))
+    return {
+        "divergence": float(here),
+        "divergence_chance": float(chance.mean()),
+        "p": resampling.rank_p(float(here), chance),
+        "depth": float(np.average(depths, weights=weights)) if weights else math.nan,
+        "distance": float(np.average(distances, weights=weights)) if weights else math.nan,
+    }
+
+
+def _divergence(a: Int[np.ndarray, "draw bin"], b: Int[np.ndarray, "draw bin"]) -> Float[np.ndarray, " draw"]:
+    p, q = (part / np.maximum(part.sum(axis=1, keepdims=True), 1) for part in (a, b))
+    middle = (p + q) / 2
+
+    def information(x: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(x > 0, x * np.log2(x / middle), 0).sum(axis=1)
+
+    return (information(p) + information(q)) / 2
+
+
+def per_layer(networks: dict[str, Units]) -> list[dict[str, Any]]:
+    """How many units of each network each layer has."""
+    return [
+        {
+            "network": name,
+            "tower": tower,
+            "layer": layer,
+            "units": int(count),
+            "share": int(count) / max(units.count, 1),
+        }
+        for name, units in networks.items()
+        for tower, counts in units.per_layer().items()
+        for layer, count in enumerate(counts)
+    ]

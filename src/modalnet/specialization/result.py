@@ -1,0 +1,185 @@
+"""What a specialization analysis measured, and what it did not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.results.result import Kept
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Every measure, in the order of the report, and the question it answers.
+MEASURES = {
+    "overlap": "do the networks share units?",
+    "separation": "do they sit in other layers and towers?",
+    "layers": "how many units are in each layer",
+    "selectivity": "does each network prefer its own domain, held out?",
+    "interference": "what is left of a domain's contrast while another domain is driven?",
+    "dual_task": "how much worse does a task go while another domain is driven?",
+    "capacity": "how many units suffice to tell a domain?",
+    "capacity_curve": "accuracy by number of units",
+    "transfer": "do the units of one network tell another's domain?",
+}
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Specialization(Kept):
+    """Measures of how apart the networks of one model are.
+
+    Made by :func:`modalnet.specialization`.
+
+    Attributes
+    ----------
+    model
+        A readable name.
+    networks
+        Names of the networks.
+    tables
+        Per measure (see :data:`MEASURES`) its rows; a measure that was not taken is not there.
+    missing
+        Per measure that was not taken, why.
+    notes
+        What a reader must know.
+    settings
+        Everything that was asked for, as a JSON document.
+    """
+
+    NAME = "a specialization"
+    FORMAT = "modalnet.specialization"
+
+    model: str
+    networks: tuple[str, ...]
+    tables: dict[str, Rows]
+    missing: dict[str, str]
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in (*self.tables, *self.missing) if name not in MEASURES]
+        if unknown:
+            raise InputError(f"There is no measure {unknown[0]!r}; there are {', '.join(MEASURES)}.")
+        object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
+
+    def table(self, measure: str = "selectivity") -> pd.DataFrame:
+        """The rows of one measure; its columns are described where it is defined (see docs/brain.md).
+
+        Raises
+        ------
+        InputError
+            For a measure that is none, or was not taken; the message says why.
+        """
+        import pandas as pd
+
+        if measure not in MEASURES:
+            raise InputError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+        if measure not in self.tables:
+            raise InputError(f"{measure} was not measured: {self.missing.get(measure, 'it was not asked for')}.")
+        return pd.DataFrame(self.tables[measure])
+
+    def summary(self) -> str:
+        """What matters, to be printed: every measure, and what was not measured."""
+        lines = [f"{self.model}: {', '.join(self.networks)}"]
+        for name, question in MEASURES.items():
+            if name in ("layers", "capacity_curve"):
+                continue
+            if name not in self.tables:
+                lines.append(f"{name} ({question}): not measured, {self.missing.get(name, 'it was not asked for')}")
+                continue
+            lines.append(f"{name} ({question})")
+            lines += [f"  {_line(name, row)}" for row in self.tables[name]]
+        lines += [f"Note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the measures: see :func:`modalnet.plotting.profiles.specialization_panels`."""
+        from modalnet.plotting.profiles import specialization_panels
+
+        return specialization_panels(self, **options)
+
+    def __repr__(self) -> str:
+        return f"Specialization({self.model}: {', '.join(self.networks)}; measured {', '.join(self.tables)})"
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """An array that only marks the format, and a JSON document, from which :meth:`_from_content` makes it again."""
+        return {"measures": np.arange(len(self.tables))}, {
+            "model": self.model,
+            "networks": list(self.networks),
+            # JSON within JSON: rows may hold NaN.
+            "tables": json.dumps(self.tables, default=_plain),
+            "missing": self.missing,
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Specialization:
+        return cls(
+            document["model"],
+            tuple(document["networks"]),
+            json.loads(document["tables"]),
+            dict(document["missing"]),
+            tuple(document["notes"]),
+            document["settings"],
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one per measure
+    """One row in words."""
+    if measure == "overlap":
+        return (
+            f"{row['a']} and {row['b']}: Dice {row['dice']:.3f} ({row['shared']} units; chance in the same layers "
+            f"{row['chance_layer']:.3f} [{row['chance_layer_low']:.3f}, {row['chance_layer_high']:.3f}], p more "
+            f"{row['p_more']:.4f}, p less {row['p_less']:.4f})"
+        )
+    if measure == "separation":
+        depth = "" if _nan(row["depth"]) else f"; depth {row['depth']:+.2f}, distance {row['distance']:.2f}"
+        return (
+            f"{row['a']} and {row['b']}: divergence {row['divergence']:.3f} bits (dealt out anew "
+            f"{row['divergence_chance']:.3f}, p = {row['p']:.4f}){depth}"
+        )
+    if measure == "selectivity":
+        own = " (its own)" if row["own"] else ""
+        return (
+            f"{row['network']} for {row['domain']}{own}: g = {row['g']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
+            f"random units {row['control']:.2f}"
+        )
+    if measure == "interference":
+        return (
+            f"{row['domain']} while {row['other']} is driven: g {row['g_off']:.2f} -> {row['g_on']:.2f}, cost "
+            f"{row['cost']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        )
+    if measure == "dual_task":
+        lesion = f", {row['lesion']} lesioned" if row["lesion"] else ""
+        alone = "" if _nan(row["alone"]) else f"alone {row['alone']:.2f}, "
+        return (
+            f"task of {row['domain']} with {row['other']}{lesion}: {alone}off {row['off']:.2f}, on {row['on']:.2f}, "
+            f"cost {row['cost']:+.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        )
+    if measure == "capacity":
+        random = "never" if _nan(row["k_enough_random"]) else f"{row['k_enough_random']:.0f}"
+        return (
+            f"{row['domain']}: {row['k_enough']:.0f} units of {row['n_units']} suffice (random: {random}); "
+            f"best {row['best']:.3f}"
+        )
+    return f"{row['network']} tells {row['domain']}: accuracy {row['accuracy']:.3f}, random units {row['control']:.3f}"
+
+
+def _nan(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,614 @@
+"""The command line on tiny models: every command, its files, its JSON, and its errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import assets
+import modalnet as mn
+from families import build
+from modalnet.cli import app
+from modalnet.cli.options import parse_tokens, parse_top
+from modalnet.errors import InputError
+from modalnet.execution.trace import Engine
+from modalnet.results.store import Store
+
+FILES = ["layers.png", "localization.safetensors", "summary.csv", "units.json"]
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    family, folder = build("gpt2"), tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    family.model.save_pretrained(folder)
+    family.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    family, folder = build("vit"), tmp_path_factory.mktemp("models") / "tiny-vit"
+    family.model.save_pretrained(folder)
+    family.image_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty texts in two conditions, in columns of unusual names."""
+    rng = np.random.default_rng(0)
+    vocabulary = {"animal": ["dog", "fox", "horse", "cat"], "tool": ["hammer", "saw", "drill", "axe"]}
+    rows = [
+        {"kind": kind, "words": f"The {rng.choice(group)} is number {i}."}
+        for kind, group in vocabulary.items()
+        for i in range(20)
+    ]
+    path = tmp_path_factory.mktemp("stimuli") / "words.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth and noisy pictures, each in its folder."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    for condition in ("smooth", "noisy"):
+        (folder / condition).mkdir()
+        for i in range(12):
+            noise = rng.integers(0, 256, size=(32, 32, 3) if condition == "noisy" else (1, 1, 3))
+            array = np.broadcast_to(noise, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(array).save(folder / condition / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("MODALNET_CACHE", str(tmp_path / "store"))
+    return Store()
+
+
+@pytest.fixture
+def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a forward pass ran")
+
+    monkeypatch.setattr(Engine, "run", refuse)
+
+
+def run(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def ok(*arguments: object, stdin: str | None = None) -> str:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fails(*arguments: object) -> str:
+    """The one line that an error costs."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert not result.stdout
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("loading")]
+    assert line.startswith("error: ")
+    return line
+
+
+def csv(words: Path) -> list[object]:
+    options = ["--text-column", "words", "--condition-column", "kind"]
+    return ["--contrast", f"csv:{words}", "--positive", "animal", *options]
+
+
+# ------------------------------------------------------------------------------------------------------------ localize
+
+
+def test_localize_writes_what_the_library_gives(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    out = tmp_path / "new" / "folder"
+    printed = ok("localize", gpt2, *csv(words), "--top", "10%", "--out", out, "--no-progress")
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    contrast = mn.stimuli.from_csv(words, text="words", condition="kind", positive="animal")
+    expected = mn.localize(mn.load(gpt2), contrast, cache=False, progress=False)
+    network = expected.top(fraction=0.1)
+    assert mn.Localization.load(out / "localization.safetensors") == expected
+    assert mn.Units.load(out / "units.json") == network
+    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), expected.summary(network))
+    with Image.open(out / "layers.png") as image:
+        image.load()
+    for name in FILES:
+        assert str(out / name) in printed
+    best = expected.top_units(1).iloc[0]
+    assert f"{best['t']:.2f}" in printed
+    assert "animal > tool" in printed
+    assert f"the {network.count} of 128 units (9.38%)" in printed
+    reliability = expected.reliability(fraction=network.count / 128)
+    assert f"g = {reliability.g_held_out.mean():.2f} on the last fifth" in printed
+    assert f"Dice = {reliability.dice.mean():.2f}" in printed
+
+
+def test_json_is_one_document_that_says_the_same(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    result = run("localize", gpt2, *csv(words), "--top", "7", "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    assert "localizing" in result.stderr
+    document = json.loads(result.stdout)
+    files = {name: Path(path) for name, path in document["files"].items()}
+    localization, units = mn.Localization.load(files["localization"]), mn.Units.load(files["units"])
+    assert units.count == document["network"]["selected"] == document["network"]["asked"]["k"] == 7
+    assert document["network"]["units"] == localization.n_units == 128
+    tower = document["network"]["towers"]["decoder"]
+    assert [layer["selected"] for layer in tower["layers"]] == units.per_layer()["decoder"].tolist()
+    assert tower["significant"] == localization.significant().count
+    top = localization.top_units(50)
+    assert [(u["tower"], u["layer"], u["dim"]) for u in document["top_units"]] == [
+        tuple(row) for row in top[["tower", "layer", "dim"]].itertuples(index=False)
+    ]
+    np.testing.assert_array_equal([unit["t"] for unit in document["top_units"]], top["t"])
+    assert (
+        document["contrast"]["conditions"][0] | {"condition": "animal", "n": 20}
+        == (document["contrast"]["conditions"][0])
+    )
+    measured = {(row["measure"], row["units"]): row["mean"] for row in document["reliability"]}
+    expected = localization.reliability(fraction=7 / 128)
+    assert measured["split-half Dice", "network"] == expected.dice.mean()
+    assert measured["t, held out", "network"] == expected.t_held_out.mean()
+    assert document["reliability_missing"] is None
+
+
+def test_the_second_run_answers_from_the_store(
+    gpt2: Path, words: Path, tmp_path: Path, store: Store, request: pytest.FixtureRequest
+) -> None:
+    arguments = ["localize", gpt2, *csv(words), "--top", "7", "--json", "--no-progress", "--out"]
+    first = json.loads(ok(*arguments, tmp_path / "a"))
+    request.getfixturevalue("no_forward")
+    second = json.loads(ok(*arguments, tmp_path / "b"))
+    assert first.pop("files") != second.pop("files")
+    assert first == second
+    kept = [mn.Localization.load(tmp_path / folder / "localization.safetensors") for folder in "ab"]
+    assert kept[0] == kept[1]
+    with pytest.raises(AssertionError, match="a forward pass ran"):  # --no-cache does not ask the store
+        raise run(*arguments, tmp_path / "c", "--no-cache").exception or RuntimeError
+
+
+def test_no_cache_leaves_no_entry(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    ok("localize", gpt2, *csv(words), "--top", "7", "--out", tmp_path / "out", "--no-cache")
+    assert store.entries() == []
+
+
+def test_options_reach_the_localization(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    options = ["--tokens", "0,-1", "--magnitude", "signed", "--towers", "decoder", "--dtype", "bfloat16"]
+    more = ["--batch-size", "3", "--negative", "tool", "--device", "cpu"]
+    document = json.loads(
+        ok("localize", gpt2, *csv(words), "--top", "0.1", *options, *more, "--out", tmp_path, "--json")
+    )
+    assert document["settings"] == {"tokens": {"decoder": [0, -1]}, "magnitude": "signed", "protocol": None}
+    contrast = mn.stimuli.from_csv(words, text="words", condition="kind", positive="animal")
+    model = mn.load(gpt2, dtype="bfloat16")
+    expected = mn.localize(model, contrast, tokens=(0, -1), magnitude="signed", batch_size=3, cache=False)
+    assert mn.Localization.load(tmp_path / "localization.safetensors") == expected
+
+
+def test_protocol(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    printed = ok("localize", gpt2, *csv(words), "--top", "5", "--protocol", "alkhamissi2025", "--out", tmp_path)
+    assert "alkhamissi2025" in printed
+    assert mn.Localization.load(tmp_path / "localization.safetensors").meta["protocol"] == "alkhamissi2025"
+
+
+def test_images(vit: Path, pictures: Path, tmp_path: Path, store: Store) -> None:
+    contrast = ["--contrast", f"folder:{pictures}", "--positive", "noisy"]
+    tokens = ["--tokens", "vision=image"]
+    printed = ok("localize", vit, *contrast, *tokens, "--top", "5%", "--out", tmp_path)
+    assert "noisy > smooth" in printed
+    assert "image in vision" in printed
+    localization = mn.Localization.load(tmp_path / "localization.safetensors")
+    expected = mn.localize(
+        mn.load(vit), mn.stimuli.from_folder(pictures, positive="noisy"), tokens="image", cache=False, progress=False
+    )
+    assert localization == expected
+    assert mn.Units.load(tmp_path / "units.json") == expected.top(fraction=0.05)
+
+
+def test_too_few_stimuli_for_reliability_is_said(gpt2: Path, tmp_path: Path, store: Store) -> None:
+    texts = tmp_path / "few.csv"
+    texts.write_text("text,condition\nA dog.,a\nThe fox ran.,a\nTea.,b\nThe window.,b\n")
+    arguments = ["localize", gpt2, "--contrast", f"csv:{texts}", "--positive", "a", "--top", "5", "--out", tmp_path]
+    printed = ok(*arguments)
+    assert "not measured" in printed
+    assert "a t needs two of each" in printed
+    document = json.loads(ok(*arguments, "--json"))
+    assert document["reliability"] is None
+    assert "a t needs two of each" in document["reliability_missing"]
+
+
+def test_warnings_are_one_line(words: Path, tmp_path: Path, store: Store) -> None:
+    family, folder = build("gpt2"), tmp_path / "broken"
+    family.model.save_pretrained(folder)
+    family.tokenizer.save_pretrained(folder)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (bias,) = [name for name in weights if name.endswith("h.3.mlp.c_proj.bias")]
+    weights[bias][4] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = run("localize", folder, *csv(words), "--top", "5", "--out", tmp_path / "out", "--json", "--no-progress")
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert "NaN or infinite activations: 1 of 128 in decoder" in line
+    assert json.loads(result.stdout)["network"]["towers"]["decoder"]["undefined"] == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_anything_runs(
+    gpt2: Path, words: Path, tmp_path: Path, no_forward: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(mn, "load", None)  # not even the model is loaded
+    assert "--out" in fails("localize", gpt2, *csv(words), "--out", blocked)
+    assert "--out" in fails("localize", gpt2, *csv(words), "--out", blocked / "below")
+    assert "--out" in fails("demo", "--out", blocked)
+
+
+@pytest.mark.parametrize("top", ["0", "0%", "101%", "1.0", "1.5", "-3", "many", "", "nan", "inf%", "1e400"])
+def test_a_nonsensical_size_is_refused(top: str) -> None:
+    assert f'got "{top}"' in fails("localize", "absent", "--contrast", "language", f"--top={top}")
+    assert f'got "{top}"' in fails("demo", f"--top={top}")
+
+
+def test_sizes() -> None:
+    assert parse_top("1%") == parse_top("0.01") == parse_top(" 1 %") == {"fraction": 0.01}
+    assert parse_top("0.5%") == {"fraction": 0.005}
+    assert parse_top("100%") == {"fraction": 1.0}
+    assert parse_top("115") == {"k": 115}
+    assert parse_top("1") == {"k": 1}
+
+
+def test_tokens() -> None:
+    assert parse_tokens(None) is None
+    assert parse_tokens(["mean"]) == "mean"
+    assert parse_tokens(["-1"]) == (-1,)
+    assert parse_tokens(["vision=cls", "decoder=0,-1"]) == {"vision": "cls", "decoder": (0, -1)}
+    with pytest.raises(InputError, match="TOWER=CHOICE"):
+        parse_tokens(["mean", "vision=cls"])
+
+
+def test_mistakes_are_one_line(gpt2: Path, vit: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    out = ["--out", tmp_path / "out"]
+    assert "langage" in fails("localize", gpt2, "--contrast", "langage", *out)
+    assert "Did you mean 'animal'" in fails(
+        "localize", gpt2, *csv(words)[:-6], "--positive", "anmal", *csv(words)[4:], *out
+    )
+    assert not (tmp_path / "out").exists()
+    assert "absent" in fails("localize", tmp_path / "absent", *csv(words), *out)
+    assert "config.json" in fails("localize", tmp_path, *csv(words), *out)
+    assert "reads images only; use image stimuli" in fails("localize", vit, *csv(words), *out)
+    assert "no tower 'vision'" in fails("localize", gpt2, *csv(words), "--towers", "vision", *out)
+    assert "tokens='middle'" in fails("localize", gpt2, *csv(words), "--tokens", "middle", *out)
+    assert "protocol='new'" in fails("localize", gpt2, *csv(words), "--protocol", "new", *out)
+    assert "magnitude='loud'" in fails("localize", gpt2, *csv(words), "--magnitude", "loud", *out)
+    assert "dtype='float7'" in fails("localize", gpt2, *csv(words), "--dtype", "float7", *out)
+    assert "--batch-size" in fails("localize", gpt2, *csv(words), "--batch-size", "0", *out)
+
+
+def test_more_units_than_there_are(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    result = run("localize", gpt2, *csv(words), "--top", "129", "--out", tmp_path, "--no-progress")
+    assert result.exit_code == 2
+    assert "129 units were asked for" in result.stderr.splitlines()[-1]
+
+
+def test_debug_shows_the_traceback(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(run("--debug", "localize", gpt2, "--contrast", "langage").exception, InputError)
+    monkeypatch.setenv("MODALNET_DEBUG", "1")
+    assert isinstance(run("localize", gpt2, "--contrast", "langage").exception, InputError)
+
+
+def test_a_missing_option_is_a_usage_error(gpt2: Path) -> None:
+    result = run("localize", gpt2)
+    assert result.exit_code == 2
+    assert "--contrast" in result.stderr
+
+
+# -------------------------------------------------------------------------------------------------------------- towers
+
+
+def test_towers(gpt2: Path, vit: Path) -> None:
+    printed = ok("towers", gpt2)
+    assert "4 blocks" in printed
+    assert "= 128 units" in printed
+    assert "transformer.h.0 .. 3" in printed
+    assert "weights not loaded" in printed
+    document = json.loads(ok("towers", vit, "--json"))
+    model = mn.load(vit)
+    assert document["towers"]["vision"]["paths"] == list(model.towers["vision"].paths)
+    assert document["units"] == len(model.units())
+    assert document["parameters"] == sum(parameter.numel() for parameter in model.module.parameters())
+
+
+def test_towers_needs_neither_weights_nor_tokenizer(gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((gpt2 / "config.json").read_bytes())
+    printed = ok("towers", tmp_path)
+    assert "= 128 units" in printed
+    assert "no tokenizer or processor" in printed
+
+
+def test_towers_of_what_is_no_model(tmp_path: Path) -> None:
+    assert "config.json" in fails("towers", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "new", "auto_map": {"AutoConfig": "code.New"}}')
+    assert "trust_remote_code" in fails("towers", tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+@pytest.fixture
+def three(store: Store) -> Store:
+    meta = {"contrast": {"name": "a > b"}, "source": "some/model"}
+    for key, document in {
+        "aaaa11110000ffff": {"format": "modalnet.localization", "meta": meta},
+        "aaaa22220000ffff": {"format": "modalnet.other"},
+        "bbbb": {"format": "modalnet.localization", "meta": meta | {"protocol": "p", "list": [1, 2]}},
+    }.items():
+        store.put(key, {"x": np.zeros(1000)}, document)
+    store.path("bbbb").with_name("dddd.safetensors").write_bytes(b"no such thing")
+    return store
+
+
+def test_cache_ls(three: Store) -> None:
+    printed = ok("cache", "ls")
+    assert "aaaa11110000   a > b in some/model" in printed
+    assert "modalnet.other" in printed
+    assert "(p)" in printed
+    assert "damaged" in printed
+    assert "4 results" in printed
+    document = json.loads(ok("cache", "ls", "--json"))
+    assert {entry["key"] for entry in document["entries"]} == {entry.key for entry in three.entries()}
+    assert [entry["key"] for entry in document["entries"] if entry["damaged"]] == ["dddd"]
+
+
+def test_cache_of_nothing(store: Store) -> None:
+    assert "0 results" in ok("cache", "ls")
+    assert "no results" in ok("cache", "clear")
+    assert not store.folder.exists()
+
+
+def test_cache_show(three: Store) -> None:
+    printed = ok("cache", "show", "bb")
+    assert printed.startswith("bbbb: a > b in some/model (p)")
+    assert '"list": [1, 2]' in printed
+    document = json.loads(ok("cache", "show", "aaaa1", "--json"))
+    assert document["key"] == "aaaa11110000ffff"
+    assert document["document"]["meta"]["source"] == "some/model"
+    assert "is damaged" in ok("cache", "show", "dddd")
+    assert "more than one result" in fails("cache", "show", "aaaa")
+    assert "no result" in fails("cache", "show", "cccc")
+
+
+def test_cache_clear(three: Store) -> None:
+    assert run("cache", "clear", stdin="n\n").exit_code == 1
+    assert len(three.entries()) == 4
+    assert "more than one" in fails("cache", "clear", "bb", "aaaa", "--yes")
+    assert len(three.entries()) == 4
+    assert "removed 1 result" in ok("cache", "clear", "bb", stdin="y\n")
+    assert json.loads(ok("cache", "clear", "dddd", "aaaa2", "--yes", "--json"))["removed"] == 2
+    assert [entry.key for entry in three.entries()] == ["aaaa11110000ffff"]
+    ok("cache", "clear", "--yes")
+    assert three.entries() == []
+
+
+def test_results_of_the_command_line_are_listed(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    ok("localize", gpt2, *csv(words), "--top", "5", "--out", tmp_path / "out")
+    assert "animal > tool in tiny-gpt2" in ok("cache", "ls")
+
+
+# ---------------------------------------------------------------------------------------------------------- the process
+
+
+def script(*arguments: object) -> list[str]:
+    code = "import sys; from modalnet.cli import app; app(prog_name='modalnet')"
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def test_version() -> None:
+    assert ok("--version").split() == ["modalnet", mn.__version__]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from modalnet.cli import app;"
+        "result = CliRunner().invoke(app, ['--help']); assert 'localize' in result.stdout;"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'pandas', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_stdout_of_a_process_is_the_document_alone(gpt2: Path, words: Path, tmp_path: Path) -> None:
+    command = script("localize", gpt2, *csv(words), "--top", "5", "--out", tmp_path, "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["network"]["selected"] == 5
+    assert "Loading weights" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_an_interrupt_ends_quietly(gpt2: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many.csv"
+    rows = "".join(f"{'The dog ran. ' * 6}{i},{'ab'[i % 2]}\n" for i in range(8000))
+    many.write_text("text,condition\n" + rows)
+    options = ["--positive", "a", "--out", tmp_path, "--no-cache", "--batch-size", "1"]
+    command = script("localize", gpt2, "--contrast", f"csv:{many}", *options)
+    # A run in the background of a shell hands on a SIGINT that is ignored; a person at a terminal has the default.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
+    )
+    assert process.stderr is not None
+    seen = ""
+    while not re.search(r"[1-9]\d*/8000", seen) and process.poll() is None:
+        seen += process.stderr.read(1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not out
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------------------------------------------------------- real
+
+
+@pytest.mark.real
+def test_language_in_gemma(tmp_path: Path, store: Store) -> None:
+    arguments = ["--contrast", f"fedorenko2010:{assets.data('fedorenko2010')}", "--protocol", "alkhamissi2025"]
+    document = json.loads(ok("localize", assets.gemma(), *arguments, "--top", "1%", "--out", tmp_path, "--json"))
+    assert document["network"]["selected"] == mn.Units.load(tmp_path / "units.json").count == 115
+    assert document["network"]["units"] == 11520
+    assert document["top_units"][0]["t"] == pytest.approx(42.0, abs=0.1)
+    measured = {(row["measure"], row["units"]): row for row in document["reliability"]}
+    assert measured["split-half Dice", "network"]["low"] > 4 * measured["split-half Dice", "random"]["high"]
+    assert measured["t, held out", "network"]["low"] > 2 * measured["t, held out", "random"]["high"]
+
+
+def test_the_demo(tmp_path: Path, store: Store) -> None:
+    printed = ok("demo", "--out", tmp_path / "out")
+    assert "2,304 units" in printed
+    assert printed.count("Held out:") == 2
+    for name in ("language", "vision"):
+        assert sorted(path.name for path in (tmp_path / "out" / name).iterdir()) == FILES
+    document = json.loads(ok("demo", "--out", tmp_path / "out", "--json"))
+    assert set(document) == {"language", "vision"}
+    assert document["vision"]["network"]["towers"].keys() == {"vision", "decoder"}
+
+
+def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar,colour", "--items", "12"]
+    arguments += ["--controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
+    printed = ok("lesion", *arguments)
+    assert "Lesions of tiny" in printed
+    names = ["lesion-dissociation.csv", "lesion-table.csv", "lesion-verdicts.txt", "lesion.png", "lesion.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    document = json.loads(ok("lesion", *arguments, "--json"))
+    assert len(document["table"]) == 2 * 2 * 2 * 2
+    assert set(document["base"]) == {"grammar", "colour"}
+    assert not document["failures"]
+
+
+def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
+    """The options of a careful study reach it, and change what it measures."""
+    arguments = ["tiny", "--tasks", "grammar", "--items", "12", "--controls", "1", "--fractions", "5%"]
+    careful = ["--by", "effect_size", "--exclude-massive", "1.2", "--spare-first", "1", "--out", tmp_path / "careful"]
+    printed = ok("lesion", *arguments, *careful)
+    assert "The first token of every text kept its activations." in " ".join(printed.split())
+    plain, document = (
+        json.loads(ok("lesion", *arguments, *options, "--json")) for options in (["--out", tmp_path / "plain"], careful)
+    )
+    settings = document["settings"]
+    assert (settings["by"], settings["exclude_massive"], settings["spare_first"]) == ("effect_size", 1.2, 1)
+    magnitudes = {one["table"][0]["magnitude"] for one in (plain, document)}
+    assert len(magnitudes) == 2
+    assert min(magnitudes) == document["table"][0]["magnitude"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "size"], "by="),
+        (["--exclude-massive", "0.5"], "above 1"),
+        (["--spare-first", "-1"], "spare_first= is a whole number"),
+        (["--fractions", "12"], "takes shares"),
+        (["--tasks", "sudoku"], "There is no task"),
+        (["--tasks", "blimp"], "needs a path"),
+        (["--networks", "sudoku"], "sudoku"),
+        (["--operations", "melt"], "operations= is a list"),
+    ],
+)
+def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:
+    result = run("lesion", "tiny", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+# -- atlas ---------------------------------------------------------------------------------------------------------
+
+
+def test_atlas_of_files_and_of_a_model_is_the_same_page(store: Store, gpt2: Path, words: Path, tmp_path: Path) -> None:
+    columns = ("--text-column", "words", "--condition-column", "kind")
+    contrast = (f"csv:{words}", "--positive", "animal", *columns)
+    ok("localize", gpt2, "--contrast", *contrast, "--out", tmp_path / "found", "--no-progress")
+    file = tmp_path / "found" / "localization.safetensors"
+    printed = json.loads(ok("atlas", f"animals={file}", "--top", "5%", "--out", tmp_path / "map", "--json"))
+    assert printed["networks"] == ["animals"]
+    assert sorted(path.name for path in (tmp_path / "map").iterdir()) == ["atlas.html", "glass.png", "sheet.png"]
+    page = (tmp_path / "map" / "atlas.html").read_text(encoding="utf-8")
+    expected = mn.atlas({"animals": mn.Localization.load(file)}, top=0.05)
+    assert page == expected.html()
+    with Image.open(tmp_path / "map" / "sheet.png") as picture:
+        assert picture.width == 1440
+
+
+def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> None:
+    assert "takes a share of the units" in fails("atlas", gpt2, "--top", "12", "--out", tmp_path)
+    assert "one model, or .safetensors files" in fails("atlas", gpt2, "other.safetensors", "--out", tmp_path)
+    assert "cannot be read" in fails("atlas", tmp_path / "absent.safetensors", "--out", tmp_path)
+
+
+def test_a_profile(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--top", "5%", "--controls", "2", "--out", tmp_path / "out"]
+    printed = ok("profile", *arguments)
+    assert "published differences of the human language network hold" in printed
+    names = ["contrasts.csv", "human.csv", "table.csv"]
+    files = ["profile-" + name for name in names] + ["profile.png", "profile.safetensors", "profile.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    document = json.loads(ok("profile", *arguments, "--json"))
+    assert [row["condition"] for row in document["table"]] == ["sentences", "word-lists", "jabberwocky", "nonwords"]
+    assert document["settings"]["controls"] == 2
+    assert any("selected anew" in note for note in document["notes"])
+
+
+def test_brain(tmp_path: Path, store: Store) -> None:
+    """Responses that are the length of each sentence: baselines predict them, and files say so."""
+    pytest.importorskip("himalaya")
+    texts = [stimulus.text for stimulus in mn.stimuli.language(40).stimuli]
+    rows = {"sentence": texts, "left": [len(str(text)) for text in texts], "passage": np.arange(len(texts)) // 4}
+    pd.DataFrame(rows).to_csv(tmp_path / "brain.csv", index=False)
+    columns = ["--text", "sentence", "--responses", "left", "--group", "passage"]
+    arguments = ["tiny", "--data", f"csv:{tmp_path / 'brain.csv'}", *columns, "--controls", "2"]
+    document = json.loads(ok("brain", *arguments, "--out", tmp_path / "out", "--json"))
+    score = {row["features"]: row["score"] for row in document["table"]}
+    assert score["length"] > 0.99
+    assert score["length"] > score["network"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"brain.png", "brain.safetensors", "brain-table.csv"}
+    assert mn.brain.Alignment.load(tmp_path / "out" / "brain.safetensors").n_targets == 1
+    assert "predicts brain" in ok("brain", *arguments, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nsd:here"], "--data takes pereira2018:FILE"),
+        (["--data", "csv:brain.csv"], "--responses names the columns"),
+        (["--data", "pereira2018:x.csv", "--group", "a"], "knows its own"),
+        (["--data", "pereira2018:nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_bad_brain_data(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:
+    result = run("brain", "tiny", "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

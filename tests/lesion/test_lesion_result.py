@@ -1,0 +1,691 @@
+"""Results of lesion studies: intervals, tests, dissociations, verdicts, files and pictures, without any model."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy import stats
+
+from modalnet.errors import InputError, StoreError
+from modalnet.lesion import inference
+from modalnet.lesion.result import Condition, LesionStudy
+from modalnet.lesion.table import N_PERMUTATIONS
+from modalnet.plotting.lesion import dose_curves, save_dose_curves
+from modalnet.stats.moments import fdr
+from modalnet.tasks.base import TaskScores
+
+N = 240
+SIZE = 0.01
+CHANCE = {"blimp": 0.5, "images": 0.25}
+finite = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def study_of(costs, *, sizes=(SIZE,), draws=5, magnitudes=None, n=N, seed=0, level=0.85, tasks=("blimp", "images")):
+    """A study in which every lesion makes a share of the items wrong.
+
+    costs: (network, operation) -> {control: {task: cost in accuracy}}; controls that are absent were not run.
+    """
+    source = rng(seed)
+    luck = {task: source.random(n) for task in tasks}
+    base = {
+        task: TaskScores(
+            task, tuple(f"{i}" for i in range(n)), (luck[task] < level) * 1.0, "accuracy", CHANCE.get(task, 0.5)
+        )
+        for task in tasks
+    }
+    cells, counts, norms = {}, {}, {}
+    for (network, operation), kinds in costs.items():
+        for size in sizes:
+            for control, per_task in kinds.items():
+                for draw in range(draws if control in ("layer", "norm") else 1):
+                    condition = Condition(network, size, operation, control, draw)
+                    counts[condition] = round(size * 10_000)
+                    norms[condition] = (magnitudes or {}).get((network, control), 1.0)
+                    for task, cost in per_task.items():
+                        # Some items change for no reason, so that nothing is exactly alike.
+                        noise = source.random(n) < 0.02
+                        cells[condition, task] = np.abs((luck[task] < level - cost) * 1.0 - noise)
+    return LesionStudy("toy", base, cells, counts, norms, {}, 1, seed, {"sizes": list(sizes)})
+
+
+def effect(blimp, images, *, layer=(0.01, 0.01), norm=(0.02, 0.02), least=(0.0, 0.0)):
+    kinds = {"": (blimp, images), "layer": layer, "norm": norm, "least": least}
+    return {kind: dict(zip(("blimp", "images"), one, strict=True)) for kind, one in kinds.items() if one is not None}
+
+
+LANGUAGE, VISION = effect(0.3, 0.02), effect(0.02, 0.4)
+BOTH = ("zero", "mean")
+
+
+@pytest.fixture(scope="module")
+def double():
+    """Language is needed for BLiMP and vision for images, whatever is done to the units."""
+    costs = {("language", name): LANGUAGE for name in BOTH} | {("vision", name): VISION for name in BOTH}
+    return study_of(costs, magnitudes={("language", ""): 2.0, ("vision", ""): 1.5})
+
+
+@pytest.fixture(scope="module")
+def massive():
+    """As on Gemma 3 270M: units of large norm break the model when zeroed, and cost nothing of their own."""
+    zero = effect(0.28, 0.28, norm=(0.28, 0.28))
+    mean = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    magnitudes = {("language", ""): 69.0, ("language", "norm"): 41.0}
+    return study_of(
+        {("language", "zero"): zero, ("language", "mean"): mean}, sizes=(0.00125, 0.01), magnitudes=magnitudes
+    )
+
+
+# -- inference -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(finite, min_size=3, max_size=9))
+def test_sign_flips_of_few_items_are_exactly_those_of_scipy(values):
+    x = np.array(values)
+    expected = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
+    )
+    (p,) = inference.sign_flip(x[:, None], 9_999, rng(0))
+    assert math.isclose(p, expected.pvalue, rel_tol=1e-9)
+
+
+def test_sign_flips_of_many_items_are_close_to_those_of_scipy():
+    x = rng(1).normal(0.12, 1, size=(150, 3))
+    for i, p in enumerate(inference.sign_flip(x, 9_999, rng(0))):
+        expected = stats.permutation_test(
+            (x[:, i],),
+            np.mean,
+            permutation_type="samples",
+            alternative="greater",
+            n_resamples=9_999,
+            random_state=rng(2),
+        )
+        assert abs(p - expected.pvalue) < 4 * math.sqrt(0.25 / 9_999) + 1e-4
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(finite, min_size=2, max_size=40), st.floats(0.1, 100))
+def test_sign_flips_do_not_depend_on_the_unit_or_the_order(values, scale):
+    x = np.array(values)[:, None]
+    p = inference.sign_flip(np.concatenate([x, x * scale], axis=1), 499, rng(0))
+    assert p[0] == p[1]
+    assert 1 / 500 <= p[0] <= 1 or 2.0 ** -len(x) <= p[0] <= 1
+    few = x[:8]
+    assert inference.sign_flip(few, 499, rng(0)) == inference.sign_flip(few[::-1], 499, rng(1))
+
+
+def test_sign_flips_in_parts_are_the_same_as_at_once(monkeypatch):
+    few, many = rng(3).normal(size=(9, 2)), rng(3).normal(size=(64, 2))
+    at_once = inference.sign_flip(few, 999, rng(0)), inference.sign_flip(many, 999, rng(0))
+    means = inference.resampled_means(many, 50, rng(0))
+    monkeypatch.setattr(inference, "CHUNK", 640)
+    np.testing.assert_array_equal(inference.sign_flip(few, 999, rng(0)), at_once[0])
+    np.testing.assert_array_equal(inference.sign_flip(many, 999, rng(0)), at_once[1])
+    np.testing.assert_allclose(inference.resampled_means(many, 50, rng(0)), means)
+
+
+def test_sign_flips_are_nan_where_a_difference_is():
+    x = rng(0).normal(size=(20, 3))
+    x[3, 1], x[4, 2] = np.nan, -np.inf
+    p = inference.sign_flip(x, 99, rng(0))
+    assert np.isfinite(p).tolist() == [True, False, False]
+    assert inference.sign_flip(np.zeros((30, 1)), 99, rng(0))[0] == 1
+
+
+def test_intervals_are_those_of_scipy():
+    x = rng(5).exponential(size=80)
+    expected = stats.bootstrap((x,), np.mean, n_resamples=9_999, method="percentile", random_state=rng(6))
+    low, high = inference.interval(inference.resampled_means(x[:, None], 9_999, rng(7))[:, 0])
+    error = 0.05 * (high - low)
+    assert abs(low - expected.confidence_interval.low) < error
+    assert abs(high - expected.confidence_interval.high) < error
+
+
+def test_cells_share_their_resamples():
+    x = rng(0).random((50, 2))
+    means = inference.resampled_means(np.stack([x[:, 0], x[:, 0] + 0.25, x[:, 1]], axis=1), 200, rng(0))
+    np.testing.assert_allclose(means[:, 1] - means[:, 0], 0.25)
+    assert np.ptp(means[:, 2] - means[:, 0]) > 0.01
+    assert inference.interval(means[:, 1] - means[:, 0])[0] == pytest.approx(0.25)
+
+
+def test_intervals_of_an_excess_cover_it():
+    """Items and draws both vary; the truth is an excess of 0.1."""
+    covered = 0
+    for run in range(200):
+        source = rng(run, 1)
+        difficulty = source.normal(size=(60, 1))
+        controls = difficulty + source.normal(0, 0.3, size=12) + source.normal(size=(60, 12))
+        network = difficulty[:, 0] - 0.1 + source.normal(size=60)
+        means = inference.resampled_means(np.column_stack([network, controls]), 300, source)
+        low, high = inference.interval(inference.resampled_excess(means[:, 0], means[:, 1:], source))
+        covered += low <= 0.1 <= high
+    assert 0.88 <= covered / 200 <= 1
+
+
+def test_ranks_count_ties_against_the_network():
+    assert inference.rank_p(0.5, np.array([0.1, 0.2, 0.3])) == 1 / 4
+    assert inference.rank_p(0.5, np.array([0.1, 0.5, 0.6])) == 3 / 4
+    assert inference.rank_p(0.3, np.array([0.1 + 0.2])) == 1
+    assert math.isnan(inference.rank_p(0.3, np.array([])))
+    assert math.isnan(inference.rank_p(0.3, np.array([np.nan, 0.1])))
+
+
+def test_effect_sizes():
+    controls = np.array([0.1, 0.2, 0.3])
+    assert inference.standardized(0.5, controls) == pytest.approx(3.0)
+    assert math.isnan(inference.standardized(0.5, controls[:1]))
+    assert math.isnan(inference.standardized(0.5, np.array([0.2, 0.2])))
+    x = rng(0).normal(0.3, 1, 50)
+    assert inference.paired_dz(x) == pytest.approx(stats.ttest_1samp(x, 0).statistic / math.sqrt(50))
+    assert math.isnan(inference.paired_dz(np.full(10, 0.1)))
+
+
+def test_noise_gives_five_percent_false_positives():
+    """Networks that are no different from their controls, on items of different difficulty."""
+    source = rng(11)
+    n_tests, n_draws, n_items = 1_000, 10, 200
+    difficulty = source.uniform(0.5, 0.95, size=(n_items, 1))
+    differences = np.stack(
+        [
+            (draws[:, 1:].mean(axis=1) - draws[:, 0])
+            for draws in ((source.random((n_items, n_draws + 1)) < difficulty) for _ in range(n_tests))
+        ],
+        axis=1,
+    )
+    p = inference.sign_flip(differences, 1_999, rng(0))
+    assert 0.03 < (p < 0.05).mean() < 0.07
+    assert (fdr(p) < 0.05).sum() <= 1
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_follows_from_the_item_scores(double):
+    table = double.table()
+    assert len(table) == 2 * 2 * 2
+    row = table[(table.network == "language") & (table.task == "blimp") & (table.operation == "zero")].iloc[0]
+    own = Condition("language", SIZE, "zero")
+    base, scores = double.base["blimp"].scores, double.cells[own, "blimp"]
+    assert row.score == scores.mean()
+    assert row["drop"] == pytest.approx((base - scores).mean())
+    reference = stats.bootstrap((base - scores,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
+    assert [row.drop_low, row.drop_high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    least = base - double.cells[Condition("language", SIZE, "zero", "least"), "blimp"]
+    for values, name in ((base, "base"), (least, "drop_least")):
+        reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
+        found = [row[f"{name}_low"], row[f"{name}_high"]]
+        assert found == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    for kind in ("layer", "norm"):
+        controls = np.stack([double.cells[Condition("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
+        drops = base.mean() - controls.mean(axis=1)
+        difference = controls.mean(axis=0) - scores
+        assert row[f"n_{kind}"] == 5
+        assert row[f"drop_{kind}"] == pytest.approx(drops.mean())
+        assert row[f"drop_{kind}_low"] < row[f"drop_{kind}"] < row[f"drop_{kind}_high"]
+        # Draws vary beside items, so the interval holds that of the items alone.
+        items = stats.bootstrap(
+            (base - controls.mean(axis=0),), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0)
+        ).confidence_interval
+        assert row[f"drop_{kind}_low"] < items.low + 0.005
+        assert row[f"drop_{kind}_high"] > items.high - 0.005
+        assert row[f"excess_{kind}"] == pytest.approx(row["drop"] - drops.mean())
+        assert row[f"excess_{kind}_low"] < row[f"excess_{kind}"] < row[f"excess_{kind}_high"]
+        assert row[f"p_draws_{kind}"] == pytest.approx(1 / 6)
+        assert row[f"p_items_{kind}"] == 1 / (N_PERMUTATIONS + 1)
+        assert row[f"z_{kind}"] == pytest.approx((row["drop"] - drops.mean()) / drops.std(ddof=1))
+        assert row[f"dz_{kind}"] == pytest.approx(difference.mean() / difference.std(ddof=1))
+        assert row[f"exceeds_{kind}"]
+        for test in ("draws", "items"):
+            np.testing.assert_allclose(table[f"q_{test}_{kind}"], fdr(table[f"p_{test}_{kind}"].to_numpy()))
+    assert (row.units, row.magnitude, row.chance, row.measure) == (100, 2.0, 0.5, "accuracy")
+    assert row.n_least == 1
+    assert row.p_draws_least == 0.5
+
+
+def test_the_table_is_the_same_every_time_and_its_own(double):
+    table = double.table()
+    again = LesionStudy(**{name: getattr(double, name) for name in double.__dataclass_fields__})
+    assert again.table().equals(table)
+    table["drop"] = 0
+    assert (double.table()["drop"] != 0).any()
+
+
+def test_another_task_changes_no_interval(double):
+    cells = {key: scores for key, scores in double.cells.items() if key[1] == "images"}
+    alone = LesionStudy("toy", {"images": double.base["images"]}, cells, {}, {}, {}, 0, double.seed, {})
+    columns = ["drop_low", "excess_norm_high", "p_items_norm"]
+    table = double.table()
+    expected = table[table.task == "images"][columns].to_numpy()
+    np.testing.assert_array_equal(alone.table()[columns].to_numpy(), expected)
+    assert alone.table()["units"].isna().all()
+
+
+def test_random_sets_that_differ_need_the_rank():
+    """A network that is one more random set: item tests alone would often call it special."""
+    source = rng(21)
+    n = 150
+    luck, cells = source.random(n), {}
+    for number in range(60):
+        for control, draws in (("", 1), ("norm", 10)):
+            for draw in range(draws):
+                level = 0.85 - source.uniform(0, 0.3)
+                condition = Condition(f"set {number}", SIZE, "zero", control, draw)
+                cells[condition, "blimp"] = (luck < level) * 1.0
+    base = TaskScores("blimp", tuple(map(str, range(n))), (luck < 0.85) * 1.0, "accuracy", 0.5)
+    table = LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {}).table()
+    assert (table.q_items_norm < 0.05).mean() > 0.25
+    assert table.exceeds_norm.mean() < 0.15  # 1 in 11 has the largest drop of all
+
+
+def test_what_was_not_run_is_missing():
+    study = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)})
+    table = study.table()
+    assert (table.n_norm == 0).all()
+    for column in ("drop_norm", "excess_norm", "p_items_norm", "q_draws_norm", "exceeds_norm", "exceeds_least"):
+        assert table[column].isna().all()
+    assert table.exceeds_layer.all()
+
+
+def test_failures_stay_visible(double):
+    lost = (Condition("vision", SIZE, "mean"), "images")
+    cells = {key: scores for key, scores in double.cells.items() if key != lost}
+    failures = {lost: "out of memory", (Condition("vision", SIZE, "zero", "norm", 2), "captions"): "no images"}
+    study = LesionStudy("toy", double.base, cells, double.counts, double.magnitudes, failures, 0, 0, {})
+    table = study.table()
+    (row,) = table[table.failure != ""].to_dict("records")
+    assert (row["network"], row["operation"], row["failure"]) == ("vision", "mean", "out of memory")
+    assert math.isnan(row["score"])
+    assert row["base"] == double.base["images"].mean
+    assert "mean ablation failed (out of memory)" in study.verdicts()[-1]
+    assert "2 cells failed" in study.summary()
+    assert "norm control 2 on captions: no images" in study.summary()
+    verdicts = study.dissociation(operation="mean").verdict
+    assert verdicts.tolist() == ["not tested: no usable scores of vision on images"]
+
+
+def test_scores_that_are_not_finite_are_no_result(double):
+    cells = dict(double.cells)
+    own = Condition("language", SIZE, "zero")
+    cells[own, "blimp"] = np.full(N, np.nan)
+    cells[own, "images"] = np.where(np.arange(N) == 3, -np.inf, 1.0)
+    study = LesionStudy("toy", double.base, cells, double.counts, double.magnitudes, {}, 0, double.seed, {})
+    table, before = study.table(), double.table()
+    spoiled = (table.network == "language") & (table.operation == "zero")
+    assert (
+        table[spoiled][["drop_low", "excess_norm_low", "p_items_norm", "p_draws_norm", "exceeds_norm"]]
+        .isna()
+        .all(axis=None)
+    )
+    columns = ["drop_low", "excess_norm_low", "p_items_norm"]
+    assert table[~spoiled][columns].equals(before[~spoiled][columns])
+    assert "zero ablation gave no scores" in study.verdicts()[0]
+
+
+# -- dissociations -------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_double_dissociation_is_found(double):
+    rows = double.dissociation()
+    assert rows.operation.tolist() == ["zero", "mean"]
+    for row in rows.to_dict("records"):
+        assert row["verdict"] == (
+            "double dissociation: lesioning language breaks blimp and spares images, "
+            "lesioning vision breaks images and spares blimp"
+        )
+        table = double.table()
+        table = table[table.operation == row["operation"]].set_index(["network", "task"])
+        drop = table["drop"]
+        Aa, Ab = drop["language", "blimp"], drop["language", "images"]
+        Ba, Bb = drop["vision", "blimp"], drop["vision", "images"]
+        assert [row[f"drop_{cell}"] for cell in ("Aa", "Ab", "Ba", "Bb")] == [Aa, Ab, Ba, Bb]
+        assert row["crossed_raw"] == pytest.approx((Aa - Ab) - (Ba - Bb))
+        a, b = (double.base[task].mean - CHANCE[task] for task in ("blimp", "images"))
+        assert row["crossed"] == pytest.approx((Aa / a - Ab / b) - (Ba / a - Bb / b))
+        assert 0 < row["crossed_low"] < row["crossed"] < row["crossed_high"]
+        assert row["difference_a"] == pytest.approx(Aa - Ba)
+        assert row["difference_b_low"] > 0
+        assert row["excess_Bb_low"] == table["excess_norm_low"]["vision", "images"]
+
+
+def test_a_double_dissociation_is_found_with_the_tasks_exchanged():
+    study = study_of({("language", "zero"): VISION, ("vision", "zero"): LANGUAGE})
+    (row,) = study.dissociation(control="layer").to_dict("records")
+    assert row["verdict"].startswith("double dissociation: lesioning language breaks images and spares blimp")
+    assert row["crossed_high"] < 0
+
+
+def test_a_single_dissociation_is_no_double_one():
+    study = study_of({("language", "zero"): LANGUAGE, ("vision", "zero"): effect(0.02, 0.02)})
+    (verdict,) = study.dissociation().verdict
+    assert verdict.startswith(
+        "single dissociation: lesioning language breaks blimp and spares images, lesioning vision"
+    )
+    assert "breaks" not in verdict.split("lesioning vision")[1]
+
+
+def test_damage_to_everything_is_no_dissociation():
+    study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.3, 0.3)})
+    (verdict,) = study.dissociation().verdict
+    assert verdict == (
+        "no dissociation: lesioning language breaks blimp and images, lesioning vision breaks blimp and images"
+    )
+
+
+def test_what_controls_break_as_well_is_not_called_spared():
+    """Each network breaks a task, and massive activations make the other drop on controls as well."""
+    costs = {
+        ("language", "zero"): effect(0.4, 0.2, norm=(0.05, 0.2)),
+        ("vision", "zero"): effect(0.2, 0.4, norm=(0.2, 0.05)),
+    }
+    (verdict,) = study_of(costs).dissociation().verdict
+    assert verdict == (
+        "double dissociation: "
+        "lesioning language breaks blimp and hurts images no more than norm-matched random units do, "
+        "lesioning vision breaks images and hurts blimp no more than norm-matched random units do"
+    )
+
+
+def test_two_lesions_of_one_set_do_not_dissociate():
+    rows = [
+        study_of({(name, "zero"): effect(0.25, 0.25) for name in "AB"}, seed=seed).dissociation() for seed in range(8)
+    ]
+    assert all(row.verdict[0].startswith("no dissociation") for row in rows)
+    assert sum(row.crossed_low[0] <= 0 <= row.crossed_high[0] for row in rows) >= 6
+
+
+def test_noise_does_not_dissociate():
+    nothing = effect(0.01, 0.01, layer=None, norm=(0.01, 0.01), least=None)
+    studies = [study_of({(name, "zero"): nothing for name in "AB"}, n=80, seed=seed) for seed in range(40)]
+    verdicts = [study.dissociation().verdict[0] for study in studies]
+    assert sum(verdict.startswith("no dissociation") for verdict in verdicts) >= 37
+    assert not any(verdict.startswith("double") for verdict in verdicts)
+
+
+def test_a_task_at_chance_cannot_be_broken():
+    study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.0, 0.0)}, level=0.5)
+    (row,) = study.dissociation().to_dict("records")
+    assert row["verdict"] == "not tested: without a lesion the model is at chance on blimp"
+    assert math.isnan(row["crossed"])
+    assert math.isfinite(row["crossed_raw"])
+
+
+def test_tasks_without_a_common_unit_are_compared_within_each(double):
+    texts = TaskScores("blimp", double.base["blimp"].items, double.base["blimp"].scores - 4, "nats per token", math.nan)
+    cells = {(one, task): scores - 4 * (task == "blimp") for (one, task), scores in double.cells.items()}
+    base = {"blimp": texts, "images": double.base["images"]}
+    study = LesionStudy("toy", base, cells, double.counts, double.magnitudes, {}, 0, double.seed, {})
+    row = study.dissociation(operation="zero").iloc[0]
+    assert np.isnan(row[["crossed", "crossed_raw", "crossed_low"]].astype(float)).all()
+    before = double.dissociation(operation="zero").iloc[0]
+    assert row.difference_a_low == pytest.approx(before.difference_a_low)
+    assert row.verdict.startswith("double dissociation")
+
+
+def test_which_sizes_stand_against_each_other(double):
+    fixed = study_of({("faces", "zero"): VISION}, sizes=(0.0034,))
+    chosen = study_of({("language", "zero"): LANGUAGE}, sizes=(0.005, 0.01))
+    cells, counts = {**chosen.cells, **fixed.cells}, {**chosen.counts, **fixed.counts}
+    study = LesionStudy("toy", chosen.base, cells, counts, {}, {}, 0, 0, {})
+    assert study.fractions("language") == (0.005, 0.01)
+    rows = study.dissociation()
+    assert list(zip(rows.fraction_A, rows.fraction_B, strict=True)) == [(0.005, 0.0034), (0.01, 0.0034)]
+    assert len(study.dissociation(fraction=0.01)) == 1
+    with pytest.raises(
+        InputError, match=r"No lesion has the size 0.02; this study has language at 0.500%, 1.000%; faces"
+    ):
+        study.dissociation(fraction=0.02)
+
+
+def test_dissociations_that_cannot_be_asked_for(double, massive):
+    with pytest.raises(InputError, match="two networks and two tasks; this study has 1 and 2"):
+        massive.dissociation()
+    with pytest.raises(InputError, match="one of layer, norm, least; got 'random'"):
+        double.dissociation(control="random")
+    with pytest.raises(InputError, match="zero and mean ablation, not 'scale'"):
+        double.dissociation(operation="scale")
+    none = study_of({(name, "zero"): effect(0.3, 0.1, norm=None) for name in "AB"})
+    assert none.dissociation().verdict[0].startswith("not tested: norm-matched random units were not lesioned")
+
+
+# -- verdicts ------------------------------------------------------------------------------------------------------
+
+
+def test_massive_activations_do_not_survive(massive):
+    sentences = massive.verdicts()
+    assert len(sentences) == 2
+    for sentence in sentences:
+        assert "with 69 times the mean |activation|, massive activations" in sentence
+        assert re.search(r"norm-matched random units \(with 41 times the mean \|activation\|\) cost 0\.[23]", sentence)
+        assert "the effect does not survive: norm-matched random units hurt as much" in sentence
+        assert "survives at none" in sentence
+    assert sentences[0].startswith("language on blimp: ")
+
+
+def test_an_effect_of_the_network_survives(double):
+    sentences = dict(
+        zip(
+            [("language", "blimp"), ("language", "images"), ("vision", "blimp"), ("vision", "images")],
+            double.verdicts(),
+            strict=True,
+        )
+    )
+    for pair, sentence in sentences.items():
+        assert ("the effect survives" in sentence) == (pair in {("language", "blimp"), ("vision", "images")}), sentence
+    sentence = sentences["language", "blimp"]
+    assert "100 units (1%) with 2.0 times the mean |activation|; zero ablation takes accuracy from 0." in sentence
+    for words in ("mean ablation takes accuracy", "layer-matched random units cost", "the least selective units cost"):
+        assert words in sentence
+
+
+def test_an_effect_of_zeroing_alone_does_not_survive():
+    mean = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    study = study_of({("language", "zero"): LANGUAGE, ("language", "mean"): mean})
+    assert "does not survive: under mean ablation" in study.verdicts()[0]
+
+
+def test_units_that_no_random_unit_matches_are_told():
+    magnitudes = {("language", ""): 69.0, ("language", "norm"): 12.0}
+    study = study_of({("language", name): LANGUAGE for name in BOTH}, magnitudes=magnitudes)
+    assert "no random units are as strongly driven (the norm-matched have 12 times)" in study.verdicts()[0]
+
+
+def test_what_was_not_tested_is_said():
+    zero = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)}).verdicts()[0]
+    for words in (
+        "norm-matched random units were not tested",
+        "the least selective units were not tested",
+        "mean ablation was not tested",
+        "whether the effect survives was not tested: "
+        "norm-matched random units were not zeroed and mean ablation was not run",
+    ):
+        assert words in zero
+    mean = study_of({("language", "mean"): LANGUAGE}).verdicts()[0]
+    assert "zero ablation was not tested" in mean
+    assert "whether the effect survives was not tested: zero ablation was not run" in mean
+    unknown = study_of({("language", "zero"): LANGUAGE}, magnitudes={("language", ""): math.nan}).verdicts()[0]
+    assert "of unknown mean |activation|" in unknown
+
+
+def test_no_effect_is_no_effect():
+    # 0.0 but for the noise, which makes as many items right as wrong only if half of them are wrong.
+    nothing = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    study = study_of({("language", name): nothing for name in BOTH}, level=0.5)
+    assert "there is no effect: neither operation costs anything measurable" in study.verdicts()[0]
+
+
+def test_the_summary_says_it_all(massive):
+    text = massive.summary()
+    assert text.startswith("Lesions of toy\n")
+    assert "69 times" in text
+    assert "With 5 random draws, a rank among them gives p >= 0.167." in text
+    assert "The first token of every text kept its activations." in text
+    for sentence in massive.verdicts():
+        assert sentence in text
+    assert repr(massive) == "LesionStudy(toy: language on blimp, images; zero and mean ablation, 96 cells)"
+
+
+def test_a_study_without_cells_is_empty(double):
+    study = LesionStudy("toy", double.base, {}, {}, {}, {}, 0, 0, {})
+    assert study.table().empty
+    assert "excess_norm_low" in study.table()
+    assert study.verdicts() == []
+    assert "no cell was run" in study.summary()
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_comes_back_from_a_file(double, tmp_path):
+    first = next(iter(double.magnitudes))
+    study = LesionStudy(
+        "toy",
+        double.base | {"texts": TaskScores("WikiText", ("a", "b"), np.array([-3.1, -2.7]), "nats per token", math.nan)},
+        double.cells | {(Condition("extra", 0.1 + 0.2, "mean"), "texts"): np.array([np.nan, -np.inf])},
+        double.counts,
+        double.magnitudes | {first: math.nan},
+        {(Condition("gone", 0.5, "zero", "least"), "blimp"): "kaputt ☠"},
+        1,
+        7,
+        {"tokens": ("all", 3), "level": math.nan},
+    )
+    study.save(tmp_path / "study.safetensors")
+    back = LesionStudy.load(tmp_path / "study.safetensors")
+    for name in ("model", "counts", "failures", "spare_first", "seed"):
+        assert getattr(back, name) == getattr(study, name)
+    assert list(back.cells) == list(study.cells)
+    for key, scores in study.cells.items():
+        np.testing.assert_array_equal(back.cells[key], scores)
+    assert list(back.base) == list(study.base)
+    for task, one in study.base.items():
+        other = back.base[task]
+        assert (one.task, one.items, one.measure) == (other.task, other.items, other.measure)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        np.testing.assert_array_equal(one.chance, other.chance)
+    assert list(back.magnitudes) == list(study.magnitudes)
+    np.testing.assert_array_equal(list(back.magnitudes.values()), list(study.magnitudes.values()))
+    assert back.settings["tokens"] == study.settings["tokens"] == ["all", 3]
+    assert math.isnan(back.settings["level"])
+    assert back.table().equals(study.table())
+
+
+def test_files_that_are_no_study(double, tmp_path):
+    from modalnet._files import write_file
+
+    with pytest.raises(InputError, match=r"kept as \.safetensors"):
+        double.save(tmp_path / "study.csv")
+    with pytest.raises(StoreError, match="cannot be read"):
+        LesionStudy.load(tmp_path / "absent.safetensors")
+    path = tmp_path / "other.safetensors"
+    write_file(path, {}, {"format": "modalnet.units", "version": 1})
+    with pytest.raises(InputError, match=r"other\.safetensors: This is no lesion study"):
+        LesionStudy.load(path)
+    arrays, document = double.to_arrays()
+    del arrays["cells/3"]
+    with pytest.raises(InputError, match="do not make a lesion study"):
+        LesionStudy.from_arrays(arrays, document)
+
+
+def test_parts_that_do_not_fit(double):
+    own = Condition("language", SIZE, "zero")
+
+    def study(cells, settings=None):
+        return LesionStudy("toy", double.base, cells, {}, {}, {}, 0, 0, settings or {})
+
+    with pytest.raises(InputError, match=r"has scores \(3,\) on 'blimp'; without a lesion they are \(240,\)"):
+        study({(own, "blimp"): np.zeros(3)})
+    with pytest.raises(InputError, match="scores on 'texts', which has none without a lesion"):
+        study({(own, "texts"): np.zeros(N)})
+    with pytest.raises(InputError, match="size of a lesion must be a number"):
+        study({(Condition("language", math.nan, "zero"), "blimp"): np.zeros(N)})
+    with pytest.raises(InputError, match="must be JSON"):
+        study({}, {"model": object()})
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------
+
+
+def axes_for(rows, columns):
+    return Figure().subplots(rows, columns, squeeze=False)
+
+
+def test_curves_and_bands_are_the_scores(massive):
+    panels = dose_curves(massive, ax=axes_for(2, 2))
+    assert panels.shape == (2, 2)
+    table = massive.table()
+    for row, operation in enumerate(BOTH):
+        for column, task in enumerate(("blimp", "images")):
+            ax = panels[row, column]
+            assert f"language, {operation} ablation" in ax.get_title("left")
+            own = table[(table.task == task) & (table.operation == operation)]
+            (curve,) = [line for line in ax.lines if line.get_marker() == "o"]
+            np.testing.assert_allclose(curve.get_xdata(), [0.00125, 0.01])
+            np.testing.assert_allclose(curve.get_ydata(), own.score)
+            bars = next(one for one in ax.collections if hasattr(one, "get_segments")).get_segments()
+            np.testing.assert_allclose([bar[:, 1].min() for bar in bars], own.base - own.drop_high)
+            np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.base - own.drop_low)
+            bands = [one for one in ax.collections if not hasattr(one, "get_segments")]
+            for band, kind in zip(bands, ("layer", "norm"), strict=True):
+                means = [massive.cells[Condition("language", 0.01, operation, kind, i), task].mean() for i in range(5)]
+                corners = band.get_paths()[0].vertices
+                at = corners[np.isclose(corners[:, 0], 0.01), 1]
+                assert at.min() == pytest.approx(min(means))
+                assert at.max() == pytest.approx(max(means))
+            levels = {
+                line.get_label(): line.get_ydata()[0]
+                for line in ax.lines
+                if line.get_label() in {"no lesion", "chance"}
+            }
+            assert levels == {"no lesion": massive.base[task].mean, "chance": CHANCE[task]}
+
+
+def test_panels_for_what_is_asked_for(double):
+    axes = axes_for(4, 2)
+    assert dose_curves(double, ax=axes).shape == (4, 2)
+    (panel,) = dose_curves(
+        double, networks="vision", tasks=["images"], operations="mean", ax=axes_for(1, 1)[0, 0]
+    ).ravel()
+    assert panel.get_title("left") == "images\nvision, mean ablation"
+    assert panel.get_ylabel() == "accuracy"
+    assert "layer-matched random units, all draws" in [text.get_text() for text in panel.get_legend().get_texts()]
+    with pytest.raises(InputError, match="4 x 2 panels to draw, on 3 axes"):
+        dose_curves(double, ax=axes_for(1, 3))
+    with pytest.raises(InputError, match=r"has the tasks blimp, images; got \['faces'\]"):
+        dose_curves(double, tasks="faces")
+
+
+def test_titles_keep_to_their_panels():
+    from matplotlib import pyplot
+
+    panels = dose_curves(study_of({("pictures in the vision tower", name): effect(0.1, 0.1) for name in BOTH}))
+    figure = panels[0, 0].figure
+    figure.draw_without_rendering()
+    pyplot.close(figure)
+    for operation, (left, right) in zip(BOTH, panels, strict=True):
+        assert f"pictures in the vision tower, {operation} ablation" in left.get_title("left").replace("\n", " ")
+        first, second = (panel.get_tightbbox() for panel in (left, right))
+        assert first.x1 < second.x0
+        assert second.x1 < figure.bbox.x1
+
+
+def test_curves_are_written(massive, tmp_path):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    save_dose_curves(massive, tmp_path / "curves.png")
+    save_dose_curves(massive, tmp_path / "curves.svg", tasks="blimp")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.svg").read_bytes().startswith(b"<?xml")
+    assert dict(mpl.rcParams) == before
+    with pytest.raises(InputError, match=r"curves\.docx"):
+        save_dose_curves(massive, tmp_path / "curves.docx")

@@ -1,0 +1,338 @@
+"""Specialization: each measure against what its definition says, on networks that are known."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import hypergeom
+
+import modalnet as mn
+from modalnet.execution.likelihood import Request
+from modalnet.specialization import capacity, interference
+from modalnet.specialization import overlap as places
+from modalnet.specialization.selectivity import selectivity
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return mn.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def contrasts():
+    return {"language": mn.stimuli.language(40), "vision": mn.stimuli.vision(n=40, size=64)}
+
+
+@pytest.fixture(scope="module")
+def localizations(tiny, contrasts):
+    return {name: mn.localize(tiny, one, progress=False) for name, one in contrasts.items()}
+
+
+@pytest.fixture(scope="module")
+def result(tiny, localizations, contrasts):
+    bundled = mn.tasks.bundled(8)
+    tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
+    return mn.specialization(
+        tiny, localizations, contrasts, tasks, fraction=0.05, controls=3, n_crossed=15, progress=False
+    )
+
+
+def units(*places_, shape=(4, 20)) -> mn.Units:
+    return mn.Units.from_indices({"decoder": shape}, [("decoder", layer, dim) for layer, dim in places_])
+
+
+# -- overlap and separation --------------------------------------------------------------------------------------------
+
+
+def test_overlap_beside_chance():
+    a = units(*[(0, d) for d in range(8)], *[(2, d) for d in range(4)])
+    b = units(*[(0, d) for d in range(4, 12)], *[(3, d) for d in range(4)])
+    found = places.overlap(a, b, np.random.default_rng(0), draws=20000)
+    assert (found["shared"], found["dice"]) == (4, pytest.approx(a.dice(b)))
+    chance = hypergeom(20, 8, 8)
+    assert found["chance_layer"] == pytest.approx(2 * chance.mean() / 24)
+    assert found["p_more"] == pytest.approx(chance.sf(3), abs=0.01)
+    assert found["p_less"] == pytest.approx(chance.cdf(4), abs=0.01)
+    assert found["chance_tower"] == pytest.approx(2 * 12 * 12 / 80 / 24)
+    low, high = chance.ppf([0.025, 0.975])
+    assert (found["chance_layer_low"], found["chance_layer_high"]) == (2 * low / 24, 2 * high / 24)
+
+
+def test_separation_over_layers_and_depth():
+    early = units(*[(0, d) for d in range(10)])
+    late = units(*[(3, d) for d in range(10)])
+    found = places.separation(early, late, np.random.default_rng(0))
+    assert found["divergence"] == pytest.approx(1)
+    assert found["p"] < 0.001
+    assert (found["depth"], found["distance"]) == (1, 1)
+    alike = places.separation(early, units(*[(0, d) for d in range(10, 20)]), np.random.default_rng(0))
+    assert (alike["divergence"], alike["depth"], alike["distance"]) == (0, 0, 0)
+    assert alike["p"] == 1
+    mixed = units(*[(0, d) for d in range(5)], *[(1, d) for d in range(15)])
+    shares = [np.array([1.0, 0, 0, 0]), np.array([0.25, 0.75, 0, 0])]
+    expected = jensenshannon(*shares, base=2) ** 2
+    assert places.separation(early, mixed, np.random.default_rng(0))["divergence"] == pytest.approx(expected)
+
+
+def test_networks_of_other_towers_have_no_depth_in_common():
+    shapes = {"vision": (3, 10), "decoder": (4, 10)}
+    a = mn.Units.from_indices(shapes, [("vision", 0, d) for d in range(5)])
+    b = mn.Units.from_indices(shapes, [("decoder", 0, d) for d in range(5)])
+    found = places.separation(a, b, np.random.default_rng(0))
+    assert found["divergence"] == pytest.approx(1)
+    assert np.isnan(found["depth"])
+    assert np.isnan(found["distance"])
+    rows = places.per_layer({"a": a, "b": b})
+    assert sum(row["share"] for row in rows if row["network"] == "a") == pytest.approx(1)
+
+
+# -- selectivity -------------------------------------------------------------------------------------------------------
+
+
+def test_selectivity_is_held_out(localizations):
+    """By hand: g of the units selected without a fold, on that fold, averaged over units and folds."""
+    rows, notes = selectivity(localizations, 0.02, draws=0, seed=0)
+    language = localizations["language"]
+    values = []
+    for fold in range(10):
+        mask = language.without(fold).top(fraction=0.02).mask["decoder"]
+        sides = [language.moments(side, "decoder", [fold]) for side in ("positive", "negative")]
+        g = mn.Localization.effect_size  # the same statistic on one fold only
+        assert g is not None
+        from modalnet.stats.moments import hedges_g
+
+        values.append(hedges_g(*sides)[mask].mean())
+    own = next(row for row in rows if row["network"] == row["domain"] == "language")
+    assert own["g"] == pytest.approx(np.mean(values))
+    assert notes == []
+    assert own["low"] < own["g"] < own["high"]
+    # In sample, the same units look better than they are.
+    whole = language.top(fraction=0.02).mask["decoder"]
+    assert language.effect_size["decoder"][whole].mean() > own["g"]
+
+
+def test_shared_stimuli_are_said(tiny):
+    contrast = mn.stimuli.language_conditions(20)
+    words = mn.Contrast(contrast.stimuli, ["sentences", "word-lists"], ["jabberwocky", "nonwords"])
+    found = {
+        name: mn.localize(tiny, one, towers="decoder", progress=False) for name, one in (("a", contrast), ("b", words))
+    }
+    _, notes = selectivity(found, 0.02, draws=0, seed=0)
+    assert "80 stimuli of b also selected the network a" in notes[0]
+
+
+# -- capacity ----------------------------------------------------------------------------------------------------------
+
+
+def test_capacity_counts_the_units_that_tell():
+    """Three weak units out of 64: three suffice, one does not, random ones need many."""
+    rng = np.random.default_rng(1)
+    positive = np.arange(300) < 150
+    values = rng.standard_normal((300, 64))
+    values[:, :4] += 1.6 * positive[:, None]
+    rows, found = capacity.capacity(values, positive, np.where(positive, "a", "b"), draws=5, seed=0)
+    by_k = {row["k"]: row for row in rows}
+    assert by_k[1]["accuracy"] < by_k[4]["accuracy"] - 0.05
+    assert found["k_enough"] in (2.0, 4.0)
+    assert np.isnan(found["k_enough_random"]) or found["k_enough_random"] > 16
+    assert by_k[4]["control"] < 0.75
+    assert sorted(by_k) == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_capacity_of_noise_is_chance():
+    rng = np.random.default_rng(2)
+    positive = np.arange(400) % 2 == 0
+    rows, _ = capacity.capacity(rng.standard_normal((400, 200)), positive, ["x"] * 400, draws=2, seed=0)
+    assert all(abs(row["accuracy"] - 0.5) < 0.11 for row in rows)
+
+
+def test_the_decoder_is_that_of_scikit_learn_where_they_agree():
+    """With equal variances, a diagonal discriminant classifies by the nearest mean."""
+    from sklearn.neighbors import NearestCentroid
+
+    rng = np.random.default_rng(3)
+    positive = np.arange(60) < 30
+    values = rng.standard_normal((60, 3)) + positive[:, None]
+    values[:30] += 0.0
+    for side in (positive, ~positive):  # unit variance of every column within sides, and means far from 0 alike
+        centred = values[side] - values[side].mean(0)
+        values[side] = values[side].mean(0) + centred / centred.std(0)
+    values += 100
+    train = np.ones(60, dtype=bool)
+    ours = capacity._decode(values, positive, train, train)
+    theirs = NearestCentroid().fit(values, positive).predict(values) == positive
+    assert (ours == theirs).mean() > 0.95
+
+
+def test_massive_units_do_not_drown_the_others():
+    rng = np.random.default_rng(4)
+    positive = np.arange(200) < 100
+    values = rng.standard_normal((200, 10)) + positive[:, None]
+    loud = values.copy()
+    loud[:, 3] *= 1e4
+    one, other = (capacity.decoded_by(part, positive, ["x"] * 200, 0) for part in (values, loud))
+    assert other > one - 0.05
+
+
+def test_the_wilson_interval():
+    from statistics import NormalDist
+
+    low, high = capacity.wilson(0.8, 50)
+    z = NormalDist().inv_cdf(0.975)
+    for bound in (low, high):  # where the score test is just significant
+        assert abs(0.8 - bound) == pytest.approx(z * np.sqrt(bound * (1 - bound) / 50), abs=1e-4)
+    assert capacity.wilson(1.0, 10)[1] == pytest.approx(1.0)
+
+
+# -- interference ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_shown_at_once():
+    text, image = mn.Stimulus("the dog"), mn.Stimulus(image=np.zeros((4, 4, 3), dtype=np.uint8))
+    both = interference.combine(text, image)
+    assert (both.text, both.n_images) == ("the dog", 1)
+    assert interference.combine(image, mn.Stimulus("a cat")).text == "a cat"
+    assert interference.combine(text, mn.Stimulus("a cat")).text == "a cat the dog"
+    assert interference.combine(image, image) is None
+    assert interference.combine(None, image).n_images == 1
+
+
+def test_the_cost_of_a_known_interference():
+    own = np.repeat([True, True, False, False], 50)
+    driven = np.tile(np.repeat([True, False], 50), 2)
+    rng = np.random.default_rng(5)
+    responses = rng.standard_normal(200) + own * np.where(driven, 0.5, 2.0)
+    found = interference._cost(responses, own, driven, [], 0)
+    assert found["g_off"] == pytest.approx(2.0, abs=0.5)
+    assert found["g_on"] == pytest.approx(0.5, abs=0.5)
+    assert found["low"] < found["cost"] < found["high"]
+    assert found["low"] > 0
+    from modalnet.stats.moments import Moments, hedges_g
+
+    sides = []
+    for side in (True, False):
+        moments = Moments.zeros(())
+        moments.update(responses[(own == side) & driven])
+        sides.append(moments)
+    assert found["g_on"] == pytest.approx(float(hedges_g(*sides)), rel=1e-3)
+
+
+def test_requests_of_one_item_are_shown_with_one_other_stimulus(contrasts):
+    task = mn.tasks.bundled(6)["colour"]
+    off, on = (interference._beside(task, contrasts["language"], state) for state in (False, True))
+    assert len(off) == len(on) == len(task.requests())
+    each = len(off) // len(task)
+    texts = [request.stimulus.text for request in on]
+    assert all(len(set(texts[i : i + each])) == 1 for i in range(0, len(texts), each))
+    assert texts[0].startswith(contrasts["language"].stimuli[0].text)
+    assert off[0].stimulus.text != texts[0]
+    assert off[0].continuation == task.requests()[0].continuation
+    assert isinstance(on[0], Request)
+
+
+# -- the whole ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_measured_in_the_bundled_model(result, tiny, localizations):
+    assert result.missing == {}
+    assert set(result.tables) == {
+        "overlap",
+        "separation",
+        "layers",
+        "selectivity",
+        "interference",
+        "dual_task",
+        "capacity",
+        "capacity_curve",
+        "transfer",
+    }
+    own = result.table("selectivity").set_index(["network", "domain"])
+    assert own.loc[("language", "language"), "low"] > 0
+    assert own.loc[("vision", "vision"), "g"] > own.loc[("vision", "language"), "g"]
+    overlap = result.table("overlap").iloc[0]
+    tops = [one.top(fraction=0.05) for one in localizations.values()]
+    assert (overlap["units_a"], overlap["units_b"]) == tuple(one.count for one in tops)
+    assert result.settings["units"] == {"language": tops[0].count, "vision": tops[1].count}
+    # Each network responds to its own contrast at its own tokens; those of a picture come before any text.
+    crossed = result.table("interference").set_index("domain")
+    assert (crossed["g_off"] > 0.5).all()
+    assert crossed.loc["vision", "cost"] == pytest.approx(0, abs=1e-3)
+    assert crossed.loc["language", "cost"] != pytest.approx(0, abs=1e-3)
+    assert [note for note in result.notes if "there is nothing for language to disturb" in note]
+    lesions = result.table("dual_task")
+    assert set(lesions["lesion"]) == {"", "language", "vision"}
+    assert lesions["cost"].between(-1, 1).all()
+    text = result.summary()
+    for word in ("do the networks share units?", "suffice (random:", "cost", "tells"):
+        assert word in text
+
+
+def test_what_cannot_be_measured_is_said(tiny, localizations):
+    found = mn.specialization(tiny, localizations, progress=False)
+    assert set(found.tables) == {"overlap", "separation", "layers", "selectivity"}
+    assert found.missing["capacity"] == "it needs the stimuli of the domains (contrasts=...)"
+    assert "not measured, it needs a task of each domain" in found.summary()
+    with pytest.raises(mn.InputError, match="capacity was not measured: it needs the stimuli"):
+        found.table("capacity")
+    with pytest.raises(mn.InputError, match="There is no measure 'speed'"):
+        found.table("speed")
+    fixed = {name: one.top(k=9) for name, one in localizations.items()}
+    assert "given as fixed Units" in mn.specialization(tiny, fixed, progress=False).missing["selectivity"]
+
+
+def test_two_domains_of_texts_are_not_shown_at_once(tiny):
+    texts = {"language": mn.stimuli.language(10), "reasoning": mn.stimuli.multiple_demand(10)}
+    found = {name: mn.localize(tiny, one, progress=False) for name, one in texts.items()}
+    both = mn.specialization(tiny, found, texts, controls=2, progress=False)
+    assert "cannot be shown at once" in both.missing["interference"]
+    assert set(both.table("transfer")["network"]) == set(texts)
+
+
+def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations, contrasts, tmp_path):
+    result.save(tmp_path / "s.safetensors")
+    back = mn.Specialization.load(tmp_path / "s.safetensors")
+    assert back.summary() == result.summary()
+    assert repr(back) == repr(result)
+    with pytest.raises(mn.InputError, match=r"kept as \.safetensors"):
+        result.save(tmp_path / "s.txt")
+    bundled = mn.tasks.bundled(8)
+    tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
+    options = {"fraction": 0.05, "controls": 3, "n_crossed": 15, "progress": False}
+    with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
+        again = mn.specialization(tiny, localizations, contrasts, tasks, **options)
+    assert again.summary() == result.summary()
+
+
+def test_the_panels(result):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    axes = result.plot()
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles == ["where they sit", "selectivity, held out (g)", "how many suffice", "both driven at once: cost"]
+    with pytest.raises(mn.InputError, match="4 panels to draw, on 1 axes"):
+        result.plot(ax=[axes[0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": {}}, "a mapping of two domains or more"),
+        ({"networks": {"a": units((0, 1))}}, "a mapping of two domains or more"),
+        ({"networks": {"a": units((0, 1)), "b": "x"}}, "Network 'b' is a str"),
+        ({"networks": {"a": units((0, 1)), "b": units((0, 2))}}, "have a decoder tower"),
+        ({"contrasts": {"music": mn.stimuli.language(4)}}, "contrasts= names 'music'"),
+        ({"contrasts": {"language": "x"}}, "is a str; a Contrast was expected"),
+        ({"tasks": [1]}, "tasks= is a mapping of domains"),
+        ({"n_crossed": 1}, "n_crossed= is a whole number from 2"),
+    ],
+)
+def test_bad_questions_are_refused(tiny, localizations, options, message):
+    given = {"networks": localizations} | options
+    with pytest.raises(mn.InputError, match=message):
+        mn.specialization(tiny, given.pop("networks"), progress=False, **given)
