@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: The rooms in order; a room imports from itself and from those before it.
 ROOMS = (
-    ("errors", "_version", "_validation", "_files"),
+    ("errors", "_version", "_validation", "_deprecation", "_files"),
     ("stats",),
     ("units",),
     ("results",),
