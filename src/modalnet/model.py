@@ -31,6 +31,7 @@ from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint,
 from modalnet.models.loading import Loaded, load_source
 from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
 from modalnet.models.untrained import untrained_copy
+from modalnet.stimuli.conversion import as_stimuli
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -888,32 +889,6 @@ def load(
 
 def _seed(untrained: bool | int) -> int:
     return 0 if untrained is True else untrained
-
-
-def as_stimuli(stimuli: Any) -> list[Stimulus]:
-    """A list of stimuli from one or several stimuli or plain strings.
-
-    Raises
-    ------
-    InputError
-        For anything else, and for an empty list.
-    """
-    from modalnet.stimuli.contrast import Contrast
-    from modalnet.stimuli.stimulus import Stimulus
-
-    if isinstance(stimuli, Contrast):
-        return list(stimuli.stimuli)
-    if isinstance(stimuli, str | Stimulus):
-        stimuli = [stimuli]
-    if not isinstance(stimuli, Iterable):
-        raise InputError(f"expected stimuli, got a {type(stimuli).__name__}. Give Stimulus objects or strings.")
-    given = [Stimulus(text=item) if isinstance(item, str) else item for item in stimuli]
-    if not given:
-        raise InputError("there are no stimuli to run: the list is empty.")
-    for item in given:
-        if not isinstance(item, Stimulus):
-            raise InputError(f"expected Stimulus objects or strings, got a {type(item).__name__}.")
-    return given
 
 
 def _stack(values: list[Any]) -> Float[torch.Tensor, "stimulus ..."]:

@@ -317,7 +317,7 @@ def test_bad_interventions_are_refused():
         (lambda: mn.zero("decoder"), "on Units, a site or a direction; this is a str"),
         (lambda: mn.scale(units, float("nan")), "must be finite"),
         (lambda: mn.mean(units), r"mean\(\) needs reference stimuli.*over="),
-        (lambda: mn.mean(units, over=[]), r"mean\(over=...\) takes stimuli"),
+        (lambda: mn.mean(units, over=[]), r"`mean\(over=...\)` is empty"),
         (lambda: mn.add(units, [1.0, 2.0]), rf"There are {units.count} units"),
         (lambda: mn.zero(units).at("first"), "tokens='first' is not known"),
         (lambda: mn.zero(units).at("all", spare_first=-1), "spare_first"),

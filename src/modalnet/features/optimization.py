@@ -16,7 +16,8 @@ from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
 from modalnet.features.parametrization import Painting, Shake, total_variation
 from modalnet.features.response import Response, as_units, check_reach, respond, token_choices, watch
-from modalnet.model import Model, as_stimuli, load
+from modalnet.model import Model, load
+from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
     import torch

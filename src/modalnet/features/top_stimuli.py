@@ -16,7 +16,8 @@ from modalnet.errors import InputError
 from modalnet.features.response import Response, check_reach, respond, token_choices, watch
 from modalnet.features.result import NETWORK, Shown, TopStimuli
 from modalnet.features.running_top import RunningTop
-from modalnet.model import Model, as_stimuli, load
+from modalnet.model import Model, load
+from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
     from modalnet.interventions.positions import TokenChoice

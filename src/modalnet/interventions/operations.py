@@ -38,7 +38,8 @@ from modalnet.units import Units
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from modalnet.stimuli import Stimulus
+    from modalnet.stimuli.conversion import StimuliLike
+    from modalnet.stimuli.stimulus import Stimulus
 
 KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch")
 
@@ -367,22 +368,11 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
 
 
-def _stimuli(given: Any, kind: str, argument: str) -> tuple[Any, ...]:
-    """Stimuli that values are computed from; strings are texts."""
-    from modalnet.stimuli import Contrast, Stimulus
+def _stimuli(stimuli: StimuliLike, kind: str, argument: str) -> tuple[Stimulus, ...]:
+    """Stimuli from whose activations values are computed."""
+    from modalnet.stimuli.conversion import as_stimuli
 
-    if isinstance(given, Contrast):
-        return given.stimuli
-    listed = [given] if isinstance(given, str | Stimulus) else given
-    if not isinstance(listed, list | tuple) or not listed:
-        raise InputError(
-            f"{kind}({argument}=...) takes stimuli or a contrast to compute values from; this is {given!r}."
-        )
-    made = [Stimulus(text=one) if isinstance(one, str) else one for one in listed]
-    for one in made:
-        if not isinstance(one, Stimulus):
-            raise InputError(f"{kind}({argument}=...) takes stimuli; this one is a {type(one).__name__}.")
-    return tuple(made)
+    return tuple(as_stimuli(stimuli, f"{kind}({argument}=...)"))
 
 
 def _shown(target: Target) -> str:

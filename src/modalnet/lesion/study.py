@@ -20,6 +20,7 @@ from modalnet.lesion.lesion import Condition
 from modalnet.lesion.result import LesionStudy
 from modalnet.models.towers import VISION_TOWERS, input_of
 from modalnet.results.store import Store
+from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import Units
 
@@ -235,8 +236,6 @@ def _magnitude(units: Units) -> float:
 def _means(
     model: Model, lesions: Sequence[_Lesion], tasks: Mapping[str, Task], reference: Any, spare_first: int
 ) -> dict[str, Float[np.ndarray, "layer dim"]]:
-    from modalnet.model import as_stimuli
-
     given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
     means: dict[str, Any] = {}
     for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:

@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from modalnet.errors import InputError
 from modalnet.execution.sweep import Cell, Swap
-from modalnet.model import as_stimuli
 from modalnet.patching.metrics import Texts, log_probability
+from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
-from modalnet.model import as_stimuli
 from modalnet.models.towers import VISION_TOWERS, input_of
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
+from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
     from modalnet.model import Model

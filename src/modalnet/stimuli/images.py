@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Shaped, UInt8
     from PIL.Image import Image
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
 
 WHITE = (255, 255, 255, 255)
 FULL_16_BIT = 65535
@@ -75,7 +75,7 @@ def check_source(source: object, label: str) -> None:
         )
 
 
-def load_image(source: ImageSource, label: str = "image") -> Image:
+def load_image(source: ImageLike, label: str = "image") -> Image:
     """Decode one picture to 8-bit RGB.
 
     Parameters

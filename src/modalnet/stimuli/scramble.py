@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from PIL.Image import Image
 
-    from modalnet.stimuli.images import ImageSource
+    from modalnet.stimuli.images import ImageLike
 
 FEWEST_BOXES = 2
 
 
-def phase_scramble(image: ImageSource, seed: int = 0) -> Image:
+def phase_scramble(image: ImageLike, seed: int = 0) -> Image:
     """The picture with its Fourier phases randomized and its amplitude spectrum kept.
 
     The phases of one white-noise picture are added to those of each colour channel. One field for all channels keeps
@@ -65,7 +65,7 @@ def phase_scramble(image: ImageSource, seed: int = 0) -> Image:
     return to_picture(with_random_phases(values, rng))
 
 
-def box_scramble(image: ImageSource, seed: int = 0, boxes: int = 8) -> Image:
+def box_scramble(image: ImageLike, seed: int = 0, boxes: int = 8) -> Image:
     """The picture cut into a grid of boxes that change places.
 
     No box stays in its place. Boxes are equal and as large as fits, so where a side is not a multiple of ``boxes``,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from modalnet.stimuli.images import ImageSource
+    from modalnet.stimuli.images import ImageLike
 
 LABEL_CHARACTERS = 40
 
@@ -69,7 +69,7 @@ class Stimulus:
     """
 
     text: str | None = None
-    image: ImageSource | Sequence[ImageSource] | None = None
+    image: ImageLike | Sequence[ImageLike] | None = None
     condition: str | None = None
     id: str | None = None
 
