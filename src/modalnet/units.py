@@ -369,9 +369,9 @@ class Units:
         InputError
             For an empty set; units of another shape than the bridge's, or in a tower that it does not expose.
         """
-        from modalnet.interop.transformer_lens import zeroed
+        from modalnet.interop.transformer_lens import hooks
 
-        return zeroed(self, bridge)
+        return hooks(self, bridge)
 
     # -- pictures ------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 import modalnet as mn
 from bridges import bridge_of
 from families import build, picture
+from modalnet.interop import transformer_lens as tl
 
 pytestmark = pytest.mark.usefixtures("no_installs")
 
@@ -70,7 +71,7 @@ def last_block(run):
 def test_units_are_zeroed_as_here(bridge, named):
     model = plain(bridge.family.name)
     units = some(model, "decoder")
-    hooks = units.to_transformer_lens(bridge if named else None)
+    hooks = tl.hooks(units, bridge if named else None)
     assert [name for name, _ in hooks] == [f"blocks.{layer}.hook_out" for layer in range(model.decoder.n_layers)]
     assert all(bridge.hook_dict[name].name == name for name, _ in hooks)
     with torch.no_grad():
@@ -107,7 +108,7 @@ def test_every_operation_is_the_same_to_the_bit(bridge, name):
     model = through(bridge)
     one = OPERATIONS[name](model, some(model, "decoder"))
     expected = model.run(TEXTS, one, tokens="all")
-    with torch.no_grad(), bridge.hooks(fwd_hooks=one.to_transformer_lens(bridge)):
+    with torch.no_grad(), bridge.hooks(fwd_hooks=tl.hooks(one, bridge)):
         _, found = bridge.run_with_cache(tokens(bridge))
     assert torch.equal(found["blocks.3.hook_out"], last_block(expected))
     assert not torch.equal(last_block(expected), last_block(model.run(TEXTS, tokens="all")))
@@ -115,14 +116,12 @@ def test_every_operation_is_the_same_to_the_bit(bridge, name):
 
 @reading("gpt2")
 def test_interventions_compose_from_left_to_right(bridge):
-    from modalnet.interop.transformer_lens import hooks
-
     model = through(bridge)
     units = some(model, "decoder")
     pair = [mn.add(units, 1.0), mn.scale(units, 2.0)]
     runs = []
     for order in (pair, pair[::-1]):
-        with torch.no_grad(), bridge.hooks(fwd_hooks=hooks(order, bridge)):
+        with torch.no_grad(), bridge.hooks(fwd_hooks=tl.hooks(order, bridge)):
             runs.append(bridge.run_with_cache(tokens(bridge))[1]["blocks.3.hook_out"])
         assert torch.equal(runs[-1], last_block(model.run(TEXTS, *order, tokens="all")))
     assert not torch.equal(*runs)
@@ -131,7 +130,7 @@ def test_interventions_compose_from_left_to_right(bridge):
 @reading("llama")
 def test_a_row_without_its_batch(bridge):
     units = some(plain("llama"), "decoder")
-    hooks = mn.zero(units).at("last").to_transformer_lens(bridge)
+    hooks = tl.hooks(mn.zero(units).at("last"), bridge)
     given = tokens(bridge, TEXTS[:1])
     with torch.no_grad():
         found = [bridge.run_with_hooks(given, fwd_hooks=hooks, remove_batch_dim=each) for each in (False, True)]
@@ -142,7 +141,7 @@ def test_a_row_without_its_batch(bridge):
 def test_the_gradient_passes_a_lesion(bridge):
     units = some(plain("llama"), "decoder")
     with torch.enable_grad():
-        out = bridge.run_with_hooks(tokens(bridge), fwd_hooks=units.to_transformer_lens(bridge))
+        out = bridge.run_with_hooks(tokens(bridge), fwd_hooks=tl.hooks(units, bridge))
         (slope,) = torch.autograd.grad(out.sum(), bridge.original_model.model.embed_tokens.original_component.weight)
     assert slope.abs().sum() > 0
 
@@ -153,7 +152,7 @@ def test_a_lesion_holds_while_the_bridge_writes(bridge):
     units = some(model, "decoder", step=3)
     given = tokens(bridge, TEXTS[:1])
     texts = []
-    for hooks in ([], units.to_transformer_lens(bridge)):
+    for hooks in ([], tl.hooks(units, bridge)):
         with bridge.hooks(fwd_hooks=hooks):
             ids = bridge.generate(given, max_new_tokens=5, do_sample=False, stop_at_eos=False, verbose=False)
         texts.append(model.tokenizer.decode(ids[0, given.shape[1] :], skip_special_tokens=True))
@@ -189,7 +188,7 @@ def watch(bridge, hooks=()):
 def test_units_of_each_tower_are_zeroed_as_here(bridge, towers):
     model = plain(bridge.family.name)
     units = some(model, *towers)
-    hooks = units.to_transformer_lens(bridge)
+    hooks = tl.hooks(units, bridge)
     first = [name for name, _ in hooks if name.endswith(".0.hook_out")]
     assert first == [
         {"vision": "vision_encoder.encoder_layers.0.hook_out", "decoder": "blocks.0.hook_out"}[t] for t in towers
@@ -212,7 +211,7 @@ def test_every_layer_of_an_image_encoder(bridge):
         masks["vision"][layer, ::3] = True
         units = mn.Units(masks)
         here, inside = (model.run(seen(name), mn.zero(units), logits="last").logits for model in models)
-        theirs = watch(bridge, units.to_transformer_lens(bridge))[0][:, -1]
+        theirs = watch(bridge, tl.hooks(units, bridge))[0][:, -1]
         torch.testing.assert_close(theirs, here, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(inside, here, atol=2e-5, rtol=1e-4)
         effects.append(float((here - whole).abs().max()))
@@ -226,14 +225,14 @@ def test_every_layer_of_an_image_encoder(bridge):
 def test_both_towers_as_a_cache(bridge):
     _, theirs = watch(bridge)
     model = through(bridge)
-    ours = model.run(seen(bridge.family.name), tokens="all").to_cache(bridge)
+    ours = tl.cache(model.run(seen(bridge.family.name), tokens="all"), bridge)
     assert {name.rsplit(".", 1)[1] for name in ours} == {"hook_out", "hook_resid_post"}
     assert len(ours) == 2 * sum(tower.n_layers for tower in model.towers.values())
     for name, value in ours.items():
         if name in theirs:
             assert torch.equal(value, theirs[name]), name
     assert sum(name in theirs for name in ours) >= len(ours) // 2
-    of_plain = plain(bridge.family.name).run(seen(bridge.family.name), tokens="all").to_cache(bridge)
+    of_plain = tl.cache(plain(bridge.family.name).run(seen(bridge.family.name), tokens="all"), bridge)
     for name, value in of_plain.items():
         torch.testing.assert_close(value, ours[name], atol=2e-4, rtol=1e-4)
 
@@ -241,21 +240,19 @@ def test_both_towers_as_a_cache(bridge):
 @reading("vit")
 def test_a_model_that_only_sees_has_names_of_its_own(bridge):
     family = bridge.family
-    assert [name for name, _ in some(mn.load(family.model), "vision").to_transformer_lens(bridge)][:1] == [
-        "blocks.0.hook_out"
-    ]
+    assert [name for name, _ in tl.hooks(some(mn.load(family.model), "vision"), bridge)][:1] == ["blocks.0.hook_out"]
 
 
 @reading("mistral3")
 def test_a_tower_that_a_bridge_does_not_expose(bridge):
     model = plain("mistral3")
     with pytest.raises(mn.InputError, match=r"Mistral3.*does not expose the vision tower.*modalnet\.load\(bridge\)"):
-        some(model, "vision").to_transformer_lens(bridge)
+        tl.hooks(some(model, "vision"), bridge)
     with pytest.raises(mn.InputError, match="does not expose the vision tower"):
-        model.run(seen(bridge.family.name), tokens="all").to_cache(bridge)
+        tl.cache(model.run(seen(bridge.family.name), tokens="all"), bridge)
     # The other tower is there, and what a bridge hides is there in modalnet.
-    assert some(model, "decoder").to_transformer_lens(bridge)[0][0] == "blocks.0.hook_out"
-    assert "blocks.0.hook_out" in model.run(seen(bridge.family.name), read="decoder", tokens="all").to_cache(bridge)
+    assert tl.hooks(some(model, "decoder"), bridge)[0][0] == "blocks.0.hook_out"
+    assert "blocks.0.hook_out" in tl.cache(model.run(seen(bridge.family.name), read="decoder", tokens="all"), bridge)
     assert through(bridge).towers["vision"].shape == model.towers["vision"].shape
 
 
@@ -268,7 +265,7 @@ def test_a_run_as_a_cache(bridge, named):
     model = through(bridge)
     with torch.no_grad():
         _, theirs = bridge.run_with_cache(tokens(bridge))
-    ours = model.run(TEXTS, tokens="all").to_cache(bridge if named else None)
+    ours = tl.cache(model.run(TEXTS, tokens="all"), bridge if named else None)
     assert type(ours) is type(theirs)
     assert set(ours) <= set(theirs)
     assert len(ours) == 2 * model.decoder.n_layers
@@ -282,7 +279,7 @@ def test_a_run_as_a_cache(bridge, named):
 def test_some_layers_of_one_text_under_a_lesion(bridge):
     model = through(bridge)
     units = some(model, "decoder")
-    ours = model.run(TEXT, mn.zero(units), read={"decoder": [2, -1]}, tokens="all").to_cache(bridge)
+    ours = tl.cache(model.run(TEXT, mn.zero(units), read={"decoder": [2, -1]}, tokens="all"), bridge)
     assert sorted(ours) == [f"blocks.{layer}.{name}" for layer in (2, 3) for name in ("hook_out", "hook_resid_post")]
     assert (ours["blocks.2.hook_out"][:, :, units.mask["decoder"][2].nonzero()[0]] == 0).all()
     assert ours.remove_batch_dim()["resid_post", 3].shape == (len(tokens(bridge)[0]), model.decoder.width)
@@ -301,7 +298,7 @@ def test_results_under_hooks_are_not_kept(bridge, tmp_path):
     ]
     contrast = mn.Contrast(stimuli, positive="a", negative="b")
     whole = mn.localize(model, contrast, cache=tmp_path, progress=False)
-    with bridge.hooks(fwd_hooks=mn.scale(some(model, "decoder"), 2.0).to_transformer_lens(bridge)):
+    with bridge.hooks(fwd_hooks=tl.hooks(mn.scale(some(model, "decoder"), 2.0), bridge)):
         assert model.edited
         under = mn.localize(model, contrast, cache=tmp_path, progress=False)
     assert not model.edited
@@ -322,7 +319,7 @@ def test_folded_weights_are_read_as_the_bridge_has_them(tmp_path):
     assert not torch.allclose(last_block(before), last_block(after), atol=1e-2)
     one = mn.scale(some(model, "decoder"), 2.0)
     with torch.no_grad():
-        found = bridge.run_with_hooks(tokens(bridge), fwd_hooks=one.to_transformer_lens(bridge))
+        found = bridge.run_with_hooks(tokens(bridge), fwd_hooks=tl.hooks(one, bridge))
     torch.testing.assert_close(found, torch.stack(model.run(TEXTS, one, logits="all").logits), atol=2e-5, rtol=1e-4)
 
 
@@ -366,7 +363,7 @@ REFUSED = {
 def test_what_no_hook_can_know(bridge, name):
     make, message = REFUSED[name]
     with pytest.raises(mn.InputError, match=message):
-        make(some(plain("llama"), "decoder")).to_transformer_lens(bridge)
+        tl.hooks(make(some(plain("llama"), "decoder")), bridge)
 
 
 @reading("llama")
@@ -374,53 +371,86 @@ def test_units_and_runs_of_another_model(bridge):
     other = plain("gpt2")
     assert other.decoder.width != plain("llama").decoder.width
     with pytest.raises(mn.InputError, match=r"of a model whose decoder tower has shape \(4, 32\)"):
-        some(other, "decoder").to_transformer_lens(bridge)
-    with pytest.raises(mn.InputError, match="It is of another model"):
-        bridge.run_with_hooks(tokens(bridge), fwd_hooks=some(other, "decoder").to_transformer_lens())
-    with pytest.raises(mn.InputError, match="It is of another model"):
-        other.run(TEXT, tokens="all").to_cache(bridge)
+        tl.hooks(some(other, "decoder"), bridge)
+    with pytest.raises(mn.InputError, match="is of another model"):
+        bridge.run_with_hooks(tokens(bridge), fwd_hooks=tl.hooks(some(other, "decoder")))
+    with pytest.raises(mn.InputError, match="is of another model"):
+        tl.cache(other.run(TEXT, tokens="all"), bridge)
     with pytest.raises(mn.InputError, match="the model's towers are decoder"):
-        some(plain("llava_clip"), "vision").to_transformer_lens(bridge)
+        tl.hooks(some(plain("llava_clip"), "vision"), bridge)
+
+
+@reading("llama")
+def test_masks_by_hook_point_are_units(bridge):
+    expected = some(plain("llama"), "decoder")
+    masks = {
+        f"blocks.{layer}.hook_resid_post" if layer % 2 else f"blocks.{layer}.hook_out": row
+        for layer, row in enumerate(expected.mask["decoder"])
+    }
+    assert tl.units(masks, bridge) == expected
+    masks["blocks.0.hook_out"] = torch.tensor(masks["blocks.0.hook_out"])
+    del masks["blocks.1.hook_resid_post"]
+    found = tl.units(masks, bridge)
+    assert found.count == expected.count - expected.mask["decoder"][1].sum()
+    assert not found.mask["decoder"][1].any()
+    with pytest.raises(mn.InputError, match=r"'blocks\.0\.attn\.hook_z' is not a hook point behind a block"):
+        tl.units({"blocks.0.attn.hook_z": expected.mask["decoder"][0]}, bridge)
+    with pytest.raises(mn.InputError, match=r"must be boolean with shape \[48\], got float64 with shape \[32\]"):
+        tl.units({"blocks.0.hook_out": np.zeros(32)}, bridge)
+    with pytest.raises(mn.InputError, match="must be the TransformerBridge"):
+        tl.units(masks, plain("llama"))
+
+
+@reading("llava_clip", "mistral3")
+def test_masks_of_an_image_encoder(bridge):
+    model = plain(bridge.family.name)
+    towers = ["vision", "decoder"] if bridge.family.name == "llava_clip" else ["decoder"]
+    masks = {}
+    for name, hook in tl.hooks(some(model, *towers), bridge):
+        masks[name] = np.isin(np.arange(hook.part.tower.width), hook.part.dims)
+    found = tl.units(masks, bridge)
+    assert list(found.shapes) == towers  # Pixtral's blocks have no hook points
+    assert all(np.array_equal(mask, some(model, *towers).mask[tower]) for tower, mask in found.mask.items())
 
 
 @reading("llama")
 def test_tokens_that_are_not_there(bridge):
-    hooks = mn.zero(some(plain("llama"), "decoder")).at([999]).to_transformer_lens(bridge)
-    with pytest.raises(mn.InputError, match=r"asks for token 999, but this input has \d+ tokens"):
+    hooks = tl.hooks(mn.zero(some(plain("llama"), "decoder")).at([999]), bridge)
+    with pytest.raises(mn.InputError, match=r"edits token 999, but this input has \d+ tokens"):
         bridge.run_with_hooks(tokens(bridge), fwd_hooks=hooks)
 
 
 def test_names_that_only_a_bridge_knows():
     model = plain("llava_clip")
-    with pytest.raises(mn.InputError, match=r"to_transformer_lens\(bridge\)"):
-        some(model, "vision", "decoder").to_transformer_lens()
-    with pytest.raises(mn.InputError, match=r"to_transformer_lens\(bridge\)"):
-        mn.zero(mn.site("decoder", 1)).to_transformer_lens()
-    with pytest.raises(mn.InputError, match=r"read vision, decoder.*to_cache\(bridge\)"):
-        model.run(seen("llava_clip"), tokens="all").to_cache()
+    with pytest.raises(mn.InputError, match=r"hooks\(\.\.\., bridge\)"):
+        tl.hooks(some(model, "vision", "decoder"))
+    with pytest.raises(mn.InputError, match=r"hooks\(\.\.\., bridge\)"):
+        tl.hooks(mn.zero(mn.site("decoder", 1)))
+    with pytest.raises(mn.InputError, match=r"read vision, decoder.*cache\(run, bridge\)"):
+        tl.cache(model.run(seen("llava_clip"), tokens="all"))
     for wrong in (model, "gpt2", 3):
-        with pytest.raises(mn.InputError, match="takes the TransformerBridge"):
-            some(model, "decoder").to_transformer_lens(wrong)
-        with pytest.raises(mn.InputError, match="takes the TransformerBridge"):
-            model.run(seen("llava_clip"), tokens="all").to_cache(wrong)
+        with pytest.raises(mn.InputError, match="must be the TransformerBridge"):
+            tl.hooks(some(model, "decoder"), wrong)
+        with pytest.raises(mn.InputError, match="must be the TransformerBridge"):
+            tl.cache(model.run(seen("llava_clip"), tokens="all"), wrong)
     with pytest.raises(mn.InputError, match="empty set"):
-        some(model).to_transformer_lens()
+        tl.hooks(some(model))
 
 
 def test_runs_that_are_no_cache():
     model = plain("llama")
     with pytest.raises(mn.InputError, match=r"tokens='last'.*tokens=\"all\""):
-        model.run(TEXT).to_cache()
+        tl.cache(model.run(TEXT))
     with pytest.raises(mn.InputError, match=r"from \d+ to \d+ tokens.*one length"):
-        model.run([TEXT, "A dog."], tokens="all").to_cache()
+        tl.cache(model.run([TEXT, "A dog."], tokens="all"))
     with pytest.raises(mn.InputError, match="read nothing"):
-        model.run(TEXT, read=[], logits="last").to_cache()
+        tl.cache(model.run(TEXT, read=[], logits="last"))
 
 
 def test_without_transformer_lens(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
     model = plain("llama")
     run = model.run(TEXT, tokens="all")
-    assert some(model, "decoder").to_transformer_lens()
+    assert tl.hooks(some(model, "decoder"))
     with pytest.raises(mn.InputError, match=r"modalnet\[transformer-lens\]"):
-        run.to_cache()
+        tl.cache(run)

@@ -8,6 +8,7 @@ import transformers as tr
 
 import assets
 import modalnet as mn
+from modalnet.interop import transformer_lens as tl
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_installs")]
 
@@ -43,7 +44,7 @@ def tokens(model, text):
 @pytest.mark.parametrize("named", [True, False])
 def test_the_network_is_zeroed_as_here(model, bridge, network, named):
     assert network.count == 14
-    hooks = network.to_transformer_lens(bridge if named else None)
+    hooks = tl.hooks(network, bridge if named else None)
     expected = model.run(TEXTS, mn.zero(network), logits="all").logits
     whole = model.run(TEXTS, logits="all").logits
     for text, ours, intact in zip(TEXTS, expected, whole, strict=True):
@@ -57,7 +58,7 @@ def test_mean_ablation_of_the_network(model, bridge, network):
     one = mn.mean(network, over=model.means(TEXTS)).at("all", spare_first=1)
     (ours,) = model.run(TEXTS[0], one, logits="all").logits
     with torch.no_grad():
-        hooks = one.to_transformer_lens(bridge)
+        hooks = tl.hooks(one, bridge)
         found = bridge.run_with_hooks(tokens(model, TEXTS[0]), fwd_hooks=hooks, prepend_bos=False)[0]
     assert (found - ours).abs().max() < 1e-4 * ours.abs().max()
 
@@ -66,7 +67,7 @@ def test_a_run_as_a_cache(model, bridge):
     with torch.no_grad():
         _, theirs = bridge.run_with_cache(tokens(model, TEXTS[0]), prepend_bos=False)
     for each in (model, mn.load(bridge, tokenizer=model.tokenizer)):
-        ours = each.run(TEXTS[0], tokens="all").to_cache(bridge)
+        ours = tl.cache(each.run(TEXTS[0], tokens="all"), bridge)
         assert len(ours) == 2 * model.decoder.n_layers
         for name, value in ours.items():
             assert (value - theirs[name]).abs().max() < 1e-4 * theirs[name].abs().max()

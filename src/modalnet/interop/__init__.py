@@ -1,13 +1,18 @@
-"""The tools of others on a lesioned model; each is an optional package, imported when it is first asked for."""
+"""Other people's tools on the same model: TransformerLens, and EleutherAI's lm-evaluation-harness.
+
+Each is an optional package, imported on first use.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modalnet.interop import transformer_lens
     from modalnet.interop.harness import lm_eval
 
-__all__ = ["lm_eval"]
+__all__ = ["lm_eval", "transformer_lens"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +21,8 @@ def __getattr__(name: str) -> Any:
 
         globals()[name] = lm_eval
         return lm_eval
+    if name == "transformer_lens":
+        return importlib.import_module("modalnet.interop.transformer_lens")
     raise AttributeError(f"module 'modalnet.interop' has no attribute {name!r}")
 
 
