@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from modalnet.bundled import arithmetic, english, evaluate, lessons, network, scenes, train
 from modalnet.bundled.split import held_out

@@ -11,8 +11,7 @@ from scipy.stats import hypergeom
 
 import modalnet as mn
 from modalnet.execution.likelihood import Request
-from modalnet.specialization import capacity, interference
-from modalnet.specialization import overlap as places
+from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.selectivity import selectivity
 
 RNG = np.random.default_rng(0)

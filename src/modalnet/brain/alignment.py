@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
-from modalnet.brain import folds as dealing
-from modalnet.brain import scoring
+from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
 from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict

@@ -1,7 +1,5 @@
 """Lesion studies: take networks out, beside controls, and see what breaks."""
 
-from modalnet.lesion.lesion import Condition
-from modalnet.lesion.result import LesionStudy
-from modalnet.lesion.study import lesion_study
+from modalnet._lazy import attach
 
-__all__ = ["Condition", "LesionStudy", "lesion_study"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,8 +1,5 @@
 """Localization: which units prefer one side of a contrast."""
 
-from modalnet.localization.job import LocalizationJob, pick_up
-from modalnet.localization.localizer import localize
-from modalnet.localization.reliability import Reliability
-from modalnet.localization.result import Localization
+from modalnet._lazy import attach
 
-__all__ = ["Localization", "LocalizationJob", "Reliability", "localize", "pick_up"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -4,8 +4,6 @@
 and nonwords, with their lexical and syntactic contrasts.
 """
 
-from modalnet.profiles.human import HumanComparison
-from modalnet.profiles.profiler import Profiler, profile
-from modalnet.profiles.result import Profile
+from modalnet._lazy import attach
 
-__all__ = ["HumanComparison", "Profile", "Profiler", "profile"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -6,7 +6,6 @@ that they work faster and at once (processing speed, parallel processing). :func
 measured of this in a model, each measure with its source and its limits, and says what was not measured.
 """
 
-from modalnet.specialization.measure import specialization
-from modalnet.specialization.result import Specialization
+from modalnet._lazy import attach
 
-__all__ = ["Specialization", "specialization"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

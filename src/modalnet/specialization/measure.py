@@ -14,8 +14,7 @@ import numpy as np
 from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.errors import InputError, StoreError
 from modalnet.results.store import Store
-from modalnet.specialization import capacity, interference
-from modalnet.specialization import overlap as places
+from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.result import MEASURES, Specialization
 from modalnet.specialization.selectivity import selectivity
 from modalnet.stimuli import Contrast

@@ -10,40 +10,6 @@ with the package; :func:`vision`, :func:`categories` and :func:`vision_vs_text` 
 This room knows no model and reads no picture before it is asked to, so importing it is quick.
 """
 
-from __future__ import annotations
+from modalnet._lazy import attach
 
-from modalnet.stimuli.arithmetic import multiple_demand
-from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.huggingface import from_dataset
-from modalnet.stimuli.nonwords import nonword
-from modalnet.stimuli.pictures import categories, vision
-from modalnet.stimuli.published import fedorenko2010, floc
-from modalnet.stimuli.questions import vision_vs_text
-from modalnet.stimuli.readers import from_csv, from_folder
-from modalnet.stimuli.refusal import refusal
-from modalnet.stimuli.scramble import box_scramble, phase_scramble
-from modalnet.stimuli.sentences import language, language_conditions
-from modalnet.stimuli.stimulus import Stimulus
-from modalnet.stimuli.stories import theory_of_mind, tom_saxe
-
-__all__ = [
-    "Contrast",
-    "Stimulus",
-    "box_scramble",
-    "categories",
-    "fedorenko2010",
-    "floc",
-    "from_csv",
-    "from_dataset",
-    "from_folder",
-    "language",
-    "language_conditions",
-    "multiple_demand",
-    "nonword",
-    "phase_scramble",
-    "refusal",
-    "theory_of_mind",
-    "tom_saxe",
-    "vision",
-    "vision_vs_text",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

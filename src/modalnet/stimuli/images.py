@@ -152,8 +152,7 @@ def _read_file(file: str | os.PathLike[str] | io.BytesIO, where: str) -> Image:
 @contextmanager
 def _decoding(where: str) -> Iterator[None]:
     """Say what Pillow's errors mean for this picture."""
-    from PIL import Image as pil
-    from PIL import UnidentifiedImageError
+    from PIL import Image as pil, UnidentifiedImageError
 
     try:
         yield
@@ -196,8 +195,7 @@ def _check_size(image: Image, where: str) -> None:
 
 def _to_rgb(image: Image, where: str) -> Image:
     """Bring an opened picture of any mode to upright RGB. Decodes it; Pillow's errors pass to the caller."""
-    from PIL import Image as pil
-    from PIL import ImageOps
+    from PIL import Image as pil, ImageOps
 
     _check_size(image, where)
     frames = getattr(image, "n_frames", 1)

@@ -8,38 +8,6 @@
 A task is read and checked when it is made and holds no model; :meth:`Task.run` scores it on one.
 """
 
-from __future__ import annotations
+from modalnet._lazy import attach
 
-from modalnet.tasks.base import GenerationTask, LikelihoodTask, Task, TaskScores
-from modalnet.tasks.exact_match import ExactMatch, exact_match
-from modalnet.tasks.examples import bundled, default
-from modalnet.tasks.multiple_choice import Choices, Question, naming, visual_questions
-from modalnet.tasks.pairs import MinimalPairs, minimal_pairs
-from modalnet.tasks.questions import multiple_choice
-from modalnet.tasks.reasoning import arithmetic, theory_of_mind
-from modalnet.tasks.suites import Suites, syntaxgym
-from modalnet.tasks.texts import Texts, perplexity
-
-__all__ = [
-    "Choices",
-    "ExactMatch",
-    "GenerationTask",
-    "LikelihoodTask",
-    "MinimalPairs",
-    "Question",
-    "Suites",
-    "Task",
-    "TaskScores",
-    "Texts",
-    "arithmetic",
-    "bundled",
-    "default",
-    "exact_match",
-    "minimal_pairs",
-    "multiple_choice",
-    "naming",
-    "perplexity",
-    "syntaxgym",
-    "theory_of_mind",
-    "visual_questions",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

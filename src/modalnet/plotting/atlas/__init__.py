@@ -1,5 +1,5 @@
 """The atlas: the sheet as one page to look around in, with every unit's numbers, lesions, profiles and favourites."""
 
-from modalnet.plotting.atlas.page import Atlas, atlas
+from modalnet._lazy import attach
 
-__all__ = ["Atlas", "atlas"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

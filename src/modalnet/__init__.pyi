@@ -1,0 +1,46 @@
+from . import (
+    brain as brain,
+    features as features,
+    interop as interop,
+    patching as patching,
+    plotting as plotting,
+    stimuli as stimuli,
+    tasks as tasks,
+)
+from ._version import __version__ as __version__
+from .errors import InputError as InputError, ModalnetError as ModalnetError, StoreError as StoreError
+from .execution.likelihood import Request as Request
+from .interventions.operations import (
+    Intervention as Intervention,
+    add as add,
+    direction as direction,
+    mean as mean,
+    patch as patch,
+    resample as resample,
+    scale as scale,
+    set_to as set_to,
+    site as site,
+    zero as zero,
+)
+from .lesion import LesionStudy as LesionStudy, lesion_study as lesion_study
+from .localization import (
+    Localization as Localization,
+    Reliability as Reliability,
+    localize as localize,
+    pick_up as pick_up,
+)
+from .model import Model as Model, Run as Run, load as load
+from .models.towers import Tower as Tower
+from .patching import (
+    ModalityProfile as ModalityProfile,
+    Patching as Patching,
+    activation_patching as activation_patching,
+    attribution_patching as attribution_patching,
+    profile_modality as profile_modality,
+)
+from .plotting.atlas import Atlas as Atlas, atlas as atlas
+from .profiles import Profile as Profile, profile as profile
+from .results.store import Store as Store
+from .specialization import Specialization as Specialization, specialization as specialization
+from .stimuli import Contrast as Contrast, Stimulus as Stimulus, corrupt as corrupt
+from .units import Units as Units

@@ -1,0 +1,1 @@
+from .page import Atlas as Atlas, atlas as atlas

@@ -1,0 +1,2 @@
+from .measure import specialization as specialization
+from .result import Specialization as Specialization
