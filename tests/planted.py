@@ -29,6 +29,6 @@ def localization(*towers: str, seed: int = 0, name: str = "faces > houses", mode
     return Localization(
         sides=sides,
         conditions=conditions,
-        norms={tower: np.arange(np.prod(shape), dtype=float).reshape(shape) + 1 for tower, shape in shapes.items()},
+        mean_abs={tower: np.arange(np.prod(shape), dtype=float).reshape(shape) + 1 for tower, shape in shapes.items()},
         meta=meta if model is None else meta | {"model": model},
     )

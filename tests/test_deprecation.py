@@ -64,12 +64,12 @@ def test_options():
     message = r"`match='norm'` is deprecated and will be removed in 0.3; use `match='activation'`."
     for value, expected in (("norm", "activation"), (["layer", "norm"], ["layer", "activation"])):
         assert warned(
-            message, lambda value=value: deprecation.renamed_option("match", value, 1, norm="activation")
+            message, lambda value=value: deprecation.renamed_option("match", value, {"norm": "activation"}, 1)
         ) == (expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert deprecation.renamed_option("match", ("layer",), norm="activation") == ("layer",)
-        assert deprecation.renamed_option("match", None, norm="activation") is None
+        assert deprecation.renamed_option("match", ("layer",), {"norm": "activation"}) == ("layer",)
+        assert deprecation.renamed_option("match", None, {"norm": "activation"}) is None
 
 
 def test_functions():

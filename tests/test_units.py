@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
+from modalnet._files import read_file, write_file
 from modalnet.errors import InputError, StoreError
 from modalnet.units import Units
 
@@ -22,7 +23,7 @@ def units(places, **kw):
     return Units.from_indices(SHAPES, places, **kw)
 
 
-def norms(seed=0, shapes=SHAPES):
+def mean_abs(seed=0, shapes=SHAPES):
     rng = np.random.default_rng(seed)
     return {tower: rng.lognormal(sigma=2, size=shape) for tower, shape in shapes.items()}
 
@@ -84,12 +85,12 @@ def test_towers_keep_their_order():
 
 
 def test_norms_and_model_go_with_the_result():
-    known = units(PLACES[:2], norms=norms(), model="abc")
+    known = units(PLACES[:2], mean_abs=mean_abs(), model="abc")
     plain = units(PLACES[1:5])
     for result in (known & plain, plain & known, plain | known, known - plain, ~known, known.random()[0]):
         assert result.model == "abc"
-        np.testing.assert_array_equal(result.norms["decoder"], norms()["decoder"])
-    assert plain.norms is None
+        np.testing.assert_array_equal(result.mean_abs["decoder"], mean_abs()["decoder"])
+    assert plain.mean_abs is None
     assert known != units(PLACES[:2])  # the same places of another, unknown model
 
 
@@ -117,9 +118,13 @@ def test_bad_masks_and_indices():
             units([place])
     with pytest.raises(InputError, match="audio"):
         units([("audio", 0, 0)])
-    for bad in ({"decoder": np.ones((3, 4))}, {**norms(), "decoder": np.ones((3, 5))}, {**norms(), "x": np.ones(1)}):
-        with pytest.raises(InputError, match="Norms"):
-            units([], norms=bad)
+    for bad in (
+        {"decoder": np.ones((3, 4))},
+        {**mean_abs(), "decoder": np.ones((3, 5))},
+        {**mean_abs(), "x": np.ones(1)},
+    ):
+        with pytest.raises(InputError, match="`mean_abs` must have"):
+            units([], mean_abs=bad)
 
 
 def test_repr():
@@ -137,11 +142,13 @@ WIDE = {"vision": (3, 40), "decoder": (4, 60)}
 
 def selected(seed=0, share=0.2, **kw):
     rng = np.random.default_rng(seed)
-    return Units({tower: rng.random(shape) < share for tower, shape in WIDE.items()}, norms=norms(seed, WIDE), **kw)
+    return Units(
+        {tower: rng.random(shape) < share for tower, shape in WIDE.items()}, mean_abs=mean_abs(seed, WIDE), **kw
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), share=st.floats(0, 0.35), match=st.sampled_from(["layer", "tower", "norm"]))
+@given(seed=st.integers(0, 1000), share=st.floats(0, 0.35), match=st.sampled_from(["layer", "tower", "activation"]))
 def test_controls_match_and_never_overlap(seed, share, match):
     x = selected(seed, share)
     # A layer of which more than half is selected has no control; a test below is about that.
@@ -155,7 +162,7 @@ def test_controls_match_and_never_overlap(seed, share, match):
                 np.testing.assert_array_equal(drawn, counts)
 
 
-@pytest.mark.parametrize("match", ["layer", "tower", "norm"])
+@pytest.mark.parametrize("match", ["layer", "tower", "activation"])
 def test_draws_are_reproducible_and_differ(match):
     x = selected()
     draws = x.random(n=4, seed=7, match=match)
@@ -181,15 +188,15 @@ def test_every_free_unit_is_drawn_about_equally_often():
 
 def test_norm_control_picks_among_the_nearest_free_units():
     sizes = 2.0 ** np.arange(21.0)[None]
-    x = Units.from_indices({"decoder": (1, 21)}, [("decoder", 0, 10)], norms={"decoder": sizes})
-    picked = {control.indices()[0][2] for control in x.random(n=200, match="norm")}
+    x = Units.from_indices({"decoder": (1, 21)}, [("decoder", 0, 10)], mean_abs={"decoder": sizes})
+    picked = {control.indices()[0][2] for control in x.random(n=200, match="activation")}
     assert picked == {7, 8, 9, 11, 12}  # 7 and 13 are equally far: the lower dim
 
 
 def test_norm_controls_are_nearer_in_norm_than_layer_controls():
     # As on real models: what is selected is what is strongly driven.
-    sizes = norms(3, {"decoder": (4, 300)})
-    x = Units({"decoder": sizes["decoder"] > np.quantile(sizes["decoder"], 0.9)}, norms=sizes)
+    sizes = mean_abs(3, {"decoder": (4, 300)})
+    x = Units({"decoder": sizes["decoder"] > np.quantile(sizes["decoder"], 0.9)}, mean_abs=sizes)
 
     def distance(match):
         def logs(units):
@@ -198,17 +205,17 @@ def test_norm_controls_are_nearer_in_norm_than_layer_controls():
 
         return np.mean([np.abs(logs(control) - logs(x)).mean() for control in x.random(n=5, match=match)])
 
-    assert distance("norm") < 0.6 * distance("layer")
+    assert distance("activation") < 0.6 * distance("layer")
 
 
 def test_norm_control_with_zero_and_undefined_norms():
     sizes = np.array([[0.0, 0.0, 1.0, np.nan, np.inf, 1e300]])
-    x = Units.from_indices({"decoder": (1, 6)}, [("decoder", 0, 0)], norms={"decoder": sizes})
-    drawn = {control.indices()[0][2] for control in x.random(n=50, match="norm")}
+    x = Units.from_indices({"decoder": (1, 6)}, [("decoder", 0, 0)], mean_abs={"decoder": sizes})
+    drawn = {control.indices()[0][2] for control in x.random(n=50, match="activation")}
     assert drawn == {1, 2, 5}
-    undefined = Units.from_indices({"decoder": (1, 6)}, [("decoder", 0, 3)], norms={"decoder": sizes})
+    undefined = Units.from_indices({"decoder": (1, 6)}, [("decoder", 0, 3)], mean_abs={"decoder": sizes})
     with pytest.raises(InputError, match=r"layer 0 of tower 'decoder'"):
-        undefined.random(match="norm")
+        undefined.random(match="activation")
 
 
 def test_controls_that_cannot_be_drawn_say_why():
@@ -219,7 +226,7 @@ def test_controls_that_cannot_be_drawn_say_why():
     with pytest.raises(InputError, match=r"5 units of tower 'decoder'.*only 3"):
         Units({"decoder": np.arange(8).reshape(2, 4) < 5}).random(match="tower")
     with pytest.raises(InputError, match=r"localization\.top"):
-        x.random(match="norm")
+        x.random(match="activation")
     with pytest.raises(InputError, match="'size'"):
         x.random(match="size")
     for n in (0, -1, 1.5, True):
@@ -240,16 +247,16 @@ def test_controls_of_nothing_are_empty():
 @given(places=sets, model=st.one_of(st.none(), st.text(max_size=5)), suffix=st.sampled_from(["json", "safetensors"]))
 def test_round_trip(tmp_path_factory, places, model, suffix):
     path = tmp_path_factory.mktemp("units") / f"u.{suffix}"
-    x = units(places, norms=norms(), model=model)
+    x = units(places, mean_abs=mean_abs(), model=model)
     x.save(path)
     back = Units.load(path)
     assert back == x
     assert list(back.shapes) == list(x.shapes)
     assert back.model == model
     if suffix == "json":
-        assert back.norms is None
+        assert back.mean_abs is None
     else:
-        np.testing.assert_array_equal(back.norms["vision"], x.norms["vision"])
+        np.testing.assert_array_equal(back.mean_abs["vision"], x.mean_abs["vision"])
 
 
 def test_json_is_sparse_and_readable(tmp_path):
@@ -259,12 +266,32 @@ def test_json_is_sparse_and_readable(tmp_path):
     assert document["model"] == "m"
 
 
+def test_old_names_work_for_one_release(tmp_path):
+    with pytest.warns(DeprecationWarning, match=r"`norms=` is deprecated .* use `mean_abs=`"):
+        x = units(PLACES[:2], norms=mean_abs())
+    with pytest.warns(DeprecationWarning, match=r"`Units.norms` is deprecated .* use `Units.mean_abs`"):
+        np.testing.assert_array_equal(x.norms["decoder"], mean_abs()["decoder"])
+    with pytest.warns(DeprecationWarning, match=r"`match='norm'` is deprecated .* use `match='activation'`"):
+        assert x.random(match="norm") == x.random(match="activation")
+
+
+def test_files_of_the_first_release_load(tmp_path):
+    x = units(PLACES[:2], mean_abs=mean_abs(), model="m")
+    x.save(tmp_path / "u.safetensors")
+    arrays, document = read_file(tmp_path / "u.safetensors")
+    old = {name.replace("mean_abs/", "norms/"): array for name, array in arrays.items()}
+    write_file(tmp_path / "u.safetensors", old, document)
+    back = Units.load(tmp_path / "u.safetensors")
+    assert back == x
+    np.testing.assert_array_equal(back.mean_abs["vision"], x.mean_abs["vision"])
+
+
 def test_pickle_and_copy_keep_everything():
-    x = units(PLACES[:4], norms=norms(), model="m")
+    x = units(PLACES[:4], mean_abs=mean_abs(), model="m")
     for other in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
         assert other == x
         assert not other.mask["decoder"].flags.writeable
-        np.testing.assert_array_equal(other.norms["vision"], x.norms["vision"])
+        np.testing.assert_array_equal(other.mean_abs["vision"], x.mean_abs["vision"])
 
 
 def test_files_that_hold_no_units(tmp_path):

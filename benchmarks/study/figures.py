@@ -21,7 +21,7 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def exceeds(row: Mapping[str, Any], kind: str = "norm") -> bool:
+def exceeds(row: Mapping[str, Any], kind: str = "activation") -> bool:
     """Whether a lesion costs more than its controls of a kind, in a table or in its file."""
     return not pd.isna(row[f"exceeds_{kind}"]) and bool(row[f"exceeds_{kind}"])
 
@@ -75,7 +75,7 @@ def overlap(table: pd.DataFrame, path: Path) -> None:
 
 
 def costs(table: pd.DataFrame, path: Path) -> None:
-    """Drop of each network on each task, a panel per operation and size; bold where it exceeds norm-matched controls.
+    """Drop of each network on each task, a panel per operation and size; bold above activation-matched controls.
 
     Colours are drops over what could be lost: the score above chance, or a nat per token.
     """

@@ -169,7 +169,7 @@ def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
         [
             "## In short",
             "A lesion *costs more* than controls where the interval of the excess is above 0, the excess over items "
-            "has q < 0.05, and no draw costs as much (`exceeds_norm` in the tables).",
+            "has q < 0.05, and no draw costs as much (`exceeds_activation` in the tables).",
             markdown(pd.DataFrame(rows)),
         ]
     )
@@ -190,8 +190,8 @@ def _language_claims(read: Tables) -> Iterator[Claim]:
     part = table[table["task"].isin(("BLiMP", "SyntaxGym", "perplexity", "grammar"))]
     for operation, kind, says in (
         ("zero", "layer", "zeroing the language network costs language more than random units of the same layers"),
-        ("zero", "norm", "... more than random units of the same layers and size of activation"),
-        ("mean", "norm", "... also when units are set to their mean"),
+        ("zero", "activation", "... more than random units of the same layers and size of activation"),
+        ("mean", "activation", "... also when units are set to their mean"),
     ):
         rows = [row for row in _rows(part) if row["operation"] == operation]
         if rows:
@@ -234,7 +234,7 @@ def _picture_claims(read: Tables) -> Iterator[Claim]:
             which = [f"{row['network']} at {percent(row['fraction'])} {OPERATIONS[row['operation']]}" for row in rows]
             named = "; ".join(one for one, holds in zip(which, found, strict=True) if holds)
             yield Claim(
-                f"networks of the {tower} tower carry their own kind of picture, more than norm-matched units",
+                f"networks of the {tower} tower carry their own kind of picture, more than activation-matched units",
                 _share(found) + (f": {named}" if named else ""),
                 _verdict(found),
             )
@@ -416,9 +416,9 @@ def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
         "no lesion": [interval(row, "base", ends=ENDS) for row in rows],
         "drop": [interval(row, "drop", ends=ENDS) for row in rows],
         "layer-matched": [interval(row, "drop_layer", ends=ENDS) for row in rows],
-        "norm-matched": [interval(row, "drop_norm", ends=ENDS) for row in rows],
+        "activation-matched": [interval(row, "drop_activation", ends=ENDS) for row in rows],
         "least selective": [number(row["drop_least"]) for row in rows],
-        "exceeds norm-matched": ["yes" if exceeds(row) else "no" for row in rows],
+        "exceeds activation-matched": ["yes" if exceeds(row) else "no" for row in rows],
     }
     if sizes:
         del columns["network"]
@@ -431,12 +431,12 @@ def thought(asked: Asked, read: Tables) -> Iterator[str]:
     if table is None:
         return
     yield read.figure("text", "Drops of each network on each task")
-    yield "Bold drops exceed those of norm-matched random units (interval, items and draws)."
+    yield "Bold drops exceed those of activation-matched random units (interval, items and draws)."
     passed = [row for row in _rows(table) if exceeds(row)]
     if passed:
         yield markdown(_drops(passed, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in passed]))
     else:
-        yield "No network costs more on any task than norm-matched random units can."
+        yield "No network costs more on any task than activation-matched random units can."
     yield _dissociations(crossed)
 
 
@@ -488,8 +488,8 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
         passed = [row for row in _rows(part) if exceeds(row)]
         own_passed = [row for row in own if exceeds(row)]
         yield (
-            f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than norm-matched random units; "
-            f"{len(own_passed)} of them are of a network on its own kind of picture."
+            f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than activation-matched random "
+            f"units; {len(own_passed)} of them are of a network on its own kind of picture."
         )
     if crossed is not None:
         pair = _faces_and_places(crossed)
@@ -615,8 +615,8 @@ def _limits(models: Mapping[str, Asked]) -> str:
             f"{1 / (1 + least):.2f}, so what counts is the interval of the excess.",
             "- Few items per task: differences of a few percent are below what these intervals can show. A task whose "
             "score without a lesion is near chance cannot show a loss.",
-            "- Norm-matched units come from the same block; where a block has no unit as large as the network's, they "
-            "are smaller, and their cost is a lower bound.",
+            "- Activation-matched units come from the same block; where a block has no unit as large as the network's, "
+            "they are smaller, and their cost is a lower bound.",
             "- Mean ablation sets units to their mean over the tasks' own stimuli, at every token.",
             "- One model of each kind, one seed. Nothing here is of a large vision-language model.",
         ]

@@ -209,7 +209,7 @@ def _network_row(place: Place, name: str, tower: str, one: Localization) -> dict
     row["fullest layer"] = int(np.argmax(share))
     row["mean layer"] = float((share * layers).sum() / share.sum())
     row["layers"] = len(share)
-    magnitude = one.norms[tower]
+    magnitude = one.mean_abs[tower]
     row["times the mean |activation|"] = float(magnitude[units.mask[tower]].mean() / magnitude.mean())
     return row
 
@@ -312,7 +312,7 @@ def text_networks(place: Place) -> None:
     decoder = place.asked.model.decoder.name
     found = {name: one for name, one in place.networks(decoder).items() if name in LESIONED_TEXT}
     study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.crossed)
-    place.table("crossed-text", study.dissociation(control="norm"))
+    place.table("crossed-text", study.dissociation(control="activation"))
     figures.costs(study.table(), place.folder / "text.png")
 
 
@@ -352,7 +352,7 @@ def _crossed(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.Da
     tasks = [name for name, value in chance.items() if value is not None and np.isfinite(value)]
     part = _part_of(study, networks, tasks)
     sizes = sorted({size for name in networks for size in part.fractions(name)})
-    return pd.concat([part.dissociation(fraction=size, control="norm") for size in sizes], ignore_index=True)
+    return pd.concat([part.dissociation(fraction=size, control="activation") for size in sizes], ignore_index=True)
 
 
 def _part_of(study: LesionStudy, networks: list[str], tasks: list[str]) -> LesionStudy:

@@ -80,7 +80,7 @@ def renamed_arguments(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[
     return decorate
 
 
-def renamed_option(name: str, value: Any, stacklevel: int = 2, **old_to_new: str) -> Any:
+def renamed_option(name: str, value: Any, old_to_new: Mapping[str, str], stacklevel: int = 2) -> Any:
     """Return an option, or the options of a list, in the new spelling; a value given in the old one warns.
 
     Parameters
@@ -89,13 +89,13 @@ def renamed_option(name: str, value: Any, stacklevel: int = 2, **old_to_new: str
         The argument.
     value
         What was given: an option, a list or tuple of options, or anything else, which is returned as it is.
+    old_to_new
+        For each old spelling of an option the new one.
     stacklevel
         As in :func:`warnings.warn`, counted from the caller of this function.
-    **old_to_new
-        For each old spelling of an option the new one.
     """
     if isinstance(value, list | tuple):
-        return type(value)(renamed_option(name, item, stacklevel + 2, **old_to_new) for item in value)
+        return type(value)([renamed_option(name, item, old_to_new, stacklevel + 1) for item in value])
     if isinstance(value, str) and value in old_to_new:
         warn_renamed(f"{name}={value!r}", f"{name}={old_to_new[value]!r}", stacklevel + 1)
         return old_to_new[value]

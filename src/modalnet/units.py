@@ -21,13 +21,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet import _files
+from modalnet._deprecation import renamed, renamed_arguments, renamed_option
 from modalnet.errors import InputError, StoreError
+from modalnet.stats.controls import RENAMED_MATCH
 
 Shapes = dict[str, tuple[int, int]]
 
 FORMAT = "modalnet.units"
 VERSION = 1
-NEAREST = 5  # of how many units nearest in norm a norm-matched control is picked
+NEAREST = 5  # candidates nearest in mean absolute activation, of which an activation-matched control picks one
 
 
 class Selection(Protocol):
@@ -63,9 +65,9 @@ class Units:
     ----------
     mask
         For each tower, in the model's order, which units are in the set: bool [layer, dim].
-    norms
-        Mean absolute activation of every unit, per tower [layer, dim], for controls matched by norm. A
-        localization hands it to the units it selects.
+    mean_abs
+        Mean absolute activation of every unit, per tower [layer, dim], for activation-matched controls. A
+        localization passes it on to the units it selects.
     model
         A string that identifies the model the units belong to (its fingerprint).
     selected_on
@@ -77,21 +79,22 @@ class Units:
     Raises
     ------
     InputError
-        If a mask is not boolean with axes [layer, dim], or the norms do not have the masks' towers and shapes.
+        If a mask is not boolean with axes [layer, dim], or ``mean_abs`` does not have the masks' towers and shapes.
 
     Notes
     -----
-    Two ``Units`` are equal when their masks and model are; norms describe the units and are not part of the set.
+    Two ``Units`` are equal when their masks and model are; ``mean_abs`` describes the units and is no part of the set.
     Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
-    with any). The result keeps norms and model from whichever side has them, and the stimuli of both that selected
-    them; random controls are selected by none. ``selection`` goes with the set itself alone, not into files.
+    with any). The result keeps ``mean_abs`` and model from whichever side has them, and the stimuli of both that
+    selected them; random controls are selected by none. ``selection`` goes with the set itself alone, not into files.
     """
 
+    @renamed_arguments(norms="mean_abs")
     def __init__(
         self,
         mask: Mapping[str, Bool[np.ndarray, "layer dim"]],
         *,
-        norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
+        mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
         selected_on: Iterable[str] | None = None,
         selection: Selection | None = None,
@@ -106,25 +109,26 @@ class Units:
                     f"{array.shape}. For a list of units use Units.from_indices."
                 )
         self._mask: dict[str, np.ndarray] = masks
-        self._norms: dict[str, np.ndarray] | None = None
-        if norms is not None:
-            given = {tower: _frozen(norms[tower], np.float64) for tower in masks if tower in norms}
+        self._mean_abs: dict[str, np.ndarray] | None = None
+        if mean_abs is not None:
+            given = {tower: _frozen(mean_abs[tower], np.float64) for tower in masks if tower in mean_abs}
             shapes = {tower: array.shape for tower, array in given.items()}
-            if len(norms) != len(given) or shapes != self.shapes:
-                found = {tower: np.shape(array) for tower, array in norms.items()}
-                raise InputError(f"Norms must have the towers and shapes of the mask, {self.shapes}; got {found}.")
-            self._norms = given
+            if len(mean_abs) != len(given) or shapes != self.shapes:
+                found = {tower: np.shape(array) for tower, array in mean_abs.items()}
+                raise InputError(f"`mean_abs` must have the towers and shapes of the mask, {self.shapes}; got {found}.")
+            self._mean_abs = given
         self._model = model
         self._selected_on = None if selected_on is None else frozenset(selected_on)
         self._selection = selection
 
     @classmethod
+    @renamed_arguments(norms="mean_abs")
     def from_indices(
         cls,
         shapes: Mapping[str, tuple[int, int]],
         indices: Iterable[tuple[str, int, int]],
         *,
-        norms: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
+        mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
         selected_on: Iterable[str] | None = None,
     ) -> Units:
@@ -136,7 +140,7 @@ class Units:
             (layers, width) of each tower.
         indices
             The units as (tower, layer, dim); repeats count once.
-        norms, model, selected_on
+        mean_abs, model, selected_on
             As for :class:`Units`.
 
         Raises
@@ -156,7 +160,7 @@ class Units:
                     f"0..{layers - 1} and dims 0..{width - 1}."
                 )
             masks[tower][layer, dim] = True
-        return cls(masks, norms=norms, model=model, selected_on=selected_on)
+        return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -166,9 +170,11 @@ class Units:
         return MappingProxyType(self._mask)
 
     @property
-    def norms(self) -> Mapping[str, Float[np.ndarray, "layer dim"]] | None:
+    def mean_abs(self) -> Mapping[str, Float[np.ndarray, "layer dim"]] | None:
         """Per tower, the mean absolute activation of every unit; read-only. None where it is not known."""
-        return None if self._norms is None else MappingProxyType(self._norms)
+        return None if self._mean_abs is None else MappingProxyType(self._mean_abs)
+
+    norms = renamed("norms", "mean_abs")
 
     @property
     def model(self) -> str | None:
@@ -289,31 +295,32 @@ class Units:
 
             ``"tower"``: as many units in every tower, wherever they sit in it.
 
-            ``"norm"``: as many units in every layer, each alike in mean absolute activation. The selected units of a
-            layer are gone through in random order; for each, the 5 free units of the layer nearest in
-            \\|log norm\\| distance (ties: the lower dim) are found, and one of them is picked with equal chance and is
-            then no longer free. A layer where most units are selected thus gets less alike controls. Free units
-            whose norm is NaN or infinite are never picked.
+            ``"activation"``: as many units in every layer, each alike in mean absolute activation a. The selected units
+            of a layer are taken in random order; for each, one of the 5 free units of the layer at the smallest
+            distance \\|log a - log a'\\| (ties: the lower dim) is drawn with equal probability and is then no longer
+            free. In a layer where most units are selected the match is therefore poorer. Free units whose mean
+            absolute activation is NaN or infinite are never drawn.
 
         Returns
         -------
         list of Units
-            None overlaps this set. They carry its norms and model.
+            None overlaps this set. They carry its ``mean_abs`` and model.
 
         Raises
         ------
         InputError
-            If a layer or tower has too few units that are not selected, if ``match="norm"`` and no norms are known,
-            or for an unknown ``match`` or ``n`` below 1.
+            If a layer or tower has too few units that are not selected, if ``match="activation"`` and ``mean_abs`` is
+            not known, or for an unknown ``match`` or ``n`` below 1.
         """
         if not _is_whole(n) or n < 1:
             raise InputError(f"random(n=...) draws a whole number of sets, at least 1; got n={n!r}.")
         if not _is_whole(seed) or seed < 0:
             raise InputError(f"random(seed=...) takes a non-negative whole number; got seed={seed!r}.")
+        match = renamed_option("match", match, RENAMED_MATCH, 3)
         draws: dict[str, Callable[[np.random.Generator, str], np.ndarray]] = {
             "layer": self._draw_by_layer,
             "tower": self._draw_by_tower,
-            "norm": self._draw_by_norm,
+            "activation": self._draw_by_activation,
         }
         if match not in draws:
             raise InputError(f"random(match=...) is one of {list(draws)}; got {match!r}.")
@@ -321,7 +328,7 @@ class Units:
         for draw in range(n):
             rng = np.random.Generator(np.random.PCG64([int(seed), draw]))
             mask = {tower: draws[match](rng, tower) for tower in self._mask}
-            controls.append(Units(mask, norms=self._norms, model=self._model, selected_on=()))
+            controls.append(Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=()))
         return controls
 
     def _draw_by_tower(self, rng: np.random.Generator, tower: str) -> np.ndarray:
@@ -337,16 +344,16 @@ class Units:
             ]
         )
 
-    def _draw_by_norm(self, rng: np.random.Generator, tower: str) -> np.ndarray:
-        if self._norms is None:
+    def _draw_by_activation(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+        if self._mean_abs is None:
             raise InputError(
-                'random(match="norm") needs the mean absolute activation of every unit, and these units carry none. '
-                "Units that a localization selects (localization.top(...)) do; or pass norms= to Units."
+                'random(match="activation") needs the mean absolute activation of every unit, and these units carry '
+                "none. Units that a localization selects (localization.top(...)) do; or pass mean_abs= to Units."
             )
         return np.stack(
             [
-                _pick_alike(rng, selected, norms, f"layer {layer} of tower {tower!r}")
-                for layer, (selected, norms) in enumerate(zip(self._mask[tower], self._norms[tower], strict=True))
+                _pick_alike(rng, selected, mean_abs, f"layer {layer} of tower {tower!r}")
+                for layer, (selected, mean_abs) in enumerate(zip(self._mask[tower], self._mean_abs[tower], strict=True))
             ]
         )
 
@@ -389,8 +396,8 @@ class Units:
         Parameters
         ----------
         path
-            ``*.json``: towers, shapes, the dims per layer, and the model; readable, without the norms.
-            ``*.safetensors``: masks, norms and model.
+            ``*.json``: towers, shapes, the dims per layer, and the model; readable, without ``mean_abs``.
+            ``*.safetensors``: masks, ``mean_abs`` and model.
 
         Raises
         ------
@@ -404,7 +411,7 @@ class Units:
             head["selected_on"] = sorted(self._selected_on)
         if _suffix(path) == ".safetensors":
             arrays = {f"mask/{tower}": array for tower, array in self._mask.items()}
-            arrays |= {f"norms/{tower}": array for tower, array in (self._norms or {}).items()}
+            arrays |= {f"mean_abs/{tower}": array for tower, array in (self._mean_abs or {}).items()}
             _files.write_file(path, arrays, head | {"towers": list(self._mask)})
             return
         towers = {
@@ -440,9 +447,12 @@ class Units:
             selected_on = document.get("selected_on")
             if arrays:
                 masks = {tower: arrays[f"mask/{tower}"] for tower in document["towers"]}
-                known = any(name.startswith("norms/") for name in arrays)
-                norms = {tower: arrays[f"norms/{tower}"] for tower in masks} if known else None
-                return cls(masks, norms=norms, model=model, selected_on=selected_on)
+                # "norms/" is the name of these arrays in files of modalnet 0.1.
+                field = next(
+                    (name for name in ("mean_abs", "norms") if any(n.startswith(f"{name}/") for n in arrays)), ""
+                )
+                mean_abs = {tower: arrays[f"{field}/{tower}"] for tower in masks} if field else None
+                return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
             shapes = {tower: tuple(entry["shape"]) for tower, entry in document["towers"].items()}
             indices = [
                 (tower, int(layer), dim)
@@ -455,14 +465,14 @@ class Units:
             raise InputError(f"{os.fspath(path)} does not hold valid units: {error}") from error
 
     def __reduce__(self) -> tuple[Callable[[], Units], tuple[()]]:
-        norms = None if self._norms is None else dict(self._norms)
+        mean_abs = None if self._mean_abs is None else dict(self._mean_abs)
         known = self._selected_on
-        return partial(Units, dict(self._mask), norms=norms, model=self._model, selected_on=known), ()
+        return partial(Units, dict(self._mask), mean_abs=mean_abs, model=self._model, selected_on=known), ()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _with(self, mask: Mapping[str, np.ndarray]) -> Units:
-        return Units(mask, norms=self._norms, model=self._model, selected_on=self._selected_on)
+        return Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=self._selected_on)
 
     def _combine(self, other: Units, operation: Callable[..., np.ndarray], sign: str) -> Units:
         if not isinstance(other, Units):
@@ -481,7 +491,7 @@ class Units:
         known = self._selected_on is not None and other._selected_on is not None
         return Units(
             mask,
-            norms=self._norms if self._norms is not None else other._norms,
+            mean_abs=self._mean_abs if self._mean_abs is not None else other._mean_abs,
             model=self._model if self._model is not None else other._model,
             selected_on=(self._selected_on or frozenset()) | (other._selected_on or frozenset()) if known else None,
         )
@@ -532,13 +542,15 @@ def _pick(rng: np.random.Generator, free: np.ndarray, count: int, where: str) ->
     return picked
 
 
-def _pick_alike(rng: np.random.Generator, selected: np.ndarray, norms: np.ndarray, where: str) -> np.ndarray:
-    free = ~selected & np.isfinite(norms)
+def _pick_alike(rng: np.random.Generator, selected: np.ndarray, mean_abs: np.ndarray, where: str) -> np.ndarray:
+    free = ~selected & np.isfinite(mean_abs)
     _check_enough(int(free.sum()), int(selected.sum()), where)
-    if not np.isfinite(norms[selected]).all():
-        raise InputError(f"A selected unit of {where} has no finite norm, so no unit can be matched to it.")
+    if not np.isfinite(mean_abs[selected]).all():
+        raise InputError(
+            f"A selected unit of {where} has no finite mean absolute activation, so no unit can be matched to it."
+        )
     picked = np.zeros(len(free), dtype=bool)
-    sizes = np.maximum(norms, np.finfo(np.float64).tiny)
+    sizes = np.maximum(mean_abs, np.finfo(np.float64).tiny)
     for unit in _shuffled(rng, np.flatnonzero(selected)):
         candidates = np.flatnonzero(free)
         # The ratio of the larger to the smaller orders units as |log a - log b| does, and division, unlike log, is

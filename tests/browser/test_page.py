@@ -330,8 +330,8 @@ def random_localization(shapes: dict[str, tuple[int, int]], rng: np.random.Gener
         for side, shift in (("positive", 0.3), ("negative", 0.0)):
             sides[side][tower] = [Moments(20, rng.normal(shift, 0.3, shape), 20 * rng.uniform(0.5, 2, shape))]
     conditions = {side: {tower: folds[0] for tower, folds in parts.items()} for side, parts in sides.items()}
-    norms = {tower: rng.uniform(0.5, 2, shape) for tower, shape in shapes.items()}
-    return Localization(sides=sides, conditions=conditions, norms=norms, meta={"source": "random"})
+    mean_abs = {tower: rng.uniform(0.5, 2, shape) for tower, shape in shapes.items()}
+    return Localization(sides=sides, conditions=conditions, mean_abs=mean_abs, meta={"source": "random"})
 
 
 @pytest.mark.real

@@ -36,8 +36,8 @@ def some_units(model, count, seed=0, towers=None):
     picked = np.random.default_rng(seed).choice(len(every), count, replace=False)
     shapes = {name: tower.shape for name, tower in model.towers.items()}
     rng = np.random.default_rng(seed)
-    norms = {name: rng.uniform(0.5, 2, shape) for name, shape in shapes.items()}
-    return mn.Units.from_indices(shapes, [every[i] for i in picked], norms=norms)
+    mean_abs = {name: rng.uniform(0.5, 2, shape) for name, shape in shapes.items()}
+    return mn.Units.from_indices(shapes, [every[i] for i in picked], mean_abs=mean_abs)
 
 
 def activations(name, given, units):
@@ -95,7 +95,7 @@ def test_top_stimuli_are_those_of_a_sort_of_all_activations(name, magnitude):
     order = np.argsort(-values, axis=0, kind="stable")[:4].T
     np.testing.assert_array_equal(result.index, order)
     np.testing.assert_allclose(result.activation, np.take_along_axis(values.T, order, 1), atol=1e-4)
-    sizes = np.array([units.norms[t][layer, dim] for t, layer, dim in result.units])
+    sizes = np.array([units.mean_abs[t][layer, dim] for t, layer, dim in result.units])
     network = (values / sizes).mean(1)
     np.testing.assert_array_equal(result.network_index, np.argsort(-network, kind="stable")[:4])
     np.testing.assert_allclose(result.network_activation, np.sort(network)[::-1][:4], atol=1e-4)
@@ -156,7 +156,7 @@ def test_shades_are_the_activations_at_each_token(name):
     states = forward(name, given[index].text, given[index].images())[2]
     for tower in {unit[0] for unit in result.units}:
         own = [
-            states[t][layer, :, dim].abs().numpy() / units.norms[t][layer, dim]
+            states[t][layer, :, dim].abs().numpy() / units.mean_abs[t][layer, dim]
             for t, layer, dim in result.units
             if t == tower
         ]
@@ -464,7 +464,7 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
     result = mn.features.optimize(model, units, **options)
     count = 4
     # What is reported is what the model does with the finished picture.
-    sizes = [[units.norms[t][layer, dim] for t, layer, dim in own] for own in result.units]
+    sizes = [[units.mean_abs[t][layer, dim] for t, layer, dim in own] for own in result.units]
     for place, own in enumerate(result.units):
         shown = [result.stimulus(i) for i in range(2)]
         values = abs(activations(name, shown, own)) / sizes[place]

@@ -42,23 +42,23 @@ def study_of(costs, *, sizes=(SIZE,), draws=5, magnitudes=None, n=N, seed=0, lev
         )
         for task in tasks
     }
-    cells, counts, norms = {}, {}, {}
+    cells, counts, mean_abs = {}, {}, {}
     for (network, operation), kinds in costs.items():
         for size in sizes:
             for control, per_task in kinds.items():
-                for draw in range(draws if control in ("layer", "norm") else 1):
+                for draw in range(draws if control in ("layer", "activation") else 1):
                     condition = Condition(network, size, operation, control, draw)
                     counts[condition] = round(size * 10_000)
-                    norms[condition] = (magnitudes or {}).get((network, control), 1.0)
+                    mean_abs[condition] = (magnitudes or {}).get((network, control), 1.0)
                     for task, cost in per_task.items():
                         # Some items change for no reason, so that nothing is exactly alike.
                         noise = source.random(n) < 0.02
                         cells[condition, task] = np.abs((luck[task] < level - cost) * 1.0 - noise)
-    return LesionStudy("toy", base, cells, counts, norms, {}, 1, seed, {"sizes": list(sizes)})
+    return LesionStudy("toy", base, cells, counts, mean_abs, {}, 1, seed, {"sizes": list(sizes)})
 
 
 def effect(blimp, images, *, layer=(0.01, 0.01), norm=(0.02, 0.02), least=(0.0, 0.0)):
-    kinds = {"": (blimp, images), "layer": layer, "norm": norm, "least": least}
+    kinds = {"": (blimp, images), "layer": layer, "activation": norm, "least": least}
     return {kind: dict(zip(("blimp", "images"), one, strict=True)) for kind, one in kinds.items() if one is not None}
 
 
@@ -78,7 +78,7 @@ def massive():
     """As on Gemma 3 270M: units of large norm break the model when zeroed, and cost nothing of their own."""
     zero = effect(0.28, 0.28, norm=(0.28, 0.28))
     mean = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
-    magnitudes = {("language", ""): 69.0, ("language", "norm"): 41.0}
+    magnitudes = {("language", ""): 69.0, ("language", "activation"): 41.0}
     return study_of(
         {("language", "zero"): zero, ("language", "mean"): mean}, sizes=(0.00125, 0.01), magnitudes=magnitudes
     )
@@ -225,7 +225,7 @@ def test_a_row_follows_from_the_item_scores(double):
         reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
         found = [row[f"{name}_low"], row[f"{name}_high"]]
         assert found == pytest.approx(list(reference.confidence_interval), abs=0.01)
-    for kind in ("layer", "norm"):
+    for kind in ("layer", "activation"):
         controls = np.stack([double.cells[Condition("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
         drops = base.mean() - controls.mean(axis=1)
         difference = controls.mean(axis=0) - scores
@@ -263,7 +263,7 @@ def test_the_table_is_the_same_every_time_and_its_own(double):
 def test_another_task_changes_no_interval(double):
     cells = {key: scores for key, scores in double.cells.items() if key[1] == "images"}
     alone = LesionStudy("toy", {"images": double.base["images"]}, cells, {}, {}, {}, 0, double.seed, {})
-    columns = ["drop_low", "excess_norm_high", "p_items_norm"]
+    columns = ["drop_low", "excess_activation_high", "p_items_activation"]
     table = double.table()
     expected = table[table.task == "images"][columns].to_numpy()
     np.testing.assert_array_equal(alone.table()[columns].to_numpy(), expected)
@@ -276,22 +276,29 @@ def test_random_sets_that_differ_need_the_rank():
     n = 150
     luck, cells = source.random(n), {}
     for number in range(60):
-        for control, draws in (("", 1), ("norm", 10)):
+        for control, draws in (("", 1), ("activation", 10)):
             for draw in range(draws):
                 level = 0.85 - source.uniform(0, 0.3)
                 condition = Condition(f"set {number}", SIZE, "zero", control, draw)
                 cells[condition, "blimp"] = (luck < level) * 1.0
     base = TaskScores("blimp", tuple(map(str, range(n))), (luck < 0.85) * 1.0, "accuracy", 0.5)
     table = LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {}).table()
-    assert (table.q_items_norm < 0.05).mean() > 0.25
-    assert table.exceeds_norm.mean() < 0.15  # 1 in 11 has the largest drop of all
+    assert (table.q_items_activation < 0.05).mean() > 0.25
+    assert table.exceeds_activation.mean() < 0.15  # 1 in 11 has the largest drop of all
 
 
 def test_what_was_not_run_is_missing():
     study = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)})
     table = study.table()
-    assert (table.n_norm == 0).all()
-    for column in ("drop_norm", "excess_norm", "p_items_norm", "q_draws_norm", "exceeds_norm", "exceeds_least"):
+    assert (table.n_activation == 0).all()
+    for column in (
+        "drop_activation",
+        "excess_activation",
+        "p_items_activation",
+        "q_draws_activation",
+        "exceeds_activation",
+        "exceeds_least",
+    ):
         assert table[column].isna().all()
     assert table.exceeds_layer.all()
 
@@ -299,7 +306,7 @@ def test_what_was_not_run_is_missing():
 def test_failures_stay_visible(double):
     lost = (Condition("vision", SIZE, "mean"), "images")
     cells = {key: scores for key, scores in double.cells.items() if key != lost}
-    failures = {lost: "out of memory", (Condition("vision", SIZE, "zero", "norm", 2), "captions"): "no images"}
+    failures = {lost: "out of memory", (Condition("vision", SIZE, "zero", "activation", 2), "captions"): "no images"}
     study = LesionStudy("toy", double.base, cells, double.counts, double.magnitudes, failures, 0, 0, {})
     table = study.table()
     (row,) = table[table.failure != ""].to_dict("records")
@@ -322,11 +329,13 @@ def test_scores_that_are_not_finite_are_no_result(double):
     table, before = study.table(), double.table()
     spoiled = (table.network == "language") & (table.operation == "zero")
     assert (
-        table[spoiled][["drop_low", "excess_norm_low", "p_items_norm", "p_draws_norm", "exceeds_norm"]]
+        table[spoiled][
+            ["drop_low", "excess_activation_low", "p_items_activation", "p_draws_activation", "exceeds_activation"]
+        ]
         .isna()
         .all(axis=None)
     )
-    columns = ["drop_low", "excess_norm_low", "p_items_norm"]
+    columns = ["drop_low", "excess_activation_low", "p_items_activation"]
     assert table[~spoiled][columns].equals(before[~spoiled][columns])
     assert "zero ablation gave no scores" in study.verdicts()[0]
 
@@ -354,7 +363,7 @@ def test_a_planted_double_dissociation_is_found(double):
         assert 0 < row["crossed_low"] < row["crossed"] < row["crossed_high"]
         assert row["difference_a"] == pytest.approx(Aa - Ba)
         assert row["difference_b_low"] > 0
-        assert row["excess_Bb_low"] == table["excess_norm_low"]["vision", "images"]
+        assert row["excess_Bb_low"] == table["excess_activation_low"]["vision", "images"]
 
 
 def test_a_double_dissociation_is_found_with_the_tasks_exchanged():
@@ -390,8 +399,8 @@ def test_what_controls_break_as_well_is_not_called_spared():
     (verdict,) = study_of(costs).dissociation().verdict
     assert verdict == (
         "double dissociation: "
-        "lesioning language breaks blimp and hurts images no more than norm-matched random units do, "
-        "lesioning vision breaks images and hurts blimp no more than norm-matched random units do"
+        "lesioning language breaks blimp and hurts images no more than activation-matched random units do, "
+        "lesioning vision breaks images and hurts blimp no more than activation-matched random units do"
     )
 
 
@@ -454,7 +463,7 @@ def test_dissociations_that_cannot_be_asked_for(double, massive):
     with pytest.raises(InputError, match="zero and mean ablation, not 'scale'"):
         double.dissociation(operation="scale")
     none = study_of({(name, "zero"): effect(0.3, 0.1, norm=None) for name in "AB"})
-    assert none.dissociation().verdict[0].startswith("not tested: norm-matched random units were not lesioned")
+    assert none.dissociation().verdict[0].startswith("not tested: activation-matched random units were not lesioned")
 
 
 # -- verdicts ------------------------------------------------------------------------------------------------------
@@ -465,8 +474,10 @@ def test_massive_activations_do_not_survive(massive):
     assert len(sentences) == 2
     for sentence in sentences:
         assert "with 69 times the mean |activation|, massive activations" in sentence
-        assert re.search(r"norm-matched random units \(with 41 times the mean \|activation\|\) cost 0\.[23]", sentence)
-        assert "the effect does not survive: norm-matched random units hurt as much" in sentence
+        assert re.search(
+            r"activation-matched random units \(with 41 times the mean \|activation\|\) cost 0\.[23]", sentence
+        )
+        assert "the effect does not survive: activation-matched random units hurt as much" in sentence
         assert "survives at none" in sentence
     assert sentences[0].startswith("language on blimp: ")
 
@@ -494,19 +505,19 @@ def test_an_effect_of_zeroing_alone_does_not_survive():
 
 
 def test_units_that_no_random_unit_matches_are_told():
-    magnitudes = {("language", ""): 69.0, ("language", "norm"): 12.0}
+    magnitudes = {("language", ""): 69.0, ("language", "activation"): 12.0}
     study = study_of({("language", name): LANGUAGE for name in BOTH}, magnitudes=magnitudes)
-    assert "no random units are as strongly driven (the norm-matched have 12 times)" in study.verdicts()[0]
+    assert "no random units are as strongly driven (the activation-matched have 12 times)" in study.verdicts()[0]
 
 
 def test_what_was_not_tested_is_said():
     zero = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)}).verdicts()[0]
     for words in (
-        "norm-matched random units were not tested",
+        "activation-matched random units were not tested",
         "the least selective units were not tested",
         "mean ablation was not tested",
         "whether the effect survives was not tested: "
-        "norm-matched random units were not zeroed and mean ablation was not run",
+        "activation-matched random units were not zeroed and mean ablation was not run",
     ):
         assert words in zero
     mean = study_of({("language", "mean"): LANGUAGE}).verdicts()[0]
@@ -537,7 +548,7 @@ def test_the_summary_says_it_all(massive):
 def test_a_study_without_cells_is_empty(double):
     study = LesionStudy("toy", double.base, {}, {}, {}, {}, 0, 0, {})
     assert study.table().empty
-    assert "excess_norm_low" in study.table()
+    assert "excess_activation_low" in study.table()
     assert study.verdicts() == []
     assert "no cell was run" in study.summary()
 
@@ -634,7 +645,7 @@ def test_curves_and_bands_are_the_scores(massive):
             np.testing.assert_allclose([bar[:, 1].min() for bar in bars], own.base - own.drop_high)
             np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.base - own.drop_low)
             bands = [one for one in ax.collections if not hasattr(one, "get_segments")]
-            for band, kind in zip(bands, ("layer", "norm"), strict=True):
+            for band, kind in zip(bands, ("layer", "activation"), strict=True):
                 means = [massive.cells[Condition("language", 0.01, operation, kind, i), task].mean() for i in range(5)]
                 corners = band.get_paths()[0].vertices
                 at = corners[np.isclose(corners[:, 0], 0.01), 1]

@@ -28,8 +28,8 @@ def model():
 
 def network(model, share=0.1, seed=3):
     rng = np.random.default_rng(seed)
-    norms = {name: rng.uniform(0.5, 2, tower.shape) for name, tower in model.towers.items()}
-    return mn.Units(some_units(model, ["decoder"], share, seed).mask, norms=norms)
+    mean_abs = {name: rng.uniform(0.5, 2, tower.shape) for name, tower in model.towers.items()}
+    return mn.Units(some_units(model, ["decoder"], share, seed).mask, mean_abs=mean_abs)
 
 
 def pairs(name="pairs"):
@@ -47,7 +47,7 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
     study = mn.lesion_study(model, {"some": units}, pairs(), reference=["a b", "c d e"], spare_first=1, **OPTIONS)
     fraction = units.count / len(model.units())
     means = model.means(["a b", "c d e"], towers="decoder", spare_first=1)
-    sets = {"": [units], "layer": units.random(2, 0, "layer"), "norm": units.random(2, 0, "norm")}
+    sets = {"": [units], "layer": units.random(2, 0, "layer"), "activation": units.random(2, 0, "activation")}
     for operation in ("zero", "mean"):
         for control, members in sets.items():
             for draw, one in enumerate(members):
@@ -58,8 +58,8 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
                 assert study.counts[condition] == one.count
     assert len(study.cells) == 2 * 5
     assert np.array_equal(study.base["pairs"].scores, pairs().run(model).scores)
-    norms = units.norms["decoder"]
-    ratio = norms[units.mask["decoder"]].mean() / norms.mean()
+    mean_abs = units.mean_abs["decoder"]
+    ratio = mean_abs[units.mask["decoder"]].mean() / mean_abs.mean()
     assert study.magnitudes[Condition("some", fraction, "zero")] == pytest.approx(ratio)
 
 
@@ -86,9 +86,9 @@ def test_units_can_be_chosen_by_effect_size_and_without_massive_ones(model):
         model, {"x": localization}, [pairs()], (0.1,), by="effect_size", exclude_massive=2.0, **options
     )
     massive = localization.massive(2.0)
-    median = np.median(localization.norms["decoder"], axis=1, keepdims=True)
+    median = np.median(localization.mean_abs["decoder"], axis=1, keepdims=True)
     assert massive.count
-    assert np.array_equal(massive.mask["decoder"], localization.norms["decoder"] > 2 * median)
+    assert np.array_equal(massive.mask["decoder"], localization.mean_abs["decoder"] > 2 * median)
     chosen = localization.top(fraction=0.1, by="effect_size", exclude=massive)
     assert not (chosen & massive)
     g = np.where(massive.mask["decoder"], -np.inf, localization.effect_size["decoder"])
@@ -267,7 +267,7 @@ def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypa
 
 def test_units_without_norms_have_no_norm_matched_controls_and_that_is_said(model):
     bare = some_units(model, ["decoder"], 0.1)
-    with pytest.warns(UserWarning, match="carries no norms"):
+    with pytest.warns(UserWarning, match="has no `mean_abs`"):
         study = mn.lesion_study(model, {"bare": bare}, pairs(), operations=["zero"], **OPTIONS)
     assert {one.control for one, _ in study.cells} == {"", "layer"}
     with pytest.raises(mn.InputError, match="empty set"):

@@ -47,7 +47,7 @@ def localization_of(values, conditions, n_folds=10, seed=0, meta=META):
             str(name): {tower: moments(tower, conditions == name) for tower in values}
             for name in dict.fromkeys(conditions.tolist())
         },
-        norms={tower: np.abs(array).mean(axis=0) for tower, array in values.items()},
+        mean_abs={tower: np.abs(array).mean(axis=0) for tower, array in values.items()},
         meta=meta,
     )
 
@@ -116,7 +116,7 @@ def test_folds_do_not_change_the_statistics(values, result):
 
 
 def test_results_are_read_only(result):
-    for arrays in (result.t, result.p, result.q, result.effect_size, result.norms, result.means["S"]):
+    for arrays in (result.t, result.p, result.q, result.effect_size, result.mean_abs, result.means["S"]):
         with pytest.raises(ValueError, match="read-only"):
             arrays["decoder"][0, 0] = 1
 
@@ -165,7 +165,7 @@ def test_top_and_bottom_are_a_plain_sort(partial_result, k, towers, sign):
     assert units.count == k
     assert list(units.mask) == ["vision", "decoder"]
     assert units.model == "fingerprint"
-    np.testing.assert_array_equal(units.norms["decoder"], partial_result.norms["decoder"])
+    np.testing.assert_array_equal(units.mean_abs["decoder"], partial_result.mean_abs["decoder"])
 
 
 def test_ties_go_by_tower_layer_dim():
@@ -346,10 +346,21 @@ def test_files_that_hold_no_localization(result, tmp_path):
     path = tmp_path / "r.safetensors"
     result.save(path)
     arrays, document = read_file(path)
-    del arrays["norms/decoder"]
+    del arrays["mean_abs/decoder"]
     write_file(path, arrays, document)
-    with pytest.raises(InputError, match=r"r\.safetensors.*norms/decoder"):
+    with pytest.raises(InputError, match=r"r\.safetensors.*mean_abs/decoder"):
         Localization.load(path)
+
+
+def test_files_of_the_first_release_load(result, tmp_path):
+    path = tmp_path / "r.safetensors"
+    result.save(path)
+    arrays, document = read_file(path)
+    write_file(path, {name.replace("mean_abs/", "norms/"): array for name, array in arrays.items()}, document)
+    back = Localization.load(path)
+    assert back == result
+    with pytest.warns(DeprecationWarning, match=r"`Localization.norms` is deprecated .* use `Localization.mean_abs`"):
+        np.testing.assert_array_equal(back.norms["decoder"], result.mean_abs["decoder"])
 
 
 def test_parts_that_do_not_fit(result):
@@ -357,7 +368,7 @@ def test_parts_that_do_not_fit(result):
     good = {
         "sides": {"positive": {"decoder": [zeros]}, "negative": {"decoder": [zeros]}},
         "conditions": {"S": {"decoder": zeros}},
-        "norms": {"decoder": np.zeros((2, 3))},
+        "mean_abs": {"decoder": np.zeros((2, 3))},
         "meta": {},
     }
     assert Localization(**good).n_units == 6
@@ -366,8 +377,8 @@ def test_parts_that_do_not_fit(result):
         ({"sides": {"positive": {"decoder": [zeros]}, "negative": {"decoder": [zeros] * 2}}}, "folds"),
         ({"sides": {"positive": {"decoder": [zeros]}, "negative": {"vision": [zeros]}}}, "negative side"),
         ({"conditions": {"S": {"vision": zeros}}}, "'S'"),
-        ({"norms": {}}, "norms"),
-        ({"norms": {"decoder": np.zeros((3, 2))}}, "shape"),
+        ({"mean_abs": {}}, "mean_abs"),
+        ({"mean_abs": {"decoder": np.zeros((3, 2))}}, "shape"),
         ({"meta": {"x": object()}}, "JSON"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -291,7 +291,7 @@ def test_the_second_call_answers_from_the_store(name, forwards, tmp_path):
     assert again.meta == first.meta
     for tower in first.towers:
         np.testing.assert_array_equal(again.t[tower], first.t[tower])
-        np.testing.assert_array_equal(again.norms[tower], first.norms[tower])
+        np.testing.assert_array_equal(again.mean_abs[tower], first.mean_abs[tower])
     assert again.top(0.05) == first.top(0.05)
     forwards.forbid = False
     count = forwards.count
@@ -570,7 +570,7 @@ def test_units_of_a_result_are_units_of_the_model():
     network = result.top(0.05)
     assert (network & model.units()).count == network.count
     assert network.model == model.fingerprint()
-    for match in ("layer", "tower", "norm"):
+    for match in ("layer", "tower", "activation"):
         (control,) = network.random(match=match)
         assert control.count == network.count
         assert not (control & network).count

@@ -119,7 +119,7 @@ def test_localize(pair: Pair, magnitude: str) -> None:
     for tower, t in one.t.items():
         assert np.nanmax(np.abs(t - other.t[tower])) <= CLOSE
         assert np.nanmax(np.abs(one.effect_size[tower] - other.effect_size[tower])) <= CLOSE
-        assert np.allclose(one.norms[tower], other.norms[tower], rtol=CLOSE)
+        assert np.allclose(one.mean_abs[tower], other.mean_abs[tower], rtol=CLOSE)
         for condition, means in one.means.items():
             assert np.allclose(means[tower], other.means[condition][tower], rtol=CLOSE, atol=CLOSE)
     assert one.top(k=20).mask.keys() == other.top(k=20).mask.keys()

@@ -23,7 +23,7 @@ def test_the_study_runs_on_a_server(ndif, tmp_path):
     assert main([*command, "--out", str(tmp_path / "there"), "--remote"]) == 0
     for table, columns in {
         "networks": ["largest t", "g held out", "mean layer"],
-        "lesions-doses": ["base", "drop", "drop_norm"],
+        "lesions-doses": ["base", "drop", "drop_activation"],
     }.items():
         here, there = (pd.read_csv(tmp_path / side / "tiny" / f"{table}.csv") for side in ("here", "there"))
         np.testing.assert_allclose(there[columns], here[columns], rtol=1e-3, atol=1e-3)

@@ -155,8 +155,8 @@ def test_the_ends_of_the_scale():
 
 def some_units(model, seed=3):
     rng = np.random.default_rng(seed)
-    norms = {name: rng.random(tower.shape) + 0.1 for name, tower in model.towers.items()}
-    return mn.Units({name: rng.random(tower.shape) < 0.2 for name, tower in model.towers.items()}, norms=norms)
+    mean_abs = {name: rng.random(tower.shape) + 0.1 for name, tower in model.towers.items()}
+    return mn.Units({name: rng.random(tower.shape) < 0.2 for name, tower in model.towers.items()}, mean_abs=mean_abs)
 
 
 def test_units_of_a_network_are_what_hooks_patch():
@@ -183,10 +183,12 @@ def test_units_of_a_network_are_what_hooks_patch():
             assert network.values[tower][0, layer, column] == pytest.approx(expected, abs=5e-4)
     assert network.joint[0] == pytest.approx(_jointly(name, clean, corrupt, units), abs=5e-4)
     assert network.controls["layer"].shape == (3, 1)
-    for draw, control in enumerate(units.random(3, seed=0, match="norm")):
-        assert network.controls["norm"][draw, 0] == pytest.approx(_jointly(name, clean, corrupt, control), abs=5e-4)
+    for draw, control in enumerate(units.random(3, seed=0, match="activation")):
+        assert network.controls["activation"][draw, 0] == pytest.approx(
+            _jointly(name, clean, corrupt, control), abs=5e-4
+        )
     table = result.network_table()
-    assert set(table["match"]) == {"layer", "norm"}
+    assert set(table["match"]) == {"layer", "activation"}
     assert np.isfinite(table[["share", "control", "p"]].to_numpy()).all()
 
 

@@ -87,7 +87,7 @@ def test_standard_deviations_are_those_of_the_activations() -> None:
     total.update(values)
     sides = {side: {"decoder": [total]} for side in ("positive", "negative")}
     one = mn.Localization(
-        sides=sides, conditions={"a": {"decoder": total}}, norms={"decoder": np.ones((2, 3))}, meta={}
+        sides=sides, conditions={"a": {"decoder": total}}, mean_abs={"decoder": np.ones((2, 3))}, meta={}
     )
     np.testing.assert_allclose(one.sds["a"]["decoder"], values.std(axis=0, ddof=1))
 

@@ -180,7 +180,7 @@ def test_undefined_units_are_neither_ground_nor_coloured() -> None:
     total = Moments(5, np.zeros(shape), np.ones(shape))
     flat = Moments(5, np.zeros(shape), np.where(np.arange(40) == 7, 0.0, 1.0) * np.ones(shape))
     sides = {side: {"decoder": [flat]} for side in ("positive", "negative")}
-    one = Localization(sides=sides, conditions={"a": {"decoder": total}}, norms={"decoder": np.ones(shape)}, meta={})
+    one = Localization(sides=sides, conditions={"a": {"decoder": total}}, mean_abs={"decoder": np.ones(shape)}, meta={})
     assert np.isnan(one.t["decoder"][0, 7])
     arrangement = plotting.arrange(one)
     ax = plotting.sheet(one, arrangement=arrangement)

@@ -32,7 +32,7 @@ def material():
     network = mn.localize(model, mn.Contrast(some, every.positive, every.negative), cache=False, progress=False).top(
         k=20
     )
-    return model, network, network.random(1, match="norm")[0], others
+    return model, network, network.random(1, match="activation")[0], others
 
 
 def test_top_stimuli_of_face_units_are_faces(material):

@@ -111,7 +111,7 @@ def test_means_and_norms_too(result, independent):
     size = np.abs(values)
     np.testing.assert_allclose(result.means["sentences"]["decoder"], size[sentences].mean(0), rtol=1e-3)
     np.testing.assert_allclose(result.means["nonwords"]["decoder"], size[~sentences].mean(0), rtol=1e-3)
-    np.testing.assert_allclose(result.norms["decoder"], size.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(result.mean_abs["decoder"], size.mean(0), rtol=1e-3)
 
 
 def test_the_network_comes_back_on_other_sentences(result):

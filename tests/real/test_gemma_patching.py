@@ -116,7 +116,7 @@ def test_a_network_carries_a_share_of_what_all_units_carry(model, question, netw
         cache=False,
         progress=False,
     ).network_table()
-    assert beside["match"].tolist() == ["layer", "norm"]
+    assert beside["match"].tolist() == ["layer", "activation"]
     assert (beside["control_low"] <= beside["control"]).all()
     assert (beside["control_low"] < beside["control_high"]).all()
 

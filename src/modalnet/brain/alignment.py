@@ -57,7 +57,7 @@ def align(
     cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
     metric: Literal["pearson", "r2"] = "pearson",
     controls: int = 10,
-    match: Literal["layer", "norm", "tower"] = "layer",
+    match: Literal["layer", "activation", "tower"] = "layer",
     baselines: Sequence[str] | bool = True,
     untrained: bool | Model | Literal["auto"] = "auto",
     whole_layer: bool = True,

@@ -138,7 +138,9 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     study.save(files["study"])
     tables = {"table": study.table()}
     if len(study.networks) > 1 and len(study.base) > 1:
-        tables["dissociation"] = study.dissociation(control="norm" if "norm" in study.settings["matches"] else "layer")
+        tables["dissociation"] = study.dissociation(
+            control="activation" if "activation" in study.settings["matches"] else "layer"
+        )
     for name, table in tables.items():
         files[name] = folder / f"lesion-{name}.csv"
         _files.write_bytes(files[name], table.to_csv(index=False).encode())

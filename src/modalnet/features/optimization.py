@@ -49,7 +49,7 @@ def optimize(
     magnitude: Literal["absolute", "signed"] = "absolute",
     scaled: bool | None = None,
     controls: int = 1,
-    match: Literal["layer", "tower", "norm"] | None = None,
+    match: Literal["layer", "tower", "activation"] | None = None,
     steps: int = 256,
     rate: float = 0.05,
     shake: Shake | None = None,
@@ -89,8 +89,8 @@ def optimize(
     controls
         How many sets of random units get a picture of their own.
     match
-        What these share with the units (see :meth:`modalnet.Units.random`); None for ``"norm"`` where the units carry
-        norms, else ``"layer"``.
+        What these share with the units (see :meth:`modalnet.Units.random`); None for ``"activation"`` where the units
+        carry ``mean_abs``, else ``"layer"``.
     steps, rate
         Steps of Adam (Kingma & Ba 2015), and its learning rate.
     shake
@@ -139,7 +139,7 @@ def optimize(
             "tokens that drive its units, and top_stimuli the texts."
         )
     own = as_units(model, units)
-    match = match or ("layer" if own.norms is None else "norm")
+    match = match or ("layer" if own.mean_abs is None else "activation")
     sets = [own, *(own.random(controls, seed=seed, match=match) if controls else [])]
     responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]
     canvas = model.canvas(text, size)

@@ -100,19 +100,19 @@ def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = N
     if magnitude not in MAGNITUDES:
         raise InputError(f'magnitude={magnitude!r} is not known. Give "absolute" or "signed".')
     chosen = as_units(model, units)
-    if scaled and chosen.norms is None:
+    if scaled and chosen.mean_abs is None:
         raise InputError(
             "scaled=True needs the mean absolute activation of every unit, and these units carry none. Units that a "
-            "localization selects (localization.top(...)) do; or pass norms= to Units."
+            "localization selects (localization.top(...)) do; or pass mean_abs= to Units."
         )
-    norms = None if scaled is False else chosen.norms
+    mean_abs = None if scaled is False else chosen.mean_abs
     order = list(model.towers)
     listed = sorted(chosen.indices(), key=lambda unit: (order.index(unit[0]), *unit[1:]))
     layers = {t: tuple(sorted({layer for tower, layer, _ in listed if tower == t})) for t in order}
-    sizes = np.array([1.0 if norms is None else norms[t][layer, dim] for t, layer, dim in listed])
+    sizes = np.array([1.0 if mean_abs is None else mean_abs[t][layer, dim] for t, layer, dim in listed])
     # A unit that is never active, or whose size is not known, counts as it is.
     sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1.0)
-    return Response(tuple(listed), {t: own for t, own in layers.items() if own}, magnitude, sizes, norms is not None)
+    return Response(tuple(listed), {t: own for t, own in layers.items() if own}, magnitude, sizes, mean_abs is not None)
 
 
 def as_units(model: Model, units: Any) -> Units:

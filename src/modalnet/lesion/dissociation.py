@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SMALL = 0.2  # a drop below this share of the other task's counts as none
 CONTROLS = {
     "layer": "layer-matched random units",
-    "norm": "norm-matched random units",
+    "activation": "activation-matched random units",
     "least": "least selective units",
 }
 
@@ -41,7 +41,7 @@ _EFFECTS = ("crossed", "crossed_raw", "difference_a", "difference_b")
 
 
 def dissociation(
-    study: LesionStudy, *, fraction: float | None = None, operation: str | None = None, control: Control = "norm"
+    study: LesionStudy, *, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
 ) -> pd.DataFrame:
     """Return the crossed effect of each pair of networks on each pair of tasks.
 

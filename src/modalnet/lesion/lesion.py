@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Control = Literal["", "layer", "norm", "least"]  # "" = the network itself
+Control = Literal["", "layer", "activation", "least"]  # "" = the network itself
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Condition:
     operation
         What was done to the units: ``"zero"`` or ``"mean"``.
     control
-        ``""``: the network itself. ``"layer"``: random units, as many in every layer. ``"norm"``: the same, and alike
-        in mean |activation|. ``"least"``: the units that the network's contrast drives least.
+        ``""``: the network itself. ``"layer"``: random units, as many in every layer. ``"activation"``: the same, and
+        alike in mean |activation|. ``"least"``: the units that the network's contrast drives least.
     draw
         Which of the random draws.
     """

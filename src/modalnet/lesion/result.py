@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._deprecation import renamed_option
 from modalnet.errors import InputError
 from modalnet.lesion.lesion import Condition, Control
 from modalnet.results.result import Kept
+from modalnet.stats.controls import RENAMED_MATCH, stored_match
 from modalnet.tasks.base import TaskScores
 
 if TYPE_CHECKING:
@@ -143,11 +145,12 @@ class LesionStudy(Kept):
         return self._evidence.table.copy()
 
     def dissociation(
-        self, fraction: float | None = None, operation: str | None = None, control: Control = "norm"
+        self, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
     ) -> pd.DataFrame:
         """Crossed effects of pairs of networks on pairs of tasks: see :func:`.dissociation.dissociation`."""
         from modalnet.lesion.dissociation import dissociation
 
+        control = renamed_option("control", control, RENAMED_MATCH, 3)
         return dissociation(self, fraction=fraction, operation=operation, control=control)
 
     def verdicts(self) -> list[str]:
@@ -213,7 +216,13 @@ class LesionStudy(Kept):
 
     @classmethod
     def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
-        lesions = [Condition(*values) for values in document["lesions"]]
+        lesions = [
+            Condition(network, fraction, operation, stored_match(control), draw)  # type: ignore[arg-type]
+            for network, fraction, operation, control, draw in document["lesions"]
+        ]
+        settings = json.loads(document["settings"])
+        if "matches" in settings:
+            settings["matches"] = [stored_match(name) for name in settings["matches"]]
         return cls(
             model=document["model"],
             base={
@@ -229,5 +238,5 @@ class LesionStudy(Kept):
             failures={(lesions[at], task): message for at, task, message in document["failures"]},
             spare_first=document["spare_first"],
             seed=document["seed"],
-            settings=json.loads(document["settings"]),
+            settings=settings,
         )

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._deprecation import renamed_option
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Condition
 from modalnet.lesion.result import LesionStudy
 from modalnet.models.towers import VISION_TOWERS, input_of
 from modalnet.results.store import Store
+from modalnet.stats.controls import RENAMED_MATCH
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import Units
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
 OPERATIONS = ("zero", "mean")
-MATCHES = ("layer", "norm")
+MATCHES = ("layer", "activation")
 # Lesions that one encoding of a task is used for, and that are lost at most when a study is stopped.
 TOGETHER = 8
 # Stimuli of the tasks that means are taken over where no others are given.
@@ -86,9 +88,9 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         ``"zero"``, ``"mean"`` or both. Zeroing takes a unit far from where it ever is if its mean is large, whatever
         it codes; mean ablation does not.
     matches
-        Kinds of random controls: ``"layer"`` (as many in each layer), ``"norm"`` (the same, and alike in mean
-        \\|activation\\|: units of large norm hurt whatever they code), or both. Fixed units that carry no norms have no
-        norm-matched controls, which is warned of.
+        Kinds of random controls: ``"layer"`` (as many in each layer), ``"activation"`` (the same, and alike in mean
+        \\|activation\\|: zeroing strongly driven units hurts whatever they code), or both. Fixed units without
+        ``mean_abs`` have no activation-matched controls, which is warned of.
     least
         Lesion the units that the contrast moves least, too (smallest \\|t\\|), where a network can tell them.
     by, exclude_massive
@@ -130,11 +132,12 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     References
     ----------
     AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
-    the top units against as many random ones. Controls matched by norm, and mean ablation, are added here.
+    the top units against as many random ones. Activation-matched controls, and mean ablation, are added here.
     """
     model = model.at(remote)
     named = _named_tasks(tasks)
     _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
+    matches = renamed_option("matches", matches, RENAMED_MATCH, 3)
     _check_choices(operations=operations, matches=matches, fractions=fractions)
     _check_networks(networks)
     draw = _Draw(controls, tuple(matches), least, seed, by, exclude_massive)
@@ -207,10 +210,10 @@ class _Draw:
             raise InputError(f"Network {name!r} is an empty set of units, so there is nothing to lesion.")
         sets: list[tuple[str, int, Units]] = [("", 0, units)]
         for match in self.matches if self.controls else ():
-            if match == "norm" and units.norms is None:
+            if match == "activation" and units.mean_abs is None:
                 warnings.warn(
-                    f"network {name!r} carries no norms, so it has no norm-matched controls: its units may break the "
-                    "model by their size alone. Pass norms= to Units, or a localization.",
+                    f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
+                    "break the model by their size alone. Pass mean_abs= to Units, or a localization.",
                     stacklevel=5,
                 )
                 continue
@@ -222,11 +225,11 @@ class _Draw:
 
 def _magnitude(units: Units) -> float:
     """Mean |activation| of these units over the mean of all units of the towers that they are in."""
-    if units.norms is None:
+    if units.mean_abs is None:
         return float("nan")
     towers = [tower for tower, mask in units.mask.items() if mask.any()]
-    chosen = np.concatenate([units.norms[tower][units.mask[tower]] for tower in towers])
-    every = np.concatenate([units.norms[tower].ravel() for tower in towers])
+    chosen = np.concatenate([units.mean_abs[tower][units.mask[tower]] for tower in towers])
+    every = np.concatenate([units.mean_abs[tower].ravel() for tower in towers])
     return float(np.nanmean(chosen) / np.nanmean(every))
 
 

@@ -16,7 +16,7 @@ drop_low, drop_high     95% interval: percentiles of the drop over the same draw
 failure                 Why there is no score; empty where there is one.
 ======================= ================================================================================================
 
-And for each kind of control K, ``layer``, ``norm`` and ``least`` (NaN where it was not run):
+And for each kind of control K, ``layer``, ``activation`` and ``least`` (NaN where it was not run):
 
 ======================= ================================================================================================
 n_K                     How many draws have scores on the task.
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from modalnet.lesion.result import LesionStudy
 
-KINDS: tuple[Control, ...] = ("layer", "norm", "least")
+KINDS: tuple[Control, ...] = ("layer", "activation", "least")
 N_RESAMPLES = 2_000
 N_PERMUTATIONS = 9_999
 ALPHA = 0.05
@@ -239,7 +239,7 @@ class Evidence:
 
 
 def _name(column: str, kind: str) -> str:
-    """``excess_low`` of ``norm`` is ``excess_norm_low``."""
+    """``excess_low`` of ``activation`` is ``excess_activation_low``."""
     first, _, rest = column.partition("_")
     return f"{first}_{kind}_{rest}" if rest in {"low", "high"} else f"{column}_{kind}"
 

@@ -6,8 +6,8 @@ it is more than that of random units as strongly driven, and if it is there also
 keeps the stream where it usually is.
 
 An effect *survives* at a size if, under zero ablation and under mean ablation, there is a drop (its interval lies above
-0) that exceeds every kind of matched random control that was run (``exceeds_layer``, ``exceeds_norm`` of
-:mod:`.table`), and these include norm-matched ones under zero and one kind at least under mean ablation.
+0) that exceeds every kind of matched random control that was run (``exceeds_layer``, ``exceeds_activation`` of
+:mod:`.table`), and these include activation-matched ones under zero and one kind at least under mean ablation.
 
 References
 ----------
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 MASSIVE = 10.0  # times the mean |activation|; from here on the sentence says what that means
 NEARLY = 0.2  # an excess that may be 0 and is below this share of the drop: the controls hurt as much
-UNMATCHED = 0.5  # norm-matched controls below this share of the network's magnitude are not matched
+UNMATCHED = 0.5  # activation-matched controls below this share of the network's magnitude are not matched
 
 _CONTROLS = {
     "layer": "layer-matched random units",
-    "norm": "norm-matched random units",
+    "activation": "activation-matched random units",
     "least": "the least selective units",
 }
-_MATCHED = ("layer", "norm")
+_MATCHED = ("layer", "activation")
 _OPERATIONS = {"zero": "zero ablation", "mean": "mean ablation"}
 
 Row = dict[Any, Any]
@@ -49,8 +49,8 @@ def verdicts(study: LesionStudy) -> list[str]:
     -------
     list of str
         In the order of the table. Each tells how many units were lesioned and how strongly they are driven, what
-        zero and mean ablation cost, beside layer-matched, norm-matched and least selective controls, and whether the
-        effect survives. What was not run is said to be not tested.
+        zero and mean ablation cost, beside layer-matched, activation-matched and least selective controls, and
+        whether the effect survives. What was not run is said to be not tested.
     """
     rows: list[Row] = study._evidence.table.to_dict("records")
     found = dict.fromkeys((row["network"], row["task"]) for row in rows)
@@ -148,7 +148,7 @@ def _effect(operation: str, row: Row | None) -> str:
             costs.append(f"{_CONTROLS[kind]} were not tested")
             continue
         times = row[f"magnitude_{kind}"]
-        told = kind == "norm" and operation == "zero" and math.isfinite(times)
+        told = kind == "activation" and operation == "zero" and math.isfinite(times)
         driven = f" (with {_times(times)} the mean |activation|)" if told else ""
         costs.append(f"{_CONTROLS[kind]}{driven} cost {_number(row[f'drop_{kind}'])} (q {_q(row[f'q_items_{kind}'])})")
     return (
@@ -166,8 +166,8 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
             missing.append(f"{name} gave no scores" if row else f"{name} was not run")
             continue
         tested = [kind for kind in _MATCHED if isinstance(row[f"exceeds_{kind}"], bool)]
-        if operation == "zero" and "norm" not in tested:
-            missing.append("norm-matched random units were not zeroed")
+        if operation == "zero" and "activation" not in tested:
+            missing.append("activation-matched random units were not zeroed")
         elif not tested:
             missing.append(f"no matched random units were lesioned under {name}")
         if row["drop_low"] <= 0:
@@ -185,10 +185,9 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
         return "untested", " and ".join(missing)
     zero = operations["zero"]
     reason = "it exceeds its matched random controls under zero and under mean ablation"
-    if zero["magnitude_norm"] < UNMATCHED * zero["magnitude"]:
-        reason += (
-            f", but no random units are as strongly driven (the norm-matched have {_times(zero['magnitude_norm'])})"
-        )
+    if zero["magnitude_activation"] < UNMATCHED * zero["magnitude"]:
+        times = _times(zero["magnitude_activation"])
+        reason += f", but no random units are as strongly driven (the activation-matched have {times})"
     return "survives", reason
 
 

@@ -147,8 +147,10 @@ class LocalizationJob:
         for number, one in enumerate(asked["jobs"]):
             found, asked["jobs"][number] = fetch(self.remote, one, self._payload(number).read_bytes())
             tally.add({tower: {what: v.numpy() for what, v in sums.items()} for tower, sums in found["sums"].items()})
-        norms = {tower: size.mean for tower, size in tally.size.items()}
-        self._result = Localization(sides=tally.by_side, conditions=tally.by_condition, norms=norms, meta=asked["meta"])
+        mean_abs = {tower: size.mean for tower, size in tally.size.items()}
+        self._result = Localization(
+            sides=tally.by_side, conditions=tally.by_condition, mean_abs=mean_abs, meta=asked["meta"]
+        )
         if asked["key"]:
             self._store.put(asked["key"], *self._result.to_arrays())
         return self._result

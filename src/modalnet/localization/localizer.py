@@ -225,7 +225,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     made = Localization(
         sides=sums.by_side,
         conditions=sums.by_condition,
-        norms={tower: size.mean for tower, size in sums.size.items()},
+        mean_abs={tower: size.mean for tower, size in sums.size.items()},
         meta=meta,
     )
     _report_undefined(made)
@@ -502,7 +502,9 @@ def _submit(
 def _report_undefined(result: Localization) -> None:
     """Say so where a unit's activation was not finite: its statistic is not defined, and it is never selected."""
     broken = {
-        tower: int((~np.isfinite(norms)).sum()) for tower, norms in result.norms.items() if not np.isfinite(norms).all()
+        tower: int((~np.isfinite(mean_abs)).sum())
+        for tower, mean_abs in result.mean_abs.items()
+        if not np.isfinite(mean_abs).all()
     }
     if broken:
         counts = ", ".join(f"{count:,} of {result.t[tower].size:,} in {tower}" for tower, count in broken.items())

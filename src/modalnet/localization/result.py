@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._deprecation import renamed, renamed_arguments
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.results.result import Kept
@@ -48,7 +49,7 @@ class Localization(Kept):
         [layer, dim] per fold of stimuli.
     conditions
         Condition, then tower, then the moments over all its stimuli.
-    norms
+    mean_abs
         Tower, then the mean absolute activation over all stimuli [layer, dim].
     meta
         A JSON document that says what was localized: ``"model"`` (fingerprint), ``"source"`` (readable model name),
@@ -70,12 +71,13 @@ class Localization(Kept):
     NAME = "a localization"
     FORMAT = "modalnet.localization"
 
+    @renamed_arguments(norms="mean_abs")
     def __init__(
         self,
         *,
         sides: Mapping[str, Mapping[str, Sequence[Moments]]],
         conditions: Mapping[str, Mapping[str, Moments]],
-        norms: Mapping[str, Float[np.ndarray, "layer dim"]],
+        mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]],
         meta: Mapping[str, Any],
     ) -> None:
         if set(sides) != set(SIDES) or not sides["positive"]:
@@ -83,14 +85,16 @@ class Localization(Kept):
         self._towers = tuple(sides["positive"])
         self._sides = {side: {tower: list(folds) for tower, folds in sides[side].items()} for side in SIDES}
         self._conditions = {name: dict(towers) for name, towers in conditions.items()}
-        self._norms = {tower: np.array(norms[tower], dtype=np.float64) for tower in self._towers if tower in norms}
+        self._mean_abs = {
+            tower: np.array(mean_abs[tower], dtype=np.float64) for tower in self._towers if tower in mean_abs
+        }
         self._check()
         # Through JSON and back, so that a document compares equal after it was read from a file.
         try:
             self._meta: dict[str, Any] = json.loads(json.dumps(dict(meta), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise InputError(f"The meta document of a localization must be JSON: {error}") from error
-        for array in self._norms.values():
+        for array in self._mean_abs.values():
             array.setflags(write=False)
 
     def _check(self) -> None:
@@ -99,7 +103,7 @@ class Localization(Kept):
             raise InputError(f"Every tower and side of a localization has the same folds; got {sorted(folds)} folds.")
         groups: dict[str, Iterable[str]] = {
             "negative side": self._sides["negative"],
-            "norms": self._norms,
+            "mean_abs": self._mean_abs,
             **{f"condition {name!r}": towers for name, towers in self._conditions.items()},
         }
         for what, towers in groups.items():
@@ -108,7 +112,7 @@ class Localization(Kept):
         for tower in self._towers:
             shapes = {moments.mean.shape for side in SIDES for moments in self._sides[side][tower]}
             shapes |= {towers[tower].mean.shape for towers in self._conditions.values()}
-            shapes |= {self._norms[tower].shape}
+            shapes |= {self._mean_abs[tower].shape}
             if len(shapes) != 1 or len(next(iter(shapes))) != 2:
                 raise InputError(f"All arrays of tower {tower!r} must have one shape [layer, dim]; got {shapes}.")
 
@@ -122,7 +126,7 @@ class Localization(Kept):
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(layers, width) of each tower."""
-        return {tower: (array.shape[0], array.shape[1]) for tower, array in self._norms.items()}
+        return {tower: (array.shape[0], array.shape[1]) for tower, array in self._mean_abs.items()}
 
     @property
     def n_units(self) -> int:
@@ -140,9 +144,11 @@ class Localization(Kept):
         return self._meta
 
     @property
-    def norms(self) -> PerTower:
+    def mean_abs(self) -> PerTower:
         """Mean absolute activation over all stimuli, per tower."""
-        return dict(self._norms)
+        return dict(self._mean_abs)
+
+    norms = renamed("norms", "mean_abs")
 
     @cached_property
     def n(self) -> dict[str, int]:
@@ -185,7 +191,7 @@ class Localization(Kept):
     def without(self, *folds: int) -> Localization:
         """The localization without the stimuli of some folds: what it selects has not seen them.
 
-        t, p, q, effect sizes and networks are those of the other folds; condition means and norms, which select
+        t, p, q, effect sizes and networks are those of the other folds; condition means and ``mean_abs``, which select
         nothing by condition, stay those of all stimuli.
 
         Raises
@@ -203,7 +209,7 @@ class Localization(Kept):
         place = {fold: index for index, fold in enumerate(kept_folds)} | {-1: -1}
         kept = {digest: place[there] for digest, there in self.stimuli.items() if there in place}
         meta = self._meta | {"stimuli": kept}
-        return Localization(sides=sides, conditions=self._conditions, norms=self._norms, meta=meta)
+        return Localization(sides=sides, conditions=self._conditions, mean_abs=self._mean_abs, meta=meta)
 
     def only(self, *towers: str) -> Localization:
         """The localization of some of its towers, as if no other had been asked for.
@@ -229,7 +235,7 @@ class Localization(Kept):
         return Localization(
             sides={side: some(parts) for side, parts in self._sides.items()},
             conditions={name: some(parts) for name, parts in self._conditions.items()},
-            norms=some(self._norms),
+            mean_abs=some(self._mean_abs),
             meta=meta,
         )
 
@@ -301,7 +307,7 @@ class Localization(Kept):
         Returns
         -------
         Units
-            With masks for every localized tower (empty where not searched), their norms and the model. Ties are
+            With masks for every localized tower (empty where not searched), their ``mean_abs`` and the model. Ties are
             broken by (tower, layer, dim); units without a defined t are never selected.
 
         Raises
@@ -357,9 +363,10 @@ class Localization(Kept):
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio > 1:
             raise InputError(f"massive(ratio=...) is a number above 1; got {ratio!r}.")
         mask = {
-            tower: norms > ratio * np.nanmedian(norms, axis=1, keepdims=True) for tower, norms in self.norms.items()
+            tower: mean_abs > ratio * np.nanmedian(mean_abs, axis=1, keepdims=True)
+            for tower, mean_abs in self.mean_abs.items()
         }
-        return Units(mask, norms=self.norms, model=self.meta.get("model"), selected_on=self.stimuli or None)
+        return Units(mask, mean_abs=self.mean_abs, model=self.meta.get("model"), selected_on=self.stimuli or None)
 
     def _first(
         self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...], again: _Choice
@@ -545,7 +552,7 @@ class Localization(Kept):
         -------
         arrays
             ``side/<side>/<tower>/mean`` and ``…/m2`` [fold, layer, dim]; ``condition/<index>/<tower>/mean`` and
-            ``…/m2`` [layer, dim]; ``norms/<tower>`` [layer, dim]. All float64.
+            ``…/m2`` [layer, dim]; ``mean_abs/<tower>`` [layer, dim]. All float64.
         document
             ``"format"``, ``"version"``, ``"towers"``, ``"conditions"`` (names, in the order of the indices),
             ``"n"`` (the counts under the arrays' names) and ``"meta"`` (:attr:`meta`).
@@ -553,7 +560,7 @@ class Localization(Kept):
         arrays: dict[str, np.ndarray] = {}
         counts: dict[str, int | list[int]] = {}
         for tower in self._towers:
-            arrays[f"norms/{tower}"] = self._norms[tower]
+            arrays[f"mean_abs/{tower}"] = self._mean_abs[tower]
             for side in SIDES:
                 folds, name = self._sides[side][tower], f"side/{side}/{tower}"
                 counts[name] = [moments.n for moments in folds]
@@ -588,7 +595,10 @@ class Localization(Kept):
                 condition: {tower: whole(f"condition/{index}/{tower}") for tower in towers}
                 for index, condition in enumerate(document["conditions"])
             },
-            norms={tower: arrays[f"norms/{tower}"] for tower in towers},
+            # Files of modalnet 0.1 name these arrays "norms/".
+            mean_abs={
+                tower: arrays[old if (old := f"norms/{tower}") in arrays else f"mean_abs/{tower}"] for tower in towers
+            },
             meta=document["meta"],
         )
 
@@ -613,14 +623,14 @@ class Localization(Kept):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _count_units(self, towers: Sequence[str]) -> int:
-        return sum(self._norms[tower].size for tower in towers)
+        return sum(self._mean_abs[tower].size for tower in towers)
 
     def _units(self, chosen: np.ndarray, towers: Sequence[str], again: _Choice) -> Units:
         mask = selection.masks(chosen, self.shapes, towers)
         known = bool(self.stimuli)
         return Units(
             mask,
-            norms=self._norms,
+            mean_abs=self._mean_abs,
             model=self._meta.get("model"),
             selected_on=self.stimuli if known else None,
             selection=again if known and self.n_folds > 1 else None,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
-MATCHES = ("layer", "norm", "tower")
+MATCHES = ("layer", "activation", "tower")
 # Pairs whose states are held at once, and that are lost at most when a sweep is stopped.
 TOGETHER = 16
 
@@ -54,7 +54,7 @@ def activation_patching(
     align: Any = None,
     networks: Mapping[str, Units] | None = None,
     controls: int = 10,
-    matches: Sequence[str] = ("layer", "norm"),
+    matches: Sequence[str] = ("layer", "activation"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
@@ -89,7 +89,8 @@ def activation_patching(
         By name: units that are patched instead of whole sites, too, block by block and all at once.
     controls, matches, seed
         How many matched random sets of units are patched (all at once) beside each network, and how they are matched:
-        ``"layer"``, ``"norm"``, ``"tower"``. Units without norms have no norm-matched controls, which is warned of.
+        ``"layer"``, ``"activation"``, ``"tower"``. Units without ``mean_abs`` have no activation-matched controls,
+        which is warned of.
     batch_size
         Patched runs per forward pass.
     remote
@@ -358,10 +359,10 @@ def _sets(
         _check_units(model, name, units, layout)
         found.append(_Set(name, "", 0, units))
         for match in dict.fromkeys(matches) if controls else ():
-            if match == "norm" and units.norms is None:
+            if match == "activation" and units.mean_abs is None:
                 warnings.warn(
-                    f"network {name!r} carries no norms, so it has no norm-matched controls: its units may carry much "
-                    "by their size alone. Pass norms= to Units, or take units from a localization.",
+                    f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
+                    "carry much by their size alone. Pass mean_abs= to Units, or take units from a localization.",
                     stacklevel=4,
                 )
                 continue

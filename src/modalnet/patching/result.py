@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Kept
+from modalnet.stats.controls import stored_match
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,7 +277,7 @@ class Patching(Kept):
                 count,
                 {tower: arrays[f"networks/{i}/values/{tower}"] for tower in towers},
                 arrays[f"networks/{i}/joint"],
-                {match: arrays[f"networks/{i}/controls/{match}"] for match in matches},
+                {stored_match(match): arrays[f"networks/{i}/controls/{match}"] for match in matches},
             )
             for i, (name, count, towers, matches) in enumerate(document["networks"])
         }

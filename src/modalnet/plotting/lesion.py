@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito (2008), without the greys that the controls wear.
 NETWORKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LAYER, NORM, LINE = "#D0D0D0", "#8A8A8A", "#444444"
+LAYER, ACTIVATION, LINE = "#D0D0D0", "#8A8A8A", "#444444"
 SIZE = (2.3, 1.9)  # inches per panel
 ENTRIES, LEGEND_COLUMNS = 7, 3  # about as many, in at most so many columns
 TITLE = 34  # characters of a title that fit above a panel
@@ -168,7 +168,7 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
         if not np.isnan(base.chance):
             ax.axhline(base.chance, color=LINE, linewidth=0.9, linestyle=(0, (4, 3)), label="chance", zorder=2)
     own = [Condition(*row) for row in rows[["network", "fraction", "operation"]].itertuples(index=False, name=None)]
-    for control, shade, hatch in (("layer", LAYER, None), ("norm", NORM, "////")):
+    for control, shade, hatch in (("layer", LAYER, None), ("activation", ACTIVATION, "////")):
         band = [(one.fraction, *_range(study, one, task, control)) for one in own]
         band = [point for point in band if np.isfinite(point).all()]
         if band:

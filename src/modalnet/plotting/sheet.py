@@ -191,15 +191,15 @@ def _wrap(
     return Layout(corners, titles, whole, y, line)
 
 
-def ground_of(norms: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+def ground_of(mean_abs: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
     """From 0 to 1, the rank of each unit's mean \\|activation\\| in its block."""
-    order = np.argsort(np.argsort(np.nan_to_num(norms), kind="stable"), kind="stable")
-    return order / max(len(norms) - 1, 1)
+    order = np.argsort(np.argsort(np.nan_to_num(mean_abs), kind="stable"), kind="stable")
+    return order / max(len(mean_abs) - 1, 1)
 
 
 def _ground(localization: Localization, tower: str, block: int) -> Float[np.ndarray, "dim 3"]:
     low, high = GROUND
-    grey = low + (high - low) * ground_of(localization.norms[tower][block])
+    grey = low + (high - low) * ground_of(localization.mean_abs[tower][block])
     colours = np.repeat(grey[:, None], 3, axis=1)
     colours[np.isnan(localization.t[tower][block])] = UNDEFINED
     return colours

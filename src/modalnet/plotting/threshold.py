@@ -55,7 +55,7 @@ class Threshold:
         if self.kind == "q":
             return localization.significant(self.value)
         mask = {tower: np.nan_to_num(t) >= self.value for tower, t in localization.t.items()}
-        return Units(mask, norms=localization.norms, model=localization.meta.get("model"))
+        return Units(mask, mean_abs=localization.mean_abs, model=localization.meta.get("model"))
 
     def passes(self, localization: Localization, *, both_signs: bool) -> dict[str, Bool[np.ndarray, "layer dim"]]:
         """Which units pass, by tower; with ``both_signs`` also those that prefer the negative side as clearly."""

@@ -46,7 +46,7 @@ class Profiler:
         fraction: float = 0.01,
         normalize: Literal["z", "minmax", "none"] = "z",
         controls: int = 10,
-        match: Literal["layer", "norm", "tower"] = "layer",
+        match: Literal["layer", "activation", "tower"] = "layer",
         tokens: Any = None,
         magnitude: Literal["absolute", "signed"] | None = None,
         items: Sequence[str] | None = None,

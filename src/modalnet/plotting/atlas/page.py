@@ -169,8 +169,8 @@ def atlas(
 def _tower(
     packing: Packing, found: Mapping[str, Localization], placed: Arrangement, tower: str, shape: tuple[int, int]
 ) -> dict[str, Any]:
-    norms = owner_of(found, tower).norms[tower]
-    ground = np.stack([np.round(255 * ground_of(row)) for row in norms])
+    mean_abs = owner_of(found, tower).mean_abs[tower]
+    ground = np.stack([np.round(255 * ground_of(row)) for row in mean_abs])
     return {
         "name": tower,
         "layers": shape[0],

@@ -21,7 +21,7 @@ LESION = (
     ("network", "task", "fraction", "operation", "units", "measure", "base", "score", "drop", "drop_low", "drop_high"),
     ("drop", "drop_low", "drop_high", "exceeds"),  # beside each kind of control
 )
-CONTROLS = ("layer", "norm", "least")
+CONTROLS = ("layer", "activation", "least")
 PROFILE = ("condition", "n", "mean", "low", "high", "control", "control_low", "control_high")
 
 

@@ -94,7 +94,7 @@ function lesionChart(parent, measure, rows, colourOf) {
   const tasks = d3.groups(rows, (row) => row.task), line = 14, head = 15, left = 118;
   const heights = tasks.map(([, own]) => head + own.length * line + 5), height = d3.sum(heights);
   const svg = chart(parent, height + 42, `Drop in ${measure} under lesions, by task and network; the table below has the numbers`);
-  const all = rows.flatMap((row) => [0, row.drop_low, row.drop_high, row.drop, row.drop_norm, row.drop_norm_low, row.drop_norm_high]).filter(Number.isFinite);
+  const all = rows.flatMap((row) => [0, row.drop_low, row.drop_high, row.drop, row.drop_activation, row.drop_activation_low, row.drop_activation_high]).filter(Number.isFinite);
   const x = d3.scaleLinear(d3.extent(all), [left, SVG_WIDTH - 8]).nice(4);
   let top = 0;
   tasks.forEach(([task, own], i) => {
@@ -108,11 +108,11 @@ function lesionChart(parent, measure, rows, colourOf) {
         if (Number.isFinite(low)) svg.append("line").attr("stroke", colour).attr("stroke-width", 2).attr("x1", x(low)).attr("x2", x(high)).attr("y1", y + dy).attr("y2", y + dy);
         svg.append("circle").attr("fill", colour).attr("cx", x(value)).attr("cy", y + dy).attr("r", radius);
       };
-      dot(row.drop_norm_low, row.drop_norm_high, row.drop_norm, "var(--muted)", 4.5, 2.2);
+      dot(row.drop_activation_low, row.drop_activation_high, row.drop_activation, "var(--muted)", 4.5, 2.2);
       dot(row.drop_low, row.drop_high, row.drop, colourOf(row.network), 0, 3.2);
     });
     top += heights[i];
   });
   svg.append("g").attr("class", "axis").attr("transform", `translate(0,${height})`).call(d3.axisBottom(x).ticks(5).tickSize(3));
-  svg.append("text").attr("class", "value").attr("x", SVG_WIDTH - 8).attr("y", height + 30).attr("text-anchor", "end").text(cut(`drop in ${measure}; grey: norm-matched random units`, 62));
+  svg.append("text").attr("class", "value").attr("x", SVG_WIDTH - 8).attr("y", height + 30).attr("text-anchor", "end").text(cut(`drop in ${measure}; grey: activation-matched random units`, 62));
 }

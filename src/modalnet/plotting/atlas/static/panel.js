@@ -163,8 +163,8 @@ class Panel {
       lesionCharts(box, rows, colourOf);
       const fixed = (value) => (Number.isFinite(value) ? value.toFixed(3).replace("-", "−") : "–");
       const range = (row, end) => `${fixed(row[`drop${end}`])} [${fixed(row[`drop${end}_low`])}, ${fixed(row[`drop${end}_high`])}]`;
-      const table = tableOf(["network, task", "drop", "norm-matched", "survives"], rows.map((row) => [
-        `${row.network}, ${row.task}`, range(row, ""), range(row, "_norm"), row.exceeds_norm === true ? "yes" : row.exceeds_norm === false ? "no" : "–"]));
+      const table = tableOf(["network, task", "drop", "activation-matched", "survives"], rows.map((row) => [
+        `${row.network}, ${row.task}`, range(row, ""), range(row, "_activation"), row.exceeds_activation === true ? "yes" : row.exceeds_activation === false ? "no" : "–"]));
       table.className = "compact";
       box.append(element("details", {}, [element("summary", { textContent: "The numbers" }), table]));
     };
