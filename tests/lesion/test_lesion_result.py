@@ -23,6 +23,7 @@ N = 240
 SIZE = 0.01
 CHANCE = {"blimp": 0.5, "images": 0.25}
 finite = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
+dyadic = st.integers(-5120, 5120).map(lambda n: n / 1024)  # sums are exact, so that scipy sees equal sums as equal
 
 
 def rng(*seed):
@@ -88,7 +89,7 @@ def massive():
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(finite, min_size=3, max_size=9))
+@given(st.lists(dyadic, min_size=3, max_size=9))
 def test_sign_flips_of_few_items_are_exactly_those_of_scipy(values):
     x = np.array(values)
     expected = stats.permutation_test(
