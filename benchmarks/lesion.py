@@ -54,7 +54,7 @@ def recorded(model: mn.Model, requests: Any) -> list[tuple[dict[str, Any], Any]]
         return run(engine, inputs, plan)
 
     with mock.patch.object(Engine, "run", recording):
-        model.likelihoods(requests)
+        model._executor.likelihoods(requests)
     return batches
 
 
@@ -129,7 +129,7 @@ def main() -> None:
         edits = [[mn.zero(units)] for units in sets]
         note(f"{LESIONS} lesions in {where}, {len(requests)} sentences")
         calls = (
-            lambda edits=edits: model.likelihoods_under(requests, edits),
+            lambda edits=edits: model._executor.likelihoods_under(requests, edits),
             lambda: [bare(model, batches) for _ in range(LESIONS)],
         )
         for call in calls:
@@ -140,11 +140,11 @@ def main() -> None:
     texts = [one.continuation for one in few]
     sets = lesions(model, 0)[:2]
     edits = [[mn.zero(units)] for units in sets]
-    ours = model.likelihoods_under(few, edits)
+    ours = model._executor.likelihoods_under(few, edits)
     theirs = plain(model, texts, sets)
     note("the plain way")
     over, under = in_turns(
-        lambda: plain(model, texts, sets), lambda: model.likelihoods_under(few, edits), arguments.repeats
+        lambda: plain(model, texts, sets), lambda: model._executor.likelihoods_under(few, edits), arguments.repeats
     )
     rows.append(ratio_row("the plain way, one text at a time / lesions", over, under, None))
     different = max(

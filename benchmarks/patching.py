@@ -66,7 +66,9 @@ def plain(model: mn.Model, pairs: Any, n: int) -> np.ndarray:
     module(**clean)
     for handle in handles:
         handle.remove()
-    right, wrong = (model.next_tokens(pairs.clean[0], text)[0] for text in (pairs.answers[0], pairs.distractors[0]))
+    right, wrong = (
+        model._executor.next_tokens(pairs.clean[0], text)[0] for text in (pairs.answers[0], pairs.distractors[0])
+    )
     found = np.zeros((len(blocks), n))
     for layer, block in enumerate(blocks):
         for place in range(-n, 0):
@@ -95,7 +97,9 @@ def their_sweep(model: mn.Model, pairs: Any, folder: str) -> Any:
         torch.tensor([model.tokenizer(side[0].text)["input_ids"]], device=model.module.device)
         for side in (pairs.clean, pairs.corrupt)
     )
-    right, wrong = (model.next_tokens(pairs.clean[0], text)[0] for text in (pairs.answers[0], pairs.distractors[0]))
+    right, wrong = (
+        model._executor.next_tokens(pairs.clean[0], text)[0] for text in (pairs.answers[0], pairs.distractors[0])
+    )
 
     @torch.no_grad()
     def run() -> torch.Tensor:

@@ -209,16 +209,16 @@ def test_likelihoods_by_segment_are_sums_of_plain_log_probabilities():
         first, last = ids["offset_mapping"][place]
         letter = first + len(text[first:last]) - len(text[first:last].lstrip())
         expected[sum(start <= letter for start in starts) - 1] += float(logprob[place - 1, ids["input_ids"][place]])
-    (whole,) = model.likelihoods([Request(None, text)])
-    (cut,) = model.likelihoods([Request(None, text, tuple(starts[1:]))])
+    (whole,) = model._executor.likelihoods([Request(None, text)])
+    (cut,) = model._executor.likelihoods([Request(None, text, tuple(starts[1:]))])
     np.testing.assert_allclose(cut.segments, expected, atol=1e-4)
     assert whole.logprob == pytest.approx(expected.sum(), abs=1e-4)
     assert cut.n_tokens == whole.n_tokens
     for cuts in ((0,), (3, 2), (len(text),)):
         with pytest.raises(mn.InputError, match="must ascend"):
-            model.likelihoods([Request(None, text, cuts)])
+            model._executor.likelihoods([Request(None, text, cuts)])
     with pytest.raises(mn.InputError, match="the list is empty"):
-        model.likelihoods([])
+        model._executor.likelihoods([])
 
 
 @pytest.mark.parametrize("name", ["llama", "llava_clip"])
@@ -226,9 +226,9 @@ def test_variants_side_by_side_are_each_alone(name):
     model = load(name)
     requests = [Request(stimulus, f" {word}") for stimulus in stimuli_for(name) for word in ("a", "b c")]
     edits = [[], [mn.zero(some_units(model, ["decoder"]))], [mn.add(mn.site("decoder", 0), 1.0)]]
-    together = model.likelihoods_under(requests, edits, batch_size=3)
+    together = model._executor.likelihoods_under(requests, edits, batch_size=3)
     for edit, found in zip(edits, together, strict=True):
-        alone = model.likelihoods(requests, *edit)
+        alone = model._executor.likelihoods(requests, *edit)
         np.testing.assert_allclose([one.logprob for one in found], [one.logprob for one in alone], atol=1e-4)
     assert together[0][0].logprob != pytest.approx(together[1][0].logprob, abs=1e-3)
 
@@ -243,15 +243,15 @@ def test_pictures_are_seen_once_for_all_variants(tower):
     mask[tower][3, :40] = True
     units = mn.Units(mask)
     edits = [[], [mn.zero(units)], [mn.scale(units, 3.0)], [mn.add(units, 2.0)]]
-    alone = [model.likelihoods(requests, *edit) for edit in edits]
+    alone = [model._executor.likelihoods(requests, *edit) for edit in edits]
     seen = []
     # A block that is skipped still calls its hooks, but not its parts.
     part = next(model.module.get_submodule(model.vision.paths[0]).children())
     part.register_forward_hook(lambda *_: seen.append(1))
-    together = model.likelihoods_under(requests, edits)
+    together = model._executor.likelihoods_under(requests, edits)
     # One run to read them, two to see that they can be left out; then none.
     first = len(seen)
-    again = model.likelihoods_under(requests, edits)
+    again = model._executor.likelihoods_under(requests, edits)
     assert len(seen) - first == 1
     for found in (together, again):
         for one, other in zip(found, alone, strict=True):
@@ -269,10 +269,10 @@ def test_variants_that_share_a_prefix_give_what_each_gives_alone(name):
     last = mn.Units(empty | {"decoder": deep})
     requests = [Request(stimulus, " a b") for stimulus in stimuli_for(name)]
     edits = [[], [mn.zero(last)], [mn.scale(last, 3.0)], [mn.add(last, 2.0)]]
-    together = model.likelihoods_under(requests, edits)
-    assert any("decoder" in towers for towers in model._runner._shares)
+    together = model._executor.likelihoods_under(requests, edits)
+    assert any("decoder" in towers for towers in model._executor.runner._shares)
     for edit, found in zip(edits, together, strict=True):
-        alone = model.likelihoods(requests, *edit)
+        alone = model._executor.likelihoods(requests, *edit)
         np.testing.assert_allclose([one.logprob for one in found], [one.logprob for one in alone], atol=2e-4)
     assert abs(together[0][0].logprob - together[2][0].logprob) > 1e-4
 
@@ -287,11 +287,15 @@ def test_a_shared_prefix_leaves_out_the_blocks_before_it():
     block = model.module.get_submodule(model.decoder.paths[0]).mlp
     handle = block.register_forward_hook(lambda *_: ran.append(1))
     try:
-        model.likelihoods_under([Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0)])
+        model._executor.likelihoods_under([Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0)])
         without = len(ran)
-        model.likelihoods_under([Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0, 3.0, 4.0)])
+        model._executor.likelihoods_under(
+            [Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0, 3.0, 4.0)]
+        )
         first = len(ran) - without
-        model.likelihoods_under([Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0, 3.0, 4.0)])
+        model._executor.likelihoods_under(
+            [Request(None, "a b c")], [[mn.scale(units, k)] for k in (1.5, 2.0, 3.0, 4.0)]
+        )
     finally:
         handle.remove()
     # Twice without; then once for the prefix, once to see that it holds; then once for the prefix alone.

@@ -371,7 +371,7 @@ def patching(place: Place) -> None:
     what, pairs = place.asked.pairs()
     carried = {}
     for tower in model.towers:
-        reached = tower in model.reached(list(pairs.clean))
+        reached = tower in model._executor.reached(list(pairs.clean))
         for name, one in place.named(tower).items():
             if reached and without_tower(name) in (LANGUAGE, "faces", "places", "houses"):
                 carried[name] = one.top(fraction=settings.selected)

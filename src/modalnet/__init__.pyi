@@ -10,6 +10,7 @@ from . import (
 from ._version import __version__ as __version__
 from .errors import InputError as InputError, ModalnetError as ModalnetError, StoreError as StoreError
 from .execution.likelihood import Request as Request
+from .execution.run import Run as Run
 from .interventions.operations import (
     Intervention as Intervention,
     add as add,
@@ -29,7 +30,7 @@ from .localization import (
     localize as localize,
     pick_up as pick_up,
 )
-from .model import Model as Model, Run as Run, load as load
+from .model import Model as Model, load as load
 from .models.towers import Tower as Tower
 from .patching import (
     ModalityProfile as ModalityProfile,

@@ -106,7 +106,7 @@ def read_activations(
 
     from modalnet import __version__
 
-    reached = model.reached(stimuli)
+    reached = model._executor.reached(stimuli)
     for tower in layers:
         if tower not in reached:
             raise InputError(
@@ -114,16 +114,18 @@ def read_activations(
                 f"{input_of(tower)}, or units of {', '.join(reached) or 'another tower'}."
             )
     wanted = {tower: tuple(sorted(set(layers[tower]))) for tower in model.towers if layers.get(tower)}
-    pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
     given = {name: one for name, one in tokens.items() if name in wanted} if isinstance(tokens, Mapping) else tokens
     choices = choose(given or None, list(wanted), pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(f'tokens="all" keeps the tokens of the {tower} tower apart. Use "mean" to pool over them.')
-    prepared = model.prepare(stimuli, max_tokens=max_tokens, raw=raw)
+    prepared = model._executor.prepare(stimuli, max_tokens=max_tokens, raw=raw)
     size = sum(len(stimuli) * len(blocks) * model.towers[tower].width * 4 for tower, blocks in wanted.items())
     store = (
-        Store(None if isinstance(cache, bool) else cache) if cache and not model.edited and size <= LARGEST else None
+        Store(None if isinstance(cache, bool) else cache)
+        if cache and not model._executor.edited and size <= LARGEST
+        else None
     )
     key = ""
     if store is not None:
@@ -132,7 +134,7 @@ def read_activations(
                 "analysis": "activations",
                 "model": model.fingerprint(),
                 "stimuli": [stimulus.inspect().digest for stimulus in stimuli],
-                "encoding": model.encoding_identity(prepared),
+                "encoding": model._executor.encoding_identity(prepared),
                 "layers": {tower: list(blocks) for tower, blocks in wanted.items()},
                 "tokens": {name: one if isinstance(one, str) else list(one) for name, one in choices.items()},
                 "version": __version__,
@@ -146,7 +148,7 @@ def read_activations(
         for tower, blocks in wanted.items()
     }
     with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
-        for step in model.stream(prepared, wanted, choices, batch_size=batch_size):
+        for step in model._executor.stream(prepared, wanted, choices, batch_size=batch_size):
             for tower, pooled in step.residual.items():
                 values[tower][list(step.indices)] = pooled.numpy()
             bar.update(len(step.indices))
@@ -182,7 +184,7 @@ def check_units(model: Model, units: Units, what: str = "These units") -> None:
         )
     if not units.count:
         raise InputError(f"{what} are an empty set.")
-    if units.model not in (None, model.fingerprint_once):
+    if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"{what} belong to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():
         if mask.any() and (tower not in model.towers or mask.shape != model.towers[tower].shape):

@@ -79,13 +79,13 @@ class Bench:
     def kinds(self, n: int) -> list[list[mn.Stimulus]]:
         """Stimuli of every kind: those of a dual encoder may have a text, a picture, or both."""
         whole = self.stimuli(n)
-        if not self.model._encoder.dual:
+        if not self.model._executor.encoder.dual:
             return [whole]
         return [whole, [replace(one, text=None) for one in whole], [replace(one, image=None) for one in whole]]
 
     def root(self, stimulus: mn.Stimulus) -> Any:
         """What runs: the model or, for half of what a dual encoder takes, one of its towers."""
-        if not self.model._encoder.dual or (stimulus.text is not None and stimulus.n_images):
+        if not self.model._executor.encoder.dual or (stimulus.text is not None and stimulus.n_images):
             return self.module
         tower = self.model.towers["encoder" if stimulus.text is not None else "vision"]
         return self.module.get_submodule(tower.root)
@@ -96,7 +96,7 @@ class Bench:
 
     def towers(self, stimulus: mn.Stimulus) -> list[Tower]:
         """Towers that a stimulus reaches."""
-        return [self.model.towers[name] for name in self.model.reached([stimulus])]
+        return [self.model.towers[name] for name in self.model._executor.reached([stimulus])]
 
 
 # ---------------------------------------------------------------------------------------------------------- watching
@@ -239,7 +239,7 @@ def towers(bench: Bench) -> str | None:
         )
         if sees != reads:
             assert tower.name.startswith("vision") == sees, f"{tower.name} is {tower.paths[0]}"
-    assert "decoder" in bench.model.towers or not bench.reads or bench.model._encoder.dual
+    assert "decoder" in bench.model.towers or not bench.reads or bench.model._executor.encoder.dual
     return None
 
 
@@ -381,7 +381,7 @@ def batch(bench: Bench) -> str | None:
 
 def score(bench: Bench) -> str | None:
     """Log-probabilities of a continuation are those of the logits from which transformers would write it."""
-    if not bench.reads or bench.model._encoder.dual or _last_logits(bench, bench.stimuli(1)[0]) is None:
+    if not bench.reads or bench.model._executor.encoder.dual or _last_logits(bench, bench.stimuli(1)[0]) is None:
         return "no LM head"
     stimuli, text = bench.stimuli(2), " a big dog"
     found = bench.model.score(stimuli, [text, text])
@@ -437,10 +437,10 @@ def image_tokens(bench: Bench) -> str | None:
     """The image tokens of a text tower are the places where another picture changes what enters it."""
     if not bench.sees:
         return "no pictures"
-    if not bench.reads or bench.model._encoder.dual:
+    if not bench.reads or bench.model._executor.encoder.dual:
         return "no text beside pictures"
     name = next(name for name in TEXT_TOWERS if name in bench.model.towers)
-    if name == "decoder" and bench.model._encoder.only_writes:
+    if name == "decoder" and bench.model._executor.encoder.only_writes:
         return "pictures do not enter at its first block, but by cross-attention"
     tower = bench.model.towers[name]
     entering = []
@@ -453,7 +453,7 @@ def image_tokens(bench: Bench) -> str | None:
     if not bool(changed.any()) or bool(changed.all()):
         return "pictures do not enter at its first block"
     stimulus = mn.Stimulus(TEXTS[1], image=picture(0, 37, 53))
-    inputs, token = bench.inputs(stimulus), bench.model._encoder.image_token_id
+    inputs, token = bench.inputs(stimulus), bench.model._executor.encoder.image_token_id
     placed = inputs["input_ids"] == (-1 if token is None else token)
     marked = inputs.get("image_embeds_position_mask", placed)[0].bool()
     crosses = any("cross" in type(sub).__name__.lower() for sub in bench.module.modules())
@@ -515,7 +515,7 @@ def audio(bench: Bench) -> str | None:
         inputs, other = sounds(bench.module)
     except UnfitError:
         return "not checked, sounds of its form are not made here"
-    engine = bench.model._runner.engine
+    engine = bench.model._executor.runner.engine
     with watching(bench.module, tower.paths) as calls:
         base = plain(bench, inputs).logits[0, -1]
     assert [path for path, _, _ in calls] == list(tower.paths), "the blocks of the audio tower run in another order"

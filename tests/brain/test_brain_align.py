@@ -122,7 +122,7 @@ def test_a_localization_will_do(tiny, brain):
 
 def test_an_untrained_model_of_ones_own(tiny, network, brain):
     options = {"controls": 0, "baselines": False, "whole_layer": False}
-    found = mn.brain.align(tiny, network, brain, untrained=tiny.untrained(3), **options, **QUICK)
+    found = mn.brain.align(tiny, network, brain, untrained=mn.load(tiny, untrained=3), **options, **QUICK)
     assert list(found.table()["features"]) == ["network", "untrained, same units"]
 
 

@@ -99,7 +99,7 @@ def test_the_dry_run_finds_what_a_server_does_not_have(pair: tuple[mn.Model, mn.
     _, there = pair
     # A function of another room goes by its name, which means nothing to a server.
     with pytest.raises(ModuleNotFoundError, match="modalnet"):
-        there._runner.engine._session(Moments.zeros, [{"moved": {}, "shape": 3}])
+        there._executor.runner.engine._session(Moments.zeros, [{"moved": {}, "shape": 3}])
 
 
 def test_what_is_pickled_elsewhere_stays_as_it_was(pair: tuple[mn.Model, mn.Model]) -> None:
@@ -192,7 +192,7 @@ def test_no_key_says_what_to_set() -> None:
 @pytest.mark.parametrize("given", ["yes", 3, "ndif.us", None])
 def test_remote_that_is_none(given: object) -> None:
     if given is None:
-        assert mn.load("tiny").at(None).remote is None
+        assert mn.load("tiny")._at(None).remote is None
         return
     with pytest.raises(mn.InputError, match="NDIF_HOST"):
         mn.load("tiny", remote=given)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def of_llama(text):
 
 def of_tiny(model, text, image):
     def encode(more):
-        whole = model._encoder.prompts.write(mn.Stimulus(text, image=image))
+        whole = model._executor.encoder.prompts.write(mn.Stimulus(text, image=image))
         return dict(
             model.processor(
                 images=[image],
@@ -132,7 +132,7 @@ def test_a_picture_with_ten_names_is_one_row(tiny, ran, towers):
     task = tasks.naming(given, names=NAMES)
     units = some_units(tiny, towers)
     edits = [mn.zero(units)] if towers else []
-    found = tiny.likelihoods(task.requests(), *edits)
+    found = tiny._executor.likelihoods(task.requests(), *edits)
     assert (rows(ran), sum(each[2] for each in ran)) == (2, 20)
     for stimulus, own in zip(given, (found[:10], found[10:]), strict=True):
         encode = of_tiny(tiny, "what is it?", stimulus.images()[0])
@@ -148,12 +148,12 @@ def test_shared_rows_give_what_each_request_gives_alone(name, ran):
     stimuli = [mn.Stimulus("what is this", image=image) for image in pictures or (None,)]
     requests = [Request(stimulus, text) for stimulus in stimuli for text in (*SHORT[:4], LONG[0])]
     edits = [[], [mn.zero(some_units(model)), mn.scale(some_units(model), 2.0).at("last")]]
-    together = model.likelihoods_under(requests, edits)
+    together = model._executor.likelihoods_under(requests, edits)
     single = [one.n_tokens == 1 for one in together[0]]
     assert sum(single) >= 4
     assert rows(ran) == 2 * (len(requests) - sum(single) + len(stimuli))
     for found, variant in zip(together, edits, strict=True):
-        alone = [model.likelihoods([one], *variant)[0] for one in requests[:4]]
+        alone = [model._executor.likelihoods([one], *variant)[0] for one in requests[:4]]
         np.testing.assert_allclose([o.logprob for o in found[:4]], [o.logprob for o in alone], atol=5e-5)
         assert [(o.greedy, o.n_tokens) for o in found[:4]] == [(o.greedy, o.n_tokens) for o in alone]
 
@@ -189,10 +189,12 @@ def lift(output):
 
 def test_the_same_text_of_other_stimuli_shares_and_another_picture_does_not(tiny, ran):
     model = load("llama")
-    model.likelihoods([Request(mn.Stimulus("the dog ran"), text) for text in SHORT])
+    model._executor.likelihoods([Request(mn.Stimulus("the dog ran"), text) for text in SHORT])
     assert rows(ran) == 1
     ran.clear()
-    tiny.likelihoods([Request(mn.Stimulus("what is it?", image=picture(i, 64, 64)), " dog") for i in (1, 2, 3)])
+    tiny._executor.likelihoods(
+        [Request(mn.Stimulus("what is it?", image=picture(i, 64, 64)), " dog") for i in (1, 2, 3)]
+    )
     assert rows(ran) == 3
 
 
@@ -214,7 +216,7 @@ def test_draws_and_sources_of_their_own_keep_requests_apart(ran):
     stimulus = mn.Stimulus("the dog ran across")
     requests = [Request(stimulus, text) for text in SHORT]
     donors = mn.resample(units, [mn.Stimulus("a cat is here"), mn.Stimulus("the house is old")])
-    model.likelihoods(requests, donors)
+    model._executor.likelihoods(requests, donors)
     assert rows(ran) == 10
     ran.clear()
     # The answers of one stimulus have one draw.
@@ -222,7 +224,7 @@ def test_draws_and_sources_of_their_own_keep_requests_apart(ran):
     assert rows(ran) == 1
     ran.clear()
     own = mn.patch(mn.site("decoder", 1), [mn.Stimulus(f"the dog is {one}") for one in "abcdefghij"]).at("last")
-    model.likelihoods(requests, own)
+    model._executor.likelihoods(requests, own)
     assert rows(ran) == 10
 
 
@@ -231,17 +233,17 @@ def test_targets_are_gathered_part_by_part(monkeypatch, vocabulary):
     """However few logits are taken to float32 at once."""
     model = load("llama")
     requests = [Request(mn.Stimulus(text), more) for text in ("a dog", "the cat") for more in (*SHORT[:3], *LONG[:2])]
-    expected = [one.logprob for one in model.likelihoods(requests)]
+    expected = [one.logprob for one in model._executor.likelihoods(requests)]
     monkeypatch.setattr(Engine, "_rows_at_once", lambda self: vocabulary)
-    np.testing.assert_allclose([one.logprob for one in model.likelihoods(requests)], expected, atol=1e-6)
+    np.testing.assert_allclose([one.logprob for one in model._executor.likelihoods(requests)], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_shared_rows_in_small_batches(batch_size):
     model = load("llama")
     requests = [Request(mn.Stimulus(text), more) for text in ("a dog", "the cat", "is this") for more in SHORT[:3]]
-    expected = [one.logprob for one in model.likelihoods(requests)]
-    found = [one.logprob for one in model.likelihoods(requests, batch_size=batch_size)]
+    expected = [one.logprob for one in model._executor.likelihoods(requests)]
+    found = [one.logprob for one in model._executor.likelihoods(requests, batch_size=batch_size)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -276,21 +278,21 @@ def test_a_decoder_that_reads_in_an_encoder(ran):
 
 @pytest.mark.parametrize("lesion", [False, True])
 def test_rows_are_shared_on_a_server_too(tiny, ran, lesion):
-    there = tiny.at("local")
+    there = mn.load(tiny, remote="local")
     stimulus = mn.Stimulus("what is it?", image=picture(3, 64, 64))
     requests = [Request(stimulus, f" {name}") for name in [*NAMES, "two dogs"]]
     edits = [mn.zero(some_units(tiny))] if lesion else []
-    here = [one.logprob for one in tiny.likelihoods(requests, *edits)]
+    here = [one.logprob for one in tiny._executor.likelihoods(requests, *edits)]
     assert rows(ran) == 2
     ran.clear()
-    found = [one.logprob for one in there.likelihoods(requests, *edits)]
+    found = [one.logprob for one in there._executor.likelihoods(requests, *edits)]
     assert rows(ran) == 2
     np.testing.assert_allclose(found, here, atol=1e-6)
 
 
 def test_a_prompt_that_is_read_both_ways_does_not_see_the_answer_on_a_server():
     here, there = load("paligemma"), load("paligemma")
-    there.remote = Remote("paligemma", "local", {})
+    there._executor.remote = Remote("paligemma", "local", {})
     stimulus = mn.Stimulus("what is this", image=picture(1, 64, 64))
     one, other = (model.score([stimulus], [SHORT[:3]]).logprob[0] for model in (there, here))
     np.testing.assert_allclose(one, other, atol=1e-5)
@@ -322,10 +324,10 @@ def test_suites_score_the_regions_that_their_formulas_name(tmp_path, ran, metric
     formula = "(4;%match%) < (4;%mismatch%)"
     whole = suite(tmp_path / "a.json", ["(*;%match%) < (*;%mismatch%)", formula], metric)
     part = suite(tmp_path / "b.json", [formula], metric)
-    every = model.likelihoods(whole.requests())
+    every = model._executor.likelihoods(whole.requests())
     of_whole = sum(each[1] for each in ran)
     ran.clear()
-    some = model.likelihoods(part.requests())
+    some = model._executor.likelihoods(part.requests())
     assert rows(ran) == 2
     tokens = [build("llama").tokenizer(f" {REGIONS[name][3]}", add_special_tokens=False) for name in REGIONS]
     assert sum(each[1] for each in ran) == sum(len(one["input_ids"]) for one in tokens) < of_whole
@@ -341,9 +343,9 @@ def test_suites_score_the_regions_that_their_formulas_name(tmp_path, ran, metric
 def test_a_request_that_needs_nothing_runs_nothing(ran):
     model = load("llama")
     text = "the dog ran"
-    nothing, whole = model.likelihoods([Request(None, text, needed=()), Request(None, text)])
+    nothing, whole = model._executor.likelihoods([Request(None, text, needed=()), Request(None, text)])
     assert rows(ran) == 1
     assert nothing.n_tokens == whole.n_tokens > 1
     assert np.isnan(nothing.logprob)
     with pytest.raises(mn.InputError, match="has 2 segments; segment 2 is needed"):
-        model.likelihoods([Request(None, text, (3,), (2,))])
+        model._executor.likelihoods([Request(None, text, (3,), (2,))])

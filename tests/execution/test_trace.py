@@ -151,7 +151,7 @@ def test_towers_that_are_not_there():
 @pytest.mark.parametrize("name", WITH_HEAD)
 def test_logits_are_the_models_own(name, side):
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     stimuli = stimuli_for(name, n=3)
     last = model.run(stimuli, read=[], logits="last", batch_size=3)
     every = model.run(stimuli, logits="all", tokens="mean", batch_size=3)
@@ -385,13 +385,15 @@ def test_a_few_columns_of_the_logits(name):
     """The head gives the wanted columns alone, and what comes after it treats them as it would all."""
     model = load(name)
     given = stimuli_for(name)
-    states = model.states(given)
+    states = model._executor.states(given)
     columns = tuple((3 + i, 7, 11 * i) for i in range(len(given)))
-    engine = model._runner.engine
-    whole = dict(model.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("logits")))
+    engine = model._executor.runner.engine
+    whole = dict(model._executor.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("logits")))
     for expected in (None, True):  # the first pass tries it, the second relies on it
         assert engine._narrows is expected
-        found = dict(model.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("columns", columns)))
+        found = dict(
+            model._executor.run_cells(states, [Cell(i) for i in range(len(given))], Outcome("columns", columns))
+        )
         for i, own in enumerate(columns):
             close(found[i][0], whole[i][0][list(own)])
 
@@ -407,12 +409,12 @@ def test_a_model_that_looks_at_all_of_its_logits_gives_them_all():
             return output
 
     model = mn.load(Spread(family.model.config).eval(), tokenizer=family.tokenizer)
-    states = model.states(stimuli_for("llama"))
+    states = model._executor.states(stimuli_for("llama"))
     cells = [Cell(i) for i in range(len(states))]
-    whole = dict(model.run_cells(states, cells, Outcome("logits")))
+    whole = dict(model._executor.run_cells(states, cells, Outcome("logits")))
     for _ in range(2):
-        found = dict(model.run_cells(states, cells, Outcome("columns", ((1, 2),) * len(states))))
-        assert model._runner.engine._narrows is False
+        found = dict(model._executor.run_cells(states, cells, Outcome("columns", ((1, 2),) * len(states))))
+        assert model._executor.runner.engine._narrows is False
         for i in found:
             close(found[i][0], whole[i][0][[1, 2]])
 

@@ -325,7 +325,7 @@ def size_of(name):
 def test_a_canvas_is_what_the_processor_makes(name):
     model = load(name)
     text = None if name in VISION_ONLY else "What is this?"
-    canvas = model.canvas(text, size_of(name))
+    canvas = model._executor.canvas(text, size_of(name))
     shown = np.random.default_rng(1).integers(0, 256, (*canvas.seen, 3), dtype=np.uint8)
     stimulus = canvas.framed(shown)
     inputs = encode(build(name), text, stimulus.images())
@@ -375,7 +375,7 @@ def plain_gradient(name, pixels, inputs, source, read):
 def test_the_gradient_at_the_pixels_is_that_of_autograd(name):
     model = load(name)
     text = None if name in VISION_ONLY else "What is this?"
-    canvas = model.canvas(text, size_of(name))
+    canvas = model._executor.canvas(text, size_of(name))
     read = [("vision", 1, 3), ("vision", 2, 5)] + ([] if name in VISION_ONLY else [("decoder", 2, 7)])
     pixels = canvas.pixels(torch.rand(3, *canvas.seen, generator=torch.Generator().manual_seed(0)))
 
@@ -384,7 +384,9 @@ def test_the_gradient_at_the_pixels_is_that_of_autograd(name):
 
     layers = {"vision": [1, 2]} | ({} if name in VISION_ONLY else {"decoder": [2]})
     tokens = {"vision": "mean", "decoder": "last"}
-    value, slope = model.inward(canvas.fill(pixels), layers, {t: tokens[t] for t in layers}, canvas.source, measure)
+    value, slope = model._executor.inward(
+        canvas.fill(pixels), layers, {t: tokens[t] for t in layers}, canvas.source, measure
+    )
     assert all(parameter.grad is None for parameter in model.module.parameters())
     inputs = encode(build(name), text, canvas.stimulus.images())
     expected, gradient = plain_gradient(name, pixels, inputs, canvas.source, read)
@@ -397,10 +399,10 @@ def test_an_edit_on_the_way_is_in_the_gradient():
     """The gradient is of the model as it runs: behind a block whose output is set, nothing depends on the picture."""
     model = load("vit")
     whole = mn.Units({"vision": np.arange(model.vision.n_layers)[:, None] * np.ones(model.vision.shape) == 1})
-    canvas = model.canvas()
+    canvas = model._executor.canvas()
     asked = ({"vision": [2]}, {"vision": "mean"}, canvas.source, lambda values: values[0].sum(1))
     pixels = canvas.pixels(torch.full((3, *canvas.seen), 0.4))
-    assert model.inward(canvas.fill(pixels), *asked)[1].abs().max() > 0
+    assert model._executor.inward(canvas.fill(pixels), *asked)[1].abs().max() > 0
     cut = model.with_(mn.zero(whole))
     assert cut.inward(canvas.fill(pixels), *asked)[1].abs().max() == 0
 

@@ -32,7 +32,7 @@ SEVERAL = [name for name in MULTIMODAL if name != "blip2"]
 
 
 def encoded(model, stimulus):
-    return model._encoder.encode(model.prepare([stimulus])[0])
+    return model._executor.encoder.encode(model._executor.prepare([stimulus])[0])
 
 
 def assert_same_inputs(actual, expected):
@@ -127,7 +127,7 @@ def several(name, text, images):
 def test_a_batch_equals_each_alone(name, side):
     """Different text lengths and image sizes, against one plain forward of the model for each stimulus."""
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     stimuli = stimuli_for(name, n=4)
     together = model.run(stimuli, tokens="all", batch_size=4)
     assert set(together.residual) == set(model.towers)
@@ -141,7 +141,7 @@ def test_a_batch_equals_each_alone(name, side):
 @pytest.mark.parametrize("name", SEVERAL)
 def test_a_batch_with_several_images_per_stimulus_equals_each_alone(name, side):
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     counts = [2, 1, 3, 2]
     seeds = itertools.count()
     stimuli = [
@@ -160,7 +160,7 @@ def test_a_batch_with_several_images_per_stimulus_equals_each_alone(name, side):
 def test_kinds_of_stimuli_mix(name, side):
     """Image alone, text alone and both in one call; the decoder reads all of them, in the order that was given."""
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     pictures = [picture(i, *SIZES[i]) for i in range(4)]
     stimuli = [
         mn.Stimulus(TEXTS[0]),
@@ -198,7 +198,7 @@ def test_an_image_alone_equals_a_plain_forward(name):
 def test_pooled_reads_are_plain_indexing(name, side):
     """Every token choice against indexing of the states of a plain forward."""
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     stimuli = stimuli_for(name, n=3)
     alone = [forward(name, stimulus.text, stimulus.images()) for stimulus in stimuli]
 
@@ -283,5 +283,5 @@ def test_bad_token_choices(tokens, message):
 def test_padding_side_is_left_or_right():
     model = load("gpt2")
     with pytest.raises(mn.InputError, match=r"padding_side='middle'"):
-        model.padding_side = "middle"
-    assert model.padding_side in ("left", "right")
+        model._executor.padding_side = "middle"
+    assert model._executor.padding_side in ("left", "right")

@@ -123,7 +123,7 @@ def test_a_lesion_changes_the_scores_as_it_changes_likelihoods(name, folder):
     for lesion in lesions:
         found = evaluate(model, lesion, "pairs", folder)
         answers, _ = sampled(found, "pairs")
-        expected = [(one.logprob, one.greedy) for one in model.likelihoods(requests, lesion)]
+        expected = [(one.logprob, one.greedy) for one in model._executor.likelihoods(requests, lesion)]
         np.testing.assert_allclose(np.array(answers).reshape(-1, 2), np.array(expected), rtol=1e-6)
         assert np.abs(np.array(answers)[..., 0] - np.array(whole)[..., 0]).min() > 0.1
         assert found["config"]["interventions"] == [str(lesion)]
@@ -210,7 +210,7 @@ def test_windows_hold_the_text_once(name, text):
     requests = list(lm._windows(text))
     assert len(requests) > 3
     assert "".join(one.continuation for one in requests) == text
-    found = lm.model.likelihoods(requests)
+    found = lm.model._executor.likelihoods(requests)
     tokens = build(name).tokenizer
     assert sum(one.n_tokens for one in found) == len(tokens(text, add_special_tokens=False)["input_ids"])
     for one in requests:
@@ -305,13 +305,15 @@ def test_too_many_tokens_to_write():
 
 def test_texts_reach_a_model_with_a_chat_template_as_they_are(folder):
     model = load("llava_clip")
-    assert "ASSISTANT" in model.prepare([Stimulus(text="The dog")])[0].prompt, "the test needs a template"
+    assert "ASSISTANT" in model._executor.prepare([Stimulus(text="The dog")])[0].prompt, "the test needs a template"
     lesion = mn.zero(some_units(model, ["decoder"]))
     raw = mn.load(model.module, tokenizer=model.tokenizer, chat_template=False)
     answers, _ = sampled(evaluate(model, lesion, "answers", folder), "answers")
     expected = [raw.generate(prompt, lesion, max_new_tokens=5) for prompt in PROMPTS]
     assert [answer for (answer,) in answers] == [text.split("zz")[0] for text in expected]
-    assert model.prepare([Stimulus(text="The dog")])[0].prompt != "The dog", "the model itself stays as it was"
+    assert model._executor.prepare([Stimulus(text="The dog")])[0].prompt != "The dog", (
+        "the model itself stays as it was"
+    )
 
 
 def test_few_shots_and_limits(folder):

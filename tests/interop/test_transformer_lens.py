@@ -299,9 +299,9 @@ def test_results_under_hooks_are_not_kept(bridge, tmp_path):
     contrast = mn.Contrast(stimuli, positive="a", negative="b")
     whole = mn.localize(model, contrast, cache=tmp_path, progress=False)
     with bridge.hooks(fwd_hooks=tl.hooks(mn.scale(some(model, "decoder"), 2.0), bridge)):
-        assert model.edited
+        assert model._executor.edited
         under = mn.localize(model, contrast, cache=tmp_path, progress=False)
-    assert not model.edited
+    assert not model._executor.edited
     assert not np.allclose(under.t["decoder"], whole.t["decoder"], equal_nan=True)
 
 
@@ -335,7 +335,7 @@ def test_a_bridge_is_not_what_a_server_runs(bridge, remote):
     with pytest.raises(mn.InputError, match=r"bridge.*hub id"):
         mn.load(bridge, remote=remote)
     with pytest.raises(mn.InputError, match=r"bridge.*hub id"):
-        through(bridge).at(remote)
+        mn.load(through(bridge), remote=remote)
 
 
 def test_the_guard_sees_what_transformer_lens_does_by_itself(no_installs, monkeypatch):

@@ -114,7 +114,7 @@ def test_places_are_a_stimulus_own_under_any_padding(name, side, choice, spare):
     if choice == "image" and name in TEXT_ONLY:
         pytest.skip("no images")
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     given = stimuli_for(name)
     units = some_units(model, ["decoder"])
     intervention = mn.zero(units).at(choice, spare_first=spare)
@@ -358,7 +358,7 @@ def test_units_of_another_model_are_refused_by_its_fingerprint():
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_score_is_the_sum_of_log_probabilities(name, side):
     model, family = load(name), build(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     given = stimuli_for(name)
     continuations = [[" the dog", " a"], " ran across the field.", ["!", " it is", " the owl hid"]]
     scores = model.score(given, continuations)

@@ -7,6 +7,7 @@ import pytest
 from test_interventions import some_units
 
 import modalnet as mn
+from modalnet.execution.executor import Executor
 from modalnet.lesion import Condition, LesionStudy
 from modalnet.tasks import GenerationTask, minimal_pairs
 from modalnet.tasks.base import LikelihoodTask
@@ -125,7 +126,7 @@ def test_a_second_study_answers_from_the_store_and_runs_nothing(model, monkeypat
     units = network(model)
     first = mn.lesion_study(model, {"some": units}, Counting(), operations=["zero"], **OPTIONS)
     task = Counting()
-    monkeypatch.setattr(type(model), "likelihoods_under", None)
+    monkeypatch.setattr(Executor, "likelihoods_under", None)
     second = mn.lesion_study(model, {"some": units}, task, operations=["zero"], **OPTIONS)
     assert task.graded == 0
     assert all(np.array_equal(first.cells[key], second.cells[key]) for key in first.cells)
@@ -243,7 +244,7 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, message):
-    monkeypatch.setattr(type(model), "likelihoods_under", None)
+    monkeypatch.setattr(Executor, "likelihoods_under", None)
     given = {"networks": {"some": network(model)}, "tasks": [pairs()]} | change
     with pytest.raises(mn.InputError, match=message):
         mn.lesion_study(model, progress=False, **given)
@@ -259,7 +260,7 @@ def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, m
 )
 def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypatch, shapes, fingerprint, message):
     for name in ("likelihoods_under", "means"):
-        monkeypatch.setattr(type(model), name, None)
+        monkeypatch.setattr(Executor, name, None)
     foreign = mn.Units({tower: np.eye(*shape, dtype=bool) for tower, shape in shapes.items()}, model=fingerprint)
     with pytest.raises(mn.InputError, match=message):
         mn.lesion_study(model, {"own": network(model), "foreign": foreign}, pairs(), matches=["layer"], progress=False)

@@ -131,7 +131,7 @@ def test_the_padding_side_of_the_tokenizer_does_not_matter():
     ]
     np.testing.assert_array_equal(results[0].t["decoder"], results[1].t["decoder"])
     model = load("gpt2")
-    model.padding_side = "left"
+    model._executor.padding_side = "left"
     other = mn.localize(model, texts(), cache=False, progress=False)
     np.testing.assert_allclose(other.t["decoder"], results[0].t["decoder"], atol=1e-3)
     assert other.top(0.1) == results[0].top(0.1)

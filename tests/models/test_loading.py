@@ -66,7 +66,7 @@ def test_a_folder_gives_the_model_that_was_saved(name, kind, folders):
     assert model.towers == expected.towers
     assert (model.tokenizer is None) == (name in VISION_ONLY)
     assert (model.processor is None) == (name in (*VISION_ONLY, *TEXT_ONLY))
-    assert (model.image_processor is None) == (name in TEXT_ONLY)
+    assert (model.processor is None) == (name in TEXT_ONLY)
     stimuli = stimuli_for(name)
     read = [tower for tower in expected.towers if not (tower == "vision" and name in REFUSED)]
     run, other = (each.run(stimuli, read=read, tokens="mean") for each in (model, expected))
@@ -109,7 +109,7 @@ def test_what_is_passed_wins_over_what_the_folder_holds(folders):
 def test_a_tokenizer_passed_beside_a_folder_leaves_its_processor(folders):
     """A vision-language checkpoint keeps its eyes when only its tokenizer is replaced."""
     model = mn.load(folders("llava_clip"), tokenizer=build("llava_clip").tokenizer)
-    assert model.image_processor is not None
+    assert model.processor is not None
     model.run(stimuli_for("llava_clip"))
 
 

@@ -35,8 +35,14 @@ def test_an_untrained_copy_is_of_the_same_architecture(name):
 def test_the_seed_decides():
     model = mn.load("tiny")
     again = mn.load("tiny", untrained=True)
-    assert again.fingerprint() == model.untrained().fingerprint() == mn.load("tiny", untrained=0).fingerprint()
-    assert again.fingerprint() != mn.load("tiny", untrained=7).fingerprint() == model.untrained(7).fingerprint()
+    assert (
+        again.fingerprint()
+        == mn.load(model, untrained=True).fingerprint()
+        == mn.load("tiny", untrained=0).fingerprint()
+    )
+    assert (
+        again.fingerprint() != mn.load("tiny", untrained=7).fingerprint() == mn.load(model, untrained=7).fingerprint()
+    )
     assert mn.load(model) is model
 
 
@@ -51,15 +57,15 @@ def test_units_of_the_model_are_not_units_of_the_copy():
     model = mn.load("tiny")
     units = mn.localize(model, mn.stimuli.language(10), towers="decoder", progress=False).top(k=5)
     with pytest.raises(mn.InputError, match="belong to another model"):
-        model.untrained().run(["the dog"], mn.zero(units))
+        mn.load(model, untrained=True).run(["the dog"], mn.zero(units))
 
 
 def test_no_server_is_asked_for_a_copy():
     copy = mn.load("tiny", untrained=True)
     with pytest.raises(mn.InputError, match="cannot be told which model this"):
-        copy.at("http://127.0.0.1:9")
+        mn.load(copy, remote="http://127.0.0.1:9")
     with pytest.raises(mn.InputError, match="cannot be told which model this"):
-        mn.load("tiny", remote="local").untrained().at("http://127.0.0.1:9")
+        mn.load(mn.load(mn.load("tiny", remote="local"), untrained=True), remote="http://127.0.0.1:9")
     with pytest.raises(mn.InputError, match="no server has an untrained copy"):
         mn.load("tiny", remote="local", untrained=True)
 

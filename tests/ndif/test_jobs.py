@@ -43,7 +43,7 @@ def test_a_finished_job_is_not_done_again(sources: dict[str, str], tmp_path: Pat
     model.remote.limits.seconds = 0.0  # one batch a job
     whole = mn.localize(model, contrast, batch_size=8, cache=False, progress=False)
     jobs = len(model.remote.jobs)
-    runner = model._runner
+    runner = model._executor.runner
     sent = runner._sent
 
     def breaking(*args: object) -> object:

@@ -107,7 +107,9 @@ def test_pictures_are_sent_as_small_as_they_are(tiny: Pair) -> None:
     there.run(stimuli[:2], tokens="mean", read="vision")
     there.run(stimuli, tokens="mean", read="vision")
     assert there.remote is not None
-    raw = sum(there._encoder.encode(item).inputs["pixel_values"].nbytes for item in there.prepare(stimuli))
+    raw = sum(
+        there._executor.encoder.encode(item).inputs["pixel_values"].nbytes for item in there._executor.prepare(stimuli)
+    )
     assert there.remote.jobs[-1].up < raw / 4
 
 

@@ -93,11 +93,11 @@ def test_patches_without_skipping_blocks_are_the_same(name):
     pair = pair_of(name)
     quick, whole = load(name), load(name)
     for tower in whole.towers:
-        whole._sweep._skips[tower] = False
+        whole._executor.sweep._skips[tower] = False
     one, two = (
         mn.activation_patching(model, *pair, difference, cache=False, progress=False) for model in (quick, whole)
     )
-    assert all(quick._sweep._skips.values())
+    assert all(quick._executor.sweep._skips.values())
     for tower, values in one.values.items():
         np.testing.assert_allclose(values, two.values[tower], atol=2e-4)
 
@@ -108,10 +108,10 @@ def test_a_model_whose_blocks_cannot_be_skipped_runs_whole(monkeypatch):
     pair = pair_of("llama")
     expected = mn.activation_patching(model, *pair, difference, cache=False, progress=False)
     fooled = load("llama")
-    hidden = type(fooled._sweep)._hidden
-    monkeypatch.setattr(type(fooled._sweep), "_hidden", lambda *args: 2 * hidden(*args))
+    hidden = type(fooled._executor.sweep)._hidden
+    monkeypatch.setattr(type(fooled._executor.sweep), "_hidden", lambda *args: 2 * hidden(*args))
     found = mn.activation_patching(fooled, *pair, difference, cache=False, progress=False)
-    assert fooled._sweep._skips == {"decoder": False}
+    assert fooled._executor.sweep._skips == {"decoder": False}
     np.testing.assert_allclose(found.values["decoder"], expected.values["decoder"], atol=2e-4)
 
 
@@ -119,7 +119,7 @@ def test_a_model_whose_blocks_cannot_be_skipped_runs_whole(monkeypatch):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_pairs_together_are_as_alone(name, side):
     model = load(name)
-    model.padding_side = side
+    model._executor.padding_side = side
     texts = ["The dog ran across the field", "She poured the tea slowly, then looked", "Two children are playing"]
     others = ["The fox ran across the field", "She poured the dog slowly, then looked", "Two children are barking"]
     pictures = [picture(i, 64, 48) for i in range(6)]
@@ -259,7 +259,7 @@ def test_metrics_are_what_the_logits_say():
         side: forward("llama", one.text, one.images())[0].logits[0] for side, one in (("c", clean), ("k", corrupt))
     }
     options = {"tokens": "last", "cache": False, "progress": False}
-    right, wrong = model.next_tokens(clean, " dog"), model.next_tokens(clean, " tea")
+    right, wrong = model._executor.next_tokens(clean, " dog"), model._executor.next_tokens(clean, " tea")
     if len(right) == len(wrong) == 1:
         found = mn.activation_patching(model, clean, corrupt, logit_difference(" dog", " tea"), **options)
         assert found.clean[0] == pytest.approx(float(logits["c"][-1][right[0]] - logits["c"][-1][wrong[0]]), abs=1e-4)
@@ -371,14 +371,14 @@ def test_a_small_patch_is_estimated_well():
     """Halfway between two nearby runs the effect is nearly linear, so estimate and exact patch agree."""
     model = load("llama")
     clean, corrupt = pair_of("llama")
-    near, far = model.states([clean, corrupt])
+    near, far = model._executor.states([clean, corrupt])
     swaps = []
     for layer in range(model.decoder.n_layers):
         for token in range(far.residual["decoder"].shape[1]):
             a, b = near.residual["decoder"][layer, token], far.residual["decoder"][layer, token]
             swaps.append(Swap("decoder", layer, torch.tensor([token]), (b + 1e-2 * (a - b))[None]))
     cells = [Cell(1), *(Cell(1, (swap,)) for swap in swaps)]
-    out = {n: float(difference(v)[0]) for n, v in model.run_cells([near, far], cells, Outcome("logits"))}
+    out = {n: float(difference(v)[0]) for n, v in model._executor.run_cells([near, far], cells, Outcome("logits"))}
     exact = np.array([out[n + 1] - out[0] for n in range(len(swaps))])
     found = mn.attribution_patching(model, clean, corrupt, difference, tokens="each", progress=False)
     estimate = 1e-2 * (found.values["decoder"][0] - found.corrupt[0]).ravel()
@@ -499,7 +499,7 @@ def test_only_what_differs_is_patched():
 def test_image_tokens_of_a_decoder_are_in_raster_order(name, size, cells):
     model = load(name)
     stimulus = mn.Stimulus("What is this?", image=picture(0, *size))
-    boxes = model.image_places(stimulus, "decoder")
+    boxes = model._executor.image_places(stimulus, "decoder")
     seen = boxes[np.isfinite(boxes).all(1)]
     rows, columns = cells
     assert len(seen) == rows * columns
@@ -512,13 +512,13 @@ def test_window_order_is_undone():
     """Qwen2.5-VL sorts the patches of its tower by window; its decoder has them in raster order again."""
     model = load("qwen2_5_vl")
     stimulus = mn.Stimulus("What is this?", image=picture(0, 64, 64))
-    vision = model.image_places(stimulus, "vision")
+    vision = model._executor.image_places(stimulus, "vision")
     middles = (vision[:, :2] + vision[:, 2:]) / 2
     # Every patch of the grid is there once, wherever it stands in the row.
     side = round(len(vision) ** 0.5)
     cells = {(int(x * side), int(y * side)) for x, y in middles}
     assert len(cells) == len(vision)
-    decoder = model.image_places(stimulus, "decoder")
+    decoder = model._executor.image_places(stimulus, "decoder")
     seen = decoder[np.isfinite(decoder).all(1)]
     order = np.lexsort(((seen[:, 0] + seen[:, 2]).round(1), (seen[:, 1] + seen[:, 3]).round(1)))
     np.testing.assert_array_equal(order, np.arange(len(seen)))
@@ -528,7 +528,7 @@ def test_queries_have_no_place():
     """Each of BLIP-2's query tokens looks at all of the picture."""
     model = load("blip2")
     stimulus = mn.Stimulus("What is this?", image=picture(0, 64, 64))
-    assert model.image_places(stimulus, "decoder") is None
+    assert model._executor.image_places(stimulus, "decoder") is None
     clean, corrupt = pair_of("blip2")
     with pytest.raises(InputError, match="not known where in the picture"):
         mn.activation_patching(model, clean, corrupt, difference, tokens=Grid(2, 2), progress=False)
@@ -539,7 +539,7 @@ def test_a_place_is_where_the_pixels_are():
     model = mn.load("tiny")
     blank = Image.new("RGB", (224, 224), (90, 90, 90))
     stimulus = mn.Stimulus("what colour is the circle?", image=blank)
-    boxes = model.image_places(stimulus, "vision")
+    boxes = model._executor.image_places(stimulus, "vision")
     base = model.run(stimulus, read={"vision": [0]}, tokens="all").residual["vision"][0][0]
     for x, y in ((0.2, 0.7), (0.55, 0.05), (0.93, 0.93)):
         spotted = blank.copy()

@@ -91,7 +91,7 @@ def test_cells_are_what_hooks_give(model, question, found):
         with editing(model.module, {model.decoder.paths[layer]: patch}), torch.no_grad():
             logits = model.module(**corrupt[pair]).logits[0, -1]
         right, wrong = (
-            model.next_tokens(question["clean"][pair], texts[pair])[0]
+            model._executor.next_tokens(question["clean"][pair], texts[pair])[0]
             for texts in (question["metric"].answers, question["metric"].distractors)
         )
         expected = float(logits[right] - logits[wrong])

@@ -53,7 +53,7 @@ def test_blimp(model, plain):
         rows = [json.loads(line) for line in (folder / f"{paradigm}.jsonl").read_text().splitlines()]
         texts = {f"{row['UID']}/{row['pairID']}": (row["sentence_good"], row["sentence_bad"]) for row in rows}
         assert task.pairs == tuple(texts[item] for item in task.items)
-        likelihoods = model.likelihoods(task.requests())
+        likelihoods = model._executor.likelihoods(task.requests())
         expected = [plain(sentence)[0].sum() for pair in task.pairs for sentence in pair]
         np.testing.assert_allclose([one.logprob for one in likelihoods], expected, atol=5e-3)
         good, bad = np.reshape(expected, (-1, 2)).T

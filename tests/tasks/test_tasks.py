@@ -314,7 +314,9 @@ def test_suites_are_scored_as_by_plain_transformers(tmp_path, metric):
     model = load("llama")
     # Formulas over all regions have all of them scored.
     every = ["(*;%match%) < (*;%mismatch%)"]
-    found = model.likelihoods(tasks.syntaxgym(suite(tmp_path / "e.json", formulas=every, metric=metric)).requests())
+    found = model._executor.likelihoods(
+        tasks.syntaxgym(suite(tmp_path / "e.json", formulas=every, metric=metric)).requests()
+    )
     values = {
         (item, name): surprisal(
             [text + " red" if item and i == 0 else text for i, text in enumerate(texts)], metric == "mean"

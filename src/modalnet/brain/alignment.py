@@ -167,7 +167,7 @@ def align(
     >>> print(result.summary())  # doctest: +SKIP
     """
     dataset = check_dataset(dataset)
-    model = model.at(remote)
+    model = model._at(remote)
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
     check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)
@@ -195,7 +195,7 @@ def align(
         "n_units": network.count,
         "n_stimuli": len(dataset),
     }
-    store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    store = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
     key = ""
     if store is not None:
         key = Store.key(
@@ -230,7 +230,7 @@ def align(
         sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
         sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
     if copy is not None:
-        copy = model.untrained() if copy == "copy" else copy
+        copy = model._untrained() if copy == "copy" else copy
         other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
         sets.append(FeatureSet("untrained, same units", "untrained", _towers(other, network)))
         if whole_layer:

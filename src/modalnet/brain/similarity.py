@@ -140,7 +140,7 @@ remote, cache, progress
     }
     return _compare(
         measure,
-        (model.at(remote), units, dataset),
+        (model._at(remote), units, dataset),
         settings,
         ceiling=ceiling,
         notes=notes,
@@ -213,7 +213,7 @@ batch_size, remote, cache, progress
     settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
     return _compare(
         measure,
-        (model.at(remote), units, dataset),
+        (model._at(remote), units, dataset),
         settings,
         ceiling=(math.nan, math.nan),
         notes=notes,
@@ -503,7 +503,7 @@ def _compare(  # every option of the two face functions
         "n_stimuli": len(dataset),
         "blocks": int(measure.blocks.max()) + 1,
     }
-    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
     key = ""
     if kept is not None:
         key = Store.key(
@@ -539,7 +539,7 @@ def _compare(  # every option of the two face functions
         sets.append(one_set(f"whole layer ({tower} {layer})", "whole layer", fullest))
         sets.append(one_set("all its layers", "whole layer", everything))
     if copy is not None:
-        copy = model.untrained() if copy == "copy" else copy
+        copy = model._untrained() if copy == "copy" else copy
         other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
         sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
     for name, features in simple.items():

@@ -40,7 +40,7 @@ def demo(
         from modalnet.cli.reports import Findings
 
         model = mn.load("tiny", device=device, dtype=dtype)
-        size = model.image_processor.size["height"]
+        size = model.processor.size["height"]
         # A nonword is cut into letters, so the sides differ in length; the protocol compares the first twelve tokens.
         contrasts: dict[str, tuple[Any, dict[str, Any]]] = {
             "language": (mn.stimuli.language(), {"protocol": "alkhamissi2025"}),

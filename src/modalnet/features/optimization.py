@@ -142,7 +142,7 @@ def optimize(
     match = match or ("layer" if own.mean_abs is None else "activation")
     sets = [own, *(own.random(controls, seed=seed, match=match) if controls else [])]
     responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]
-    canvas = model.canvas(text, size)
+    canvas = model._executor.canvas(text, size)
     towers = {t for one in responses for t in one.layers}
     layers: dict[str, tuple[int, ...]] = {t: () for t in model.towers if t in towers}
     check_reach(model, layers, [canvas.stimulus])
@@ -156,7 +156,7 @@ def optimize(
         paths.append(path)
     framed = [canvas.framed(picture) for picture in pictures]
     given = np.full((len(sets), len(pictures)), np.nan)
-    for places, raws in watch(model, responses, model.prepare(framed), choices, batch_size):
+    for places, raws in watch(model, responses, model._executor.prepare(framed), choices, batch_size):
         for row, (response, raw) in enumerate(zip(responses, raws, strict=True)):
             given[row, places] = response.network(response.sized(raw))
     return Optimized(
@@ -211,7 +211,7 @@ def _natural(  # noqa: PLR0917
     values = np.full((len(responses), len(stimuli)), np.nan)
     largest = [np.zeros(len(one.units)) for one in responses]
     with tqdm(total=len(stimuli), desc="natural pictures", unit="stimulus", disable=not progress, leave=False) as bar:
-        for places, raws in watch(model, responses, model.prepare(stimuli), choices, batch_size):
+        for places, raws in watch(model, responses, model._executor.prepare(stimuli), choices, batch_size):
             for row, (response, raw) in enumerate(zip(responses, raws, strict=True)):
                 values[row, places] = response.network(response.sized(raw))
                 extreme = np.take_along_axis(raw, abs(raw).argmax(0)[None], 0)[0]
@@ -268,7 +268,9 @@ def _paint(  # noqa: PLR0917
         for step in range(brush.steps):
             picture = painting()
             pixels = canvas.pixels(brush.shake(picture, generator))
-            value, slope = model.inward(canvas.fill(pixels.detach()), response.layers, own, canvas.source, measure)
+            value, slope = model._executor.inward(
+                canvas.fill(pixels.detach()), response.layers, own, canvas.source, measure
+            )
             loss = brush.smooth * total_variation(picture) - (pixels * slope.reshape(pixels.shape)).sum() / sizes[0]
             optimizer.zero_grad()
             loss.backward()

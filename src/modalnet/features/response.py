@@ -127,7 +127,7 @@ def as_units(model: Model, units: Any) -> Units:
         )
     if not units.count:
         raise InputError("this is an empty set of units, so there is nothing that it could like.")
-    if units.model not in (None, model.fingerprint_once):
+    if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"these units belong to another model, by its fingerprint, than {model.name}.")
     for tower, shape in units.shapes.items():
         if units.mask[tower].any() and shapes.get(tower) != shape:
@@ -140,7 +140,7 @@ def token_choices(
     model: Model, layers: Mapping[str, Sequence[int]], stimuli: Sequence[Stimulus], tokens: Any
 ) -> dict[str, TokenChoice]:
     """The tokens that activations are pooled over, as :func:`modalnet.localize` chooses them."""
-    pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
     choices = choose(tokens, list(layers), pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
@@ -153,7 +153,7 @@ def token_choices(
 
 def check_reach(model: Model, towers: Iterable[str], stimuli: Sequence[Stimulus]) -> None:
     """An InputError where a tower is not reached by all stimuli."""
-    reached = model.reached(stimuli)
+    reached = model._executor.reached(stimuli)
     for tower in towers:
         if tower not in reached:
             raise InputError(
@@ -183,5 +183,5 @@ def watch(
         )
         for one in responses
     ]
-    for step in model.stream(prepared, layers, tokens, batch_size=batch_size):
+    for step in model._executor.stream(prepared, layers, tokens, batch_size=batch_size):
         yield step.indices, [one.raw(step.residual).double().numpy() for one in within]

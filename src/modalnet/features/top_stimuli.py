@@ -87,7 +87,7 @@ def top_stimuli(
     from tqdm.auto import tqdm
 
     _check_n(n)
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model)).at(remote)
+    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     response = respond(model, units, magnitude, scaled=scaled)
     chunks, total = _chunks(stimuli)
     best = Best(response, n, bottom=bottom)
@@ -96,7 +96,7 @@ def top_stimuli(
         for chunk in chunks:
             check_reach(model, response.layers, chunk)
             choices = choices or token_choices(model, response.layers, chunk, tokens)
-            for places, (raw,) in watch(model, [response], model.prepare(chunk), choices, batch_size):
+            for places, (raw,) in watch(model, [response], model._executor.prepare(chunk), choices, batch_size):
                 best.update(raw, places)
                 bar.update(len(places))
             best.keep(chunk)
@@ -198,7 +198,7 @@ def _token_by_token(
             some = numbers[start : start + AT_ONCE]
             stimuli = [best.stimuli[number] for number in some]
             run = model.run(stimuli, read=response.layers, tokens="all")
-            names = model.token_rows(stimuli, list(response.layers))
+            names = model._executor.token_rows(stimuli, list(response.layers))
             for at, number in enumerate(some):
                 for tower in response.layers:
                     row = names[at][tower]
@@ -227,7 +227,7 @@ def _boxes(model: Model, stimulus: Stimulus, tower: str, image: np.ndarray, know
         return None
     key = tower, stimulus.inspect().sizes, int(image.sum())
     if key not in known:
-        found = model.image_places(stimulus, tower)
+        found = model._executor.image_places(stimulus, tower)
         known[key] = None if found is None or len(found) != len(image) else found[image]
     if known[key] is None:
         return None

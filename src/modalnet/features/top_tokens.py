@@ -69,7 +69,7 @@ def top_tokens(
     from tqdm.auto import tqdm
 
     _check_n(n)
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model)).at(remote)
+    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     response = respond(model, units, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if tower not in TEXT_TOWERS]
     if outside:
@@ -123,7 +123,7 @@ def _prepared(model: Model, prefix: Sequence[int], ids: Sequence[int]) -> list[P
     """A text of each token, as ids: written out, some tokens would become others."""
     from modalnet.stimuli.stimulus import Stimulus
 
-    (plain,) = model.prepare([Stimulus("a")], raw=True)
+    (plain,) = model._executor.prepare([Stimulus("a")], raw=True)
     return [
         replace(
             plain,

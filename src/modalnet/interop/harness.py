@@ -159,12 +159,12 @@ def _as_written(model: Model) -> Model:
     if not isinstance(model, Model):
         raise InputError(f"a modalnet model is expected, this is a {type(model).__name__}. Make one: modalnet.load().")
     text = "a"
-    if model.prepare([Stimulus(text=text)])[0].prompt == text:
+    if model._executor.prepare([Stimulus(text=text)])[0].prompt == text:
         return model
-    if model.edited:
+    if model._executor.edited:
         raise InputError(
             f"{model.name} writes texts in a chat template. Load it with chat_template=False for the harness."
         )
     plain = load(model.module, tokenizer=model.tokenizer, chat_template=False)
-    plain.name = model.name
+    plain._executor.loaded.name = model.name
     return plain.with_(*model.interventions) if model.interventions else plain

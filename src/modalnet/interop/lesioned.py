@@ -86,14 +86,16 @@ class LesionedLM(LM):
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Natural-log probability of each continuation after its context, and whether it is the greedy one."""
         asked = [self._request(*one.args) for one in requests]
-        return [(one.logprob, one.greedy) for one in self.model.likelihoods(asked, batch_size=self.batch_size)]
+        return [
+            (one.logprob, one.greedy) for one in self.model._executor.likelihoods(asked, batch_size=self.batch_size)
+        ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Natural-log probability of each whole text."""
         windows = [(index, one) for index, request in enumerate(requests) for one in self._windows(request.args[0])]
         totals = [0.0] * len(requests)
         if windows:
-            found = self.model.likelihoods([one for _, one in windows], batch_size=self.batch_size)
+            found = self.model._executor.likelihoods([one for _, one in windows], batch_size=self.batch_size)
             for (index, _), one in zip(windows, found, strict=True):
                 totals[index] += one.logprob
         return totals

@@ -134,7 +134,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
     the top units against as many random ones. Activation-matched controls, and mean ablation, are added here.
     """
-    model = model.at(remote)
+    model = model._at(remote)
     named = _named_tasks(tasks)
     _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
     matches = renamed_option("matches", matches, RENAMED_MATCH, 3)
@@ -242,7 +242,7 @@ def _means(
     given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
     means: dict[str, Any] = {}
     for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:
-        fitting = [stimulus for stimulus in given if tower in model.reached([stimulus])]
+        fitting = [stimulus for stimulus in given if tower in model._executor.reached([stimulus])]
         if not fitting:
             raise InputError(
                 f"Mean ablation in the {tower} tower needs stimuli with {input_of(tower)}; none of the {len(given)} "
@@ -316,7 +316,7 @@ class _Study:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
-        reached = self.model.reached(self._stimuli(task))
+        reached = self.model._executor.reached(self._stimuli(task))
         waiting: list[tuple[Condition | None, list[Intervention], str]] = []
         wanted: list[tuple[Condition | None, list[Intervention]]] = [(None, [])]
         wanted += [(one.condition, self._interventions(one, reached)) for one in self.lesions]
@@ -338,7 +338,7 @@ class _Study:
 
     def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
         if isinstance(task, LikelihoodTask):
-            for found in self.model.likelihoods_under(task.requests(), variants, batch_size=self.batch_size):
+            for found in self.model._executor.likelihoods_under(task.requests(), variants, batch_size=self.batch_size):
                 yield task.scores(task.grade(found)).scores
         else:
             for edits in variants:
@@ -377,8 +377,8 @@ class _Study:
         return Store.key(
             {
                 "kind": "lesion",
-                "model": self.model.fingerprint_once,
-                "encoding": self.model.encoding_identity([]),
+                "model": self.model._executor.fingerprint_once,
+                "encoding": self.model._executor.encoding_identity([]),
                 "task": identity,
                 "interventions": [one.digest for one in edits],
                 "version": __version__,
@@ -432,7 +432,7 @@ def _check_choices(*, operations: Any, matches: Any, fractions: Any) -> None:
 def _check_units(model: Model, lesion: _Lesion) -> None:
     """Refuse units of another model: in the middle of a study they would take the cells beside them along."""
     name, units = lesion.condition.network, lesion.units
-    if units.model not in (None, model.fingerprint_once):
+    if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():
         if not mask.any():

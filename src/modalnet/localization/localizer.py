@@ -86,7 +86,7 @@ class _Question:
         return {
             "digests": list(digests),
             "conditions": [stimulus.condition for stimulus in self.contrast.stimuli],
-            **self.model.encoding_identity(prepared),
+            **self.model._executor.encoding_identity(prepared),
         }
 
 
@@ -187,11 +187,11 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         raise InputError(f"cache={cache!r} is not known. Give True, False or a folder.")
     if not blocking and not remote and getattr(model, "remote", None) is None:
         raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model)).at(remote)
+    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     settings = _settings(contrast, protocol, tokens, magnitude)
-    prepared = model.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
+    prepared = model._executor.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
-    pictures = model.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
+    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
     choices = choose(settings["tokens"], names, pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
@@ -206,7 +206,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         "raw": settings["raw"],
         "stimuli": _folds_of(contrast, digests),
     }
-    store = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    store = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
     key = ""
     if store is not None:
         asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
@@ -259,7 +259,7 @@ def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: 
 
 
 def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
-    reached = model.reached(contrast.stimuli)
+    reached = model._executor.reached(contrast.stimuli)
     if towers is None:
         if not reached:
             what = "text" if not contrast.stimuli[0].n_images else "image"
@@ -358,7 +358,7 @@ def _run(
     shapes = {name: question.model.towers[name].shape for name in question.towers}
     sums = _Sums(contrast, shapes, absolute=question.magnitude == "absolute")
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
-        for step in question.model.stream(prepared, question.towers, question.tokens, batch_size=batch_size):
+        for step in question.model._executor.stream(prepared, question.towers, question.tokens, batch_size=batch_size):
             for tower, values in step.residual.items():
                 sums.add(tower, step.indices, values.numpy())
             bar.update(len(step.indices))
@@ -450,7 +450,7 @@ def _run_remotely(
             take(indices, found)
         before, remote.told = remote.told, lambda state: bar.set_postfix_str(f"{state} on {remote.host}")
         try:
-            for indices, moments in question.model.moments(
+            for indices, moments in question.model._executor.moments(
                 [item for item in prepared if item.index in left],
                 question.towers,
                 question.tokens,
@@ -484,7 +484,7 @@ def _submit(
     assert remote is not None
     tally, numbers = _tally(question)
     blobs: list[bytes] = []
-    sent = question.model.moments(
+    sent = question.model._executor.moments(
         prepared,
         question.towers,
         question.tokens,

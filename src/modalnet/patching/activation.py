@@ -119,7 +119,7 @@ def activation_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
-    model = model.at(remote)
+    model = model._at(remote)
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
@@ -194,7 +194,7 @@ class _Job:
     def _states(self, side: Sequence[Stimulus], some: Sequence[int]) -> list[State]:
         stimuli = [side[pair] for pair in some]
         answers = self.measure.continuations
-        return self.model.states(
+        return self.model._executor.states(
             stimuli,
             # Blocks of a vision tower are skipped while a decoder is patched, so its outputs are wanted, too.
             continuations=None if answers is None else [answers[pair] for pair in some],
@@ -206,7 +206,7 @@ class _Job:
         self, states: Sequence[State], cells: Sequence[Cell], some: Sequence[int]
     ) -> Iterator[tuple[int, float]]:
         outcome = self.measure.outcome_of(some)
-        for number, found in self.model.run_cells(states, cells, outcome, batch_size=self.batch_size):
+        for number, found in self.model._executor.run_cells(states, cells, outcome, batch_size=self.batch_size):
             yield number, self.measure.value(found, some[cells[number].state])
 
     def _cells(self, pair: int, source: State) -> Iterator[tuple[str, tuple[int, ...], tuple[Swap, ...]]]:
@@ -271,8 +271,8 @@ class _Job:
         return Store.key(
             {
                 "kind": "patching",
-                "model": self.model.fingerprint_once,
-                "encoding": self.model.encoding_identity([]),
+                "model": self.model._executor.fingerprint_once,
+                "encoding": self.model._executor.encoding_identity([]),
                 "pair": list(self.layout.digests[pair]),
                 "metric": [metric.kind, *(_own(texts, pair) for texts in (metric.answers, metric.distractors))],
                 "direction": self.direction,
@@ -380,7 +380,7 @@ def _check_units(model: Model, name: str, units: Units, layout: Layout) -> None:
             raise InputError(
                 f"Network {name!r} is of a model with a {tower} tower of shape {shape}; {model.name} has {have}."
             )
-    if units.model not in (None, model.fingerprint_once):
+    if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
     patched = [units.mask[tower][list(layers)].sum() for tower, layers in layout.layers.items() if tower in units.mask]
     if not sum(patched):

@@ -66,7 +66,7 @@ def attribution_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
-    model = model.at(remote)
+    model = model._at(remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
     if measure.needs_clean and direction == "noise":
@@ -104,7 +104,9 @@ def _estimate(
             options: dict[str, Any] = {"continuations": continuations, "batch_size": batch_size}
             towers = list(layout.layers)
             outcome = measure.outcome_of(some)
-            states = model.states([sides[source][pair] for pair in some], towers=towers, outcome=outcome, **options)
+            states = model._executor.states(
+                [sides[source][pair] for pair in some], towers=towers, outcome=outcome, **options
+            )
             measure.refer(some, states)
             for pair, state in zip(some, states, strict=True):
                 whole[source][pair] = measure.value(state.outcome, pair)
@@ -113,7 +115,7 @@ def _estimate(
             def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
                 return measure.of_logits(logits, [some[p] for p in places], [tokens[p] for p in places])
 
-            run = model.gradients([sides[base][pair] for pair in some], measured, towers=towers, **options)
+            run = model._executor.gradients([sides[base][pair] for pair in some], measured, towers=towers, **options)
             for place, state, gradient, value in run:
                 pair = some[place]
                 whole[base][pair] = float(value)
@@ -150,4 +152,4 @@ def _estimate(
 def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:
     if continuations is None:
         return [() for _ in stimuli]
-    return [model.next_tokens(stimulus, text) for stimulus, text in zip(stimuli, continuations, strict=True)]
+    return [model._executor.next_tokens(stimulus, text) for stimulus, text in zip(stimuli, continuations, strict=True)]

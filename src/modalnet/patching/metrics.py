@@ -79,7 +79,7 @@ class Metric:
         if self.kind == "log-probability":
             for one, other, text in zip(clean, corrupt, answers, strict=True):
                 for stimulus in (one, other):
-                    model.next_tokens(stimulus, text)
+                    model._executor.next_tokens(stimulus, text)
             return Measure(self, Outcome("logprob"), tuple(answers))
         return Measure(self, Outcome("logits"))
 
@@ -261,7 +261,7 @@ def _one_each(texts: str | tuple[str, ...] | None, n: int, name: str) -> list[st
 
 
 def _token(model: Model, clean: Stimulus, corrupt: Stimulus, text: str) -> int:
-    found = {model.next_tokens(stimulus, text) for stimulus in (clean, corrupt)}
+    found = {model._executor.next_tokens(stimulus, text) for stimulus in (clean, corrupt)}
     for tokens in found:
         if len(tokens) != 1:
             shown = ", ".join(repr(model.tokenizer.decode([token])) for token in tokens)

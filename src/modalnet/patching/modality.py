@@ -165,14 +165,14 @@ def profile_modality(
     """
     from tqdm.auto import tqdm
 
-    model = model.at(remote)
+    model = model._at(remote)
     given = as_stimuli(stimuli)
     _check(model, given, operation)
     measure = log_probability(answers).bind(model, given, given)
     texts = measure.continuations
     assert texts is not None
     depth, width = model.towers["decoder"].shape
-    rows = [row["decoder"] for row in model.token_rows(given, ["decoder"], texts)]
+    rows = [row["decoder"] for row in model._executor.token_rows(given, ["decoder"], texts)]
     places = [_places(row) for row in rows]
     options: dict[str, Any] = {"texts": texts, "batch_size": batch_size}
     # Two rounds, so that no more than a few stimuli are held at once: what a group is on average, then without it.
@@ -191,7 +191,7 @@ def profile_modality(
                     for layer in range(depth):
                         cells.append(Cell(place, (_knocked(layer, places[index][group], means[group][layer]),)))
                         where.append((index, group, layer))
-            for number, outcome in model.run_cells(states, cells, measure.outcome, batch_size=batch_size):
+            for number, outcome in model._executor.run_cells(states, cells, measure.outcome, batch_size=batch_size):
                 index, group, layer = where[number]
                 if group:
                     values[group][index, layer] = measure.value(outcome, index)
@@ -208,7 +208,9 @@ def _some(n: int) -> list[list[int]]:
 def _states(
     model: Model, given: Sequence[Any], some: Sequence[int], *, texts: Sequence[str], batch_size: Any
 ) -> list[State]:
-    return model.states([given[i] for i in some], continuations=[texts[i] for i in some], batch_size=batch_size)
+    return model._executor.states(
+        [given[i] for i in some], continuations=[texts[i] for i in some], batch_size=batch_size
+    )
 
 
 def _means(
@@ -226,7 +228,7 @@ def _means(
 def _check(model: Model, given: Sequence[Any], operation: str) -> None:
     if operation not in ("mean", "zero"):
         raise InputError(f'operation={operation!r} is not known. Give "mean" or "zero".')
-    if not model.has_image_tokens:
+    if not model._executor.has_image_tokens:
         raise InputError(f"{model.name} has no image tokens in a decoder, so there is nothing to knock out.")
     for stimulus in given:
         if stimulus.kind != "image+text":

@@ -67,7 +67,7 @@ def lay_out(
     layers = _layers(model, clean + corrupt, sites, towers, same_pictures=_same_pictures(clean, corrupt))
     check_tokens(tokens, list(layers))
     answers = measure.continuations
-    rows = [model.token_rows(side, list(layers), answers) for side in (clean, corrupt)]
+    rows = [model._executor.token_rows(side, list(layers), answers) for side in (clean, corrupt)]
     columns: dict[str, list[Column]] = {}
     matches: dict[str, list[list[Match]]] = {}
     known: dict[Any, Any] = {}
@@ -80,7 +80,7 @@ def lay_out(
                 row = rows[0][place][tower]
                 key = (tower, stimulus.inspect().sizes, row.image.tobytes())
                 if key not in known:
-                    known[key] = model.image_places(stimulus, tower)
+                    known[key] = model._executor.image_places(stimulus, tower)
                 boxes = known[key]
                 boxes = boxes if boxes is None else boxes[: len(row)]
             pairs.append(Pair(stimulus.label, rows[0][place][tower], rows[1][place][tower], boxes))
@@ -133,7 +133,7 @@ def tokens_of(
     if len(wanted) != len(given):
         raise InputError(f"There are {len(given)} stimuli and {len(wanted)} words.")
     found = []
-    for stimulus, row, word in zip(given, model.token_rows(given, [tower]), wanted, strict=True):
+    for stimulus, row, word in zip(given, model._executor.token_rows(given, [tower]), wanted, strict=True):
         # Tokenizers disagree on whether a token brings the space before it, and on signs for what goes on.
         plain = [
             "" if one.startswith("<image ") else "".join(one.removeprefix("##").split()) for one in row[tower].names
@@ -179,7 +179,7 @@ def _same_pictures(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> bo
 def _layers(
     model: Model, stimuli: list[Stimulus], sites: Any, towers: Any, *, same_pictures: bool
 ) -> dict[str, tuple[int, ...]]:
-    reached = model.reached(stimuli)
+    reached = model._executor.reached(stimuli)
     listed = isinstance(sites, list | tuple)
     if sites != "residual" and not (listed and sites and all(isinstance(one, Site) for one in sites)):
         raise InputError(

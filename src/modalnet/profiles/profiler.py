@@ -116,7 +116,7 @@ class Profiler:
         Kriegeskorte, Simmons, Bellgowan & Baker (2009), Nature Neuroscience 12:535-540, for circularity; Fedorenko et
         al. (2010), Journal of Neurophysiology 104:1177-1194, for profiles of regions defined by other data.
         """
-        model = model.at(remote)
+        model = model._at(remote)
         network = chosen_units(units, fraction)
         check_units(model, network, "The network's units")
         stimuli = _conditions(conditions)
@@ -145,7 +145,7 @@ class Profiler:
             "n_units": network.count,
             "held_out": plan.how,
         }
-        kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+        kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
         key = _key(model, plan, settings) if kept is not None else ""
         if kept is not None and (found := kept.get(key)) is not None:
             return Profile.from_arrays(*found)

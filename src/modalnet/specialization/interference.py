@@ -93,7 +93,7 @@ def in_units(
             stimuli, own, driven, base = made
             sets = _unseen(units, base)
             where = blocks_of(*sets)
-            reached = model.reached(stimuli)
+            reached = model._executor.reached(stimuli)
             if any(tower not in reached for tower in where):
                 notes.append(f"{domain} with {other}: the network has units in a tower that these stimuli do not reach")
                 continue
@@ -245,7 +245,7 @@ def in_tasks(
         if not isinstance(task, LikelihoodTask):
             notes.append(f"the task of {domain} is not scored by likelihood, so nothing can be shown beside it")
             continue
-        alone = task.grade(model.likelihoods(task.requests(), batch_size=batch_size))
+        alone = task.grade(model._executor.likelihoods(task.requests(), batch_size=batch_size))
         for other, contrast in contrasts.items():
             if other == domain:
                 continue
@@ -290,7 +290,7 @@ def _lesioned(  # noqa: PLR0917  # one call, above
 ) -> list[dict[str, Any]]:
     shown = {request.stimulus for requests in made.values() for request in requests}
     stimuli = [stimulus for stimulus in shown if stimulus is not None]
-    reached = model.reached(stimuli)
+    reached = model._executor.reached(stimuli)
     variants: dict[str, list[Any]] = {"": []}
     means = model.means(stimuli)
     for name, units in networks.items():
@@ -301,7 +301,7 @@ def _lesioned(  # noqa: PLR0917  # one call, above
             variants[name] = [mean_ablation(lesion, over=means)]
     scores: dict[bool, list[np.ndarray]] = {}
     for state, requests in made.items():
-        found = model.likelihoods_under(requests, list(variants.values()), batch_size=batch_size)
+        found = model._executor.likelihoods_under(requests, list(variants.values()), batch_size=batch_size)
         scores[state] = [task.grade(one) for one in found]
     rng = np.random.Generator(np.random.PCG64([seed, 10]))
     drawn = resampling.bootstrap_counts(len(task), RESAMPLES, rng) / len(task)

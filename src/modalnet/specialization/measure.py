@@ -116,7 +116,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
         "seed": seed,
         "units": {name: one.count for name, one in units.items()},
     }
-    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model.edited else None
+    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
     key = _key(model, units, localizations, contrasts, tasks, settings) if kept is not None else ""
     if kept is not None and (found := kept.get(key)) is not None:
         return Specialization.from_arrays(*found)
@@ -170,7 +170,7 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     draws, n_crossed, seed = numbers
     tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
     for domain, contrast in contrasts.items():
-        reached = model.reached(contrast.stimuli)
+        reached = model._executor.reached(contrast.stimuli)
         own = {tower: list(range(model.towers[tower].n_layers)) for tower in reached if units[domain].mask[tower].any()}
         if not own:
             notes.append(f"capacity of {domain}: its stimuli do not reach the towers of its network")

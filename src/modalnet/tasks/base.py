@@ -131,7 +131,9 @@ class LikelihoodTask(Task):
         """One score per item, from the answers to :meth:`requests` in their order."""
 
     def run(self, model: Model, *interventions: Any, batch_size: int | Literal["auto"] = "auto") -> TaskScores:
-        return self.scores(self.grade(model.likelihoods(self.requests(), *interventions, batch_size=batch_size)))
+        return self.scores(
+            self.grade(model._executor.likelihoods(self.requests(), *interventions, batch_size=batch_size))
+        )
 
     def identity(self) -> str:
         asked = [

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformer_lens import ActivationCache
     from transformer_lens.model_bridge import TransformerBridge
 
-    from modalnet.model import Run
+    from modalnet.execution.run import Run
 
 _INSTALL = "pip install 'modalnet[transformer-lens]'"
 

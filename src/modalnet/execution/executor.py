@@ -1,0 +1,555 @@
+"""Everything behind a :class:`modalnet.Model`: encoding, layouts, batching and passes over one loaded model.
+
+The public class is small; analyses, which need more than it offers, call the :class:`Executor` that it holds. A view of
+a model (under interventions, or on another backend) has an executor of its own that shares the loaded model, and what
+was measured of it, with the one that it was made from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import InputError
+from modalnet.execution.backends.ndif import Remote, check_mode
+from modalnet.execution.batching import Runner, Step
+from modalnet.execution.edits import Edits, flatten
+from modalnet.execution.layout import Layouts
+from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
+from modalnet.execution.plan import choose_sites
+from modalnet.execution.run import Run
+from modalnet.execution.sweep import Cell, Outcome, State, Sweep
+from modalnet.execution.token_locations import image_places
+from modalnet.execution.trace import Engine
+from modalnet.inputs.canvas import Canvas, canvas
+from modalnet.inputs.encoding import Encoded, Encoder, Prepared
+from modalnet.interventions.operations import Intervention
+from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
+from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint
+from modalnet.models.loading import Loaded, served_as
+from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
+from modalnet.models.untrained import untrained_copy
+from modalnet.stimuli import Stimulus
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+
+@dataclass
+class _Machinery:
+    """What is made when the first stimulus runs, shared by every view of a model on one backend."""
+
+    engine: Engine | None = None
+    runner: Runner | None = None
+    sweep: Sweep | None = None
+
+
+class Executor:
+    """Runs stimuli through one loaded model.
+
+    Parameters
+    ----------
+    loaded
+        The model with its tokenizer and processors.
+    chat_template
+        As for :func:`modalnet.load`.
+
+    Attributes
+    ----------
+    loaded
+        As given.
+    towers
+        Tower by name, in forward order.
+    encoder
+        Turns stimuli into model inputs.
+    interventions
+        Applied in every run, before those of a call.
+    remote
+        The server that the model runs on; None where it runs in this process.
+    """
+
+    def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
+        self.loaded = loaded
+        self.chat_template: bool | Literal["auto"] = chat_template
+        self.towers: dict[str, Tower] = find_towers(loaded.module)
+        self.encoder = Encoder(loaded, self.towers, chat_template=chat_template)
+        self.interventions: tuple[Intervention, ...] = ()
+        self.remote: Remote | None = None
+        self._machinery = _Machinery()
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    def under(self, interventions: Sequence[Intervention]) -> Executor:
+        """The same model with more interventions in every run."""
+        view = copy.copy(self)
+        view.interventions = (*self.interventions, *interventions)
+        return view
+
+    def at(self, remote: bool | str | None) -> Executor:
+        """The same model where ``remote`` says; None leaves it where it is.
+
+        Raises
+        ------
+        InputError
+            Where a server cannot be told which model this is; for False, where the weights are not here.
+        """
+        if remote is None or (self.remote is not None and remote == self.remote.mode):
+            return self
+        mode = check_mode(remote)
+        view = copy.copy(self)
+        view._machinery = _Machinery()
+        view.remote = None
+        if mode:
+            key, env = self.loaded.served or served_as(self.loaded)
+            view.remote = Remote(key, mode, env)
+            view.remote.check()
+        return view
+
+    def untrained(self, seed: int = 0) -> Executor:
+        """The same architecture with random weights; see ``untrained=`` of :func:`modalnet.load`."""
+        return Executor(untrained_copy(self.loaded, seed), chat_template=self.chat_template)
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """A readable name of the model."""
+        return self.loaded.name
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The transformers model."""
+        return self.loaded.module  # type: ignore[no-any-return]
+
+    @property
+    def has_image_tokens(self) -> bool:
+        """Whether an image has tokens of its own in the decoder."""
+        placed = self.encoder.image_token_id is not None and not self.encoder.writes_apart
+        return "decoder" in self.towers and placed
+
+    @property
+    def module_is_empty(self) -> bool:
+        """Whether the module has no weights here."""
+        empty = any(parameter.device.type == "meta" for parameter in self.module.parameters())
+        return empty and not hasattr(self.module, "hf_device_map")
+
+    @property
+    def edited(self) -> bool:
+        """Whether the nnsight model of the user carries edits, or a TransformerLens bridge has hooks.
+
+        Both change the outputs of the model, and no fingerprint covers them.
+        """
+        hooked = any(getattr(module, "fwd_hooks", None) for module in self.module.modules())
+        return bool(getattr(self.loaded.envoy, "_edits", None)) or hooked
+
+    def fingerprint(self) -> str:
+        """A hash of the weights, config and class, computed at each call.
+
+        Where the weights are on a server, the server's name for the model stands for them.
+        """
+        if self.module_is_empty and self.remote is not None:
+            return served_fingerprint(self.module, self.remote.key)
+        return model_fingerprint(self.module)
+
+    @cached_property
+    def fingerprint_once(self) -> str:
+        """The fingerprint at its first use: reading all weights can take longer than a run."""
+        return self.fingerprint()
+
+    @property
+    def padding_side(self) -> Literal["right", "left"]:
+        """The side on which texts of a batch are padded; results do not depend on it."""
+        return self.encoder.padding_side
+
+    @padding_side.setter
+    def padding_side(self, side: Literal["right", "left"]) -> None:
+        if side not in ("right", "left"):
+            raise InputError(f'padding_side={side!r} is not known. Give "right" or "left".')
+        self.encoder.padding_side = side
+        # What was measured of the layout holds for one side.
+        self._machinery.runner = self._machinery.sweep = None
+
+    @property
+    def engine(self) -> Engine:
+        """Runs plans; it wraps every module, so it is made when the first stimulus runs."""
+        made = self._machinery
+        if made.engine is None:
+            away = self.remote is not None and not self.remote.simulated
+            if not away and self.module_is_empty:
+                raise InputError(
+                    f"{self.name} has weights on the meta device, so it cannot run. Load it with its weights."
+                )
+            made.engine = Engine(self.module, self.loaded.envoy, self.remote)
+        return made.engine
+
+    @property
+    def runner(self) -> Runner:
+        """Runs stimuli in batches."""
+        made = self._machinery
+        if made.runner is None:
+            made.runner = Runner(self.engine, self.encoder, Layouts(self.engine, self.encoder, self.towers))
+        return made.runner
+
+    @property
+    def sweep(self) -> Sweep:
+        """Runs many small edits of the same stimuli."""
+        made = self._machinery
+        if made.sweep is None:
+            made.sweep = Sweep(self.runner)
+        return made.sweep
+
+    # -- stimuli -----------------------------------------------------------------------------------------------------
+
+    def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
+        """Names of the towers that every one of the stimuli reaches, in forward order."""
+        seen = all(stimulus.n_images for stimulus in stimuli)
+        # Around an image a language model reads a prompt, so an image alone reaches both towers; in a dual encoder
+        # the towers do not meet.
+        read = not self.encoder.dual or all(stimulus.text is not None for stimulus in stimuli)
+        return [name for name in self.towers if (name in VISION_TOWERS and seen) or (name in TEXT_TOWERS and read)]
+
+    def prepare(
+        self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
+    ) -> list[Prepared]:
+        """Check stimuli against the model and write their prompts; see :class:`modalnet.inputs.encoding.Encoder`."""
+        return self.encoder.prepare(stimuli, max_tokens=max_tokens, raw=raw)
+
+    def encoding_identity(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
+        """Everything that decides the inputs of the first layer, as far as it is known without decoding images."""
+        texts: list[Any] = []
+        for item in prepared:
+            if item.text_inputs is not None:
+                texts.append(item.text_inputs)
+            elif item.prompt is not None:
+                ids = self.loaded.tokenizer(item.prompt, add_special_tokens=item.special_tokens)["input_ids"]
+                texts.append([item.prompt, ids])
+            else:
+                texts.append(None)
+        under = {"interventions": [one.digest for one in self.interventions]} if self.interventions else {}
+        return {"texts": texts, **encoding_fingerprint(self.loaded), **under}
+
+    def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
+        """The token ids of a text written straight after a stimulus.
+
+        Raises
+        ------
+        InputError
+            Where the text changes the tokens of the stimulus.
+        """
+        return self.encoder.next_tokens(stimulus, text)
+
+    def token_rows(
+        self, stimuli: Sequence[Stimulus], towers: Sequence[str], continuations: Sequence[str] | None = None
+    ) -> list[dict[str, TokenRow]]:
+        """Per stimulus and tower, the tokens of the stimulus, without those of its continuation."""
+        prepared = self.encoder.prepare(stimuli, continuations=continuations)
+        encoded = map(self.encoder.encode, prepared)
+        return [{name: self.sweep.tokens(item, name) for name in towers} for item in encoded]
+
+    def image_places(self, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
+        """Where in its image each token of a stimulus is; see :mod:`modalnet.execution.token_locations`."""
+        return image_places(self.sweep, stimulus, tower)
+
+    def canvas(self, text: str | None = None, size: int | tuple[int, int] | None = None) -> Canvas:
+        """An image whose pixels a gradient can change; see :func:`modalnet.inputs.canvas.canvas`."""
+        return canvas(self.encoder, text, size)
+
+    def edits(
+        self,
+        interventions: Sequence[Intervention | Sequence[Intervention]],
+        stimuli: Sequence[Stimulus],
+        owners: Sequence[int] | None = None,
+    ) -> Edits | None:
+        """The interventions of this view and of a call, with their values; None for none.
+
+        Parameters
+        ----------
+        interventions
+            Of the call, after those of the view.
+        stimuli
+            Stimuli that will run.
+        owners
+            For each of them, the index of the stimulus that the user gave; None where they are the same.
+
+        Raises
+        ------
+        InputError
+            For units of another model, or a tower that the stimuli do not reach.
+        """
+        ordered = [*self.interventions, *flatten(interventions)]
+        if not ordered:
+            return None
+        reached = self.reached(stimuli)
+        for one in ordered:
+            if isinstance(one.target, Units) and one.target.model not in (None, self.fingerprint_once):
+                raise InputError(f"{one}: these units belong to another model, by its fingerprint, than {self.name}.")
+            for name in one.towers:
+                if name in self.towers and name not in reached:
+                    raise InputError(
+                        f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
+                        f"give stimuli with {input_of(name)}, or leave it out."
+                    )
+        return Edits(ordered, self.towers, self._read_apart, range(len(stimuli)) if owners is None else owners)
+
+    def _read_apart(
+        self, stimuli: Sequence[Stimulus], layers: Mapping[str, list[int]], tokens: TokenChoice, spare_first: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index, {tower: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
+        sites = choose_sites(self.towers, layers, self.reached(stimuli))
+        prepared = self.encoder.prepare(list(stimuli))
+        choices = dict.fromkeys(layers, tokens)
+        for step in self.runner.stream(prepared, sites, choices, pooled=False, spare_first=spare_first):
+            for place, index in enumerate(step.indices):
+                yield index, {name: values[place] for name, values in step.residual.items()}
+
+    # -- passes ------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        stimuli: Sequence[Stimulus],
+        interventions: Sequence[Intervention | Sequence[Intervention]] = (),
+        *,
+        read: Any = None,
+        tokens: Any = "last",
+        logits: Literal["last", "all"] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Run:
+        """Run stimuli and read activations and logits; see :meth:`modalnet.Model.run`."""
+        if logits is not None:
+            self.runner.engine.head()
+        sites = choose_sites(self.towers, read, self.reached(stimuli))
+        choices = choose(tokens, [site.tower.name for site in sites])
+        edits = self.edits(interventions, stimuli)
+        prepared = self.encoder.prepare(stimuli)
+        residual: dict[str, list[Any]] = {site.tower.name: [None] * len(stimuli) for site in sites}
+        rows: list[Any] = [None] * len(stimuli)
+        for step in self.runner.stream(
+            prepared, sites, choices, logits=logits, batch_size=batch_size, variants=[edits]
+        ):
+            for tower, values in step.residual.items():
+                for index, value in zip(step.indices, values, strict=True):
+                    residual[tower][index] = value
+            for index, value in zip(step.indices, step.logits or (), strict=False):
+                rows[index] = value
+        return Run(
+            residual={name: values if choices[name] == "all" else _stack(values) for name, values in residual.items()},
+            logits=None if logits is None else rows if logits == "all" else _stack([row[0] for row in rows]),
+            layers={site.tower.name: site.layers for site in sites},
+            tokens=choices,
+        )
+
+    def stream(
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str] | Mapping[str, Sequence[int]],
+        tokens: Mapping[str, TokenChoice],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[Step]:
+        """Yield pooled activations batch by batch, of all layers or of some, for analyses that reduce as they go."""
+        sites = choose_sites(self.towers, towers, list(towers))
+        edits = self.edits((), [item.stimulus for item in prepared])
+        yield from self.runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
+
+    def moments(
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        tokens: Mapping[str, TokenChoice],
+        groups: Sequence[int],
+        *,
+        absolute: bool,
+        batch_size: int | Literal["auto"] = "auto",
+        later: list[bytes] | None = None,
+    ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
+        """Yield moments of groups of stimuli that the server reduced; see :meth:`.batching.Runner.moments`."""
+        sites = choose_sites(self.towers, list(towers), list(towers))
+        edits = self.edits((), [item.stimulus for item in prepared])
+        yield from self.runner.moments(
+            prepared, sites, tokens, groups, absolute=absolute, batch_size=batch_size, edits=edits, later=later
+        )
+
+    def means(
+        self, stimuli: Sequence[Stimulus], towers: str | Sequence[str] | None, tokens: Any, spare_first: int
+    ) -> dict[str, Float[np.ndarray, "layer dim"]]:
+        """Mean activation of every unit over stimuli, in float64; see :meth:`modalnet.Model.means`."""
+        sites = choose_sites(self.towers, towers, self.reached(stimuli))
+        choice = check_choice("mean" if tokens == "all" else tokens)
+        sums = {site.tower.name: np.zeros(site.tower.shape) for site in sites}
+        steps = self.runner.stream(
+            self.encoder.prepare(stimuli), sites, dict.fromkeys(sums, choice), spare_first=spare_first
+        )
+        for step in steps:
+            for tower, values in step.residual.items():
+                sums[tower] += values.double().sum(0).numpy()
+        return {tower: total / len(stimuli) for tower, total in sums.items()}
+
+    def generate(
+        self,
+        stimuli: Sequence[Stimulus],
+        interventions: Sequence[Intervention | Sequence[Intervention]],
+        max_new_tokens: int,
+        settings: Mapping[str, Any],
+    ) -> list[str]:
+        """The text that the model generates after each stimulus; see :meth:`modalnet.Model.generate`."""
+        self.runner.engine.head()
+        if not hasattr(self.module, "generate"):
+            raise InputError(f"{type(self.module).__name__} has no generate().")
+        edits = self.edits(interventions, stimuli)
+        generated = self.runner.generate(self.encoder.prepare(stimuli), edits, max_new_tokens, settings)
+        return [self.loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
+
+    # -- likelihoods -------------------------------------------------------------------------------------------------
+
+    def likelihoods(
+        self,
+        requests: Sequence[Request],
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+        owners: Sequence[int] | None = None,
+    ) -> list[Likelihood]:
+        """Log-probabilities of continuations, whole or by segments, in the order of the requests.
+
+        Parameters
+        ----------
+        requests
+            Stimuli with their continuations.
+        *interventions, batch_size
+            As for :meth:`modalnet.Model.score`.
+        owners
+            For each request, the index of the stimulus that the user gave; None where every request has its own.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`modalnet.Model.score`; for cuts that do not ascend inside the continuation.
+        """
+        return self.likelihoods_under(requests, [interventions], batch_size=batch_size, owners=owners)[0]
+
+    def likelihoods_under(
+        self,
+        requests: Sequence[Request],
+        variants: Sequence[Sequence[Any]],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+        owners: Sequence[int] | None = None,
+    ) -> list[list[Likelihood]]:
+        """The same requests under each of several lists of interventions, encoded once; in the order of the lists."""
+        check_requests(requests)
+        self.runner.engine.head()
+        import torch
+
+        stimuli = [request.stimulus or Stimulus.blank() for request in requests]
+        edits = [self.edits(interventions, stimuli, owners) for interventions in variants]
+        prepared = self.encoder.prepare(
+            stimuli,
+            continuations=[request.continuation for request in requests],
+            cuts=[request.cuts for request in requests],
+        )
+        apart = any(each is not None and each.by_owner for each in edits)
+        rows = rows_of(requests, prepared, (owners or range(len(requests))) if apart else None)
+        by_place = {row.item.index: row for row in rows}
+        running = [row.item for row in rows if row.item.places]
+        nothing, likelihoods = torch.zeros(0), [dict[int, Likelihood]() for _ in variants]
+        for row in rows:
+            if not row.item.places:
+                for under in likelihoods:
+                    under.update(answers(row, requests, prepared, nothing, nothing))
+        for step in self.runner.stream(running, (), {}, logits="score", batch_size=batch_size, variants=edits):
+            for index, scores in zip(step.indices, step.scores or (), strict=True):
+                likelihoods[step.variant].update(answers(by_place[index], requests, prepared, *scores))
+        return [[under[index] for index in range(len(requests))] for under in likelihoods]
+
+    # -- many edits of the same runs ---------------------------------------------------------------------------------
+
+    def states(
+        self,
+        stimuli: Sequence[Stimulus],
+        *,
+        towers: Sequence[str] | None = None,
+        continuations: Sequence[str] | None = None,
+        outcome: Outcome | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[State]:
+        """Run stimuli and store every block's output at each of their tokens, for :meth:`run_cells`.
+
+        Parameters
+        ----------
+        stimuli
+            Stimuli to run.
+        towers
+            None for every tower that all of them reach.
+        continuations
+            One per stimulus, written straight after it: then log-probabilities of its tokens can be requested.
+        outcome
+            What to take from the logits of the same passes.
+        batch_size
+            As for :meth:`modalnet.Model.run`.
+        """
+        prepared = self.encoder.prepare(stimuli, continuations=continuations)
+        reached = self.reached(stimuli)
+        chosen = [name for name in reached if towers is None or name in towers]
+        return self.sweep.states(prepared, chosen, self.edits((), stimuli), batch_size, outcome)
+
+    def run_cells(
+        self,
+        states: Sequence[State],
+        cells: Sequence[Cell],
+        outcome: Outcome,
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (number, outcome) of every cell, not in order; see :mod:`modalnet.execution.sweep`."""
+        edits = self.edits((), [state.encoded.prepared.stimulus for state in states])
+        yield from self.sweep.run(states, cells, outcome, edits, batch_size)
+
+    def gradients(
+        self,
+        stimuli: Sequence[Stimulus],
+        measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+        *,
+        towers: Sequence[str] | None = None,
+        continuations: Sequence[str] | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
+        """Run stimuli forward and backward; see :meth:`modalnet.execution.sweep.Sweep.gradients`."""
+        prepared = self.encoder.prepare(stimuli, continuations=continuations)
+        chosen = [name for name in self.reached(stimuli) if towers is None or name in towers]
+        yield from self.sweep.gradients(prepared, chosen, measure, self.edits((), stimuli), batch_size)
+
+    def inward(
+        self,
+        encoded: Encoded,
+        layers: Mapping[str, Sequence[int]],
+        tokens: Mapping[str, TokenChoice],
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    ) -> tuple[Float[torch.Tensor, " stimulus"], Float[torch.Tensor, "..."]]:
+        """The value of a measure of one stimulus, and its gradient at one of the stimulus' inputs.
+
+        See :meth:`modalnet.execution.trace.Engine.inward`.
+        """
+        if self.remote is not None:
+            raise InputError(
+                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
+                "passes, one after the other. Load the model here."
+            )
+        sites = choose_sites(self.towers, layers, list(layers))
+        edits = self.edits((), [encoded.prepared.stimulus])
+        reading = self.runner.inward(encoded, sites, tokens, source, measure, edits)
+        assert reading.measured is not None
+        assert reading.inward is not None
+        return reading.measured, reading.inward
+
+
+def _stack(values: list[torch.Tensor]) -> Float[torch.Tensor, "stimulus ..."]:
+    import torch
+
+    return torch.stack(values)
