@@ -91,14 +91,14 @@ def test_noise_is_not_predicted(tiny, network, stimuli, brain):
 
 
 def test_the_second_call_runs_nothing(tiny, network, brain, result):
-    with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
+    with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         again = mn.brain.align(tiny, network, brain, **QUICK)
     assert again.table().equals(result.table())
     assert again.notes == result.notes
 
 
 def test_other_questions_share_the_activations(tiny, network, brain):
-    with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
+    with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         other = mn.brain.align(tiny, network, brain, metric="r2", controls=2, untrained=False, **QUICK)
     assert other.metric == "r2"
     assert 0.2 < other.score("network") < 1
@@ -169,7 +169,7 @@ def test_similarity_finds_the_right_units(tiny, network, brain, measure, tmp_pat
         assert 0 < found.ceiling[0] <= found.ceiling[1] <= 1
         assert "noise ceiling" in found.summary()
         assert any("pairs of stimuli of one group" in note for note in found.notes)
-    with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
+    with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         again = getattr(mn.brain, measure)(tiny, network, brain, controls=5, progress=False, n_permutations=99)
     assert again.table().equals(found.table())
 
@@ -215,7 +215,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
 def test_bad_questions_are_refused_before_anything_runs(tiny, network, brain, options, message):
     given = {"units": network, "dataset": brain} | options
     with (
-        mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")),
+        mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")),
         pytest.raises(mn.InputError, match=message),
     ):
         mn.brain.align(tiny, given.pop("units"), given.pop("dataset"), progress=False, **given)

@@ -91,7 +91,7 @@ def test_the_dry_run_aligns(pair: tuple[mn.Model, mn.Model], measure: str) -> No
     assert one.table().equals(other.table())
     # The untrained copy ran here.
     assert len(there.remote.jobs) - before <= 2
-    with mock.patch.object(type(here), "at", side_effect=RuntimeError("asked")), pytest.raises(RuntimeError):
+    with mock.patch.object(type(here), "_at", side_effect=RuntimeError("asked")), pytest.raises(RuntimeError):
         ask(here, some(here), data, remote="local", **options)
 
 

@@ -302,7 +302,7 @@ def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations,
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     options = {"fraction": 0.05, "controls": 3, "n_crossed": 15, "progress": False}
-    with mock.patch.object(type(tiny), "stream", side_effect=AssertionError("a forward pass")):
+    with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         again = mn.specialization(tiny, localizations, contrasts, tasks, **options)
     assert again.summary() == result.summary()
 
