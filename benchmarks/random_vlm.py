@@ -18,7 +18,7 @@ from PIL import Image
 
 import modalnet as mn
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 from families import CORPUS, LLAVA_TEMPLATE, make_tokenizer, square
 
 #: CLIP tower (depth, width, heads, image size) and Llama tower (depth, width, heads, MLP width).

@@ -1,4 +1,4 @@
-"""The models and data of the real-data tests (tests/assets.py), for benchmarks to which none is given."""
+"""The models and data of the real-data tests (tests/helpers/assets.py), for benchmarks to which none is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def of_tests(what: str, option: str) -> Path:
     option
         What would have named another one, for the message.
     """
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
     try:
         import pytest
 

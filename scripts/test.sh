@@ -4,7 +4,7 @@
 #   bash scripts/test.sh [pytest arguments]         unit and parity tests
 #   bash scripts/test.sh --all [pytest arguments]   linters, types and the documentation first, then all tests: the
 #                                                   notebooks, every architecture, real models, real data, NDIF and
-#                                                   in a browser too (where they come from: tests/assets.py,
+#                                                   in a browser too (where they come from: tests/helpers/assets.py,
 #                                                   tests/conftest.py); Chromium is installed where it is missing
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

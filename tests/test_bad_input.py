@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import modalnet as mn
+from concurrent_runs import forty
 from families import FAMILIES, build, picture
 from modalnet.execution.trace import Engine
 from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
@@ -330,21 +331,11 @@ def test_warnings_of_transformers_about_length_stay_out(caplog):
 # ------------------------------------------------------------------------------------------------- two processes
 
 
-def forty(store):
-    """The job of the processes below: forty texts in five batches."""
-    words = sorted({word for text in TEXTS for word in text.split()})
-    rng = np.random.default_rng(0)
-    stimuli = [mn.Stimulus(" ".join(rng.choice(words, size=8)), condition="ab"[i % 2]) for i in range(40)]
-    family = FAMILIES["gpt2"]()
-    model = mn.load(family.model, tokenizer=family.tokenizer)
-    return localize(model, mn.Contrast(stimuli, "a", "b"), batch_size=8, cache=store)
-
-
 PROGRAM = """
 import sys, time
 from modalnet.execution.trace import Engine
 from modalnet.results.store import Store
-from test_bad_input import forty
+from concurrent_runs import forty
 
 store, mode = sys.argv[1:]
 forward, put = Engine.run, Store.put
@@ -367,7 +358,7 @@ print("done", flush=True)
 
 
 def start(store, mode):
-    paths = os.pathsep.join([str(HERE), str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE / "helpers"), str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(store), mode],
         stdin=subprocess.PIPE,

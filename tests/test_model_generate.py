@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_interventions import NAMES, editing, some_units
 
 import modalnet as mn
 from families import build
 from modalnet.execution.likelihood import Request
-from reference import encode, load, paths, stimuli_for
+from random_units import NAMES, some_units
+from reference import editing, encode, load, paths, stimuli_for
 
 NEW = 7
 

@@ -1,7 +1,7 @@
 """Where the study's models and stimuli come from, and which pictures train the projector and which test it.
 
-Models and stimuli are those of the real-data tests (tests/assets.py), or what the options of a command name. Every
-fifth picture of a category, and the third after it, is held out: 24 of 40 train and 16 test. Drawn scenes and
+Models and stimuli are those of the real-data tests (tests/helpers/assets.py), or what the options of a command name.
+Every fifth picture of a category, and the third after it, is held out: 24 of 40 train and 16 test. Drawn scenes and
 pictures are held out by what they show (modalnet.bundled.split).
 """
 

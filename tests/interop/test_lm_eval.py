@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_interventions import some_units
 
 import modalnet as mn
 from families import build
 from modalnet.execution.likelihood import Request
 from modalnet.interop.harness import lm_eval
 from modalnet.stimuli import Stimulus
+from random_units import some_units
 from reference import load
 
 pytest.importorskip("lm_eval")

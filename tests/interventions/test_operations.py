@@ -10,20 +10,8 @@ import torch
 
 import modalnet as mn
 from families import build, picture
+from random_units import NAMES, some_units
 from reference import SIZES, TEXT_ONLY, close, editing, encode, forward, image_tokens, load, paths, stimuli_for
-
-NAMES = ["gpt2", "llama", "llava_clip", "llava_next", "qwen2_5_vl", "gemma3", "idefics3", "pixtral", "blip2"]
-RNG_SEED = 5
-
-
-def some_units(model, towers, share=0.2, seed=RNG_SEED):
-    rng = np.random.default_rng(seed)
-    return mn.Units(
-        {
-            name: rng.random(tower.shape) < share if name in towers else np.zeros(tower.shape, dtype=bool)
-            for name, tower in model.towers.items()
-        }
-    )
 
 
 def plain(name, stimulus, units, change, rows):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_interventions import some_units
 
 import modalnet as mn
 from modalnet.execution.executor import Executor
 from modalnet.lesion import Condition, LesionStudy
 from modalnet.tasks import GenerationTask, minimal_pairs
 from modalnet.tasks.base import LikelihoodTask
+from random_units import some_units
 from reference import load, stimuli_for
 
 PAIRS = [("a dog sleeps", "a dog sleep"), ("b c d", "d c b"), ("the cat", "the hat"), ("one two", "two one")]
