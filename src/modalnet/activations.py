@@ -18,7 +18,6 @@ from jaxtyping import Float
 
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.positions import choose
-from modalnet.models.towers import input_of
 from modalnet.results.store import Store
 from modalnet.units import Units
 
@@ -111,7 +110,7 @@ def read_activations(
         if tower not in reached:
             raise InputError(
                 f"Not all of these {len(stimuli)} stimuli reach the {tower} tower of {model.name}: give stimuli with "
-                f"{input_of(tower)}, or units of {', '.join(reached) or 'another tower'}."
+                f"{model.towers[tower].noun}, or units of {', '.join(reached) or 'another tower'}."
             )
     wanted = {tower: tuple(sorted(set(layers[tower]))) for tower in model.towers if layers.get(tower)}
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)

@@ -20,7 +20,7 @@ import modalnet as mn
 from families import picture
 from modalnet.execution.plan import Plan, Pool, Sites, Write
 from modalnet.execution.trace import output_head
-from modalnet.models.towers import TEXT_TOWERS, Tower
+from modalnet.models.towers import Tower
 
 from .feed import Tensors, UnfitError, sounds
 from .small import Small
@@ -67,7 +67,7 @@ class Bench:
     @property
     def reads(self) -> bool:
         """Whether it takes text."""
-        return any(name in self.model.towers for name in TEXT_TOWERS)
+        return any(tower.modality == "text" for tower in self.model.towers.values())
 
     def stimuli(self, n: int) -> list[mn.Stimulus]:
         """Stimuli of different sizes and lengths that the model can read."""
@@ -327,7 +327,7 @@ def zero(bench: Bench) -> str | None:
     base = _last_logits(bench, stimulus)
     logits = None if base is None else "last"
     for tower in bench.towers(stimulus):
-        layer, unit = min(1, tower.n_layers - 1) if tower.name in TEXT_TOWERS else 0, tower.width // 3
+        layer, unit = min(1, tower.n_layers - 1) if tower.modality == "text" else 0, tower.width // 3
         units, last = _unit(bench, tower, layer, unit), tower.n_layers - 1
         run = bench.model.run([stimulus], mn.zero(units), read={tower.name: [layer]}, tokens="all", logits=logits)
         assert bool((run.residual[tower.name][0][0][:, unit] == 0).all()), f"{tower.name}: not zero"
@@ -439,7 +439,7 @@ def image_tokens(bench: Bench) -> str | None:
         return "no pictures"
     if not bench.reads or bench.model._executor.encoder.dual:
         return "no text beside pictures"
-    name = next(name for name in TEXT_TOWERS if name in bench.model.towers)
+    name = next(name for name, tower in bench.model.towers.items() if tower.modality == "text")
     if name == "decoder" and bench.model._executor.encoder.only_writes:
         return "pictures do not enter at its first block, but by cross-attention"
     tower = bench.model.towers[name]

@@ -24,7 +24,6 @@ from modalnet.execution.plan import Plan, Pool, Prefix, Sites
 from modalnet.execution.trace import Engine, LayoutError, Reading, RowsError
 from modalnet.inputs.encoding import Batch, Encoded, Encoder, Prepared
 from modalnet.interventions.positions import Span, TokenChoice, select
-from modalnet.models.towers import VISION_TOWERS
 
 if TYPE_CHECKING:
     import torch
@@ -409,9 +408,9 @@ class Runner:
         may look at several.
         """
         found = []
-        seen = [name for name in VISION_TOWERS if name in self.layouts.towers]
+        seen = [tower for tower in self.layouts.towers.values() if tower.modality == "image"]
         if batch.items[0].n_images and len(seen) == 1:
-            tower = self.layouts.towers[seen[0]]
+            tower = seen[0]
             written = [edits.first_layer(tower.name) for edits in edited]
             depth = min(tower.n_layers if layer is None else layer for layer in written)
             whole = Sites(tower, tuple(range(depth)))

@@ -18,7 +18,7 @@ from modalnet.execution.plan import Write
 from modalnet.inputs.encoding import Batch, Encoded
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.positions import Span, select
-from modalnet.models.towers import TEXT_TOWERS, Tower
+from modalnet.models.towers import Tower
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -154,8 +154,9 @@ class Edits:
             if one.kind == "patch" or one.tokens not in ("all", "text"):
                 continue
             # The encoder of an encoder-decoder model runs once.
-            writing = [name for name in TEXT_TOWERS if name == "decoder" or not batch.written]
-            for part in (part for part in parts if part.tower.name in writing):
+            for part in parts:
+                if part.tower.modality != "text" or (batch.written and not part.tower.is_decoder):
+                    continue
                 (span,), _ = spans(batch, part.tower.name)
                 places = select(
                     one.tokens, span, tower=part.tower.name, label=batch.items[0].label, spare_first=one.spared

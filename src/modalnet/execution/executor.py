@@ -32,9 +32,10 @@ from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint
 from modalnet.models.loading import Loaded, served_as
-from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower, find_towers, input_of
+from modalnet.models.towers import Tower, find_towers
 from modalnet.models.untrained import untrained_copy
 from modalnet.stimuli import Stimulus
+from modalnet.stimuli.modalities import MODALITIES
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -209,11 +210,11 @@ class Executor:
 
     def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
         """Names of the towers that every one of the stimuli reaches, in forward order."""
-        seen = all(stimulus.n_images for stimulus in stimuli)
+        held = {name: all(map(modality.is_in, stimuli)) for name, modality in MODALITIES.items()}
         # Around an image a language model reads a prompt, so an image alone reaches both towers; in a dual encoder
         # the towers do not meet.
-        read = not self.encoder.dual or all(stimulus.text is not None for stimulus in stimuli)
-        return [name for name in self.towers if (name in VISION_TOWERS and seen) or (name in TEXT_TOWERS and read)]
+        held["text"] = held["text"] or not self.encoder.dual
+        return [name for name, tower in self.towers.items() if held[tower.modality]]
 
     def prepare(
         self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
@@ -294,7 +295,7 @@ class Executor:
                 if name in self.towers and name not in reached:
                     raise InputError(
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
-                        f"give stimuli with {input_of(name)}, or leave it out."
+                        f"give stimuli with {self.towers[name].noun}, or leave it out."
                     )
         return Edits(ordered, self.towers, self._read_apart, range(len(stimuli)) if owners is None else owners)
 

@@ -26,7 +26,7 @@ from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.trace import Engine, LayoutError
 from modalnet.inputs.encoding import Batch, Encoded, Encoder, TextTokens
 from modalnet.interventions.positions import Span
-from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS, Tower
+from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +69,11 @@ class Layouts:
         self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
         self._alone = False
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
+
+    @property
+    def image_tower(self) -> Tower | None:
+        """The first tower that reads images; None where there is none."""
+        return next((tower for tower in self.towers.values() if tower.modality == "image"), None)
 
     def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
         """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all.
@@ -127,7 +132,7 @@ class Layouts:
     def _spans(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         import torch
 
-        if tower in TEXT_TOWERS:
+        if self.towers[tower].modality == "text":
             tokens, width = batch.tokens_in(tower)
             extra, in_front = self.patches_beside(batch, tower)
             spans = [_text_span(one, width, extra, in_front=in_front) for one in tokens]
@@ -159,7 +164,7 @@ class Layouts:
         tokens = batch.tokens_in(tower)[0]
         marked = any(one.image is not None and bool(one.image.any()) for one in tokens)
         # An encoder-decoder model hands its pictures to the decoder through the encoder.
-        if not first.n_images or marked or not tokens or (batch.written and tower == "decoder"):
+        if not first.n_images or marked or not tokens or (batch.written and self.towers[tower].is_decoder):
             return 0, True
         for item in batch.items:
             key = (tower, item.kind, item.signature)
@@ -265,7 +270,7 @@ class Layouts:
         """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
         found = False
         for name, tower in self.towers.items():
-            if name not in VISION_TOWERS or name in self._merging or not item.n_images:
+            if tower.modality != "image" or name in self._merging or not item.n_images:
                 continue
             counts = [self._measured(item, name, layer).positions for layer in range(tower.n_layers)]
             firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
@@ -285,7 +290,7 @@ class Layouts:
 
         Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
         """
-        if tower in TEXT_TOWERS:
+        if self.towers[tower].modality == "text":
             return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
         shapes = [self.share(item, tower).shape for item in batch.items]
         if len(shapes) == 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
-from modalnet.models.towers import FORWARD_ORDER, Tower, input_of
+from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
     import torch
@@ -157,11 +157,11 @@ class Plan:
         towers = {sites.tower.name: sites.tower for sites, _ in self.reads}
         towers |= {write.tower.name: write.tower for write in self.writes}
         steps = []
-        for name in (name for name in FORWARD_ORDER if name in towers):
-            for layer in range(towers[name].n_layers):
-                here = tuple(one for one in self.writes if (one.tower.name, one.layer) == (name, layer))
-                if here or (name, layer) in pools:
-                    steps.append((towers[name], layer, here, pools.get((name, layer))))
+        for tower in sorted(towers.values(), key=lambda tower: tower.order):
+            for layer in range(tower.n_layers):
+                here = tuple(one for one in self.writes if (one.tower.name, one.layer) == (tower.name, layer))
+                if here or (tower.name, layer) in pools:
+                    steps.append((tower, layer, here, pools.get((tower.name, layer))))
         return steps
 
 
@@ -193,8 +193,10 @@ def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str])
         if name not in towers:
             raise InputError(f"there is no tower {name!r} in this model; its towers are {', '.join(towers)}.")
         if name not in reached:
-            raise InputError(f"the {name} tower is not reached by these stimuli: give stimuli with {input_of(name)}.")
-    return tuple(Sites(towers[name], _layers(towers[name], wanted[name])) for name in FORWARD_ORDER if name in wanted)
+            raise InputError(
+                f"the {name} tower is not reached by these stimuli: give stimuli with {towers[name].noun}."
+            )
+    return tuple(Sites(towers[name], _layers(towers[name], wanted[name])) for name in towers if name in wanted)
 
 
 def _layers(tower: Tower, layers: Any) -> tuple[int, ...]:

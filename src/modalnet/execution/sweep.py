@@ -24,7 +24,6 @@ from modalnet.execution.layout import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Write
 from modalnet.inputs.encoding import Batch, Encoded, Prepared
 from modalnet.interventions.positions import TokenRow
-from modalnet.models.towers import FORWARD_ORDER, TEXT_TOWERS
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +76,6 @@ class Swap:
     values: Float[torch.Tensor, "token dims"]
     dims: Int[torch.Tensor, " dims"] | None = None
 
-    @property
-    def site(self) -> tuple[int, int]:
-        """Sorts sites in the order in which a forward pass reaches them."""
-        return FORWARD_ORDER.index(self.tower), self.layer
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -89,14 +83,6 @@ class Cell:
 
     state: int
     swaps: tuple[Swap, ...] = ()
-
-    @property
-    def entry(self) -> tuple[str, int] | None:
-        """The first block that is written to."""
-        if not self.swaps:
-            return None
-        first = min(self.swaps, key=lambda swap: swap.site)
-        return first.tower, first.layer
 
 
 @dataclass(frozen=True)
@@ -251,7 +237,7 @@ class Sweep:
         cls = np.zeros(count, dtype=bool)
         if span.cls is not None:
             cls[span.cls.numpy()] = True
-        ids = self.layouts.token_ids(batch, tower)[0][:count].tolist() if tower in TEXT_TOWERS else []
+        ids = self.layouts.token_ids(batch, tower)[0][:count].tolist() if self._is_text(tower) else []
         numbers = np.cumsum(image)
         names = [
             f"<image {numbers[place] - 1}>"
@@ -287,7 +273,7 @@ class Sweep:
         groups: dict[Any, list[int]] = {}
         for number, cell in enumerate(cells):
             # A server runs every block anyway, so there cells may share a batch wherever they begin.
-            entry = cell.entry if self.engine.remote is None else None
+            entry = self._entry(cell) if self.engine.remote is None else None
             groups.setdefault((states[cell.state].encoded.kind, entry), []).append(number)
         if self.engine.remote is not None:
             yield from self._there(asked, cells, list(groups.values()), limit)
@@ -295,9 +281,20 @@ class Sweep:
         for (_, entry), numbers in groups.items():
             numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
             items = [states[cells[number].state].encoded for number in numbers]
-            runs_vision = entry is None or entry[0] not in TEXT_TOWERS
+            runs_vision = entry is None or not self._is_text(entry[0])
             for places in _packed(items, limit, numbers, vision=runs_vision):
                 yield from self._batch(asked, cells, places, limit)
+
+    def _entry(self, cell: Cell) -> tuple[str, int] | None:
+        """The first block that a cell writes to."""
+        places = [(self.layouts.towers[swap.tower].order, swap.layer, swap.tower) for swap in cell.swaps]
+        if not places:
+            return None
+        _, layer, tower = min(places)
+        return tower, layer
+
+    def _is_text(self, tower: str) -> bool:
+        return self.layouts.towers[tower].modality == "text"
 
     def _there(
         self, asked: _Asked, cells: Sequence[Cell], groups: Sequence[list[int]], limit: BatchLimit
@@ -325,7 +322,7 @@ class Sweep:
                 yield from zip(question.name, _values(reading, asked.outcome, question.wanted), strict=True)
 
     def _seen(self, items: Sequence[Encoded]) -> list[str]:
-        return [name for name in self.layouts.towers if name in TEXT_TOWERS or items[0].n_images]
+        return [name for name in self.layouts.towers if self._is_text(name) or items[0].n_images]
 
     def _batch(
         self, asked: _Asked, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
@@ -373,7 +370,7 @@ class Sweep:
 
     def _run(self, asked: _Asked, cells: Sequence[Cell]) -> list[torch.Tensor]:
         batch = self.encoder.collate([asked.states[cell.state].encoded for cell in cells])
-        entry = cells[0].entry
+        entry = self._entry(cells[0])
         if entry is None or self._skips.get(entry[0]) is False:
             return self._pass(batch, asked, cells, None)
         try:
@@ -386,9 +383,16 @@ class Sweep:
             return skipping  # type: ignore[return-value]
         whole = self._pass(batch, asked, cells, None)
         agree = skipping is not None and self._agree(skipping, whole)
-        if not agree and entry[0] in TEXT_TOWERS and batch.items[0].n_images and "vision" not in self._skips:
-            # Two towers were skipped; perhaps only the vision tower cannot be.
-            self._skips["vision"] = False
+        image = self.layouts.image_tower
+        if (
+            not agree
+            and self._is_text(entry[0])
+            and batch.items[0].n_images
+            and image
+            and image.name not in self._skips
+        ):
+            # Two towers were skipped; perhaps only the image tower cannot be.
+            self._skips[image.name] = False
             return self._run(asked, cells)
         self._skips[entry[0]] = agree
         return whole
@@ -450,21 +454,24 @@ class Sweep:
         """What stands in for the blocks up to the entry, with the swaps made in the last of them."""
         tower, layer = entry
         # A decoder block looks at nothing but the one before it. Of a vision tower a decoder may look at several.
-        if tower in TEXT_TOWERS:
+        if self._is_text(tower):
             made = [Prefix(self.layouts.towers[tower], layer + 1, (self._hidden(batch, states, cells, tower, layer),))]
-            seen = all("vision" in states[cell.state].residual for cell in cells)
-            if batch.items[0].n_images and seen and self._skips.get("vision", True):
-                made.append(self.vision_prefix(batch, states, cells))
+            image = self.layouts.image_tower
+            seen = image is not None and all(image.name in states[cell.state].residual for cell in cells)
+            if image is not None and batch.items[0].n_images and seen and self._skips.get(image.name, True):
+                made.append(self.image_prefix(batch, states, cells))
             return tuple(made)
-        return (self.vision_prefix(batch, states, cells, layer + 1),)
+        return (self.image_prefix(batch, states, cells, layer + 1),)
 
-    def vision_prefix(
+    def image_prefix(
         self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], depth: int | None = None
     ) -> Prefix:
-        """What stands in for the first ``depth`` blocks of the vision tower (None for all), swaps made."""
-        depth = self.layouts.towers["vision"].n_layers if depth is None else depth
-        outputs = tuple(self._hidden(batch, states, cells, "vision", layer) for layer in range(depth))
-        return Prefix(self.layouts.towers["vision"], depth, outputs)
+        """What stands in for the first ``depth`` blocks of the image tower (None for all), swaps made."""
+        tower = self.layouts.image_tower
+        assert tower is not None
+        depth = tower.n_layers if depth is None else depth
+        outputs = tuple(self._hidden(batch, states, cells, tower.name, layer) for layer in range(depth))
+        return Prefix(tower, depth, outputs)
 
     def _hidden(
         self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], tower: str, layer: int

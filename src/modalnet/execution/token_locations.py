@@ -22,7 +22,6 @@ from modalnet.errors import ModalnetError
 from modalnet.execution.plan import Plan, Prefix
 from modalnet.execution.sweep import Cell, State, Swap, Sweep
 from modalnet.inputs.encoding import Encoded
-from modalnet.models.towers import TEXT_TOWERS, VISION_TOWERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
+    from modalnet.models.towers import Tower
     from modalnet.stimuli import Stimulus
 
 # The edge takes about two steps per patch, of at most so many.
@@ -59,22 +59,22 @@ def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarr
         ``[token, 4]``: left, top, right and bottom as shares of the picture; NaN for tokens of no picture. None
         where it cannot be told.
     """
+    first, own = sweep.layouts.image_tower, sweep.layouts.towers[tower]
     # Only the first image encoder is measured.
-    if stimulus.n_images != 1 or "vision" not in sweep.layouts.towers or tower in VISION_TOWERS[1:]:
+    if stimulus.n_images != 1 or first is None or (own.modality == "image" and own != first):
         return None
     ((width, height),) = stimulus.inspect().sizes
     try:
-        found = _vision(sweep, stimulus, (width, height))
-        if found is None or tower == "vision":
+        found = _vision(sweep, stimulus, (width, height), first)
+        if found is None or tower == first.name:
             return found
-        return _decoder(sweep, stimulus, (width, height), found, tower)
+        return _text(sweep, stimulus, (width, height), found, (first, own))
     except (ModalnetError, RuntimeError, ValueError, IndexError):
         return None  # a model that lays out its tokens in a way that cannot be followed
 
 
-def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int]) -> np.ndarray | None:
-    tower = sweep.layouts.towers["vision"]
-    n = sweep.layouts.share(_encoded(sweep, stimulus, _picture(size, 0, 0)), "vision").positions
+def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], tower: Tower) -> np.ndarray | None:
+    n = sweep.layouts.share(_encoded(sweep, stimulus, _picture(size, 0, 0)), tower.name).positions
     extents = []
     for axis in (0, 1):
         steps = _steps(n, size[axis])
@@ -82,22 +82,30 @@ def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int]) -> np.ndarr
         for start in range(0, len(steps), AT_ONCE):
             pictures = [_picture(size, axis, step) for step in steps[start : start + AT_ONCE]]
             items = [_encoded(sweep, stimulus, picture) for picture in pictures]
-            rows += _entering(sweep, items, lambda batch: sweep.engine.entering(batch.inputs, tower, _plan(batch)))
+            rows += _entering(
+                sweep, items, lambda batch: sweep.engine.entering(batch.inputs, tower, _plan(batch)), (tower,)
+            )
         extents.append(_extent(rows, steps / size[axis]))
     return _boxes(*extents)
 
 
-def _decoder(
-    sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], seen: np.ndarray, tower: str
+def _text(
+    sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], seen: np.ndarray, towers: tuple[Tower, Tower]
 ) -> np.ndarray | None:
+    """The places of a text tower's tokens, from those of the image tower's; ``towers`` are the two."""
     import torch
 
+    image, text = towers
+
     black, white = sweep.states(
-        sweep.encoder.prepare([_with(stimulus, _picture(size, 0, at)) for at in (0, size[0])]), ["vision"], None, "auto"
+        sweep.encoder.prepare([_with(stimulus, _picture(size, 0, at)) for at in (0, size[0])]),
+        [image.name],
+        None,
+        "auto",
     )
-    token_row = sweep.tokens(black.encoded, tower)
+    token_row = sweep.tokens(black.encoded, text.name)
     middles = (seen[:, :2] + seen[:, 2:]) / 2
-    depth = sweep.layouts.towers["vision"].n_layers
+    depth = image.n_layers
     extents = []
     for axis in (0, 1):
         # Halfway between neighbouring patches, so that each step takes in one more row or column of them.
@@ -108,10 +116,10 @@ def _decoder(
             cells = []
             for step in steps[start : start + AT_ONCE]:
                 tokens = torch.from_numpy(np.flatnonzero(middles[:, axis] < step))
-                values = [white.residual["vision"][layer][tokens] for layer in range(depth)]
-                cells.append(Cell(0, tuple(Swap("vision", layer, tokens, values[layer]) for layer in range(depth))))
+                values = [white.residual[image.name][layer][tokens] for layer in range(depth)]
+                cells.append(Cell(0, tuple(Swap(image.name, layer, tokens, values[layer]) for layer in range(depth))))
             items = [black.encoded] * len(cells)
-            rows += _entering(sweep, items, lambda batch, c=cells: _behind(sweep, batch, black, c, tower), tower=tower)
+            rows += _entering(sweep, items, lambda batch, c=cells: _behind(sweep, batch, black, c, text), towers)
         extents.append(_extent(rows, steps))
     found = _boxes(*extents)
     if found is None:
@@ -120,25 +128,25 @@ def _decoder(
     return found
 
 
-def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower: str) -> torch.Tensor:
-    """What enters a text tower behind the outputs of the vision tower that the cells put together."""
-    prefix: Prefix = sweep.vision_prefix(batch, [state], cells)
-    return sweep.engine.entering(batch.inputs, sweep.layouts.towers[tower], _plan(batch, prefix))
+def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower: Tower) -> torch.Tensor:
+    """What enters a text tower behind the outputs of the image tower that the cells put together."""
+    prefix: Prefix = sweep.image_prefix(batch, [state], cells)
+    return sweep.engine.entering(batch.inputs, tower, _plan(batch, prefix))
 
 
 def _entering(
-    sweep: Sweep, items: list[Encoded], run: Callable[..., torch.Tensor], tower: str = "vision"
+    sweep: Sweep, items: list[Encoded], run: Callable[..., torch.Tensor], towers: Sequence[Tower]
 ) -> list[np.ndarray]:
-    """What enters a tower's first block at each item's own tokens, [token, dim]."""
-    towers = ["vision", tower] if tower in TEXT_TOWERS else ["vision"]
+    """What enters the first block of the last tower at each item's own tokens, [token, dim]."""
+    names = [tower.name for tower in towers]
     found = []
-    groups = [items] if len(sweep.layouts.group(items, towers)) == 1 else [[item] for item in items]
+    groups = [items] if len(sweep.layouts.group(items, names)) == 1 else [[item] for item in items]
     for group in groups:
         batch = sweep.encoder.collate(group)
         flat = run(batch)
-        spans, total = sweep.layouts.spans(batch, tower)
+        spans, total = sweep.layouts.spans(batch, names[-1])
         if len(flat) != total:
-            raise ModalnetError(f"{len(flat)} positions enter the {tower} tower, and {total} leave its blocks")
+            raise ModalnetError(f"{len(flat)} positions enter the {names[-1]} tower, and {total} leave its blocks")
         found += [flat[span.index].numpy() for span in spans]
     return found
 

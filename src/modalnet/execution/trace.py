@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError, ModalnetError, RemoteError
 from modalnet.execution.plan import Plan
-from modalnet.models.towers import FORWARD_ORDER, TEXT_TOWERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -413,14 +412,16 @@ class Engine:
             edits = [self._edit(write) for write in writes]
             # A pool of no positions is one that asks how many there are.
             positions = writes[0].n_positions if writes else (pool.n_positions or None) if pool else None
-            expected = positions, stimuli if tower.name in TEXT_TOWERS else 1
+            expected = positions, stimuli if tower.modality == "text" else 1
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[id(pool)]
             block = self.envoy.get(tower.paths[layer])
             steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths, _form(tower)))
         steps += self._skips(plan)
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
-        steps.sort(key=lambda step: (FORWARD_ORDER.index(step[2]), step[1] is None))
+        touched = [sites.tower for sites, _ in plan.reads] + [write.tower for write in plan.writes]
+        order = {tower.name: tower.order for tower in [*touched, *(prefix.tower for prefix in plan.prefixes)]}
+        steps.sort(key=lambda step: (order[step[2]], step[1] is None))
         rows: Any = plan.logit_rows
         size = self._rows_at_once()
         n_text = plan.n_text_positions

@@ -16,7 +16,6 @@ import numpy as np
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.model import Model
-from modalnet.models.towers import input_of
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def check_reach(model: Model, towers: Iterable[str], stimuli: Sequence[Stimulus]
         if tower not in reached:
             raise InputError(
                 f"some of these units are in the {tower} tower, which not all stimuli reach: give stimuli with "
-                f"{input_of(tower)}, or leave these units out."
+                f"{model.towers[tower].noun}, or leave these units out."
             )
 
 

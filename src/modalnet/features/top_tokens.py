@@ -17,7 +17,6 @@ from modalnet.features.response import respond, watch
 from modalnet.features.result import Shown, TopStimuli
 from modalnet.features.top_stimuli import Best, _check_n
 from modalnet.model import Model, load
-from modalnet.models.towers import TEXT_TOWERS
 
 if TYPE_CHECKING:
     from modalnet.inputs.encoding import Prepared
@@ -71,7 +70,7 @@ def top_tokens(
     _check_n(n)
     model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     response = respond(model, units, magnitude, scaled=scaled)
-    outside = [tower for tower in response.layers if tower not in TEXT_TOWERS]
+    outside = [tower for tower in response.layers if model.towers[tower].modality != "text"]
     if outside:
         raise InputError(f"tokens drive units of a text tower, and some of these are in the {outside[0]} tower.")
     if model.tokenizer is None:

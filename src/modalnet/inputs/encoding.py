@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.errors import InputError
 from modalnet.inputs.prompts import Prompt, Prompts
-from modalnet.models.towers import TEXT_TOWERS
+from modalnet.models.towers import modality_of
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ class Prepared:
 
     def scored_in(self, tower: str) -> int:
         """How many tokens at the end of a tower's own are the continuation's."""
-        return self.n_scored if tower in TEXT_TOWERS and (not self.written or tower == "decoder") else 0
+        return self.n_scored if modality_of(tower) == "text" and (not self.written or tower == "decoder") else 0
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -281,10 +281,12 @@ class Encoder:
         self.prompts = Prompts(loaded.processor, loaded.tokenizer, chat_template, self.image_token_id)
         config = loaded.module.config
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        self.reads_text = any(name in towers for name in TEXT_TOWERS)
+        self.reads_text = any(tower.modality == "text" for tower in towers.values())
         #: Where logits come from and continuations stand.
         self.text_tower = "decoder" if "decoder" in towers else "encoder"
-        self.sees = "vision" in towers or any(name in self._parameters for name in _PICTURES)
+        self.sees = any(tower.modality == "image" for tower in towers.values()) or any(
+            name in self._parameters for name in _PICTURES
+        )
         #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
         self.dual = self.sees and "encoder" in towers and "decoder" not in towers
         #: An encoder-decoder model writes in another tower than it reads in.

@@ -19,7 +19,7 @@ from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Condition
 from modalnet.lesion.result import LesionStudy
-from modalnet.models.towers import VISION_TOWERS, input_of
+from modalnet.models.towers import modality_of
 from modalnet.results.store import Store
 from modalnet.stats.controls import RENAMED_MATCH
 from modalnet.stimuli.conversion import as_stimuli
@@ -245,10 +245,10 @@ def _means(
         fitting = [stimulus for stimulus in given if tower in model._executor.reached([stimulus])]
         if not fitting:
             raise InputError(
-                f"Mean ablation in the {tower} tower needs stimuli with {input_of(tower)}; none of the {len(given)} "
-                'has any. Give them as reference=, or leave "mean" out of operations.'
+                f"Mean ablation in the {tower} tower needs stimuli with {model.towers[tower].noun}; none of the "
+                f'{len(given)} has any. Give them as reference=, or leave "mean" out of operations.'
             )
-        means |= model.means(fitting, towers=tower, spare_first=0 if tower in VISION_TOWERS else spare_first)
+        means |= model.means(fitting, towers=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
     return means
 
 
@@ -362,7 +362,7 @@ class _Study:
                 model=lesion.units.model,
             )
             operation = zero(only) if lesion.condition.operation == "zero" else mean(only, over=self.means)
-            made.append(operation.at("all", spare_first=0 if tower in VISION_TOWERS else self.spare_first))
+            made.append(operation.at("all", spare_first=0 if modality_of(tower) == "image" else self.spare_first))
         return made
 
     def _keep(self, name: str, task: Task, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
-from modalnet.models.towers import VISION_TOWERS, input_of
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -191,7 +190,7 @@ def _layers(
     if listed:
         chosen = list(dict.fromkeys(one.tower for one in sites))
     elif towers is None:
-        chosen = [name for name in reached if not (name in VISION_TOWERS and same_pictures)]
+        chosen = [name for name in reached if not (model.towers[name].modality == "image" and same_pictures)]
     else:
         chosen = [towers] if isinstance(towers, str) else list(towers)
     _check_towers(model, chosen, reached)
@@ -217,5 +216,5 @@ def _check_towers(model: Model, chosen: Sequence[str], reached: Sequence[str]) -
             raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
         if name not in reached:
             raise InputError(
-                f"the {name} tower is not reached by all of these stimuli: give stimuli with {input_of(name)}."
+                f"the {name} tower is not reached by all of these stimuli: give stimuli with {model.towers[name].noun}."
             )

@@ -37,7 +37,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
-from modalnet.models.towers import FORWARD_ORDER
+from modalnet.models.towers import ROLES as TOWERS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -145,7 +145,7 @@ def check_tokens(tokens: Any, towers: Sequence[str]) -> None:
     """Raise an InputError for a choice that is none, before anything runs."""
     if isinstance(tokens, Mapping) and not tokens:
         raise InputError("tokens= is empty.")
-    if isinstance(tokens, Mapping) and any(name in FORWARD_ORDER for name in tokens):
+    if isinstance(tokens, Mapping) and any(name in TOWERS for name in tokens):
         unknown = [name for name in tokens if name not in towers]
         if unknown:
             raise InputError(f"tokens= names the tower {unknown[0]!r}; patched are {', '.join(towers)}.")
@@ -174,7 +174,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _of_tower(tokens: Any, tower: str) -> Any:
-    if isinstance(tokens, Mapping) and any(name in FORWARD_ORDER for name in tokens):
+    if isinstance(tokens, Mapping) and any(name in TOWERS for name in tokens):
         return tokens.get(tower)
     return tokens
 

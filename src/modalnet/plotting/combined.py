@@ -45,11 +45,10 @@ def as_mapping(localizations: Localizations) -> dict[str, Localization]:
 
 def towers_of(found: Mapping[str, Localization]) -> dict[str, tuple[int, int]]:
     """(layers, width) of every tower that any of them has, in forward order."""
-    from modalnet.models.towers import FORWARD_ORDER
+    from modalnet.models.towers import in_forward_order
 
     shapes = {tower: shape for one in found.values() for tower, shape in one.shapes.items()}
-    known = {name: place for place, name in enumerate(FORWARD_ORDER)}
-    return {tower: shapes[tower] for tower in sorted(shapes, key=lambda name: known.get(name, len(known)))}
+    return {tower: shapes[tower] for tower in in_forward_order(shapes)}
 
 
 def owner_of(found: Mapping[str, Localization], tower: str) -> Localization:

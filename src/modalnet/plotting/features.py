@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.models.towers import VISION_TOWERS
+from modalnet.models.towers import modality_of
 from modalnet.plotting.layers import SMALL, TEXT
 
 if TYPE_CHECKING:
@@ -166,7 +166,9 @@ def _texts(ax: Axes, result: TopStimuli, row: int, found: Sequence[int], limits:
         index, activation = (values[rank] for values in result.row(row))
         index = int(index)
         ax.text(0, rank + 0.5, f"{activation:8.3g}", family="monospace", fontsize=SMALL, va="center", color="#555555")
-        tower = next((t for t, r, k in result.shown.shades if (r, k) == (row, rank) and t != "vision"), None)
+        tower = next(
+            (t for t, r, k in result.shown.shades if (r, k) == (row, rank) and modality_of(t) != "image"), None
+        )
         if tower is None or limits is None:
             written = [(_shown(result.stimuli[index].text or ""), 0.0)]
         else:
@@ -209,7 +211,7 @@ def _limits(result: TopStimuli, row: int) -> tuple[float, float]:
 
     The first token of a text is an attention sink in most decoders, and counts for neither.
     """
-    parts = [v if t in VISION_TOWERS else v[1:] for (t, r, _), v in result.shown.shades.items() if r == row]
+    parts = [v if modality_of(t) == "image" else v[1:] for (t, r, _), v in result.shown.shades.items() if r == row]
     values = np.concatenate([part for part in parts if len(part)] or [np.zeros(1)])
     middle = float(np.median(values))
     return middle, max(float(values.max()) - middle, 1e-12)
