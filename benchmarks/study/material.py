@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from benchmarks.real_material import of_tests
 
-from modalnet.bundled import scenes
+from modalnet.bundled import visual_questions
 from modalnet.stimuli.published import INTACT
 from modalnet.stimuli.readers import by_prefix, image_stimuli, images_in
 from modalnet.stimuli.rendering import COLOURS, SHAPES
@@ -74,15 +74,15 @@ def is_test(place: int) -> bool:
 def drawn(rng: np.random.Generator, *, test: bool, size: int = 224) -> Shown:
     """A drawn scene of one or two shapes, asked for a colour or a shape; or a drawn thing, to be named."""
     if rng.random() < 1 / 3:
-        shown = scenes.picture(rng, test)
+        shown = visual_questions.picture(rng, test)
         name = shown.name if shown.category == "object" else shown.category
-        return Shown(scenes.render(shown, size, int(rng.integers(2**31))), NAMING, name, "drawn thing")
+        return Shown(visual_questions.render(shown, size, int(rng.integers(2**31))), NAMING, name, "drawn thing")
     while True:
-        shapes = scenes.scene(rng, test, count=int(rng.integers(1, 3)))
-        ask = scenes.colour_question if rng.random() < 0.5 else scenes.shape_question
+        shapes = visual_questions.scene(rng, test, count=int(rng.integers(1, 3)))
+        ask = visual_questions.colour_question if rng.random() < 0.5 else visual_questions.shape_question
         question = ask(rng, shapes)
         if question is not None:
-            image = scenes.render(shapes, size, int(rng.integers(2**31)))
+            image = visual_questions.render(shapes, size, int(rng.integers(2**31)))
             return Shown(image, question.text, question.answer, question.ability)
 
 

@@ -1,8 +1,7 @@
-"""The bundled model's world: sentences, sums and pictures are right, the test is kept apart, training resumes."""
+"""The bundled model's material: sentences, sums and pictures are correct, and test items are held out."""
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from modalnet.bundled import arithmetic, english, evaluate, lessons, network, scenes, train
+from modalnet.bundled import arithmetic, evaluate, grammar, items, lexicon, minimal_pairs, visual_questions
 from modalnet.bundled.split import held_out
 from modalnet.stimuli.rendering import Picture
+from training import network
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -25,11 +25,11 @@ def processor():
 # English
 
 
-@pytest.mark.parametrize("phenomenon", english.PHENOMENA)
+@pytest.mark.parametrize("phenomenon", minimal_pairs.PHENOMENA)
 @given(seed=seeds)
 @settings(max_examples=30, deadline=None)
 def test_a_minimal_pair_differs_in_one_word_and_is_held_out(phenomenon, seed):
-    good, bad = english.minimal_pair(np.random.default_rng(seed), phenomenon)
+    good, bad = minimal_pairs.minimal_pair(np.random.default_rng(seed), phenomenon)
     different = [(a, b) for a, b in zip(good.split(), bad.split(), strict=True) if a != b]
     assert len(different) == 1
     assert held_out("sentence", good)
@@ -41,10 +41,10 @@ AGREEMENT = re.compile(r"^(this|that|these|those) (\w+) (is|was|are|were) \w+\.$
 def test_number_agrees_in_sentences_that_a_pattern_can_read():
     """A determiner, a noun and a form of be, straight after each other: read without the grammar."""
     rng = np.random.default_rng(0)
-    plural = {noun.plural for noun in english.people + english.animals + english.things + english.edible}
+    plural = {noun.plural for noun in lexicon.PEOPLE + lexicon.ANIMALS + lexicon.THINGS + lexicon.FOODS}
     seen = 0
     for _ in range(20_000):
-        if match := AGREEMENT.match(english.sentence(rng)):
+        if match := AGREEMENT.match(grammar.sentence(rng)):
             determiner, noun, verb = match.groups()
             many = determiner in ("these", "those")
             assert many == (noun in plural) == (verb in ("are", "were")), match[0]
@@ -55,7 +55,7 @@ def test_number_agrees_in_sentences_that_a_pattern_can_read():
 @given(seed=seeds, test=st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_sentences_are_of_their_side_of_the_split(seed, test):
-    assert held_out("sentence", english.sentence_of(np.random.default_rng(seed), test)) == test
+    assert held_out("sentence", grammar.sentence_of_split(np.random.default_rng(seed), test)) == test
 
 
 def test_one_name_in_ten_is_held_out():
@@ -77,7 +77,7 @@ def test_one_name_in_ten_is_held_out():
     ],
 )
 def test_forms_of_verbs(entry, forms):
-    verb = english._verb(entry)
+    verb = lexicon._verb(entry)
     assert (verb.base, verb.third, verb.past, verb.participle, verb.ing) == forms
 
 
@@ -116,9 +116,9 @@ def test_comparisons_are_right(seed, test):
 @settings(max_examples=60, deadline=None)
 def test_questions_about_scenes_are_right(seed, test):
     rng = np.random.default_rng(seed)
-    shapes = scenes.scene(rng, test)
+    shapes = visual_questions.scene(rng, test)
     assert held_out("scene", *sorted(map(str, shapes))) == test
-    for question in scenes.scene_questions(rng, shapes, 12):
+    for question in visual_questions.scene_questions(rng, shapes, 12):
         assert answer_to(question, shapes) == question.answer, question
 
 
@@ -159,8 +159,8 @@ def answer_to(question, shapes):  # noqa: PLR0911  # one for each kind of questi
 
 def test_a_description_lists_the_shapes_from_left_to_right():
     rng = np.random.default_rng(3)
-    shapes = scenes.scene(rng, count=3)
-    said = scenes.description_question(rng, shapes).answer
+    shapes = visual_questions.scene(rng, count=3)
+    said = visual_questions.description_question(rng, shapes).answer
     places = [said.index(str(shape)) for shape in sorted(shapes, key=lambda shape: shape.x)]
     assert places == sorted(places)
 
@@ -169,9 +169,9 @@ def test_a_description_lists_the_shapes_from_left_to_right():
 @settings(max_examples=40, deadline=None)
 def test_pictures_are_of_their_side_of_the_split(seed, test):
     rng = np.random.default_rng(seed)
-    shown = scenes.picture(rng, test)
+    shown = visual_questions.picture(rng, test)
     assert held_out("picture", shown) == test
-    answers = {question.ability: question.answer for question in scenes.picture_questions(rng, shown)}
+    answers = {question.ability: question.answer for question in visual_questions.picture_questions(rng, shown)}
     assert answers["category"] == shown.category
     assert answers["colour"] == shown.colour
 
@@ -179,7 +179,7 @@ def test_pictures_are_of_their_side_of_the_split(seed, test):
 @pytest.mark.parametrize("word", ["dog", "kitchen", "mountain"])
 def test_the_letters_of_a_word_stand_where_its_ink_is(word):
     shown = Picture("word", word, "black", variant=5)
-    values = np.asarray(scenes.render(shown, 256, 0).convert("L"), dtype=float)
+    values = np.asarray(visual_questions.render(shown, 256, 0).convert("L"), dtype=float)
     ink = values < values.mean() - 40
     columns = np.flatnonzero(ink.any(axis=0)) / 256
     rows = np.flatnonzero(ink.any(axis=1)) / 256
@@ -189,155 +189,6 @@ def test_the_letters_of_a_word_stand_where_its_ink_is(word):
     assert "".join(letter for letter, _, _ in letters) == word
     assert all(columns.min() - 0.02 <= x <= columns.max() + 0.02 for _, x, _ in letters)
     assert all(rows.min() - 0.02 <= y <= rows.max() + 0.02 for _, _, y in letters)
-
-
-# Lessons
-
-
-def test_the_vocabulary_is_one_token_per_known_word(processor):
-    tokenizer = processor.tokenizer
-    assert len(tokenizer) == len(network.vocabulary()) == len(set(network.vocabulary()))
-    assert all(len(tokenizer.tokenize(word)) == 1 for word in english.lexicon())
-    assert tokenizer.tokenize("Flonk 42") == ["f", "##l", "##o", "##n", "##k", "4", "2"]
-    assert tokenizer.decode(tokenizer("What colour is the circle?")["input_ids"]) == "<s> what colour is the circle?"
-
-
-def test_a_lesson_depends_on_its_step_alone(processor):
-    one, same = (lessons.Lessons(processor.tokenizer, seed=1)[7] for _ in range(2))
-    other = lessons.Lessons(processor.tokenizer, seed=1)[8]
-    assert torch.equal(one.pixels, same.pixels)
-    assert torch.equal(one.tokens, same.tokens)
-    assert not torch.equal(one.tokens, other.tokens)
-
-
-def test_only_answers_are_learned_and_no_word_is_unknown(processor):
-    lesson = lessons.Lessons(processor.tokenizer)[0]
-    slots = lesson.tokens[:, lessons.PREFIX :].reshape(-1, lessons.SLOT)
-    labels = lesson.labels[:, lessons.PREFIX :].reshape(-1, lessons.SLOT)
-    for tokens, wanted in zip(slots[:40], labels[:40], strict=True):
-        learned = processor.tokenizer.decode(wanted[wanted != lessons.IGNORED])
-        text = processor.tokenizer.decode(tokens[tokens != network.PAD])
-        assert text.split("?")[1].strip().startswith(learned.split(".")[0])
-    everything = [lesson.tokens, *(tokens for tokens, _ in lesson.texts.values())]
-    assert not any((tokens == network.UNKNOWN).any() for tokens in everything)
-
-
-def test_patches_are_labelled_by_what_is_drawn_there():
-    from modalnet.stimuli.rendering import Shape
-
-    shapes = [
-        Shape("star", "red", 0.3, 0.8, 0.12),
-        Shape("star", "blue", 0.7, 0.2, 0.1),
-        Shape("ring", "red", 0.8, 0.8, 0.1),
-    ]
-    labels = lessons.patch_labels(shapes).reshape(lessons.LABELS, 8, 8)
-    what, colour, order, word, number, of_kind, of_colour = labels
-    assert (what[6, 2], colour[6, 2], order[6, 2]) == (lessons.WHAT.index("star"), lessons.PALETTE.index("red"), 8)
-    assert (number[6, 2], of_kind[6, 2], of_colour[6, 2]) == (3, 2, 2)
-    assert (of_kind[6, 6], of_colour[1, 5]) == (1, 1)
-    assert what[0, 0] == colour[0, 0] == order[0, 0] == 0
-    assert number[0, 0] == of_kind[0, 0] == word[6, 2] == lessons.IGNORED
-    printed = lessons.patch_labels(Picture("word", "garden", "black", variant=5)).reshape(lessons.LABELS, -1)
-    places = {scenes.printed_words()[index] for index in printed[3][printed[3] != lessons.IGNORED]}
-    assert places == {"garden"}
-    assert (printed[4:] == lessons.IGNORED).all()
-
-
-def test_the_words_of_a_question_point_at_what_they_stand_for(processor):
-    """Mentions against the words of the question and the labels of the patches that they point at."""
-    lesson = lessons.Lessons(processor.tokenizer, seed=2)[0]
-    slots = lesson.tokens[:, lessons.PREFIX :].reshape(-1, lessons.SLOT)
-    patches = lesson.patches.repeat_interleave(lessons.SLOTS, 0)
-    kinds = set(lessons.SHAPES)
-    seen = set()
-    for tokens, places, referents, labels in zip(slots, lesson.mentions, lesson.referents, patches, strict=True):
-        for place, where in zip(places, referents, strict=True):
-            if not where.any():
-                continue
-            word = processor.tokenizer.convert_ids_to_tokens(int(tokens[place]))
-            shown = {lessons.WHAT[index] for index in labels[0][where[1:]]}
-            colours = {lessons.PALETTE[index] for index in labels[1][where[1:]]}
-            if where[0]:
-                assert not where[1:].any()
-                seen.add("absent")
-            elif word.removesuffix("s").removesuffix("e") in kinds or word in kinds:
-                assert shown == {word if word in kinds else next(k for k in kinds if word in (k + "s", k + "es"))}
-                seen.add("kind")
-            elif word in lessons.COLOURS:
-                assert colours == {word}
-                seen.add("colour")
-    assert seen == {"absent", "kind", "colour"}
-
-
-def test_questions_side_by_side_give_what_each_gives_alone(processor, monkeypatch):
-    """The slotted forward pass of the training against the stock model, one question at a time."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    AttentionInterface.register("slotted", train.slotted_attention)
-    AttentionMaskInterface.register("slotted", lambda *_, **__: None)
-    monkeypatch.setattr(lessons, "PICTURES", 2)
-    lesson = lessons.Lessons(processor.tokenizer)[0]
-    model = network.build_model(len(processor.tokenizer)).eval()
-    learner = train.Learner(model, processor.tokenizer)
-    with torch.no_grad():
-        model.set_attn_implementation("slotted")
-        _, _, together, pointed = learner.see(lesson.pixels, lesson.tokens)
-        text = next(iter(lesson.texts.values()))[0][:3]
-        read = learner.read(text)
-        model.set_attn_implementation("eager")
-        for slot in (0, 3, 7):
-            at = lessons.PREFIX + slot * lessons.SLOT
-            asked = torch.cat([lesson.tokens[:, : lessons.PREFIX], lesson.tokens[:, at : at + lessons.SLOT]], dim=1)
-            alone = model.model(input_ids=asked, pixel_values=lesson.pixels).last_hidden_state
-            found = together[:, at : at + lessons.SLOT]
-            torch.testing.assert_close(found, alone[:, lessons.PREFIX :], atol=2e-5, rtol=1e-4)
-            weights = model.model(input_ids=asked, pixel_values=lesson.pixels, output_attentions=True).attentions
-            own = weights[train.POINTING][:, 0, lessons.PREFIX :, : lessons.PREFIX]
-            torch.testing.assert_close(pointed.view(2, lessons.SLOTS, lessons.SLOT, -1)[:, slot].exp(), own)
-        torch.testing.assert_close(read, model.model(input_ids=text).last_hidden_state, atol=2e-5, rtol=1e-4)
-
-
-def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
-    monkeypatch.setattr(lessons, "PICTURES", 2)
-    monkeypatch.setattr(lessons, "GLANCES", 4)
-    monkeypatch.setattr(lessons, "GLANCED", 3)
-    train.train(tmp_path / "whole", (2, 2), 0, "cpu", False)
-
-    class Stopped(Exception):
-        pass
-
-    def stop_after(step):
-        def checkpoint(self, keep=train.Run._checkpoint):
-            keep(self)
-            if (self.stage, self.step) == step:
-                raise Stopped
-
-        return checkpoint
-
-    for step in ((0, 1), (1, 1)):
-        with monkeypatch.context() as patched:
-            patched.setattr(train.Run, "_checkpoint", stop_after(step))
-            with pytest.raises(Stopped):
-                train.train(tmp_path / "parts", (2, 2), 0, "cpu", False)
-    train.train(tmp_path / "parts", (2, 2), 0, "cpu", False)
-
-    def final(folder):
-        return torch.load(folder / "checkpoint.pt", weights_only=True)["learner"]
-
-    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    steps = [(row["stage"], row["step"]) for row in map(json.loads, (tmp_path / "parts" / "log.jsonl").open())]
-    assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]
-
-
-def test_another_run_is_not_continued(tmp_path, monkeypatch):
-    monkeypatch.setattr(lessons, "PICTURES", 2)
-    monkeypatch.setattr(lessons, "GLANCES", 4)
-    monkeypatch.setattr(lessons, "GLANCED", 3)
-    train.train(tmp_path, (1, 1), 0, "cpu", False)
-    with pytest.raises(ValueError, match=r"is of a run with .* \[1, 1, 0\]; this one has \[1, 2, 0\]"):
-        train.train(tmp_path, (1, 2), 0, "cpu", False)
 
 
 # Evaluation: how answers and preferences are read off a model, here an untrained one
@@ -361,7 +212,7 @@ def test_log_probabilities_are_those_of_plain_transformers(untrained):
 
 
 def test_answers_are_those_of_plain_transformers(untrained):
-    asked = evaluate.items("colour", 6)
+    asked = items.items("colour", 6)
     for item, said in zip(asked, evaluate.answers(untrained, asked), strict=True):
         inputs = untrained.processor(images=[item.image], text=["<image>" + item.text], return_tensors="pt")
         made = untrained.module.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
@@ -371,15 +222,15 @@ def test_answers_are_those_of_plain_transformers(untrained):
 
 def test_items_are_held_out_and_the_same_each_time():
     for ability in ("colour", "reading", "sums"):
-        for one, other in zip(evaluate.items(ability, 20), evaluate.items(ability, 20), strict=True):
+        for one, other in zip(items.items(ability, 20), items.items(ability, 20), strict=True):
             assert (one.text, one.answer) == (other.text, other.answer)
             assert (one.image is None) or np.array_equal(one.image, other.image)
-    trained = {english.sentence_of(np.random.default_rng(seed), test=False) for seed in range(500)}
-    assert not trained & {good for name in english.PHENOMENA for good, _ in evaluate.pairs(name, 50)}
+    trained = {grammar.sentence_of_split(np.random.default_rng(seed), test=False) for seed in range(500)}
+    assert not trained & {good for name in minimal_pairs.PHENOMENA for good, _ in items.pairs(name, 50)}
 
 
 def test_an_untrained_model_is_at_chance(untrained):
     table = evaluate.evaluate(untrained, untrained, 20, progress=False).set_index("ability")
-    assert list(table.index) == [*evaluate.ABILITIES, *english.PHENOMENA]
-    assert (table["accuracy"][list(evaluate.ABILITIES)] <= 0.05).all()
+    assert list(table.index) == [*items.ABILITIES, *minimal_pairs.PHENOMENA]
+    assert (table["accuracy"][list(items.ABILITIES)] <= 0.05).all()
     assert table["no picture"].notna().sum() == 10

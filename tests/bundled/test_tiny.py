@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import modalnet as mn
-from modalnet.bundled import english, evaluate, network, scenes
+from modalnet.bundled import evaluate, grammar, items, minimal_pairs, visual_questions
 from modalnet.models.loading import BUNDLED
+from training import network
 
 N = 200
 
@@ -102,13 +103,13 @@ def test_it_can(table, ability):
     assert table["accuracy"][ability] >= evaluate.REQUIRED[ability]
 
 
-@pytest.mark.parametrize("ability", evaluate.ABILITIES)
+@pytest.mark.parametrize("ability", items.ABILITIES)
 def test_random_weights_cannot(table, ability):
     row = table.loc[ability]
     assert row["random weights"] <= chance_of_luck(row["chance"])
 
 
-@pytest.mark.parametrize("phenomenon", english.PHENOMENA)
+@pytest.mark.parametrize("phenomenon", minimal_pairs.PHENOMENA)
 def test_random_weights_know_no_grammar(table, phenomenon):
     """Not above chance; below it they may be, as they prefer one token to another wherever it stands."""
     assert table["random weights"][phenomenon] <= chance_of_luck(0.5)
@@ -129,12 +130,12 @@ def chance_of_luck(share: float) -> float:
 
 def test_the_items_are_held_out_and_the_same_each_time():
     for ability in ("colour", "reading", "sums"):
-        again = evaluate.items(ability, 20)
-        for one, other in zip(evaluate.items(ability, 20), again, strict=True):
+        again = items.items(ability, 20)
+        for one, other in zip(items.items(ability, 20), again, strict=True):
             assert (one.text, one.answer) == (other.text, other.answer)
             assert (one.image is None) or np.array_equal(one.image, other.image)
-    trained = {english.sentence_of(np.random.default_rng(seed), test=False) for seed in range(500)}
-    assert not trained & {good for name in english.PHENOMENA for good, _ in evaluate.pairs(name, 50)}
+    trained = {grammar.sentence_of_split(np.random.default_rng(seed), test=False) for seed in range(500)}
+    assert not trained & {good for name in minimal_pairs.PHENOMENA for good, _ in items.pairs(name, 50)}
 
 
 def test_log_probabilities_are_those_of_plain_transformers(tiny):
@@ -148,7 +149,7 @@ def test_log_probabilities_are_those_of_plain_transformers(tiny):
 
 
 def test_answers_are_those_of_plain_transformers(tiny):
-    asked = evaluate.items("colour", 8)
+    asked = items.items("colour", 8)
     for item, said in zip(asked, evaluate.answers(tiny, asked), strict=True):
         inputs = tiny.processor(images=[item.image], text=["<image>" + item.text], return_tensors="pt")
         made = tiny.module.generate(**inputs, max_new_tokens=4, do_sample=False)
@@ -159,8 +160,8 @@ def test_answers_are_those_of_plain_transformers(tiny):
 def test_pictures_of_other_sizes_are_read_too(tiny):
     """The bundled stimuli are drawn at 224 pixels; the model sees 64."""
     rng = np.random.default_rng(9)
-    shown = [scenes.picture(rng, test=True) for _ in range(60)]
-    asked = [evaluate.Item("what is it?", one.category, scenes.render(one, 224, 1)) for one in shown]
+    shown = [visual_questions.picture(rng, test=True) for _ in range(60)]
+    asked = [items.Item("what is it?", one.category, visual_questions.render(one, 224, 1)) for one in shown]
     right = [said == item.answer for said, item in zip(evaluate.answers(tiny, asked), asked, strict=True)]
     assert np.mean(right) >= 0.95
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings, strategies as st
 import modalnet as mn
 from families import build, picture
 from modalnet import tasks
-from modalnet.bundled import evaluate
+from modalnet.bundled import evaluate, items
 from modalnet.bundled.arithmetic import ONES, TENS
-from modalnet.bundled.english import PHENOMENA
+from modalnet.bundled.minimal_pairs import PHENOMENA
 from modalnet.execution.likelihood import Likelihood
 from modalnet.tasks.formula import Formula
 from reference import load, prompt
@@ -760,9 +760,9 @@ def test_bundled_tasks():
     assert list(made) == names == [task.name for task in made.values()]
     assert {len(task) for task in made.values()} == {25}
     assert set(made["grammar"].groups.values()) == set(PHENOMENA)
-    assert made["grammar"].pairs[:3] == tuple(evaluate.pairs("subject-verb agreement", 3))
+    assert made["grammar"].pairs[:3] == tuple(items.pairs("subject-verb agreement", 3))
     for name in names[2:]:
-        for question, item in zip(made[name].questions, evaluate.items(name, 25), strict=True):
+        for question, item in zip(made[name].questions, items.items(name, 25), strict=True):
             assert question.choices[question.answer] == f"{item.answer}."
             assert question.stimulus.text == item.text
             assert question.stimulus.n_images == 1
@@ -772,7 +772,7 @@ def test_bundled_tasks():
 
 
 def test_bundled_tasks_run_on_the_untrained_bundled_model():
-    from modalnet.bundled import network
+    from training import network
 
     processor = network.build_processor()
     model = mn.load(network.build_model(len(processor.tokenizer), seed=3), processor=processor)

@@ -1,7 +1,7 @@
-"""Small sums and comparisons, in words.
+"""Sums, differences and comparisons of small numbers, in words.
 
-Numbers go from zero to ninety-nine, terms to fifty. A sum is held out from training by its terms and operation, and a
-comparison by its two numbers, so the answer of a test item cannot have been learned by heart.
+Numbers range from 0 to 99, the terms of sums and differences from 0 to 50. A sum is held out by its terms and
+operation, a comparison by its two numbers, so the answer to a test item cannot have been memorized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_TERM = 50
 
 
 def in_words(number: int) -> str:
-    """0-99 in words: ``"forty two"``."""
+    """Write a number from 0 to 99 in words: ``"forty two"``."""
     if number < len(ONES):
         return ONES[number]
     tens, ones = divmod(number, 10)
@@ -31,14 +31,14 @@ def in_words(number: int) -> str:
 
 
 def number_words() -> list[str]:
-    """Every word that :func:`in_words` uses."""
+    """All words that :func:`in_words` uses."""
     return [*ONES, *TENS]
 
 
 def sum_item(rng: np.random.Generator, test: bool = False) -> tuple[str, str]:
-    """A question and its answer: ``("what is seven plus five?", "twelve")``."""
+    """Draw a sum or difference: ``("what is seven plus five?", "twelve")``; ``test`` draws from the test set."""
     while True:
-        # Half of the sums are within twenty, which a uniform draw of two terms would seldom give.
+        # Half of the items have terms up to 20, which a uniform draw of two terms up to 50 would seldom give.
         top = 21 if rng.random() < 0.5 else LARGEST_TERM + 1
         first, second = (int(term) for term in rng.integers(0, top, size=2))
         plus = rng.random() < 0.6
@@ -51,7 +51,7 @@ def sum_item(rng: np.random.Generator, test: bool = False) -> tuple[str, str]:
 
 
 def comparison_item(rng: np.random.Generator, test: bool = False) -> tuple[str, str]:
-    """A question and its answer: ``("which is more, seven or three?", "seven")``."""
+    """Draw a comparison: ``("which is more, seven or three?", "seven")``; ``test`` draws from the test set."""
     while True:
         top = 21 if rng.random() < 0.5 else 100
         first, second = (int(term) for term in rng.integers(0, top, size=2))

@@ -84,14 +84,14 @@ def default(n: int = N, seed: int = 0) -> list[Task]:
 
 
 def _grammar(n: int, seed: int) -> MinimalPairs:
-    from modalnet.bundled import evaluate
-    from modalnet.bundled.english import PHENOMENA
+    from modalnet.bundled import items as held_out
+    from modalnet.bundled.minimal_pairs import PHENOMENA
 
     _check(n, seed)
     items, pairs, groups = [], [], []
     for place, phenomenon in enumerate(PHENOMENA):
         count = n // len(PHENOMENA) + (place < n % len(PHENOMENA))
-        for number, pair in enumerate(evaluate.pairs(phenomenon, count, evaluate.SEED + seed)):
+        for number, pair in enumerate(held_out.pairs(phenomenon, count, held_out.SEED + seed)):
             items.append(f"{phenomenon}/{number:03d}")
             pairs.append(pair)
             groups.append(phenomenon)
@@ -99,12 +99,12 @@ def _grammar(n: int, seed: int) -> MinimalPairs:
 
 
 def _pictured(ability: str, answers: Sequence[str], n: int, seed: int) -> Choices:
-    from modalnet.bundled import evaluate
+    from modalnet.bundled import items as held_out
 
     _check(n, seed)
     rng = np.random.default_rng([seed, 5])
     items = []
-    for item in evaluate.items(ability, n, evaluate.SEED + seed):
+    for item in held_out.items(ability, n, held_out.SEED + seed):
         choices = list(answers)
         if len(choices) > MOST_CHOICES:
             others = rng.permutation([answer for answer in answers if answer != item.answer])
@@ -115,7 +115,7 @@ def _pictured(ability: str, answers: Sequence[str], n: int, seed: int) -> Choice
 
 def _answers() -> dict[str, tuple[str, ...]]:
     """Every answer to each kind of question."""
-    from modalnet.bundled.scenes import COUNTS, printed_words
+    from modalnet.bundled.visual_questions import COUNTS, printed_words
     from modalnet.stimuli.rendering import CATEGORIES, COLOURS, SHAPES
 
     return {

@@ -1,7 +1,7 @@
-"""The bundled model before training: stock LLaVA code with a SigLIP encoder and a Llama decoder, and its processor.
+"""The untrained network of the bundled model (stock LLaVA with a SigLIP encoder and a Llama decoder) and its processor.
 
-The tokenizer is WordPiece over the words that the lessons use, with single letters for everything else: a word of the
-lexicon is one token, a nonword a string of letters.
+The tokenizer is WordPiece over the words of the training text, with single letters for everything else: a word of the
+lexicon is one token, a nonword a sequence of letters.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ _DIGITS = [str(digit) for digit in range(10)]
 
 
 def vocabulary() -> list[str]:
-    """Every token, in order: special ones, punctuation, digits, letters, then whole words."""
-    from modalnet.bundled import arithmetic, english, scenes
+    """The tokens in order: special tokens, punctuation, digits, letters, whole words."""
+    from modalnet.bundled import arithmetic, grammar, visual_questions
+    from modalnet.bundled.lexicon import lexicon
 
     rng = np.random.default_rng(0)
-    # The grammar's function words are read off its sentences; its content words are listed whole, however rare.
-    lines = [english.sentence(rng) for _ in range(20_000)]
-    for shown in (scenes.picture(rng) for _ in range(500)):
-        lines += [f"{question.text} {question.answer}" for question in scenes.picture_questions(rng, shown)]
-    for shapes in (scenes.scene(rng) for _ in range(500)):
-        lines += [f"{question.text} {question.answer}" for question in scenes.scene_questions(rng, shapes, 8)]
+    # The grammar's function words are collected from its sentences; its content words are all listed, however rare.
+    lines = [grammar.sentence(rng) for _ in range(20_000)]
+    for shown in (visual_questions.picture(rng) for _ in range(500)):
+        lines += [f"{question.text} {question.answer}" for question in visual_questions.picture_questions(rng, shown)]
+    for shapes in (visual_questions.scene(rng) for _ in range(500)):
+        lines += [f"{question.text} {question.answer}" for question in visual_questions.scene_questions(rng, shapes, 8)]
     for _ in range(200):
         lines += [" ".join(arithmetic.sum_item(rng)), " ".join(arithmetic.comparison_item(rng))]
     seen = sorted(set(re.findall("[a-z]+", " ".join(lines))))
     extra = ["there", "is", "to", "the", "of", "shapes", "and", "yes", "no", "zero"]
-    words = dict.fromkeys([*english.lexicon(), *arithmetic.number_words(), *scenes.printed_words(), *seen, *extra])
+    words = dict.fromkeys([*lexicon(), *arithmetic.number_words(), *visual_questions.printed_words(), *seen, *extra])
     pieces = [*_DIGITS, *_LETTERS]
     return [
         *SPECIAL,
@@ -53,7 +54,7 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> Any:
-    """The tokenizer as a transformers fast tokenizer: lower-cased, one token per known word."""
+    """Build the tokenizer, a transformers fast tokenizer: lower-cased, one token per known word."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -76,14 +77,14 @@ def build_tokenizer() -> Any:
 
 
 def build_processor() -> LlavaProcessor:
-    """Tokenizer and image processor together; one image becomes 64 image tokens."""
+    """Build the processor (tokenizer and image processor); an image becomes 64 image tokens."""
     from transformers import LlavaProcessor, SiglipImageProcessorPil
 
     images = SiglipImageProcessorPil(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
-        resample=2,  # bilinear, which is near to how the lessons' pictures are averaged down
+        resample=2,  # bilinear, close to the averaging with which the training pictures are downsampled
     )
     return LlavaProcessor(
         image_processor=images,
@@ -96,7 +97,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_model(vocabulary_size: int, seed: int = 0) -> LlavaForConditionalGeneration:
-    """The model with random weights: 6 vision blocks of width 128, 8 decoder blocks of width 192."""
+    """Build the network with random weights: 6 vision blocks of width 128, 8 decoder blocks of width 192."""
     import torch
     from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
@@ -119,7 +120,7 @@ def build_model(vocabulary_size: int, seed: int = 0) -> LlavaForConditionalGener
         num_key_value_heads=6,
         tie_word_embeddings=True,
         max_position_embeddings=512,
-        # Slow rotations leave most of a head's 32 dimensions to what stands somewhere, over distances of up to 80.
+        # Slow rotations leave most of a head's 32 dimensions to content, over distances of up to 80 tokens.
         rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
         pad_token_id=PAD,
         bos_token_id=START,
@@ -130,7 +131,7 @@ def build_model(vocabulary_size: int, seed: int = 0) -> LlavaForConditionalGener
         text_config=text,
         image_token_index=IMAGE,
         image_seq_length=PATCHES,
-        # Every block of the encoder feeds the decoder, and it has no class token to leave out.
+        # The output of the last block feeds the decoder; the encoder has no class token to leave out.
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,

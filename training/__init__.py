@@ -1,0 +1,1 @@
+"""Training of the bundled model, which the installed package does not need."""
