@@ -5,15 +5,17 @@
 #                         small CPU wheels (PyPI's own for Linux carries CUDA, gigabytes). Empty: the usual ones alone.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=.venv/bin/python
+environment=.venv constraints=constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# make_environment [EXTRA]: a .venv with torch, modalnet (editable) and what its extra EXTRA asks for. An environment
-# that is there is kept, and installed into again only when the declared dependencies have changed.
+# make_environment [EXTRA]: an environment with torch, modalnet (editable) and what its extra EXTRA asks for, at the
+# versions of $constraints; sets python. One that is there is kept, and installed into again only when the declared
+# dependencies have changed.
 make_environment() {
   local extra=${1:-} base=${PYTHON:-python3} wanted
-  local stamp=.venv/.installed-${extra:-plain}
-  wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
+  python=$environment/bin/python
+  local stamp=$environment/.installed-${extra:-plain}
+  wanted="$PWD $(cat pyproject.toml "$constraints" | cksum)"
   if [[ -x $python && -f $stamp && $(<"$stamp") == "$wanted" ]]; then
     return
   fi
@@ -22,10 +24,10 @@ make_environment() {
     exit 1
   fi
   if ! "$python" -m pip --version >/dev/null 2>&1; then
-    echo "1/3 making .venv"
+    echo "1/3 making $environment"
     # Some distributions split ensurepip off: there the pip that is outside brings one in.
-    "$base" -m venv --clear .venv >/dev/null 2>&1 || {
-      "$base" -m venv --clear --without-pip .venv
+    "$base" -m venv --clear "$environment" >/dev/null 2>&1 || {
+      "$base" -m venv --clear --without-pip "$environment"
       "$base" -m pip --python "$python" install -qq pip
     }
   fi
@@ -34,10 +36,10 @@ make_environment() {
   if ! "$python" -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' "$index/torch/" 2>/dev/null; then
     index=
   fi
-  # Its dependencies come with the next step, from the usual index.
+  # Its dependencies come with the next step, from the usual index. One torch for all: the version of constraints.txt.
   "$python" -m pip install -qq --no-compile --no-deps ${index:+--extra-index-url "$index"} -c constraints.txt torch
   echo "3/3 installing modalnet${extra:+[$extra]}"
-  "$python" -m pip install -qq --no-compile -c constraints.txt -e ".${extra:+[$extra]}"
+  "$python" -m pip install -qq --no-compile -c "$constraints" -e ".${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
   echo "environment ready after ${SECONDS} s"
 }

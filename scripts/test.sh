@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Runs the tests in an environment of their own (.venv; see scripts/env.sh).
 #
-#   bash scripts/test.sh [pytest arguments]         unit and parity tests
-#   bash scripts/test.sh --all [pytest arguments]   linters, types and the documentation first, then all tests: the
-#                                                   notebooks, every architecture, real models, real data, NDIF and
-#                                                   in a browser too (where they come from: tests/helpers/assets.py,
-#                                                   tests/conftest.py); Chromium is installed where it is missing
+#   bash scripts/test.sh [pytest arguments]            unit and parity tests
+#   bash scripts/test.sh --all [pytest arguments]      linters, types, spelling and the documentation first. Then the unit
+#                                                      tests with every annotation checked (tests/helpers/runtime_types.py)
+#                                                      and, where Python has a cheap way, their coverage. Then all others:
+#                                                      the notebooks, every architecture, real models, real data, NDIF
+#                                                      and in a browser (where they come from: tests/helpers/assets.py,
+#                                                      tests/conftest.py); Chromium is installed where it is missing
+#   bash scripts/test.sh --minimum [pytest arguments]  unit tests with the oldest versions that pyproject.toml allows
+#                                                      (constraints-min.txt), in .venv-minimum
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -22,21 +26,49 @@ have_browser() {
   echo "install chromium chromium-driver) or name them with CHROMIUM= and CHROMEDRIVER=; without them these tests are skipped." >&2
 }
 
-select=(-m "not real and not ndif and not browser and not architectures" tests)
 # One process per core and one thread in each: small models gain nothing from a second thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 parallel=(-n logical --maxprocesses 4)
-if [[ ${1:-} == --all ]]; then
-  select=(--nbmake --nbmake-timeout=900 tests notebooks)
-  shift
-  make_environment dev
-  "$python" -m ruff check .
-  "$python" -m ruff format --check .
-  "$python" -m mypy
-  NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
-  have_browser
-else
-  make_environment dev
-fi
-"$python" -m pytest "${parallel[@]}" "${select[@]}" "$@"
+others="real or ndif or browser or architectures or notebook"
+
+unit_tests() {
+  "$python" -m pytest "${parallel[@]}" -m "not ($others)" tests "$@"
+}
+
+# Coverage costs a few percent of the time from Python 3.12 on (sys.monitoring), and half of it before.
+coverage=()
+measure_coverage() {
+  if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+    export COVERAGE_CORE=sysmon
+    coverage=(--cov=modalnet --cov-report=)
+  fi
+}
+
+case ${1:-} in
+  --all)
+    shift
+    make_environment dev
+    "$python" -m ruff check .
+    "$python" -m ruff format --check .
+    "$python" -m codespell_lib
+    "$python" -m mypy
+    NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
+    have_browser
+    measure_coverage
+    MODALNET_CHECK_TYPES=1 MODALNET_REQUIRE_REAL=0 unit_tests "${coverage[@]}" "$@"
+    if ((${#coverage[@]})); then "$python" -m coverage report | tail -1; fi
+    echo "unit tests done after ${SECONDS} s"
+    "$python" -m pytest "${parallel[@]}" --nbmake --nbmake-timeout=900 -m "$others" tests notebooks "$@"
+    ;;
+  --minimum)
+    shift
+    environment=.venv-minimum constraints=constraints-min.txt
+    make_environment test
+    unit_tests "$@"
+    ;;
+  *)
+    make_environment dev
+    unit_tests "$@"
+    ;;
+esac
 echo "scripts/test.sh took ${SECONDS} s"

@@ -1,5 +1,6 @@
 """Rules for every test: no network, a result store of its own, and no silent skips where they would hide something.
 
+With ``MODALNET_CHECK_TYPES=1`` every function of modalnet checks its annotations (tests/helpers/runtime_types.py).
 With ``MODALNET_REQUIRE_REAL=1``, as in CI, a test marked `real`, `ndif` or `browser` that is skipped fails, and so does
 a session in which no real one ran. Tests marked `ndif` start a server of their own (tests/ndif), those marked `browser`
 open pages in a headless Chromium (tests/browser).
@@ -14,8 +15,13 @@ from typing import Any
 
 import pytest
 
+import runtime_types
+
 # Before anything imports huggingface_hub, which reads them once.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+if os.environ.get("MODALNET_CHECK_TYPES") == "1":
+    runtime_types.install()
 
 REQUIRE_REAL = os.environ.get("MODALNET_REQUIRE_REAL") == "1"
 real_tests_that_ran = pytest.StashKey["RealTests"]()
@@ -41,6 +47,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[real_tests_that_ran] = counted = RealTests()
     config.pluginmanager.register(counted)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("notebook")
 
 
 @pytest.hookimpl(optionalhook=True)
