@@ -22,7 +22,7 @@ import assets
 import modalnet as mn
 from families import build
 from modalnet.cli import app
-from modalnet.cli.options import parse_tokens, parse_top
+from modalnet.cli.parsing import parse_protocols, parse_tokens, parse_top
 from modalnet.errors import InputError
 from modalnet.execution.trace import Engine
 from modalnet.results.store import Store
@@ -136,7 +136,7 @@ def test_localize_writes_what_the_library_gives(gpt2: Path, words: Path, tmp_pat
     assert "animal > tool" in printed
     assert f"the {network.count} of 128 units (9.38%)" in printed
     reliability = expected.reliability(fraction=network.count / 128)
-    assert f"g = {reliability.g_held_out.mean():.2f} on the last fifth" in printed
+    assert f"g = {reliability.g_held_out.mean():.2f} on the remaining fifth" in printed
     assert f"Dice = {reliability.dice.mean():.2f}" in printed
 
 
@@ -147,7 +147,7 @@ def test_json_is_one_document_that_says_the_same(gpt2: Path, words: Path, tmp_pa
     document = json.loads(result.stdout)
     files = {name: Path(path) for name, path in document["files"].items()}
     localization, units = mn.Localization.load(files["localization"]), mn.Units.load(files["units"])
-    assert units.count == document["network"]["selected"] == document["network"]["asked"]["k"] == 7
+    assert units.count == document["network"]["selected"] == document["network"]["requested"]["k"] == 7
     assert document["network"]["units"] == localization.n_units == 128
     tower = document["network"]["towers"]["decoder"]
     assert [layer["selected"] for layer in tower["layers"]] == units.per_layer()["decoder"].tolist()
@@ -489,7 +489,7 @@ def test_language_in_gemma(tmp_path: Path, store: Store) -> None:
 def test_the_demo(tmp_path: Path, store: Store) -> None:
     printed = ok("demo", "--out", tmp_path / "out")
     assert "2,304 units" in printed
-    assert printed.count("Held out:") == 2
+    assert printed.count("Held out (5 folds):") == 2
     for name in ("language", "vision"):
         assert sorted(path.name for path in (tmp_path / "out" / name).iterdir()) == FILES
     document = json.loads(ok("demo", "--out", tmp_path / "out", "--json"))
@@ -545,6 +545,68 @@ def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: 
     assert message in result.stderr
 
 
+# -- options that would have no effect -----------------------------------------------------------------------------
+
+
+def test_a_protocol_goes_to_the_networks_that_are_named() -> None:
+    contrasts = {"language": mn.stimuli.language(8), "vision": mn.stimuli.vision("noise", size=32)}
+    assert parse_protocols(None, contrasts) == {"language": None, "vision": None}
+    named = parse_protocols(["language=alkhamissi2025"], contrasts)
+    assert named == {"language": "alkhamissi2025", "vision": None}
+    with pytest.raises(InputError, match=r"network 'vision' have images.*--protocol NETWORK=alkhamissi2025"):
+        parse_protocols(["alkhamissi2025"], contrasts)
+    with pytest.raises(InputError, match=r"network 'vision' have images"):
+        parse_protocols(["vision=alkhamissi2025"], contrasts)
+    with pytest.raises(InputError, match="names the network 'faces'; the networks are language, vision"):
+        parse_protocols(["faces=alkhamissi2025"], contrasts)
+    with pytest.raises(InputError, match="one name for all networks, or NETWORK=NAME for each"):
+        parse_protocols(["alkhamissi2025", "language=alkhamissi2025"], contrasts)
+
+
+@pytest.mark.parametrize("command", ["lesion", "atlas"])
+def test_a_protocol_is_not_dropped_for_pictures(tmp_path: Path, store: Store, no_forward: None, command: str) -> None:
+    arguments = ["tiny", "--networks", "language,vision", "--protocol", "alkhamissi2025", "--out", tmp_path]
+    assert "the stimuli of the network 'vision' have images" in fails(command, *arguments)
+
+
+def test_a_protocol_reaches_its_network_in_a_lesion_study(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar", "--items", "6", "--n-controls", "1"]
+    arguments += ["--fractions", "1%", "--operations", "zero", "--protocol", "language=alkhamissi2025"]
+    ok("lesion", *arguments, "--out", tmp_path)
+    protocols = {
+        entry.meta["meta"]["protocol"] for entry in store.entries() if "protocol" in entry.meta.get("meta", {})
+    }
+    assert protocols == {"alkhamissi2025", None}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--networks", "language"],
+        ["--protocol", "alkhamissi2025"],
+        ["--device", "cpu"],
+        ["--dtype", "bfloat16"],
+        ["--batch-size", "3"],
+        ["--no-cache"],
+    ],
+)
+def test_an_atlas_of_files_takes_no_option_of_a_model(tmp_path: Path, option: list[str]) -> None:
+    message = fails("atlas", tmp_path / "localization.safetensors", *option, "--out", tmp_path)
+    assert f"{option[0]}: localizations from files are drawn as they are" in message
+
+
+def test_items_and_seed_reach_every_bundled_task() -> None:
+    from modalnet.tasks import spec
+
+    counts = [len(task.items) for task in spec.parse("default,theory-of-mind,grammar", 4)]
+    assert counts[-2] == 4
+    assert len(set(counts)) == 1
+    draws = [[str(item) for item in spec.parse("theory-of-mind", 4, seed)[0].items] for seed in (0, 1)]
+    assert draws[0] != draws[1]
+    with pytest.raises(InputError, match="read whole"):
+        spec.parse("perplexity:texts.txt", 4)
+
+
 # -- atlas ---------------------------------------------------------------------------------------------------------
 
 
@@ -564,8 +626,8 @@ def test_atlas_of_files_and_of_a_model_is_the_same_page(store: Store, gpt2: Path
 
 
 def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> None:
-    assert "takes a share of the units" in fails("atlas", gpt2, "--top", "12", "--out", tmp_path)
-    assert "one model, or .safetensors files" in fails("atlas", gpt2, "other.safetensors", "--out", tmp_path)
+    assert "takes shares of the units" in fails("atlas", gpt2, "--top", "12", "--out", tmp_path)
+    assert "one model or .safetensors files" in fails("atlas", gpt2, "other.safetensors", "--out", tmp_path)
     assert "cannot be read" in fails("atlas", tmp_path / "absent.safetensors", "--out", tmp_path)
 
 
@@ -604,7 +666,8 @@ def test_brain(tmp_path: Path, store: Store) -> None:
     [
         (["--data", "nsd:here"], "--data takes pereira2018:FILE"),
         (["--data", "csv:brain.csv"], "--responses names the columns"),
-        (["--data", "pereira2018:x.csv", "--group", "a"], "knows its own"),
+        (["--data", "pereira2018:x.csv", "--group", "a"], "--group: only csv:FILE takes column names"),
+        (["--data", "tuckute2024:x.csv", "--text", "text"], "--text: only csv:FILE takes column names"),
         (["--data", "pereira2018:nowhere.csv"], "nowhere.csv"),
     ],
 )

@@ -1,8 +1,8 @@
-"""The command line. Each command is a few calls of the package, and a report that a person or a program can read.
+"""The command line. Each command is a few calls of the package and a report for a person or a program.
 
-What a program asks for (``--json``) is one document on stdout and nothing else; progress and messages go to stderr.
-A mistake in what was given costs one line and exit code 2. Heavy imports wait inside the commands, so that
-``modalnet --help`` answers at once.
+With ``--json`` a command prints one document to stdout and nothing else; progress and messages go to stderr. An error
+in the input is one line and exit code 2. Heavy imports are deferred into the commands, so that ``modalnet --help``
+answers at once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from modalnet.cli import atlas, brain, cache, demo, lesion, localize, towers
+from modalnet.cli import atlas, brain, cache, demo, lesion, localize, profile, towers
 from modalnet.cli.console import messages
 from modalnet.errors import ModalnetError
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors, where modalnet raised them on purpose, are told in one line."""
+    """A group of commands that prints modalnet's own errors as one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -41,7 +41,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(localize.localize)
 app.command(no_args_is_help=True)(lesion.lesion)
-app.command(no_args_is_help=True)(brain.profile)
+app.command(no_args_is_help=True)(profile.profile)
 app.command(no_args_is_help=True)(brain.brain)
 app.command(no_args_is_help=True)(atlas.atlas)
 app.command()(demo.demo)
@@ -49,8 +49,8 @@ app.command(no_args_is_help=True)(towers.towers)
 app.add_typer(cache.app, name="cache")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from modalnet import __version__
 
         typer.echo(f"modalnet {__version__}")

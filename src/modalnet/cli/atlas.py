@@ -1,50 +1,63 @@
-"""``modalnet atlas``: the map of a model as one page, and as still pictures."""
+"""``modalnet atlas``: a map of a model as an interactive page and as figures."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modalnet.cli import options
-from modalnet.cli.console import at_work, messages, print_json, report
-from modalnet.cli.lesion import parse_networks
-from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out
+from modalnet.cli.console import print_json
+from modalnet.cli.options import (
+    DEFAULT_OUT,
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Networks,
+    NoCache,
+    NoProgress,
+    Out,
+    Protocols,
+)
+from modalnet.cli.parsing import parse_fractions, parse_networks, parse_protocols, writable
+from modalnet.cli.running import Source, job, localize_each, print_files, running
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
+    from modalnet.lesion import LesionStudy
     from modalnet.localization import Localization
 
 SUFFIX = ".safetensors"
-WHAT = {
-    "atlas": "the map to look around in; opens in any browser, without a network",
-    "sheet": "the map as a still picture",
-    "glass": "the model in depth",
+DESCRIPTIONS = {
+    "atlas": "interactive map; opens in any browser, offline",
+    "sheet": "the flat map as a figure",
+    "glass": "the model in depth as a figure",
 }
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL | FILES",
+        help="A model, as for modalnet localize; or localization.safetensors files of one model, each optionally "
+        "named: language=results/localization.safetensors.",
+    ),
+]
+Study = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Lesion study to show beside the map: lesion.safetensors.")
+]
+Shown = Annotated[str, typer.Option(help="Share of the units that is shown at first, such as 1%.")]
+Title = Annotated[str | None, typer.Option(help="Title of the page; by default the model's name.")]
 
 
 def atlas(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL | FILES",
-            help="A model, as for modalnet localize; or localization.safetensors files of one model, each with a name "
-            "of your own if you like: language=results/localization.safetensors.",
-        ),
-    ],
+    sources: Sources,
     *,
-    networks: Annotated[
-        str,
-        typer.Option(metavar="A,B", help="With MODEL: networks to localize, as for modalnet lesion."),
-    ] = "language",
-    study: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A lesion study to show beside the map: lesion.safetensors.")
-    ] = None,
-    top: Annotated[str, typer.Option(help="Share of the units that is shown at first, such as 1%.")] = "1%",
-    title: Annotated[str | None, typer.Option(help="Title of the page; the model's name by default.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="A published procedure for localizing: alkhamissi2025.")] = None,
+    networks: Networks = None,
+    study: Study = None,
+    top: Shown = "1%",
+    title: Title = None,
+    protocol: Protocols = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = "auto",
@@ -53,70 +66,75 @@ def atlas(
     no_cache: NoCache = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Draw MODEL's networks, or those of FILES, as a map to look around in.
+    """Draw the networks of MODEL, or those in FILES, as a map of the model.
 
     Example: modalnet atlas google/gemma-3-270m --networks language,theory-of-mind
     """
-    share = options.parse_top(top).get("fraction")
-    if share is None:
-        raise InputError(f"--top of an atlas takes a share of the units, such as 1%; got {top}.")
-    files = [one for one in sources if one.endswith(SUFFIX)]
+    (share,) = parse_fractions("--top", top)
+    files = [source for source in sources if source.endswith(SUFFIX)]
     if len(sources) > 1 and len(files) < len(sources):
-        raise InputError(f"modalnet atlas takes one model, or {SUFFIX} files; got {' '.join(sources)}.")
-    wanted = {} if files else parse_networks(networks)
-    folder = options.writable(out)
-    started = time.perf_counter()
-    with at_work(progress=not no_progress):
+        raise InputError(f"modalnet atlas takes one model or {SUFFIX} files; got {' '.join(sources)}.")
+    contrasts = {} if files else parse_networks(networks)
+    if files:
+        options = {
+            "--networks": networks is not None,
+            "--protocol": bool(protocol),
+            "--device": device is not None,
+            "--dtype": dtype is not None,
+            "--batch-size": batch_size != "auto",
+            "--no-cache": no_cache,
+        }
+        given = [name for name, is_given in options.items() if is_given]
+        if given:
+            raise InputError(f"{', '.join(given)}: localizations from files are drawn as they are, without a model.")
+    protocols = parse_protocols(protocol, contrasts)
+    settings = running(batch_size, no_cache, no_progress)
+    folder = writable(out)
+    with job(progress=not no_progress):
         import modalnet as mn
 
         if files:
-            found = _read(files)
+            localizations = _read(files)
         else:
-            messages().print(f"loading {sources[0]}")
-            shown = {"cache": not no_cache, "progress": not no_progress}
-            model = mn.load(sources[0], device=device, dtype=dtype)
-            found = {}
-            for name, contrast in wanted.items():
-                messages().print(f"localizing {name}")
-                text_only = not any(stimulus.n_images for stimulus in contrast.stimuli)
-                own: dict[str, Any] = {"batch_size": options.parse_batch_size(batch_size), **shown}
-                found[name] = mn.localize(model, contrast, protocol=protocol if text_only else None, **own)
+            localizations = localize_each(Source(sources[0], device, dtype).load(), contrasts, protocols, settings)
         lesions = None if study is None else mn.LesionStudy.load(study)
-        written = write(found, folder, share=share, study=lesions, title=title)
-    messages().print(f"done in {time.perf_counter() - started:.0f} s")
+        written = write(localizations, folder, share=share, study=lesions, title=title)
     if json:
-        print_json({"networks": list(found), "files": {name: str(path) for name, path in written.items()}})
-        return
-    longest = max(len(str(path)) for path in written.values())
-    for name, path in written.items():
-        report().print(f"  {str(path).ljust(longest)}  {WHAT[name]}")
+        print_json({"networks": list(localizations), "files": {name: str(path) for name, path in written.items()}})
+    else:
+        print_files(written, DESCRIPTIONS, heading=False)
 
 
 def _read(files: list[str]) -> dict[str, Localization]:
     from modalnet.localization import Localization
 
-    found: dict[str, Localization] = {}
-    for one in files:
-        name, equals, path = one.partition("=")
-        localization = Localization.load(path if equals else one)
+    localizations: dict[str, Localization] = {}
+    for file in files:
+        name, equals, path = file.partition("=")
+        localization = Localization.load(path if equals else file)
         contrast = (localization.meta.get("contrast") or {}).get("name")
-        name = name if equals else str(contrast or Path(one).stem)
-        if name in found:
-            raise InputError(f"Two files are named {name!r}; name them yourself: NAME=FILE.")
-        found[name] = localization
-    return found
+        name = name if equals else str(contrast or Path(file).stem)
+        if name in localizations:
+            raise InputError(f"Two files are named {name!r}. Name them yourself: NAME=FILE.")
+        localizations[name] = localization
+    return localizations
 
 
 def write(
-    found: dict[str, Localization], folder: Path, *, share: float, study: Any, title: str | None
+    localizations: dict[str, Localization],
+    folder: Path,
+    *,
+    share: float,
+    study: LesionStudy | None,
+    title: str | None,
 ) -> dict[str, Path]:
-    """The page and the still pictures, all with one arrangement."""
+    """Write the page and the figures, all with one arrangement."""
     from modalnet import plotting
     from modalnet.plotting.atlas import atlas as make
 
-    arrangement = plotting.arrange(found)
+    arrangement = plotting.arrange(localizations)
     files = {"atlas": folder / "atlas.html", "sheet": folder / "sheet.png", "glass": folder / "glass.png"}
-    make(found, study=study, top=share, arrangement=arrangement, title=title).save(files["atlas"])
-    plotting.save_figure(plotting.sheet, files["sheet"], found, top=share, arrangement=arrangement)
-    plotting.save_figure(plotting.glass, files["glass"], found, top=share, arrangement=arrangement)
+    make(localizations, study=study, top=share, arrangement=arrangement, title=title).save(files["atlas"])
+    plotting.save_figure(plotting.sheet, files["sheet"], localizations, top=share, arrangement=arrangement)
+    plotting.save_figure(plotting.glass, files["glass"], localizations, top=share, arrangement=arrangement)
     return files

@@ -1,99 +1,101 @@
-"""``modalnet cache``: what the result store holds, and clearing it."""
+"""``modalnet cache``: list, show and clear stored results."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import filesize
 
 from modalnet.cli.console import print_json, report, table
+from modalnet.cli.options import Json
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
     from modalnet.results.store import Entry
 
 SHORT = 12  # characters of a key that are shown
-_FLAT = re.compile(r"\[[^][{}]*\]")  # a list of plain values: shown on one line
+_FLAT = re.compile(r"\[[^][{}]*\]")  # a list of plain values: printed on one line
 
-app = typer.Typer(no_args_is_help=True, help="List, show and clear the results that are kept in the store.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+app = typer.Typer(no_args_is_help=True, help="List, show and clear the stored results.")
 
 
 @app.command("ls")
-def list_(as_json: Json = False) -> None:
-    """List the results, oldest first."""
+def list_(*, json: Json = False) -> None:
+    """List stored results, oldest first."""
     from modalnet.results.store import Store
 
     store = Store()
     entries = store.entries()
-    if as_json:
+    if json:
         print_json({"folder": str(store.folder), "entries": [_document(entry) for entry in entries]})
         return
     console = report()
     if entries:
-        rows = [(e.key[:SHORT], _what(e), _size(e.size), _age(e.created)) for e in entries]
-        console.print(table(("key", "what", "size", "age"), rows, numbers_from=2))
+        rows = [(e.key[:SHORT], _describe(e), filesize.decimal(e.size), _age(e.created)) for e in entries]
+        console.print(table(("key", "result", "size", "age"), rows, numbers_from=2))
     total = sum(entry.size for entry in entries)
-    console.print(f"{len(entries)} result{'s' * (len(entries) != 1)}, {_size(total)}, in {store.folder}")
+    console.print(f"{len(entries)} result{'s' * (len(entries) != 1)}, {filesize.decimal(total)}, in {store.folder}")
 
 
 @app.command(no_args_is_help=True)
-def show(key: Annotated[str, typer.Argument(help="A key, or its first characters.")], as_json: Json = False) -> None:
-    """Show what made a result."""
+def show(key: Annotated[str, typer.Argument(help="Key, or its first characters.")], *, json: Json = False) -> None:
+    """Show how a result was computed."""
     (entry,) = _find([key])
-    if as_json:
+    if json:
         print_json(_document(entry) | {"document": entry.meta})
         return
     console = report()
-    console.print(f"{entry.key}: {_what(entry)}", style="bold")
-    console.print(f"{entry.path}, {_size(entry.size)}, written {_age(entry.created)} ago")
+    console.print(f"{entry.key}: {_describe(entry)}", style="bold")
+    console.print(f"{entry.path}, {filesize.decimal(entry.size)}, written {_age(entry.created)} ago")
     if entry.damaged:
         console.print(entry.damaged, style="red")
     else:
-        text = json.dumps(entry.meta, indent=2, ensure_ascii=False)
+        text = dumps(entry.meta, indent=2, ensure_ascii=False)
         console.print(_FLAT.sub(lambda found: re.sub(r"\s*\n\s*", " ", found[0][1:-1]).strip().join("[]"), text))
 
 
 @app.command()
 def clear(
-    keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their first characters; all, if left out.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Json = False,
+    keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their first characters; by default all.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    json: Json = False,
 ) -> None:
-    """Remove results from the store; they are computed again when they are asked for."""
+    """Remove results from the store; they are computed again when they are needed."""
     from modalnet.results.store import Store
 
     store = Store()
     entries = _find(keys) if keys else store.entries()
-    what = f"{len(entries)} result{'s' * (len(entries) != 1)} ({_size(sum(entry.size for entry in entries))})"
+    what = (
+        f"{len(entries)} result{'s' * (len(entries) != 1)} ({filesize.decimal(sum(entry.size for entry in entries))})"
+    )
     if entries and not yes:
         typer.confirm(f"Remove {what} from {store.folder}?", abort=True, err=True)
-    # Called for an empty store, too: it clears away what killed processes left.
+    # Also for an empty store: it removes the temporary files of processes that were killed.
     removed = store.clear([entry.key for entry in entries])
-    if as_json:
+    if json:
         print_json({"folder": str(store.folder), "removed": removed, "keys": [entry.key for entry in entries]})
     else:
         report().print(f"removed {what}" if entries else f"{store.folder} holds no results")
 
 
 def _find(keys: Sequence[str]) -> list[Entry]:
-    """The entries that keys or their first characters name.
+    """Find entries by their keys or first characters.
 
     Raises
     ------
     InputError
-        If no entry starts so, or several do.
+        If no entry matches, or several do.
     """
     from modalnet.results.store import Store
 
     store = Store()
     entries = store.entries()
-    found: dict[str, Entry] = {}
+    matched: dict[str, Entry] = {}
     for key in keys:
         matches = [entry for entry in entries if key and entry.key.startswith(key)]
         matches = [entry for entry in matches if entry.key == key] or matches
@@ -103,14 +105,14 @@ def _find(keys: Sequence[str]) -> list[Entry]:
                 raise InputError(f"no result {where}. `modalnet cache ls` lists them.")
             these = ", ".join(entry.key for entry in matches)
             raise InputError(f"more than one result {where}: {these}. Give more characters.")
-        found[matches[0].key] = matches[0]
-    return list(found.values())
+        matched[matches[0].key] = matches[0]
+    return list(matched.values())
 
 
 def _document(entry: Entry) -> dict[str, Any]:
     return {
         "key": entry.key,
-        "what": _what(entry),
+        "result": _describe(entry),
         "path": str(entry.path),
         "bytes": entry.size,
         "created": entry.created.isoformat(),
@@ -118,8 +120,8 @@ def _document(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _what(entry: Entry) -> str:
-    """What a result is: its contrast and its model, or else the format that it is kept in."""
+def _describe(entry: Entry) -> str:
+    """Describe a result: its contrast and model, or else its file format."""
     if entry.damaged:
         return "damaged"
     about = entry.meta.get("meta")
@@ -129,14 +131,6 @@ def _what(entry: Entry) -> str:
     if name and about.get("source"):
         return f"{name} in {about['source']}" + (f" ({about['protocol']})" if about.get("protocol") else "")
     return str(entry.meta.get("format", "unknown"))
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 def _age(created: datetime) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-NAME_WIDTH = 12  # characters of a name that stand on one line however narrow the terminal is
+NAME_WIDTH = 12  # characters of a name that stay on one line in a narrow terminal
 
 
 class _Plain(Console):
@@ -25,30 +25,30 @@ class _Plain(Console):
 
 
 def report() -> Console:
-    """What the user asked for."""
+    """The console of results: stdout."""
     return _Plain()
 
 
 def messages() -> Console:
-    """What is said on the way."""
+    """The console of messages: stderr."""
     return _Plain(stderr=True)
 
 
 @contextlib.contextmanager
 def at_work(*, progress: bool) -> Iterator[None]:
-    """Keep stdout clean while models load and run, and say warnings in one line.
+    """Keep stdout clean while models load and run, and print warnings as one line.
 
-    Model code from a hub may print what it likes; a JSON document on stdout must stay alone.
+    Model code from a hub may print anything; a JSON document on stdout must stay alone.
     """
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a bar for weights that are read in a second
+    logging.disable_progress_bar()  # weights are read in a second
     if not progress:
         disable_progress_bars()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        # Modalnet's own and those meant for users; the others are meant for the developers of the libraries.
+        # Modalnet's own and others meant for users; other categories are for the developers of the libraries.
         if issubclass(category, UserWarning):
             messages().print(f"warning: {message}", style="yellow")
 
@@ -58,7 +58,7 @@ def at_work(*, progress: bool) -> Iterator[None]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_from: int = 1) -> Table:
-    """A small table; columns from ``numbers_from`` on are numbers, which stay whole where names wrap."""
+    """Make a small table; columns from ``numbers_from`` on are numbers, which never wrap."""
     from rich import box
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
@@ -74,17 +74,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers_from
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number for a table; a dash where it is not defined."""
+    """Format a number; a dash if it is undefined."""
     return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def small(value: float) -> str:
-    """A p or q value."""
+    """Format a p or q value."""
     return "-" if math.isnan(value) else f"{value:.1e}" if value < 0.001 else f"{value:.3f}"
 
 
 def print_json(document: Any) -> None:
-    """Print the one document of ``--json``; what is not defined is null."""
+    """Print the document of ``--json``; undefined numbers are null."""
     print(json.dumps(_defined(document), indent=2, ensure_ascii=False))
 
 

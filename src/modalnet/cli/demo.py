@@ -1,17 +1,17 @@
-"""``modalnet demo``: the language network and the vision network of the bundled model, and what they have in common."""
+"""``modalnet demo``: the language network and the vision network of the bundled model."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modalnet.cli import options
-from modalnet.cli.console import at_work, messages, number, print_json, report, table
-from modalnet.cli.localize import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
+from modalnet.cli.console import number, print_json, report, table
+from modalnet.cli.options import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
+from modalnet.cli.parsing import parse_top, writable
+from modalnet.cli.running import Source, job, running
 
 if TYPE_CHECKING:
-    from modalnet.cli.reports import Findings
+    from modalnet.cli.reports import LocalizationReport
 
 
 def demo(
@@ -25,59 +25,53 @@ def demo(
     no_cache: NoCache = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Localize language and vision in the bundled model: sentences > nonwords, pictures > phase-scrambled pictures."""
-    wanted = options.parse_top(top)
-    arguments = {
-        "batch_size": options.parse_batch_size(batch_size),
-        "cache": not no_cache,
-        "progress": not no_progress,
-    }
-    folder = options.writable(out)
-    messages().print("loading the bundled model")
-    started = time.perf_counter()
-    with at_work(progress=not no_progress):
+    """Localize language (sentences > nonwords) and vision (intact > phase-scrambled images) in the bundled model."""
+    size = parse_top(top)
+    settings = running(batch_size, no_cache, no_progress)
+    folder = writable(out)
+    reports: dict[str, LocalizationReport] = {}
+    files: dict[str, dict[str, Path]] = {}
+    with job(progress=not no_progress):
         import modalnet as mn
-        from modalnet.cli.reports import Findings
+        from modalnet.cli.reports import LocalizationReport
 
-        model = mn.load("tiny", device=device, dtype=dtype)
-        size = model.processor.size["height"]
-        # A nonword is cut into letters, so the sides differ in length; the protocol compares the first twelve tokens.
-        contrasts: dict[str, tuple[Any, dict[str, Any]]] = {
-            "language": (mn.stimuli.language(), {"protocol": "alkhamissi2025"}),
-            "vision": (mn.stimuli.vision(size=size), {}),
+        model = Source("tiny", device, dtype).load()
+        image_size = model.processor.size["height"]
+        # Nonwords have more tokens than sentences; the protocol compares the first twelve tokens of both.
+        contrasts: dict[str, tuple[Any, str | None]] = {
+            "language": (mn.stimuli.language(), "alkhamissi2025"),
+            "vision": (mn.stimuli.vision(size=image_size), None),
         }
-        found: dict[str, Findings] = {}
-        files: dict[str, dict[str, Path]] = {}
-        for name, (contrast, special) in contrasts.items():
-            localization = mn.localize(model, contrast, **arguments, **special)
-            found[name] = Findings(model, contrast, localization, localization.top(**wanted), wanted)
-            files[name] = found[name].write(options.writable(folder / name))
-    messages().print(f"done in {time.perf_counter() - started:.0f} s")
+        for name, (contrast, protocol) in contrasts.items():
+            localization = mn.localize(model, contrast, protocol=protocol, **settings)
+            reports[name] = LocalizationReport(model, contrast, localization, localization.top(**size), size)
+            files[name] = reports[name].write(writable(folder / name))
     if json:
-        print_json({name: one.document(files[name]) for name, one in found.items()})
+        print_json({name: each.document(files[name]) for name, each in reports.items()})
         return
     console = report()
     console.print(str(model))
-    for name, one in found.items():
+    for name, each in reports.items():
         console.rule(f"{name} network")
-        one.print(console, files[name], model=False)
-    console.rule("in short")
-    _compare(found)
+        each.print(console, files[name], model=False)
+    console.rule("comparison")
+    _compare(reports)
 
 
-def _compare(found: dict[str, Findings]) -> None:
-    """One row per network; what random units would show stands in brackets."""
+def _compare(reports: dict[str, LocalizationReport]) -> None:
+    """Print one row per network, with the value of random units in brackets."""
     import numpy as np
 
     rows = []
-    for name, one in found.items():
-        row = [name, one.network.count, ", ".join(f"{tower} {mask.sum()}" for tower, mask in one.network.mask.items())]
-        reliability, _ = one.reliability
+    for name, each in reports.items():
+        where = ", ".join(f"{tower} {mask.sum()}" for tower, mask in each.network.mask.items())
+        row = [name, each.network.count, where]
+        reliability, _ = each.reliability
         if reliability is None:
             rows.append([*row, "not measured", "not measured"])
             continue
         held_out = f"{number(np.nanmean(reliability.g_held_out))} ({number(np.nanmean(reliability.g_random))})"
         halves = f"{number(reliability.dice.mean())} ({number(reliability.dice_random.mean())})"
         rows.append([*row, held_out, halves])
-    columns = ("network", "units", "where", "held-out g (random)", "halves' Dice (random)")
+    columns = ("network", "units", "units per tower", "held-out g (random)", "split-half Dice (random)")
     report().print(table(columns, rows))

@@ -1,103 +1,103 @@
-"""``modalnet localize``: from a model and a contrast to a network, in files and on the screen."""
+"""``modalnet localize``: from a model and a contrast to a network."""
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from modalnet.cli import options
-from modalnet.cli.console import at_work, messages, print_json, report
+from modalnet.cli.console import print_json, report
+from modalnet.cli.options import (
+    DEFAULT_OUT,
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    NoCache,
+    NoProgress,
+    Out,
+    Protocol,
+    Top,
+    TrustRemoteCode,
+)
+from modalnet.cli.parsing import parse_names, parse_tokens, parse_top, writable
+from modalnet.cli.running import Source, job, running
 
-if TYPE_CHECKING:
-    from modalnet.stimuli import Contrast
-
-TOP = "a share of the units (1% or 0.01), or a number of units (115)"
-
-Top = Annotated[str, typer.Option(help=f"How large the network is: {TOP}.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep the result in the store.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bars.")]
-BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Stimuli per forward pass.")]
-Device = Annotated[str | None, typer.Option(help="Where the model runs, such as cuda or cpu.")]
-Dtype = Annotated[str | None, typer.Option(help="Precision of the weights, such as bfloat16; as saved by default.")]
-
-DEFAULT_OUT = Path("modalnet-out")
+Spec = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, vision, "
+        "categories, vision-vs-text. Your own: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, csv:FILE or "
+        "folder:FOLDER.",
+    ),
+]
+Positive = Annotated[str | None, typer.Option(metavar="A,B", help="Positive conditions.")]
+Negative = Annotated[str | None, typer.Option(metavar="C,D", help="Negative conditions; by default all others.")]
+Towers = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Towers to localize in; by default all that the stimuli reach."),
+]
+Tokens = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CHOICE",
+        help="Token positions to pool over: last, mean, image, text, cls or indices such as 0,-1; or TOWER=CHOICE, "
+        "once per tower. By default the last token in a decoder, the mean elsewhere.",
+    ),
+]
+Magnitude = Annotated[
+    str, typer.Option(help="absolute compares the absolute activation, signed the activation itself.")
+]
+TextColumn = Annotated[str | None, typer.Option(help="Column with the texts (csv).")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column with the image paths (csv).")]
+ConditionColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column with the conditions (csv), or what a file's condition is read from: subfolder or prefix (folder)."
+    ),
+]
+DuplicatesOption = Annotated[
+    str | None, typer.Option(help="What to do with a stimulus that occurs twice: error (default) or keep.")
+]
 
 
 def localize(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A hub id, a folder with a transformers model, or tiny (bundled)."),
-    ],
+    model: ModelName,
     *,
-    contrast: Annotated[
-        str,
-        typer.Option(
-            metavar="SPEC",
-            help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, "
-            "vision, categories, vision-vs-text. Yours: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, csv:FILE "
-            "or folder:FOLDER.",
-        ),
-    ],
-    positive: Annotated[str | None, typer.Option(metavar="A,B", help="Conditions of the positive side.")] = None,
-    negative: Annotated[
-        str | None, typer.Option(metavar="C,D", help="Conditions of the negative side; by default all others.")
-    ] = None,
+    contrast: Spec,
+    positive: Positive = None,
+    negative: Negative = None,
     top: Top = "1%",
-    towers: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Towers to localize in; by default all that the stimuli reach.")
-    ] = None,
-    tokens: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CHOICE",
-            help="Tokens to pool over: last, mean, image, text, cls or places such as 0,-1; or, once per tower, "
-            "TOWER=CHOICE. By default the last token in a decoder, the mean elsewhere.",
-        ),
-    ] = None,
-    magnitude: Annotated[
-        str, typer.Option(help="absolute compares |activation|, signed the activation itself.")
-    ] = "absolute",
-    protocol: Annotated[
-        str | None, typer.Option(help="A published procedure: alkhamissi2025 (12 tokens, last token, absolute).")
-    ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts, for csv.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the image paths, for csv.")] = None,
-    condition_column: Annotated[
-        str | None,
-        typer.Option(help="Column of the conditions, for csv; for folder where they are written: subfolder or prefix."),
-    ] = None,
-    duplicates: Annotated[
-        str | None, typer.Option(help="What to do about the same stimulus twice: error (the default) or keep.")
-    ] = None,
+    towers: Towers = None,
+    tokens: Tokens = None,
+    magnitude: Magnitude = "absolute",
+    protocol: Protocol = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    condition_column: ConditionColumn = None,
+    duplicates: DuplicatesOption = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: BatchSize = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that a checkpoint brings.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = DEFAULT_OUT,
     json: Json = False,
     no_cache: NoCache = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Find the units of MODEL that respond more to one side of a contrast.
+    """Find the units of MODEL that respond more to the positive than to the negative conditions of a contrast.
 
     Example: modalnet localize google/gemma-3-270m --contrast language --top 1%
     """
-    wanted = options.parse_top(top)
-    arguments = {
-        "towers": options.names(towers),
-        "tokens": options.parse_tokens(tokens),
+    size = parse_top(top)
+    settings: dict[str, Any] = {
+        "towers": parse_names(towers),
+        "tokens": parse_tokens(tokens),
         "magnitude": magnitude,
         "protocol": protocol,
-        "batch_size": options.parse_batch_size(batch_size),
-        "cache": not no_cache,
-        "progress": not no_progress,
+        **running(batch_size, no_cache, no_progress),
     }
     from modalnet.stimuli import spec
 
@@ -110,37 +110,16 @@ def localize(
         condition=condition_column,
         duplicates=duplicates,  # type: ignore[arg-type]  # checked there
     )
-    folder = options.writable(out)
-    loading: dict[str, Any] = {"device": device, "dtype": dtype}
-    if trust_remote_code:
-        loading["trust_remote_code"] = True
-    job(model, stimuli, top=wanted, folder=folder, arguments=arguments, loading=loading, as_json=json)
-
-
-def job(
-    source: str,
-    contrast: Contrast,
-    *,
-    top: dict[str, Any],
-    folder: Path,
-    arguments: dict[str, Any],
-    loading: dict[str, Any],
-    as_json: bool,
-) -> None:
-    """Load, localize, write the files, and report."""
-    messages().print(f"loading {source}")
-    started = time.perf_counter()
-    with at_work(progress=arguments["progress"]):
+    folder = writable(out)
+    with job(progress=not no_progress):
         import modalnet as mn
-        from modalnet.cli import reports as findings
+        from modalnet.cli.reports import LocalizationReport
 
-        model = mn.load(source, **loading)
-        localization = mn.localize(model, contrast, **arguments)
-        network = localization.top(**top)
-        found = findings.Findings(model, contrast, localization, network, top)
-        files = found.write(folder)
-    messages().print(f"done in {time.perf_counter() - started:.0f} s")
-    if as_json:
-        print_json(found.document(files))
+        loaded = Source(model, device, dtype, trust_remote_code).load()
+        localization = mn.localize(loaded, stimuli, **settings)
+        result = LocalizationReport(loaded, stimuli, localization, localization.top(**size), size)
+        files = result.write(folder)
+    if json:
+        print_json(result.document(files))
     else:
-        found.print(report(), files)
+        result.print(report(), files)

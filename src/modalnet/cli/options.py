@@ -1,85 +1,56 @@
-"""What options mean: from the strings of a command line to the values that the package takes."""
+"""Options that several commands share, each with its one help text."""
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from modalnet.errors import InputError, StoreError
+import typer
 
+DEFAULT_OUT = Path("modalnet-out")
+DEFAULT_CONTROLS = 20
 
-def parse_top(text: str) -> dict[str, Any]:
-    """``fraction=`` or ``k=`` for ``Localization.top``: "1%", a share such as "0.01", or a number of units."""
-    wanted = f'--top takes a share of the units, such as 1% or 0.01, or a number of units, such as 115; got "{text}".'
-    given = text.strip()
-    if given.isdecimal():
-        if int(given) < 1:
-            raise InputError(wanted)
-        return {"k": int(given)}
-    percent = given.endswith("%")
-    try:
-        share = float(given.removesuffix("%")) / (100 if percent else 1)
-    except ValueError as error:
-        raise InputError(wanted) from error
-    # 1.0 could mean one unit, one percent or all: only percent may reach 1.
-    if not math.isfinite(share) or not 0 < share <= 1 or (share == 1 and not percent):
-        raise InputError(wanted)
-    return {"fraction": share}
+ModelName = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="Hub id, folder with a transformers model, or tiny (the bundled model)."),
+]
+Device = Annotated[str | None, typer.Option(help="Device to run the model on, such as cuda or cpu.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Precision of the weights, such as bfloat16; by default as they were saved.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+]
 
+Network = Annotated[
+    str, typer.Option(metavar="SPEC", help="Contrast that localizes the network, as for modalnet localize --contrast.")
+]
+Networks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Contrasts that localize the networks, as for modalnet localize --contrast, each optionally named: "
+        "language,faces=floc:FOLDER. By default language.",
+    ),
+]
+Top = Annotated[
+    str, typer.Option(help="Size of the network: a share of the units (1% or 0.01), or a number of units (115).")
+]
+_PROTOCOL = "Published localization procedure: alkhamissi2025 (12 tokens, last token, absolute activation)"
+Protocol = Annotated[str | None, typer.Option(help=f"{_PROTOCOL}.")]
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help=f"{_PROTOCOL}; or NETWORK=NAME, once per network that it applies to."),
+]
 
-def parse_tokens(given: Sequence[str] | None) -> Any:
-    """``tokens=``: "last", "0,-1", or TOWER=CHOICE for each tower."""
-    if not given:
-        return None
-    if all("=" in item for item in given):
-        return {tower.strip(): _choice(choice) for tower, _, choice in (item.partition("=") for item in given)}
-    if len(given) > 1 or "=" in given[0]:
-        raise InputError(
-            f"--tokens is one choice for all towers (mean), or TOWER=CHOICE for each; got {' '.join(given)}."
-        )
-    return _choice(given[0])
+Controls = Annotated[
+    int, typer.Option("--n-controls", "--controls", help="Number of random control networks of each kind.")
+]
+Match = Annotated[str, typer.Option(help="What random controls share with the network: layer, activation or tower.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
 
-
-def _choice(text: str) -> Any:
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        return tuple(int(part) for part in parts)
-    except ValueError:
-        return text.strip()
-
-
-def parse_batch_size(text: str) -> Any:
-    """``batch_size=``: "auto" or a number."""
-    if text == "auto":
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f'--batch-size takes "auto" or a number of stimuli, at least 1; got "{text}".')
-    return int(text)
-
-
-def names(text: str | None) -> list[str] | None:
-    """A list from names separated by commas."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def writable(folder: Path) -> Path:
-    """Make the folder, and try to write into it: that it cannot be is to be known before hours of work.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be made or written to.
-    """
-    folder = folder.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written to ({error.strerror or error}). Name another folder with --out."
-        ) from error
-    return folder
+BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Stimuli per forward pass.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write files to.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the result store.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Hide progress bars.")]

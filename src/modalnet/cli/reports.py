@@ -1,7 +1,7 @@
-"""What a localization found: its files, its JSON document, and the report that a person reads.
+"""The report of a localization: its files, its JSON document, and its tables.
 
-The report never shows the t of selected units on the stimuli that selected them alone: beside it stands how selective
-the network is on held-out stimuli, and how well it comes back from the other half of them.
+The t of units on the stimuli that selected them is inflated, so the report also gives the effect size on held-out
+stimuli and the overlap of networks from two halves of the stimuli.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 
 from modalnet import __version__, _files
 from modalnet.cli.console import number, small, table
+from modalnet.cli.parsing import Size
+from modalnet.cli.running import print_files
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,26 +28,28 @@ if TYPE_CHECKING:
     from modalnet.stimuli import Contrast
     from modalnet.units import Units
 
-SHOWN = 10  # top units in the report
-LISTED = 50  # top units in the JSON document
-UNLIKE = 0.1  # relative difference in length between the sides that the report points out
-WHAT = {
-    "localization": "every statistic, for modalnet.Localization.load",
+N_PRINTED = 10  # top units in the tables
+N_LISTED = 50  # top units in the JSON document
+LENGTH_DIFFERENCE = 0.1  # relative difference in text length between the sides that the report points out
+DESCRIPTIONS = {
+    "localization": "all statistics, for modalnet.Localization.load",
     "units": "the network, for modalnet.Units.load",
     "summary": "one row per layer",
-    "layers": "where the network sits, against random units",
+    "layers": "share of each layer in the network, beside random units",
 }
 
 
 @dataclass
-class Findings:
+class LocalizationReport:
     """A localization with everything that its report needs.
 
     Attributes
     ----------
-    model, contrast, localization, network
-        What was asked of what, the answer, and the units selected from it.
-    top
+    model, contrast, localization
+        The model, the stimuli, and the result.
+    network
+        The units selected from it.
+    size
         How they were selected: ``{"fraction": …}`` or ``{"k": …}``.
     """
 
@@ -53,12 +57,12 @@ class Findings:
     contrast: Contrast
     localization: Localization
     network: Units
-    top: dict[str, Any]
+    size: Size
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> dict[str, Path]:
-        """Write every file, each whole or not at all.
+        """Write all files, each atomically.
 
         Raises
         ------
@@ -79,11 +83,9 @@ class Findings:
         save_layer_profile(self.localization, files["layers"], self.network)
         return files
 
-    # -- on other stimuli --------------------------------------------------------------------------------------------
-
     @cached_property
     def reliability(self) -> tuple[Reliability | None, str]:
-        """The network's reliability, or why it cannot be measured."""
+        """Reliability of the network, or why it cannot be measured."""
         try:
             return self.localization.reliability(fraction=self.network.count / self.localization.n_units), ""
         except InputError as error:
@@ -97,7 +99,7 @@ class Findings:
         summary = result.summary(self.network)
         significant, selected = result.significant(), self.network
         network = {
-            "asked": self.top,
+            "requested": dict(self.size),
             "selected": selected.count,
             "units": result.n_units,
             "towers": {
@@ -128,7 +130,7 @@ class Findings:
             },
             "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
             "network": network,
-            "top_units": _records(result.top_units(LISTED)),
+            "top_units": _records(result.top_units(N_LISTED)),
             "reliability": _records(reliability.summary()) if reliability else None,
             "reliability_missing": why_not or None,
             "files": {name: str(path) for name, path in files.items()},
@@ -137,17 +139,14 @@ class Findings:
     # -- for people --------------------------------------------------------------------------------------------------
 
     def print(self, console: Console, files: dict[str, Path], *, model: bool = True) -> None:
-        """Print the report, with the map of the model or without."""
+        """Print the report, optionally with the towers of the model."""
         if model:
             console.print(str(self.model))
         self._print_contrast(console)
         self._print_network(console)
         self._print_top_units(console)
         self._print_reliability(console)
-        console.print("\nFiles", style="bold")
-        longest = max(len(str(path)) for path in files.values())
-        for name, path in files.items():
-            console.print(f"  {str(path).ljust(longest)}  {WHAT[name]}")
+        print_files(files, DESCRIPTIONS)
 
     def _print_contrast(self, console: Console) -> None:
         console.print(f"\nContrast: {self.contrast.name}", style="bold")
@@ -168,11 +167,9 @@ class Findings:
         rows = list(zip(*columns.values(), strict=True))
         console.print(table(list(columns), rows, numbers_from=2))
         positive, negative = ([lengths[c] for c in side if c in lengths] for side in self._sides)
-        if positive and negative and abs(np.mean(positive) / np.mean(negative) - 1) > UNLIKE:
-            console.print(
-                "The sides differ in their number of tokens, and units may follow that instead of the contrast."
-                + ("" if self.localization.meta["protocol"] else " --protocol alkhamissi2025 cuts texts to 12 tokens.")
-            )
+        if positive and negative and abs(np.mean(positive) / np.mean(negative) - 1) > LENGTH_DIFFERENCE:
+            cure = "" if self.localization.meta["protocol"] else " --protocol alkhamissi2025 cuts texts to 12 tokens."
+            console.print(f"Positive and negative texts differ in number of tokens, which units may respond to.{cure}")
 
     @property
     def _sides(self) -> tuple[list[str], list[str]]:
@@ -183,7 +180,7 @@ class Findings:
         result, count, total = self.localization, self.network.count, self.localization.n_units
         share = f"{100 * count / total:.3g}%"
         console.print(f"\nNetwork: the {count:,} of {total:,} units ({share}) with the largest t", style="bold")
-        console.print(f"{self._settings()}; q < 0.05 counts units with t > 0")
+        console.print(f"{self._settings()}; q < 0.05: number of units with t > 0 and FDR-adjusted p < 0.05")
         summary = result.summary(self.network)
         counts = ["units", "selected", "significant"]
         # Layer 0 is the first block, as in every index of a unit.
@@ -196,7 +193,7 @@ class Findings:
         undefined = sum(result.undefined.values())
         if undefined:
             console.print(
-                f"{undefined:,} units have no t: constant over all stimuli, or with an activation that is not finite."
+                f"{undefined:,} units have no t-value: their activation is constant over all stimuli, or not finite."
             )
 
     def _settings(self) -> str:
@@ -206,28 +203,30 @@ class Findings:
         return f"tokens: {pooled}; {meta['magnitude']} activation{protocol}"
 
     def _print_top_units(self, console: Console) -> None:
-        console.print("\nTop units (on the stimuli that selected them, so t and g are inflated)", style="bold")
+        console.print(
+            "\nTop units (t and g are inflated: computed on the stimuli that selected the units)", style="bold"
+        )
         rows = [
             [row["tower"], row["layer"], row["dim"], number(row["t"]), small(row["q"]), number(row["effect_size"])]
-            for row in _records(self.localization.top_units(SHOWN))
+            for row in _records(self.localization.top_units(N_PRINTED))
         ]
         console.print(table(("tower", "layer", "dim", "t", "q", "Hedges' g"), rows))
 
     def _print_reliability(self, console: Console) -> None:
-        console.print("\nOn other stimuli", style="bold")
+        console.print("\nReliability", style="bold")
         reliability, why_not = self.reliability
         if reliability is None:
-            console.print(f"not measured, so nothing above says that the network is real. {why_not}")
+            console.print(f"not measured, so selectivity on new stimuli is unknown. {why_not}")
             return
         r = reliability
         console.print(
-            f"Held out: units selected on four fifths of the stimuli have a mean effect size of "
-            f"g = {np.nanmean(r.g_held_out):.2f} on the last fifth\n"
-            f"  (g = {np.nanmean(r.g_selecting):.2f} on those that selected them; random units of the same layers "
-            f"{np.nanmean(r.g_random):.2f}); mean t = {np.nanmean(r.t_held_out):.1f}, "
-            f"random {np.nanmean(r.t_random):.1f}.\n"
-            f"Split halves: networks from two halves of the stimuli overlap with Dice = {r.dice.mean():.2f} "
-            f"(random units of the same layers {r.dice_random.mean():.2f})."
+            f"Held out (5 folds): units selected on four fifths of the stimuli have a mean Hedges' "
+            f"g = {np.nanmean(r.g_held_out):.2f} on the remaining fifth\n"
+            f"  (selecting stimuli: g = {np.nanmean(r.g_selecting):.2f}; layer-matched random units: "
+            f"g = {np.nanmean(r.g_random):.2f}); mean t = {np.nanmean(r.t_held_out):.1f} "
+            f"(random units {np.nanmean(r.t_random):.1f}).\n"
+            f"Split-half: networks from two halves of the stimuli overlap with Dice = {r.dice.mean():.2f} "
+            f"(layer-matched random units {r.dice_random.mean():.2f})."
         )
 
 

@@ -1,30 +1,28 @@
-"""``modalnet towers``: what a model is made of, from its config alone."""
+"""``modalnet towers``: the towers of a model, from its config alone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from modalnet.cli.console import at_work, print_json, report
+from modalnet.cli.options import Json, ModelName, TrustRemoteCode
 
 if TYPE_CHECKING:
     from modalnet.model import Model
 
 
 def towers(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id or a folder with a transformers model.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that a checkpoint brings.")
-    ] = False,
+    model: ModelName,
+    *,
+    json: Json = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show the towers of MODEL: their blocks, widths, module paths and number of units.
+    """Show the towers of MODEL: blocks, width, module paths and number of units.
 
-    The config is enough: no weights are fetched or read where transformers can build the model from it.
+    No weights are downloaded or read if transformers can build the model from its config.
     """
     with at_work(progress=True):
-        found = _look_at(model, trust=trust_remote_code)
+        found = _inspect(model, trust=trust_remote_code)
         described = str(found).replace(" on meta)", "; weights not loaded)")
     if not json:
         report().print(described)
@@ -48,8 +46,8 @@ def towers(
     )
 
 
-def _look_at(source: str, *, trust: bool) -> Model:
-    """The model without its weights, or with them where that fails: loading then says what is wrong."""
+def _inspect(source: str, *, trust: bool) -> Model:
+    """Load the model without its weights, or with them if that fails: loading then says what is wrong."""
     import modalnet as mn
 
     try:
@@ -61,7 +59,7 @@ def _look_at(source: str, *, trust: bool) -> Model:
 
 
 def _on_meta(source: str, trust: bool) -> tuple[Any, Any]:
-    """A module whose weights take no memory, and what encodes its inputs (None where absent)."""
+    """Make a module on the meta device, and its processor (None if there is none)."""
     import torch
     import transformers
 
@@ -71,11 +69,11 @@ def _on_meta(source: str, trust: bool) -> tuple[Any, Any]:
         make = getattr(saved_from, "_from_config", None) or saved_from.from_config
         module = make(config)
     try:
-        # Hands on the tokenizer or the image processor where there is no processor.
+        # Returns the tokenizer or the image processor if there is no processor.
         processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=trust)
     except Exception:
-        processor = None  # the towers show without one
-    # Where a folder holds no tokenizer, transformers may make one that knows no token.
+        processor = None  # towers are found without one
+    # For a folder without a tokenizer, transformers may make one with an empty vocabulary.
     if getattr(getattr(processor, "tokenizer", processor), "vocab_size", 1) == 0:
         processor = None
     return module, processor

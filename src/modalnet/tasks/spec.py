@@ -24,7 +24,8 @@ def parse(text: str, n: int | None = None, seed: int = 0) -> list[Task]:
         Names separated by commas: ``default``, ``theory-of-mind``, a name of :func:`modalnet.tasks.bundled`,
         ``blimp:FOLDER`` or ``pairs:FILE`` (minimal pairs), ``syntaxgym:FOLDER`` or ``perplexity:FILE``.
     n
-        Items of each bundled task and suite, and pairs of each file of minimal pairs; None for the default of each.
+        Items of each bundled task and suite, and pairs of each file of minimal pairs; None for the default of each. A
+        text for perplexity is always read whole.
     seed
         Of what is drawn.
 
@@ -34,6 +35,8 @@ def parse(text: str, n: int | None = None, seed: int = 0) -> list[Task]:
         For an unknown name, a path that is missing, or whatever the reader of that kind raises.
     """
     found: list[Task] = []
+    if n is not None and all(part.strip().startswith("perplexity") for part in text.split(",")):
+        raise InputError(f"A text for perplexity is always read whole; leave the number of items out, got {n}.")
     for part in (part.strip() for part in text.split(",")):
         kind, _, path = part.partition(":")
         kind = kind.replace("_", "-")
@@ -42,11 +45,11 @@ def parse(text: str, n: int | None = None, seed: int = 0) -> list[Task]:
                 raise InputError(f"The task {kind} needs a path, such as {kind}:data/{kind}.")
             found.append(_read(kind, path, n, seed))
         elif kind == "default":
-            found += default() if n is None else default(n=n)
+            found += default(seed=seed) if n is None else default(n=n, seed=seed)
         elif kind == "theory-of-mind":
-            found.append(theory_of_mind())
+            found.append(theory_of_mind(n=n, seed=seed))
         else:
-            made = bundled() if n is None else bundled(n=n)
+            made = bundled(seed=seed) if n is None else bundled(n=n, seed=seed)
             if kind not in made:
                 known = ["default", "theory-of-mind", *made, *(f"{one}:PATH" for one in WITH_PATH)]
                 raise InputError(f"There is no task {part!r}. Known are {', '.join(known)}.")

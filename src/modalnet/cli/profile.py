@@ -1,0 +1,67 @@
+"""``modalnet profile``: the response of a network to the conditions of the language localizer literature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modalnet.cli.options import (
+    DEFAULT_CONTROLS,
+    DEFAULT_OUT,
+    BatchSize,
+    Controls,
+    Device,
+    Dtype,
+    Json,
+    Match,
+    ModelName,
+    Network,
+    NoCache,
+    NoProgress,
+    Out,
+    Protocol,
+    Seed,
+    Top,
+)
+from modalnet.cli.parsing import parse_top
+from modalnet.cli.running import Running, Source, running
+
+if TYPE_CHECKING:
+    from modalnet.cli.measures import Measured
+    from modalnet.model import Model
+    from modalnet.units import Units
+
+
+def profile(
+    model: ModelName,
+    *,
+    network: Network = "language",
+    top: Top = "1%",
+    protocol: Protocol = None,
+    controls: Controls = DEFAULT_CONTROLS,
+    match: Match = "layer",
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = "auto",
+    out: Out = DEFAULT_OUT,
+    json: Json = False,
+    no_cache: NoCache = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Measure a network's held-out response to sentences, word lists, Jabberwocky and nonwords.
+
+    Example: modalnet profile google/gemma-3-270m --network language --top 1%
+    """
+    from modalnet.cli.measures import Measured, NetworkChoice, measure_network
+
+    def measure(loaded: Model, units: Units, settings: Running) -> Measured:
+        import modalnet as mn
+
+        name = network.partition(":")[0]
+        result = mn.profile.language(loaded, units, controls=controls, match=match, seed=seed, name=name, **settings)
+        human = result.compare_to_human()
+        tables = {"table": result.table(), "contrasts": result.contrasts(), "human": human.table()}
+        return Measured(result, f"{result.summary()}\n{human.summary()}", tables)
+
+    choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol)
+    measure_network("profile", choice, measure, running(batch_size, no_cache, no_progress), out, as_json=json)
