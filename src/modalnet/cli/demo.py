@@ -36,7 +36,7 @@ def demo(
         from modalnet.cli.reports import LocalizationReport
 
         model = Source("tiny", device, dtype).load()
-        image_size = model.processor.size["height"]
+        image_size = model.processor.image_processor.size["height"]
         # Nonwords have more tokens than sentences; the protocol compares the first twelve tokens of both.
         contrasts: dict[str, tuple[Any, str | None]] = {
             "language": (mn.stimuli.language(), "alkhamissi2025"),
