@@ -22,7 +22,8 @@ from modalnet.execution.edits import Edits
 from modalnet.execution.layout import Layouts, is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites
 from modalnet.execution.trace import Engine, LayoutError, Reading, RowsError
-from modalnet.inputs.encoding import Batch, Encoded, Encoder, Prepared
+from modalnet.inputs.batch import Batch, Encoded, Prepared
+from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span, TokenChoice, select
 
 if TYPE_CHECKING:

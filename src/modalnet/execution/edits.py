@@ -15,7 +15,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.execution.plan import Write
-from modalnet.inputs.encoding import Batch, Encoded
+from modalnet.inputs.batch import Batch, Encoded
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.positions import Span, select
 from modalnet.models.towers import Tower

@@ -27,7 +27,8 @@ from modalnet.execution.sweep import Cell, Outcome, State, Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.execution.trace import Engine
 from modalnet.inputs.canvas import Canvas, canvas
-from modalnet.inputs.encoding import Encoded, Encoder, Prepared
+from modalnet.inputs.batch import Encoded, Prepared
+from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint

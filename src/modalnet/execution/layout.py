@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from modalnet.errors import InputError, RemoteError
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.trace import Engine, LayoutError
-from modalnet.inputs.encoding import Batch, Encoded, Encoder, TextTokens
+from modalnet.inputs.batch import Batch, Encoded, TextTokens
+from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span
 from modalnet.models.towers import Tower
 
@@ -191,11 +192,11 @@ class Layouts:
             return
         for kept in (None, 1, 0) if typed else (None,):
             if kept is not None:
-                self.encoder.suffix_type[item.kind] = kept
+                self.encoder.collator.suffix_type[item.kind] = kept
             if not self._looks_ahead(item):
                 self._ordered.add(item.kind)
                 return
-        self.encoder.suffix_type.pop(item.kind, None)
+        self.encoder.collator.suffix_type.pop(item.kind, None)
         raise InputError(
             f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
             "themselves. Probabilities of continuations need a model that reads from left to right."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int
 
-    from modalnet.inputs.encoding import Prepared
+    from modalnet.inputs.batch import Prepared
 
 
 @dataclass(frozen=True)

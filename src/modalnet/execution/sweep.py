@@ -22,7 +22,7 @@ from modalnet.execution.batching import BatchLimit, Question, Runner, free_memor
 from modalnet.execution.edits import Edits
 from modalnet.execution.layout import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Write
-from modalnet.inputs.encoding import Batch, Encoded, Prepared
+from modalnet.inputs.batch import Batch, Encoded, Prepared
 from modalnet.interventions.positions import TokenRow
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import numpy as np
 from modalnet.errors import ModalnetError
 from modalnet.execution.plan import Plan, Prefix
 from modalnet.execution.sweep import Cell, State, Swap, Sweep
-from modalnet.inputs.encoding import Encoded
+from modalnet.inputs.batch import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

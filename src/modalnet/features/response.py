@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from modalnet.inputs.encoding import Prepared
+    from modalnet.inputs.batch import Prepared
     from modalnet.stimuli import Stimulus
 
 MAGNITUDES = ("absolute", "signed")

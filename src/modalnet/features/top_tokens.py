@@ -19,7 +19,7 @@ from modalnet.features.top_stimuli import Best, _check_n
 from modalnet.model import Model, load
 
 if TYPE_CHECKING:
-    from modalnet.inputs.encoding import Prepared
+    from modalnet.inputs.batch import Prepared
     from modalnet.stimuli import Stimulus
 
 TOGETHER = 4096

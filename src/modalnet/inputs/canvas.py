@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.inputs.encoding import Encoded, Encoder
+from modalnet.inputs.batch import Encoded
+from modalnet.inputs.encoding import Encoder
 
 if TYPE_CHECKING:
     import torch

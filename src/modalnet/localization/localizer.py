@@ -29,7 +29,7 @@ from modalnet.stimuli.contrast import Contrast
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from modalnet.inputs.encoding import Prepared
+    from modalnet.inputs.batch import Prepared
 
 N_FOLDS = 10
 
