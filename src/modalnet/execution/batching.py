@@ -25,6 +25,7 @@ from modalnet.execution.trace import Engine, LayoutError, Reading, RowsError
 from modalnet.inputs.batch import Batch, Encoded, Prepared
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span, TokenChoice, select
+from modalnet.models.sites import Space
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +52,8 @@ class Step:
     ----------
     indices
         Places of its stimuli in the list that the user gave.
-    residual
-        Per tower ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
+    activations
+        Per space ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
     logits
         One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where not asked for.
     scores
@@ -63,7 +64,7 @@ class Step:
     """
 
     indices: list[int]
-    residual: dict[str, Any]
+    activations: dict[str, Any]
     logits: list[Float[torch.Tensor, "token vocab"]] | None = None
     scores: list[tuple[torch.Tensor, torch.Tensor]] | None = None
     variant: int = 0
@@ -80,8 +81,8 @@ class _Asked:
     pooled: bool
     spare_first: int
 
-    def pools(self, tower: str) -> bool:
-        return self.pooled and self.tokens[tower] != "all"
+    def pools(self, space: str) -> bool:
+        return self.pooled and self.tokens[space] != "all"
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class Question:
     Attributes
     ----------
     chosen
-        Per tower, the flat positions that each stimulus is read at.
+        Per space, the flat positions that each stimulus is read at.
     wanted
         The flat positions of each stimulus' logits.
     pooled
-        Per tower, whether its tokens are pooled.
+        Per space, whether its tokens are pooled.
     name
         What who asked calls it: the number of the variant, or of the cells.
     """
@@ -239,7 +240,7 @@ class Runner:
         Yields
         ------
         indices, sums
-            The stimuli that a job took in, and per tower ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``
+            The stimuli that a job took in, and per space ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``
             and ``size`` ``[layer, dim]``; see :func:`modalnet.execution.backends.ndif.gathered`.
         """
         limit = BatchLimit(batch_size, self.engine)
@@ -389,7 +390,7 @@ class Runner:
                 Prefix(
                     site.tower,
                     site.layers[-1] + 1,
-                    tuple(one.reshape(reading.shapes[site.tower.name]) for one in reading.residual[site.tower.name]),
+                    tuple(one.reshape(reading.shapes[site.name]) for one in reading.activations[site.name]),
                 )
                 for site in sites
             )
@@ -414,14 +415,14 @@ class Runner:
             tower = seen[0]
             written = [edits.first_layer(tower.name) for edits in edited]
             depth = min(tower.n_layers if layer is None else layer for layer in written)
-            whole = Sites(tower, tuple(range(depth)))
+            whole = Sites(Space(tower), tuple(range(depth)))
             size = 4 * depth * self.layouts.spans(batch, tower.name)[1] * tower.width
             if depth and size <= MOST_SHARED and len(self.layouts.stages(whole)) == 1:
                 found.append(whole)
         text = self.layouts.towers[self.encoder.text_tower]
         # An edit of another tower may change all of this one.
         layer = min(edits.first_layer(text.name) or 0 if edits.towers == [text.name] else 0 for edits in edited)
-        return [*found, Sites(text, (layer - 1,))] if layer else found
+        return [*found, Sites(Space(text), (layer - 1,))] if layer else found
 
     def _run_if_it_fits(self, batch: Batch, asked: _Asked, variant: int, prefixes: tuple[Prefix, ...]) -> Step | None:
         """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
@@ -458,9 +459,9 @@ class Runner:
         items, edits = batch.items, asked.variants[variant]
         reads, chosen = [], {}
         for site in asked.sites:
-            tower = site.tower.name
+            tower, name = site.tower.name, site.name
             parts = self.layouts.stages(site)
-            if len(parts) > 1 and not asked.pools(tower):
+            if len(parts) > 1 and not asked.pools(name):
                 raise InputError(
                     f"the {tower} tower of {self.encoder.loaded.name} merges patches on its way, so its blocks have "
                     f"different tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
@@ -468,9 +469,9 @@ class Runner:
                 )
             for part in parts:
                 held = self.layouts.spans(batch, tower, part.layers[0])
-                picked, total = self._chosen(batch, held, tower, asked.tokens[tower], asked.spare_first)
-                chosen[tower] = picked
-                reads.append((part, _pool(picked, total, pooled=asked.pools(tower))))
+                picked, total = self._chosen(batch, held, tower, asked.tokens[name], asked.spare_first)
+                chosen[name] = picked
+                reads.append((part, _pool(picked, total, pooled=asked.pools(name))))
         rows, targets, target_rows, n_text, wanted = None, None, None, 0, []
         if asked.logits == "score":
             own, n_text = self._chosen(batch, self.layouts.head_spans(batch), self.encoder.text_tower, "all")
@@ -485,18 +486,18 @@ class Runner:
             rows = _cat(wanted)
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
         plan = Plan(tuple(reads), rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
-        pooled = {site.tower.name: asked.pools(site.tower.name) for site in asked.sites}
+        pooled = {site.name: asked.pools(site.name) for site in asked.sites}
         return Question(batch, plan, chosen, wanted, pooled, variant)
 
     def _answer(self, question: Question, reading: Reading) -> Step:
         """What a reading says of the stimuli of a batch."""
         wanted = question.wanted
-        residual: dict[str, Any] = {}
-        for tower, values in reading.residual.items():
-            if not question.pooled[tower]:
-                residual[tower] = [values[:, index] for index in question.chosen[tower]]
+        activations: dict[str, Any] = {}
+        for name, values in reading.activations.items():
+            if not question.pooled[name]:
+                activations[name] = [values[:, index] for index in question.chosen[name]]
             else:
-                residual[tower] = values
+                activations[name] = values
         split = None
         if reading.logits is not None:
             split = list(reading.logits.split([len(index) for index in wanted]))
@@ -504,7 +505,7 @@ class Runner:
         if reading.logprob is not None and reading.likeliest is not None:
             sizes = [item.prepared.n_targets for item in question.batch.items]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
-        return Step([item.index for item in question.batch.items], residual, split, scores, question.name)
+        return Step([item.index for item in question.batch.items], activations, split, scores, question.name)
 
     def generate(
         self, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
@@ -606,7 +607,7 @@ def _bytes_back(plan: Plan, engine: Engine) -> float:
     size = 0
     for sites, pool in plan.reads:
         rows = pool.n_positions if pool.lengths is None else len(pool.lengths)
-        size += rows * len(sites.layers) * sites.tower.width
+        size += rows * len(sites.layers) * sites.space.width
     if plan.logit_rows is not None and plan.targets is None:
         size += plan.columns.numel() if plan.columns is not None else len(plan.logit_rows) * engine.vocabulary
     return 4.0 * size

@@ -18,7 +18,7 @@ from modalnet.execution.plan import Write
 from modalnet.inputs.batch import Batch, Encoded
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.positions import Span, select
-from modalnet.models.towers import Tower
+from modalnet.models.sites import Space, get_space
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 # Tokens that a resample ablation draws from; more change nothing but memory.
 DONOR_TOKENS = 512
 
-#: Runs stimuli and yields, stimulus by stimulus, (index, {tower: [layer, token, dim]}) at chosen tokens.
+#: Runs stimuli and yields, stimulus by stimulus, (index, {space: [layer, token, dim]}) at chosen tokens.
 Read = Callable[..., Iterator[tuple[int, dict[str, "torch.Tensor"]]]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What an intervention does to one block.
+    """What an intervention does to one site.
 
     Attributes
     ----------
-    layer
-        Of the tower.
+    space, layer
+        Which site.
     dims, vector
-        One of the two: which dims, or which direction.
+        One of the two: which units of the layer, or which direction.
     """
 
-    tower: Tower
+    space: Space
     layer: int
     dims: Int[np.ndarray, " dims"] | None
     vector: Float[np.ndarray, " dim"] | None
@@ -54,7 +54,7 @@ class Part:
         return 1 if self.dims is None else len(self.dims)
 
     def of(self, values: Float[torch.Tensor, "token dim"]) -> Float[torch.Tensor, "token dims"]:
-        """These units' (or this direction's) values among all of a block."""
+        """These units' (or this direction's) values among all of a layer."""
         import torch
 
         if self.dims is None:
@@ -69,7 +69,7 @@ class Edits:
     ----------
     interventions
         In the order in which they apply.
-    towers
+    spaces
         Those of the model.
     read
         Runs stimuli without any intervention; see ``Read``.
@@ -79,15 +79,15 @@ class Edits:
     Raises
     ------
     InputError
-        A tower, layer or shape that the model does not have; sources that do not fit in number.
+        A space, layer or shape that the model does not have; sources that do not fit in number.
     """
 
     def __init__(
-        self, interventions: Sequence[Intervention], towers: Mapping[str, Tower], read: Read, owners: Sequence[int]
+        self, interventions: Sequence[Intervention], spaces: Mapping[str, Space], read: Read, owners: Sequence[int]
     ) -> None:
         self.interventions = tuple(interventions)
         self.owners = tuple(owners)
-        self.parts = [_parts(one, towers) for one in self.interventions]
+        self.parts = [_parts(one, spaces) for one in self.interventions]
         self._values = [
             _compute(one, parts, read, len(set(owners)))
             for one, parts in zip(self.interventions, self.parts, strict=True)
@@ -96,7 +96,7 @@ class Edits:
     @property
     def towers(self) -> list[str]:
         """Names of the towers that are written to."""
-        return list(dict.fromkeys(part.tower.name for parts in self.parts for part in parts))
+        return list(dict.fromkeys(part.space.tower.name for parts in self.parts for part in parts))
 
     @property
     def by_owner(self) -> bool:
@@ -107,16 +107,16 @@ class Edits:
 
     def first_layer(self, tower: str) -> int | None:
         """The first block of a tower that is written to; None where none is."""
-        return min((part.layer for parts in self.parts for part in parts if part.tower.name == tower), default=None)
+        return min((part.layer for parts in self.parts for part in parts if part.space.tower.name == tower), default=None)
 
     def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
         """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""
         made = []
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
-            for name in dict.fromkeys(part.tower.name for part in parts):
+            for name in dict.fromkeys(part.space.tower.name for part in parts):
                 whose = [self.owners[item.index] for item in batch.items]
                 known: dict[int, Any] = {}
-                for part in (part for part in parts if part.tower.name == name):
+                for part in (part for part in parts if part.space.tower.name == name):
                     own, total = spans(batch, name, part.layer)
                     if total not in known:  # most towers hold the same positions in every block
                         known[total] = [
@@ -155,11 +155,12 @@ class Edits:
                 continue
             # The encoder of an encoder-decoder model runs once.
             for part in parts:
-                if part.tower.modality != "text" or (batch.written and not part.tower.is_decoder):
+                tower = part.space.tower
+                if tower.modality != "text" or (batch.written and not tower.is_decoder):
                     continue
-                (span,), _ = spans(batch, part.tower.name)
+                (span,), _ = spans(batch, tower.name)
                 places = select(
-                    one.tokens, span, tower=part.tower.name, label=batch.items[0].label, spare_first=one.spared
+                    one.tokens, span, tower=tower.name, label=batch.items[0].label, spare_first=one.spared
                 )
                 # Draws go on where those of the prompt ended.
                 whole = torch.cat([places, places.new_zeros(steps)])
@@ -188,39 +189,30 @@ def _write(part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple
     a, b = affine
     dims = None if part.dims is None else torch.from_numpy(part.dims)
     vector = None if part.vector is None else torch.from_numpy(np.array(part.vector))
-    return Write(part.tower, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)
+    return Write(part.space, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)
 
 
-def _parts(one: Intervention, towers: Mapping[str, Tower]) -> list[Part]:
-    for name in one.towers:
-        if name not in towers:
-            raise InputError(f"{one} is on the {name} tower, but the model's towers are {', '.join(towers)}.")
+def _parts(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
     target = one.target
     if isinstance(target, Units):
-        for name, shape in target.shapes.items():
-            if name in towers and shape != towers[name].shape:
-                raise InputError(
-                    f"{one}: these units are of a model whose {name} tower has shape {shape}, [layer, dim]; this "
-                    f"model's has {towers[name].shape}."
-                )
         return [
-            Part(towers[name], layer, np.flatnonzero(mask[layer]), None)
+            Part(get_space(spaces, name), layer, np.flatnonzero(mask[layer]), None)
             for name, mask in target.mask.items()
             for layer in np.flatnonzero(mask.any(axis=1)).tolist()
         ]
     where = target if isinstance(target, Site) else target.site
-    tower = towers[where.tower]
-    if not -tower.n_layers <= where.layer < tower.n_layers:
-        raise InputError(f"{one}: the {tower.name} tower has layers 0..{tower.n_layers - 1}.")
-    layer = where.layer % tower.n_layers
+    space = get_space(spaces, where.space, f"{one}: the model")
+    if not -space.n_layers <= where.layer < space.n_layers:
+        raise InputError(f"{one}: {space.name} has layers 0..{space.n_layers - 1}.")
+    layer = where.layer % space.n_layers
+    vectors = [target.vector] if isinstance(target, Direction) else []
+    vectors += list(one.values.values()) if isinstance(one.values, Mapping) else []
+    for vector in vectors:
+        if vector.shape != (space.width,):
+            raise InputError(f"{one}: a layer of {space.name} has {space.width} units; got {vector.shape}.")
     if isinstance(target, Direction):
-        if target.vector.shape != (tower.width,):
-            raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {target.vector.shape}.")
-        return [Part(tower, layer, None, target.vector)]
-    for vector in one.values.values() if isinstance(one.values, Mapping) else ():
-        if vector.shape != (tower.width,):
-            raise InputError(f"{one}: the {tower.name} tower has {tower.width} dims; got {vector.shape}.")
-    return [Part(tower, layer, np.arange(tower.width), None)]
+        return [Part(space, layer, None, target.vector)]
+    return [Part(space, layer, np.arange(space.width), None)]
 
 
 #: (part, items of the batch, their positions, whose they are) → factor and summand.
@@ -237,14 +229,14 @@ def _compute(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: in
     if one.kind in ("add", "set_to") or isinstance(one.values, Mapping):
         factor = 1.0 if one.kind == "add" else 0.0
         return lambda part, items, picked, whose: (factor, _constant(one, part))
-    layers = {name: sorted({p.layer for p in parts if p.tower.name == name}) for name in one.towers}
-    places = {(p.tower.name, p.layer): p for p in parts}
+    layers = {name: sorted({p.layer for p in parts if p.space.name == name}) for name in one.spaces}
+    places = {(p.space.name, p.layer): p for p in parts}
     if one.kind == "mean":
         means = _means(one, places, layers, read)
-        return lambda part, items, picked, whose: (0.0, means[part.tower.name, part.layer])
+        return lambda part, items, picked, whose: (0.0, means[part.space.name, part.layer])
     if one.kind == "resample":
         donors = _donors(one, places, layers, read)
-        return lambda part, items, picked, whose: (0.0, _drawn(one, donors[part.tower.name, part.layer], picked, whose))
+        return lambda part, items, picked, whose: (0.0, _drawn(one, donors[part.space.name, part.layer], picked, whose))
     if len(one.values) not in (1, n_stimuli):
         raise InputError(
             f"{one}: a patch takes one source for all, or one for each of the {n_stimuli} stimuli; got "
@@ -262,7 +254,7 @@ def _constant(one: Intervention, part: Part) -> torch.Tensor:
 
     if not isinstance(one.values, Mapping):
         return torch.full((part.width,), float(one.values))
-    values = one.values[part.tower.name]
+    values = one.values[part.space.name]
     chosen = values if values.ndim == 1 else values[part.layer][part.dims]
     return torch.from_numpy(np.array(chosen, dtype=np.float32))
 
@@ -338,10 +330,10 @@ def _patched(
 
     rows = []
     for (item, owner), positions in zip(stimuli, picked, strict=True):
-        source = sources[owner if len(sources) > 1 else 0][part.tower.name, part.layer]
+        source = sources[owner if len(sources) > 1 else 0][part.space.name, part.layer]
         if len(source) != len(positions):
             raise InputError(
-                f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.tower.name} tower, its "
+                f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.space.tower.name} tower, its "
                 f"source has {len(source)}. Give sources of the same length, or patch at tokens that both have, such "
                 'as .at("last").'
             )

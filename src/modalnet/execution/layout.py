@@ -27,6 +27,7 @@ from modalnet.execution.trace import Engine, LayoutError
 from modalnet.inputs.batch import Batch, Encoded, TextTokens
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span
+from modalnet.models.sites import Space
 from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class Layouts:
         parts: dict[int, list[int]] = {}
         for layer in sites.layers:
             parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
-        return [Sites(sites.tower, tuple(layers)) for layers in parts.values()]
+        return [Sites(sites.space, tuple(layers)) for layers in parts.values()]
 
     def look_for_merging(self, item: Encoded) -> bool:
         """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
@@ -396,7 +397,7 @@ class Layouts:
         """Every position of the first (or another) block of each tower, flat, and its shape."""
         batch = self.encoder.collate(items)
         ordered = [name for name in self.towers if name in towers]
-        plan = Plan(tuple((Sites(self.towers[name], (layer,)), Pool(0)) for name in ordered), root=batch.root)
+        plan = Plan(tuple((Sites(Space(self.towers[name]), (layer,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
         return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
 

@@ -11,32 +11,39 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
-from modalnet.models.towers import Tower
+from modalnet.models.sites import Space, choose_spaces, get_space
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
 
+    from modalnet.models.towers import Tower
+
 
 @dataclass(frozen=True)
 class Sites:
-    """Blocks of one tower whose outputs are read.
+    """Layers of one space that are read.
 
     Attributes
     ----------
-    tower
-        The tower.
+    space
+        The space.
     layers
-        Which of its blocks, ascending.
+        Which of its layers, ascending.
     """
 
-    tower: Tower
+    space: Space
     layers: tuple[int, ...]
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """Module paths of the blocks."""
-        return tuple(self.tower.paths[layer] for layer in self.layers)
+    def name(self) -> str:
+        """Name of the space."""
+        return self.space.name
+
+    @property
+    def tower(self) -> Tower:
+        """The tower that the space is along."""
+        return self.space.tower
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,18 @@ class Pool:
 
 @dataclass(frozen=True)
 class Write:
-    """One edit of a block's output: ``a * x + b`` for some dims, or for one direction, at some positions.
+    """One edit of a site: ``a * x + b`` for some units, or for one direction, at some positions.
 
     Attributes
     ----------
-    tower, layer
-        Which block.
+    space, layer
+        Which site.
     n_positions
         How many flat positions (padding included) the tower must hold for the indices to be right.
     rows
         Flat positions to edit.
     dims
-        Which dims; None where ``vector`` is given.
+        Which units of the layer; None where ``vector`` is given.
     vector
         A direction of length one, ``[dim]``; then the component along it is edited.
     a, b
@@ -79,7 +86,7 @@ class Write:
         counts as one dim.
     """
 
-    tower: Tower
+    space: Space
     layer: int
     n_positions: int
     rows: Int[torch.Tensor, " position"]
@@ -87,6 +94,11 @@ class Write:
     vector: Float[torch.Tensor, " dim"] | None
     a: float
     b: Float[torch.Tensor, "... dims"]
+
+    @property
+    def tower(self) -> Tower:
+        """The tower that the space is along."""
+        return self.space.tower
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class Plan:
     Attributes
     ----------
     reads
-        Sites and pool per tower, in the order in which the forward pass reaches them.
+        Sites and their pools.
     logit_rows
         Flat positions whose logits are wanted, in order; None for none of them.
     targets
@@ -136,7 +148,7 @@ class Plan:
     root
         Module path of the part of the model that runs (``""`` for the whole).
     writes
-        Edits, in the order in which they apply where they meet at a block. A block's output is read after its edits.
+        Edits, in the order in which they apply where they meet at a site. A site is read after its edits.
     prefixes
         Blocks that are skipped, one entry per tower; nothing is read of them or written to them.
     """
@@ -151,61 +163,59 @@ class Plan:
     columns: Int[torch.Tensor, "position token"] | None = None
     target_rows: Int[torch.Tensor, " target"] | None = None
 
-    def steps(self) -> list[tuple[Tower, int, tuple[Write, ...], Pool | None]]:
-        """The blocks that are touched, in forward order: what is written there, and how it is then read."""
-        pools = {(sites.tower.name, layer): pool for sites, pool in self.reads for layer in sites.layers}
-        towers = {sites.tower.name: sites.tower for sites, _ in self.reads}
-        towers |= {write.tower.name: write.tower for write in self.writes}
-        steps = []
-        for tower in sorted(towers.values(), key=lambda tower: tower.order):
-            for layer in range(tower.n_layers):
-                here = tuple(one for one in self.writes if (one.tower.name, one.layer) == (tower.name, layer))
-                if here or (tower.name, layer) in pools:
-                    steps.append((tower, layer, here, pools.get((tower.name, layer))))
-        return steps
+    def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
+        """The sites that are touched, in forward order: what is written there, and how it is then read."""
+        pools = {(sites.space, layer): pool for sites, pool in self.reads for layer in sites.layers}
+        writes: dict[tuple[Space, int], list[Write]] = {}
+        for write in self.writes:
+            writes.setdefault((write.space, write.layer), []).append(write)
+        touched = sorted({*pools, *writes}, key=lambda site: site[0].order(site[1]))
+        return [(*site, tuple(writes.get(site, ())), pools.get(site)) for site in touched]
+
+    def names(self) -> list[str]:
+        """Of each site that is read, in forward order, the name of its space."""
+        return [space.name for space, _, _, pool in self.steps() if pool is not None]
 
 
-def choose_sites(towers: Mapping[str, Tower], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:
-    """Resolve ``read=`` to sites in forward order.
+def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:
+    """Resolve ``read=`` to sites in the order of the model.
 
     Parameters
     ----------
-    towers
-        All towers of the model.
+    spaces
+        All spaces of the model.
     read
-        None for every tower that the input reaches, a tower's name, a list of names, or layers per tower, such as
-        ``{"decoder": [0, 5, -1]}``.
+        None for the residual stream of every tower that the input reaches, a space's name, a list of names, or layers
+        per space, such as ``{"decoder": [0, 5, -1]}``.
     reached
         Names of the towers that the input reaches.
 
     Raises
     ------
     InputError
-        For a tower or layer that does not exist, or that the input does not reach.
+        For a space or layer that does not exist, or that the input does not reach.
     """
     if read is None:
-        read = list(reached)
+        read = [name for name in choose_spaces(spaces, None) if spaces[name].tower.name in reached]
     if not isinstance(read, str | Mapping | list | tuple | set):
-        raise InputError(f"read={read!r} is not known. Give a tower's name, a list of them, or layers per tower.")
+        raise InputError(f"read={read!r} is not known. Give a space's name, a list of them, or layers per space.")
     named = [read] if isinstance(read, str) else read
-    wanted: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
+    given: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
+    wanted = {get_space(spaces, name).name: layers for name, layers in given.items()}
     for name in wanted:
-        if name not in towers:
-            raise InputError(f"there is no tower {name!r} in this model; its towers are {', '.join(towers)}.")
-        if name not in reached:
+        tower = spaces[name].tower
+        if tower.name not in reached:
             raise InputError(
-                f"the {name} tower is not reached by these stimuli: give stimuli with {towers[name].noun}."
+                f"the {tower.name} tower is not reached by these stimuli: give stimuli with {tower.noun}."
             )
-    return tuple(Sites(towers[name], _layers(towers[name], wanted[name])) for name in towers if name in wanted)
+    return tuple(Sites(space, _layers(space, wanted[name])) for name, space in spaces.items() if name in wanted)
 
 
-def _layers(tower: Tower, layers: Any) -> tuple[int, ...]:
+def _layers(space: Space, layers: Any) -> tuple[int, ...]:
     if layers is None:
-        return tuple(range(tower.n_layers))
+        return tuple(range(space.n_layers))
     chosen = [layers] if isinstance(layers, int) else list(layers)
     for layer in chosen:
-        if not isinstance(layer, int) or not -tower.n_layers <= layer < tower.n_layers:
-            raise InputError(
-                f"layer {layer!r} is not in the {tower.name} tower, which has layers 0..{tower.n_layers - 1}."
-            )
-    return tuple(sorted({layer % tower.n_layers for layer in chosen}))
+        if not isinstance(layer, int) or not -space.n_layers <= layer < space.n_layers:
+            raise InputError(f"layer {layer!r} is not in {space.name}, which has layers 0..{space.n_layers - 1}.")
+    return tuple(sorted({layer % space.n_layers for layer in chosen}))

@@ -23,7 +23,8 @@ from modalnet.execution.edits import Edits
 from modalnet.execution.layout import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Write
 from modalnet.inputs.batch import Batch, Encoded, Prepared
-from modalnet.interventions.positions import TokenRow
+from modalnet.interventions.positions import TokenChoice, TokenRow
+from modalnet.models.sites import Space
 
 if TYPE_CHECKING:
     import torch
@@ -43,34 +44,34 @@ class State:
     ----------
     encoded
         Its inputs.
-    residual
-        Per tower ``[layer, token, dim]`` float32: what each block puts out at the stimulus' own tokens.
+    activations
+        Per space ``[layer, token, dim]`` float32, at the stimulus' own tokens.
     outcome
         What was wanted of its logits (see :class:`Outcome`); None where nothing was.
     """
 
     encoded: Encoded
-    residual: Mapping[str, Float[torch.Tensor, "layer token dim"]]
+    activations: Mapping[str, Float[torch.Tensor, "layer token dim"]]
     outcome: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Swap:
-    """Other values for some tokens of one block.
+    """Other values for some tokens of one site.
 
     Attributes
     ----------
-    tower, layer
-        Which block.
+    space, layer
+        Which site.
     tokens
         Places among the stimulus' own tokens.
     values
         ``[token, dims]``.
     dims
-        Which dims of the block; None for all.
+        Which units of the layer; None for all.
     """
 
-    tower: str
+    space: Space
     layer: int
     tokens: Int[torch.Tensor, " token"]
     values: Float[torch.Tensor, "token dims"]
@@ -130,22 +131,23 @@ class Sweep:
     def states(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str],
+        spaces: Sequence[Space],
         edits: Edits | None,
         batch_size: Any,
         outcome: Outcome | None = None,
     ) -> list[State]:
-        """Run stimuli and keep what every block puts out, in their order, and what is wanted of the logits."""
-        sites = [Sites(self.layouts.towers[name], tuple(range(self.layouts.towers[name].n_layers))) for name in towers]
+        """Run stimuli and store their activations in some spaces, in their order, and what is wanted of the logits."""
+        sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
+        tokens: dict[str, TokenChoice] = {space.name: "all" for space in spaces}
         found: list[Any] = [None] * len(prepared)
         logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
         steps = self.runner.stream(
-            prepared, sites, dict.fromkeys(towers, "all"), logits=logits, batch_size=batch_size, variants=[edits]
+            prepared, sites, tokens, logits=logits, batch_size=batch_size, variants=[edits]
         )
         for step in steps:
             for place, index in enumerate(step.indices):
                 # A copy: a slice would keep its whole batch in memory.
-                residual = {name: values[place].clone() for name, values in step.residual.items()}
+                activations = {name: values[place].clone() for name, values in step.activations.items()}
                 wanted = None
                 if step.scores is not None:
                     wanted = step.scores[place][0].clone()
@@ -153,13 +155,13 @@ class Sweep:
                     wanted = step.logits[place].clone()
                     if outcome.kind == "columns":
                         wanted = wanted[:, list(outcome.columns[index])]
-                found[index] = State(self.encoder.encode(prepared[index]), residual, wanted)
+                found[index] = State(self.encoder.encode(prepared[index]), activations, wanted)
         return found
 
     def gradients(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str],
+        spaces: Sequence[Space],
         measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
         edits: Edits | None,
         batch_size: Any,
@@ -170,7 +172,7 @@ class Sweep:
         ----------
         prepared
             Stimuli with or without continuations.
-        towers
+        spaces
             Where gradients are wanted.
         measure
             From logits ``[row, vocab]`` of some of the stimuli, and their indices, to one value for each.
@@ -178,12 +180,13 @@ class Sweep:
         Yields
         ------
         tuple
-            Index, state, per tower the gradient of the measure ``[layer, token, dim]``, and the measure.
+            Index, state, per space the gradient of the measure ``[layer, token, dim]``, and the measure.
         """
         limit = BatchLimit(batch_size, self.engine)
         # A backward pass keeps what every block computed on the way.
         limit.count, limit.tokens = max(1, limit.count // 4), limit.tokens / 4
-        sites = [Sites(self.layouts.towers[name], tuple(range(self.layouts.towers[name].n_layers))) for name in towers]
+        sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
+        towers = list(dict.fromkeys(space.tower.name for space in spaces))
         encoded = [self.encoder.encode(item) for item in sorted(prepared, key=lambda item: item.order)]
         for items in _packed(encoded, limit, list(range(len(encoded)))):
             waiting = deque(self._side_by_side([encoded[i] for i in items], towers))
@@ -203,11 +206,11 @@ class Sweep:
         import torch
 
         batch = self.encoder.collate(items)
-        spans = {site.tower.name: self.layouts.spans(batch, site.tower.name) for site in sites}
+        spans = {site.name: self.layouts.spans(batch, site.tower.name) for site in sites}
         rows, n_text = self._rows(batch)
         indices = [item.index for item in items]
         plan = Plan(
-            tuple((site, Pool(spans[site.tower.name][1])) for site in sites),
+            tuple((site, Pool(spans[site.name][1])) for site in sites),
             torch.cat(rows),
             n_text_positions=n_text,
             root=batch.root,
@@ -220,7 +223,7 @@ class Sweep:
         found = []
         for place, item in enumerate(items):
             at = {name: own[place].index for name, (own, _) in spans.items()}
-            state = State(item, {name: values[:, at[name]] for name, values in reading.residual.items()})
+            state = State(item, {name: values[:, at[name]] for name, values in reading.activations.items()})
             gradient = {name: values[:, at[name]] for name, values in reading.gradient.items()}
             found.append((item.index, state, gradient, reading.measured[place]))
         return found
@@ -286,12 +289,12 @@ class Sweep:
                 yield from self._batch(asked, cells, places, limit)
 
     def _entry(self, cell: Cell) -> tuple[str, int] | None:
-        """The first block that a cell writes to."""
-        places = [(self.layouts.towers[swap.tower].order, swap.layer, swap.tower) for swap in cell.swaps]
-        if not places:
+        """The first block that a cell writes to, where the blocks up to it need not run; None where they do."""
+        # Behind a site that is not all that later layers see, blocks before it cannot be stood in for by its values.
+        if not cell.swaps or not all(swap.space.whole for swap in cell.swaps):
             return None
-        _, layer, tower = min(places)
-        return tower, layer
+        first = min(cell.swaps, key=lambda swap: swap.space.order(swap.layer))
+        return first.space.tower.name, first.layer
 
     def _is_text(self, tower: str) -> bool:
         return self.layouts.towers[tower].modality == "text"
@@ -457,7 +460,7 @@ class Sweep:
         if self._is_text(tower):
             made = [Prefix(self.layouts.towers[tower], layer + 1, (self._hidden(batch, states, cells, tower, layer),))]
             image = self.layouts.image_tower
-            seen = image is not None and all(image.name in states[cell.state].residual for cell in cells)
+            seen = image is not None and all(image.name in states[cell.state].activations for cell in cells)
             if image is not None and batch.items[0].n_images and seen and self._skips.get(image.name, True):
                 made.append(self.image_prefix(batch, states, cells))
             return tuple(made)
@@ -482,9 +485,9 @@ class Sweep:
         spans, total = self.layouts.spans(batch, tower)
         flat = torch.zeros(total, self.layouts.towers[tower].width)
         for cell, span in zip(cells, spans, strict=True):
-            flat[span.index] = states[cell.state].residual[tower][layer]
+            flat[span.index] = states[cell.state].activations[tower][layer]
             for swap in cell.swaps:
-                if (swap.tower, swap.layer) == (tower, layer):
+                if (swap.space.name, swap.layer) == (tower, layer):
                     where = span.index[swap.tokens]
                     if swap.dims is None:
                         flat[where] = swap.values
@@ -496,17 +499,15 @@ class Sweep:
         """The swaps as edits on the way."""
         import torch
 
-        spans = {
-            name: self.layouts.spans(batch, name) for name in {swap.tower for cell in cells for swap in cell.swaps}
-        }
+        towers = {swap.space.tower.name for cell in cells for swap in cell.swaps}
+        spans = {name: self.layouts.spans(batch, name) for name in towers}
         made = []
         for place, cell in enumerate(cells):
             for swap in cell.swaps:
-                own, total = spans[swap.tower]
-                tower = self.layouts.towers[swap.tower]
-                dims = torch.arange(tower.width) if swap.dims is None else swap.dims
+                own, total = spans[swap.space.tower.name]
+                dims = torch.arange(swap.space.width) if swap.dims is None else swap.dims
                 where = own[place].index[swap.tokens]
-                made.append(Write(tower, swap.layer, total, where, dims, None, 0.0, swap.values))
+                made.append(Write(swap.space, swap.layer, total, where, dims, None, 0.0, swap.values))
         return made
 
     def _agree(self, skipping: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> bool:

@@ -22,6 +22,7 @@ from modalnet.errors import ModalnetError
 from modalnet.execution.plan import Plan, Prefix
 from modalnet.execution.sweep import Cell, State, Swap, Sweep
 from modalnet.inputs.batch import Encoded
+from modalnet.models.sites import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,10 +97,11 @@ def _text(
     import torch
 
     image, text = towers
+    space = Space(image)
 
     black, white = sweep.states(
         sweep.encoder.prepare([_with(stimulus, _picture(size, 0, at)) for at in (0, size[0])]),
-        [image.name],
+        [space],
         None,
         "auto",
     )
@@ -116,8 +118,8 @@ def _text(
             cells = []
             for step in steps[start : start + AT_ONCE]:
                 tokens = torch.from_numpy(np.flatnonzero(middles[:, axis] < step))
-                values = [white.residual[image.name][layer][tokens] for layer in range(depth)]
-                cells.append(Cell(0, tuple(Swap(image.name, layer, tokens, values[layer]) for layer in range(depth))))
+                values = [white.activations[image.name][layer][tokens] for layer in range(depth)]
+                cells.append(Cell(0, tuple(Swap(space, layer, tokens, values[layer]) for layer in range(depth))))
             items = [black.encoded] * len(cells)
             rows += _entering(sweep, items, lambda batch, c=cells: _behind(sweep, batch, black, c, text), towers)
         extents.append(_extent(rows, steps))

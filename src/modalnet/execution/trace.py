@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError, ModalnetError, RemoteError
 from modalnet.execution.plan import Plan
+from modalnet.models.sites import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,27 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[tuple[Any,
     return flat
 
 
-def by_position(hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
-    """A block's output as ``[..., width]``, whatever its own order of dimensions; see ``_form``."""
-    width, streams, first = form
+#: How a site lays out its activations: width, number of streams, whether streams come first, whether it is an input.
+Form = tuple[int, int, bool, bool]
+
+
+def site_value(module: Any, form: Form) -> Any:
+    """What a site holds: the output of its module, or its input."""
+    return module.input if form[3] else module.output
+
+
+def write_site(module: Any, form: Form, hidden: torch.Tensor, before: Any) -> None:
+    """Replace what a site holds, with everything else that a block puts out beside it."""
+    after = (hidden, *before[1:]) if isinstance(before, tuple | list) else hidden
+    if form[3]:
+        module.input = after
+    else:
+        module.output = after
+
+
+def by_position(hidden: torch.Tensor, form: Form) -> Any:
+    """A site's activations as ``[..., width]``, whatever its own order of dimensions; see ``_form``."""
+    width, streams, first, _ = form
     if hidden.shape[-1] == width:
         return hidden
     if streams > 1 and hidden.shape[-1] * streams == width:
@@ -67,9 +86,9 @@ def by_position(hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
     return hidden
 
 
-def as_before(flat: torch.Tensor, hidden: torch.Tensor, form: tuple[int, int, bool]) -> Any:
+def as_before(flat: torch.Tensor, hidden: torch.Tensor, form: Form) -> Any:
     """The reverse of ``by_position``: ``[position, width]`` in the shape of a block's output."""
-    width, streams, first = form
+    width, streams, first, _ = form
     if hidden.shape[-1] == width or (streams > 1 and not first):
         return flat.reshape(hidden.shape)
     at, to = (0, -2) if streams > 1 else (1, -1)
@@ -104,11 +123,11 @@ class Reading:
 
     Attributes
     ----------
-    residual
-        Per tower, float32 on the CPU: ``[stimulus, layer, dim]`` where the plan pools, otherwise
+    activations
+        Per space, float32 on the CPU: ``[stimulus, layer, dim]`` where the plan pools, otherwise
         ``[layer, position, dim]`` with every flat position.
     shapes
-        Per tower, the shape of a block's output in this batch.
+        Per space, the shape of a site's activations in this batch.
     logits
         ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where not asked for.
     logprob, likeliest
@@ -117,14 +136,14 @@ class Reading:
     picked
         ``[position, token]``: the logits at the plan's columns; None where it has none.
     gradient
-        Per tower, ``[layer, position, dim]``: of the measure with respect to each position that is read.
+        Per space, ``[layer, position, dim]``: of the measure with respect to each position that is read.
     measured
         ``[value]``: what the measure gave.
     inward
         In the shape of an input: of the measure with respect to it; None where that was not asked for.
     """
 
-    residual: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
+    activations: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     logits: Float[torch.Tensor, "position vocab"] | None = None
     logprob: Float[torch.Tensor, " target"] | None = None
@@ -322,8 +341,7 @@ class Engine:
         """
         programs = self._programs(asked)
         for program, (_, plan), members in zip(programs, asked, groups, strict=True):
-            towers = [(sites.tower.name, len(sites.layers)) for sites, _ in plan.reads]
-            program["reduction"] = (towers, list(members), n_groups, absolute)
+            program["reduction"] = (plan.names(), list(members), n_groups, absolute)
         saved, sums = self._session(self._forward, programs)
         for one in saved:
             _follow(one["wrong"])
@@ -404,19 +422,20 @@ class Engine:
     def _program(self, inputs: dict[str, Any], plan: Plan) -> dict[str, Any]:
         """A plan as what a trace takes: envoys, tensors and plain Python."""
         indices = {id(pool): self._index(pool) for _, pool in plan.reads}
-        # One entry per block, in forward order: (envoy, what stands in for its output, tower, expected positions and
+        # One entry per site, in forward order: (envoy, what stands in for its output, tower, expected positions and
         # rows, edits, whether to read, index, lengths, form).
         stimuli = len(inputs["input_ids"]) if "input_ids" in inputs else 1
         steps: list[tuple[Any, ...]] = []
-        for tower, layer, writes, pool in plan.steps():
+        for space, layer, writes, pool in plan.steps():
+            tower = space.tower
             edits = [self._edit(write) for write in writes]
             # A pool of no positions is one that asks how many there are.
             positions = writes[0].n_positions if writes else (pool.n_positions or None) if pool else None
             expected = positions, stimuli if tower.modality == "text" else 1
             lengths = None if pool is None or pool.lengths is None else pool.lengths.tolist()
             index = None if pool is None else indices[id(pool)]
-            block = self.envoy.get(tower.paths[layer])
-            steps.append((block, None, tower.name, expected, edits, pool is not None, index, lengths, _form(tower)))
+            module = self.envoy.get(space.paths[layer])
+            steps.append((module, None, tower.name, expected, edits, pool is not None, index, lengths, _form(space)))
         steps += self._skips(plan)
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         touched = [sites.tower for sites, _ in plan.reads] + [write.tower for write in plan.writes]
@@ -478,12 +497,12 @@ class Engine:
                 if instead is not None:
                     block.skip(instead)
                     continue
-                output = block.output
+                output = site_value(block, form)
                 hidden = output[0] if isinstance(output, tuple | list) else output
                 if backward and not sources and not hidden.requires_grad:
                     # With frozen weights nothing before the first site asks for a gradient.
                     hidden = hidden.detach().requires_grad_()
-                    block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                    write_site(block, form, hidden, output)
                 placed = by_position(hidden, form)
                 flat = placed.reshape(-1, placed.shape[-1])
                 otherwise = misplaced(placed, expected)
@@ -493,7 +512,7 @@ class Engine:
                 if edits:
                     flat = edited(flat, edits)
                     hidden = as_before(flat, hidden, form)
-                    block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                    write_site(block, form, hidden, output)
                 if not read:
                     continue
                 shapes.append(tuple(placed.shape))
@@ -579,7 +598,7 @@ class Engine:
                 raise LayoutError("the LM head does not see one vector per text token")
             if saved["gradients"]:
                 reading.measured = values[0].cpu()
-                reading.gradient = self._gather(plan, saved["gradients"], saved["shapes"]).residual
+                reading.gradient = self._gather(plan, saved["gradients"], saved["shapes"]).activations
             elif plan.columns is not None:
                 reading.picked = values[0].cpu()
             elif plan.targets is None:
@@ -627,7 +646,7 @@ class Engine:
         block = self.envoy.get(tower.paths[0])
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": _form(tower)}
+        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": _form(Space(tower))}
         run = self._entrance
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
         return saved["found"][0].cpu()
@@ -724,11 +743,11 @@ class Engine:
             If a tower holds another number of positions than the edits expect.
         """
         prompt = [
-            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w], _form(w[0].tower))
+            (b, w[0].tower.name, w[0].n_positions, [self._edit(one) for one in w], _form(w[0].space))
             for b, w in self._blocks(writes)
         ]
         after = [
-            (b, w[0].tower.name, [self._edit(one) for one in w], _form(w[0].tower)) for b, w in self._blocks(later)
+            (b, w[0].tower.name, [self._edit(one) for one in w], _form(w[0].space)) for b, w in self._blocks(later)
         ]
         moved = {name: self._place(value) for name, value in inputs.items()}
         # Some models hand their decoder embeddings and let that one generate: there the tokens that are fed to a step
@@ -786,7 +805,7 @@ class Engine:
                 for step in tracer.iter[:]:
                     if step == 0:
                         for block, name, expected, edits, form in prompt:
-                            output = block.output
+                            output = site_value(block, form)
                             hidden = output[0] if isinstance(output, tuple | list) else output
                             placed = by_position(hidden, form)
                             flat = placed.reshape(-1, placed.shape[-1])
@@ -794,11 +813,11 @@ class Engine:
                                 wrong.append((name, f"{flat.shape[0]} positions", f"{expected}"))
                                 tracer.stop()
                             hidden = as_before(edited(flat, edits), hidden, form)
-                            block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                            write_site(block, form, hidden, output)
                     else:
                         fed.append(fed_to.inputs[1][ids] if ids else fed_to.input)
                         for block, name, edits, form in after:
-                            output = block.output
+                            output = site_value(block, form)
                             hidden = output[0] if isinstance(output, tuple | list) else output
                             placed = by_position(hidden, form)
                             flat = placed.reshape(-1, placed.shape[-1])
@@ -807,13 +826,13 @@ class Engine:
                                 tracer.stop()  # it reads all of the text again at every step
                             now = [(w, d, v, a, b[step - 1] if b.ndim == 2 else b) for w, d, v, a, b in edits]
                             hidden = as_before(edited(flat, now), hidden, form)
-                            block.output = (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+                            write_site(block, form, hidden, output)
         return {"fed": list(fed), "wrong": list(wrong)}
 
     def _blocks(self, writes: Sequence[Write]) -> list[tuple[Any, list[Write]]]:
-        """The envoys of the blocks that are written to, in forward order, with their writes."""
+        """The envoys of the sites that are written to, in forward order, with their writes."""
         steps = Plan((), writes=tuple(writes)).steps()
-        return [(self.envoy.get(tower.paths[layer]), list(here)) for tower, layer, here, _ in steps]
+        return [(self.envoy.get(space.paths[layer]), list(here)) for space, layer, here, _ in steps]
 
     def _index(self, pool: Pool) -> Any:
         """A pool's positions where the model is, moved once for all blocks; empty for every position in order."""
@@ -832,31 +851,29 @@ class Engine:
         return write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device)
 
     def _gather(self, plan: Plan, vectors: list[Any], shapes: list[Any]) -> Reading:
-        """Bring what a trace saved to the CPU, one transfer per tower."""
+        """Bring what a trace saved to the CPU, one transfer per space."""
         import torch
 
         reading = Reading()
-        done = 0
-        for sites, pool in plan.reads:
-            name, count = sites.tower.name, len(sites.layers)
-            found = shapes[done : done + count]
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(plan.names()):
+            places.setdefault(name, []).append(place)
+        pools = {sites.name: (sites.space, pool) for sites, pool in plan.reads}
+        for name, own in places.items():
+            space, pool = pools[name]
+            found = [shapes[place] for place in own]
             for shape in found:
-                if shape[-1] != sites.tower.width:
+                if shape[-1] != space.width:
                     raise ModalnetError(
-                        f"a block of the {name} tower puts out width {shape[-1]}, but its units were counted with "
-                        f"width {sites.tower.width}. Please report this model."
+                        f"a layer of {name} holds {shape[-1]} activations per token, but its units were counted as "
+                        f"{space.width}. Please report this model."
                     )
-            read = vectors[done : done + count]
             if pool.index is None and len(set(found)) > 1:
-                raise LayoutError(f"blocks of the {name} tower hold {[shape[:-1] for shape in found]}")
-            device = read[0].device
-            stacked = torch.stack([vector.to(device) for vector in read]).cpu()
-            stacked = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
-            # A tower that merges patches on its way is read in parts.
-            before = reading.residual.get(name)
-            reading.residual[name] = stacked if before is None else torch.cat([before, stacked], 1)
+                raise LayoutError(f"layers of {name} hold {[shape[:-1] for shape in found]}")
+            device = vectors[own[0]].device
+            stacked = torch.stack([vectors[place].to(device) for place in own]).cpu()
+            reading.activations[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
             reading.shapes[name] = found[0]
-            done += count
         return reading
 
     def head(self) -> Any:
@@ -944,6 +961,9 @@ def _at_once(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] |
     return parts
 
 
-def _form(tower: Tower) -> tuple[int, int, bool]:
-    """How the blocks of a tower lay out their output: width, number of streams, whether streams come first."""
-    return tower.width, tower.streams, tower.streams_first
+def _form(space: Space) -> Form:
+    """How the sites of a space lay out their activations."""
+    tower = space.tower
+    # What is inside a block is computed for one stream.
+    streams = tower.streams if space.whole else 1
+    return space.width, streams, tower.streams_first, space.side == "input"

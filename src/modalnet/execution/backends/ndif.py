@@ -573,7 +573,7 @@ def unpacked(value: Any, dtype: torch.dtype | None) -> Any:
 def gathered(  # noqa: PLR0917  # plain arguments, as they are sent
     sums: dict[str, Any],
     vectors: Sequence[torch.Tensor],
-    towers: Sequence[tuple[str, int]],
+    names: Sequence[str],
     groups: Sequence[int],
     n_groups: int,
     absolute: bool,
@@ -583,12 +583,12 @@ def gathered(  # noqa: PLR0917  # plain arguments, as they are sent
     Parameters
     ----------
     sums
-        Per tower ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``, and ``size``, the sum of |activation|
+        Per space ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``, and ``size``, the sum of |activation|
         ``[layer, dim]``, in float64; grows in place.
     vectors
-        Per block that was read, ``[stimulus, dim]``.
-    towers
-        Name and number of blocks, in the order of the vectors.
+        Per site that was read, ``[stimulus, dim]``.
+    names
+        Of each vector, the name of its space.
     groups
         Of each stimulus.
     n_groups
@@ -598,11 +598,10 @@ def gathered(  # noqa: PLR0917  # plain arguments, as they are sent
     """
     import torch
 
-    done = 0
-    for name, count in towers:
-        device = vectors[done].device
-        read = torch.stack([one.to(device) for one in vectors[done : done + count]], dim=1).double()
-        done += count
+    for name in dict.fromkeys(names):
+        layers = [vectors[place] for place, other in enumerate(names) if other == name]
+        device = layers[0].device
+        read = torch.stack([layer.to(device) for layer in layers], dim=1).double()
         size = read.abs()
         values = size if absolute else read
         if name not in sums:
