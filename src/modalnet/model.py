@@ -21,6 +21,7 @@ from modalnet.execution.likelihood import Likelihood, Request, Scores, pairs
 from modalnet.execution.run import Run
 from modalnet.interventions.operations import Intervention
 from modalnet.models.loading import load_source
+from modalnet.models.sites import Space, choose_spaces
 from modalnet.models.towers import Tower
 from modalnet.models.untrained import untrained_copy
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
@@ -89,6 +90,11 @@ class Model:
         return self._executor.towers
 
     @property
+    def spaces(self) -> dict[str, Space]:
+        """Space by name: the kinds of activations that have units, tower by tower."""
+        return self._executor.spaces
+
+    @property
     def vision(self) -> Tower | None:
         """The tower of the image encoder; None where there is none."""
         return self.towers.get("vision")
@@ -137,24 +143,29 @@ class Model:
         """
         return self._executor.fingerprint()
 
-    def units(self, towers: str | Sequence[str] | None = None) -> Units:
-        """Select every unit of the model, or of some of its towers.
+    @renamed_arguments(towers="spaces")
+    def units(self, spaces: str | Sequence[str] | None = None) -> Units:
+        """Select every unit of some spaces of the model.
 
         Parameters
         ----------
-        towers
-            The name of a tower or a list of names; None for all.
+        spaces
+            The name of a space (the residual stream of a tower has the tower's name), of a kind of space such as
+            ``"residual"``, or a list of names; None for all residual streams.
+
+        Returns
+        -------
+        Units
+            With masks for the residual stream of every tower and for the spaces that are named.
 
         Raises
         ------
         InputError
-            For a tower that the model does not have.
+            The model has no such space.
         """
-        chosen = list(self.towers) if towers is None else [towers] if isinstance(towers, str) else list(towers)
-        for name in chosen:
-            if name not in self.towers:
-                raise InputError(f"there is no tower {name!r} in {self.name}; its towers are {', '.join(self.towers)}.")
-        return Units({name: np.full(tower.shape, name in chosen) for name, tower in self.towers.items()})
+        chosen = choose_spaces(self.spaces, spaces, self.name)
+        held = {*choose_spaces(self.spaces, None), *chosen}
+        return Units({name: np.full(self.spaces[name].shape, name in chosen) for name in self.spaces if name in held})
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())
@@ -170,20 +181,20 @@ class Model:
         lines = [f"{self.name} ({type(self.module).__name__}, {_short(count)} parameters, {dtypes} on {devices})"]
         rows = [
             (
-                tower.name,
-                f"{tower.n_layers} blocks",
-                f"x {tower.width}",
-                f"= {tower.n_units:,} units",
-                _path_range(tower),
+                space.name,
+                f"{space.n_layers} blocks",
+                f"x {space.width}",
+                f"= {space.n_units:,} units",
+                _path_range(space),
             )
-            for tower in self.towers.values()
+            for space in self.spaces.values()
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             name, *numbers, path = row
             padded = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
             lines.append("  " + "  ".join([name.ljust(widths[0]), *padded, path]))
-        lines.append(f"  {sum(tower.n_units for tower in self.towers.values()):,} units in all")
+        lines.append(f"  {sum(space.n_units for space in self.spaces.values()):,} units in all")
         encoder = self._executor.encoder
         reads = [what for what, able in (("text", encoder.reads_text), ("images", encoder.sees)) if able]
         lines.append(f"  reads {' and '.join(reads)}{self._preprocessing()}")
@@ -497,10 +508,10 @@ def _seed(untrained: bool | int) -> int:
     return 0 if untrained is True else untrained
 
 
-def _path_range(tower: Tower) -> str:
+def _path_range(space: Space) -> str:
     # As the model has them; a TransformerLens bridge puts a wrapper around each module.
-    first, last = (path.replace("._original_component", "") for path in (tower.paths[0], tower.paths[-1]))
-    return first if tower.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
+    first, last = (path.replace("._original_component", "") for path in (space.paths[0], space.paths[-1]))
+    return first if space.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
 
 
 def _short(count: int) -> str:

@@ -107,7 +107,8 @@ class Edits:
 
     def first_layer(self, tower: str) -> int | None:
         """The first block of a tower that is written to; None where none is."""
-        return min((part.layer for parts in self.parts for part in parts if part.space.tower.name == tower), default=None)
+        written = (part for parts in self.parts for part in parts)
+        return min((part.layer for part in written if part.space.tower.name == tower), default=None)
 
     def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
         """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""
@@ -333,8 +334,8 @@ def _patched(
         source = sources[owner if len(sources) > 1 else 0][part.space.name, part.layer]
         if len(source) != len(positions):
             raise InputError(
-                f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.space.tower.name} tower, its "
-                f"source has {len(source)}. Give sources of the same length, or patch at tokens that both have, such "
+                f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.space.tower.name} tower, "
+                f"its source has {len(source)}. Give sources of the same length, or patch at tokens that both have, such "
                 'as .at("last").'
             )
         rows.append(source)

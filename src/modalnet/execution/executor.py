@@ -26,13 +26,14 @@ from modalnet.execution.run import Run
 from modalnet.execution.sweep import Cell, Outcome, State, Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.execution.trace import Engine
-from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.batch import Encoded, Prepared
+from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint
 from modalnet.models.loading import Loaded, served_as
+from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space
 from modalnet.models.towers import Tower, find_towers
 from modalnet.models.untrained import untrained_copy
 from modalnet.stimuli import Stimulus
@@ -69,6 +70,8 @@ class Executor:
         As given.
     towers
         Tower by name, in forward order.
+    spaces
+        Space by name, tower by tower.
     encoder
         Turns stimuli into model inputs.
     interventions
@@ -81,6 +84,7 @@ class Executor:
         self.loaded = loaded
         self.chat_template: bool | Literal["auto"] = chat_template
         self.towers: dict[str, Tower] = find_towers(loaded.module)
+        self.spaces: dict[str, Space] = find_spaces(self.towers)
         self.encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self.interventions: tuple[Intervention, ...] = ()
         self.remote: Remote | None = None
@@ -217,6 +221,12 @@ class Executor:
         held["text"] = held["text"] or not self.encoder.dual
         return [name for name, tower in self.towers.items() if held[tower.modality]]
 
+    def reached_spaces(self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None = None) -> list[str]:
+        """Names of those of some spaces whose tower every one of the stimuli reaches; None for the residual streams."""
+        reached = self.reached(stimuli)
+        chosen = choose_spaces(self.spaces, spaces, self.name)
+        return [name for name in chosen if self.spaces[name].tower.name in reached]
+
     def prepare(
         self, stimuli: Sequence[Stimulus], *, max_tokens: int | None = None, raw: bool = False
     ) -> list[Prepared]:
@@ -248,16 +258,17 @@ class Executor:
         return self.encoder.next_tokens(stimulus, text)
 
     def token_rows(
-        self, stimuli: Sequence[Stimulus], towers: Sequence[str], continuations: Sequence[str] | None = None
+        self, stimuli: Sequence[Stimulus], spaces: Sequence[str], continuations: Sequence[str] | None = None
     ) -> list[dict[str, TokenRow]]:
-        """Per stimulus and tower, the tokens of the stimulus, without those of its continuation."""
+        """Per stimulus and space, the tokens of the stimulus, without those of its continuation."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         encoded = map(self.encoder.encode, prepared)
-        return [{name: self.sweep.tokens(item, name) for name in towers} for item in encoded]
+        towers = {name: get_space(self.spaces, name, self.name).tower.name for name in spaces}
+        return [{name: self.sweep.tokens(item, tower) for name, tower in towers.items()} for item in encoded]
 
-    def image_places(self, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
+    def image_places(self, stimulus: Stimulus, space: str) -> Float[np.ndarray, "token 4"] | None:
         """Where in its image each token of a stimulus is; see :mod:`modalnet.execution.token_locations`."""
-        return image_places(self.sweep, stimulus, tower)
+        return image_places(self.sweep, stimulus, self.spaces[space].tower.name)
 
     def canvas(self, text: str | None = None, size: int | tuple[int, int] | None = None) -> Canvas:
         """An image whose pixels a gradient can change; see :func:`modalnet.inputs.canvas.canvas`."""
@@ -298,18 +309,18 @@ class Executor:
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
                         f"give stimuli with {self.towers[name].noun}, or leave it out."
                     )
-        return Edits(ordered, self.towers, self._read_apart, range(len(stimuli)) if owners is None else owners)
+        return Edits(ordered, self.spaces, self._read_apart, range(len(stimuli)) if owners is None else owners)
 
     def _read_apart(
         self, stimuli: Sequence[Stimulus], layers: Mapping[str, list[int]], tokens: TokenChoice, spare_first: int
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, {tower: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
-        sites = choose_sites(self.towers, layers, self.reached(stimuli))
+        """(index, {space: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
+        sites = choose_sites(self.spaces, layers, self.reached(stimuli))
         prepared = self.encoder.prepare(list(stimuli))
         choices = dict.fromkeys(layers, tokens)
         for step in self.runner.stream(prepared, sites, choices, pooled=False, spare_first=spare_first):
             for place, index in enumerate(step.indices):
-                yield index, {name: values[place] for name, values in step.residual.items()}
+                yield index, {name: values[place] for name, values in step.activations.items()}
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
@@ -326,44 +337,44 @@ class Executor:
         """Run stimuli and read activations and logits; see :meth:`modalnet.Model.run`."""
         if logits is not None:
             self.runner.engine.head()
-        sites = choose_sites(self.towers, read, self.reached(stimuli))
-        choices = choose(tokens, [site.tower.name for site in sites])
+        sites = choose_sites(self.spaces, read, self.reached(stimuli))
+        choices = choose(tokens, [site.space for site in sites])
         edits = self.edits(interventions, stimuli)
         prepared = self.encoder.prepare(stimuli)
-        residual: dict[str, list[Any]] = {site.tower.name: [None] * len(stimuli) for site in sites}
+        found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
         rows: list[Any] = [None] * len(stimuli)
         for step in self.runner.stream(
             prepared, sites, choices, logits=logits, batch_size=batch_size, variants=[edits]
         ):
-            for tower, values in step.residual.items():
+            for name, values in step.activations.items():
                 for index, value in zip(step.indices, values, strict=True):
-                    residual[tower][index] = value
+                    found[name][index] = value
             for index, value in zip(step.indices, step.logits or (), strict=False):
                 rows[index] = value
         return Run(
-            residual={name: values if choices[name] == "all" else _stack(values) for name, values in residual.items()},
+            activations={name: values if choices[name] == "all" else _stack(values) for name, values in found.items()},
             logits=None if logits is None else rows if logits == "all" else _stack([row[0] for row in rows]),
-            layers={site.tower.name: site.layers for site in sites},
+            layers={site.name: site.layers for site in sites},
             tokens=choices,
         )
 
     def stream(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str] | Mapping[str, Sequence[int]],
+        spaces: Sequence[str] | Mapping[str, Sequence[int]],
         tokens: Mapping[str, TokenChoice],
         *,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[Step]:
         """Yield pooled activations batch by batch, of all layers or of some, for analyses that reduce as they go."""
-        sites = choose_sites(self.towers, towers, list(towers))
+        sites = choose_sites(self.spaces, spaces, list(self.towers))
         edits = self.edits((), [item.stimulus for item in prepared])
         yield from self.runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
 
     def moments(
         self,
         prepared: Sequence[Prepared],
-        towers: Sequence[str],
+        spaces: Sequence[str],
         tokens: Mapping[str, TokenChoice],
         groups: Sequence[int],
         *,
@@ -372,26 +383,26 @@ class Executor:
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
         """Yield moments of groups of stimuli that the server reduced; see :meth:`.batching.Runner.moments`."""
-        sites = choose_sites(self.towers, list(towers), list(towers))
+        sites = choose_sites(self.spaces, list(spaces), list(self.towers))
         edits = self.edits((), [item.stimulus for item in prepared])
         yield from self.runner.moments(
             prepared, sites, tokens, groups, absolute=absolute, batch_size=batch_size, edits=edits, later=later
         )
 
     def means(
-        self, stimuli: Sequence[Stimulus], towers: str | Sequence[str] | None, tokens: Any, spare_first: int
+        self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None, tokens: Any, spare_first: int
     ) -> dict[str, Float[np.ndarray, "layer dim"]]:
         """Mean activation of every unit over stimuli, in float64; see :meth:`modalnet.Model.means`."""
-        sites = choose_sites(self.towers, towers, self.reached(stimuli))
+        sites = choose_sites(self.spaces, spaces, self.reached(stimuli))
         choice = check_choice("mean" if tokens == "all" else tokens)
-        sums = {site.tower.name: np.zeros(site.tower.shape) for site in sites}
+        sums = {site.name: np.zeros(site.space.shape) for site in sites}
         steps = self.runner.stream(
             self.encoder.prepare(stimuli), sites, dict.fromkeys(sums, choice), spare_first=spare_first
         )
         for step in steps:
-            for tower, values in step.residual.items():
-                sums[tower] += values.double().sum(0).numpy()
-        return {tower: total / len(stimuli) for tower, total in sums.items()}
+            for name, values in step.activations.items():
+                sums[name] += values.double().sum(0).numpy()
+        return {name: total / len(stimuli) for name, total in sums.items()}
 
     def generate(
         self,
@@ -475,19 +486,19 @@ class Executor:
         self,
         stimuli: Sequence[Stimulus],
         *,
-        towers: Sequence[str] | None = None,
+        spaces: Sequence[str] | None = None,
         continuations: Sequence[str] | None = None,
         outcome: Outcome | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> list[State]:
-        """Run stimuli and store every block's output at each of their tokens, for :meth:`run_cells`.
+        """Run stimuli and store their activations at every layer and token, for :meth:`run_cells`.
 
         Parameters
         ----------
         stimuli
             Stimuli to run.
-        towers
-            None for every tower that all of them reach.
+        spaces
+            None for the residual stream of every tower that all of them reach.
         continuations
             One per stimulus, written straight after it: then log-probabilities of its tokens can be requested.
         outcome
@@ -496,8 +507,7 @@ class Executor:
             As for :meth:`modalnet.Model.run`.
         """
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
-        reached = self.reached(stimuli)
-        chosen = [name for name in reached if towers is None or name in towers]
+        chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
         return self.sweep.states(prepared, chosen, self.edits((), stimuli), batch_size, outcome)
 
     def run_cells(
@@ -517,13 +527,13 @@ class Executor:
         stimuli: Sequence[Stimulus],
         measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
         *,
-        towers: Sequence[str] | None = None,
+        spaces: Sequence[str] | None = None,
         continuations: Sequence[str] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
         """Run stimuli forward and backward; see :meth:`modalnet.execution.sweep.Sweep.gradients`."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
-        chosen = [name for name in self.reached(stimuli) if towers is None or name in towers]
+        chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
         yield from self.sweep.gradients(prepared, chosen, measure, self.edits((), stimuli), batch_size)
 
     def inward(
@@ -543,7 +553,7 @@ class Executor:
                 f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
                 "passes, one after the other. Load the model here."
             )
-        sites = choose_sites(self.towers, layers, list(layers))
+        sites = choose_sites(self.spaces, layers, list(self.towers))
         edits = self.edits((), [encoded.prepared.stimulus])
         reading = self.runner.inward(encoded, sites, tokens, source, measure, edits)
         assert reading.measured is not None

@@ -399,7 +399,7 @@ class Layouts:
         ordered = [name for name in self.towers if name in towers]
         plan = Plan(tuple((Sites(Space(self.towers[name]), (layer,)), Pool(0)) for name in ordered), root=batch.root)
         reading = self.engine.run(batch.inputs, plan)
-        return {name: reading.residual[name][0] for name in ordered}, reading.shapes, batch
+        return {name: reading.activations[name][0] for name in ordered}, reading.shapes, batch
 
 
 def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, bool]:

@@ -15,23 +15,27 @@ class Run:
 
     Attributes
     ----------
-    residual
-        Per tower, the residual stream at the output of each block, in float32 on the CPU: ``[stimulus, layer, dim]``
-        where tokens are pooled; with ``tokens="all"`` a list with one ``[layer, token, dim]`` per stimulus, without
-        padding.
+    activations
+        Per space, in float32 on the CPU: ``[stimulus, layer, unit]`` where tokens are pooled; with ``tokens="all"`` a
+        list with one ``[layer, token, unit]`` per stimulus, without padding.
     logits
         ``[stimulus, vocab]`` for ``logits="last"``; for ``"all"`` a list with one ``[token, vocab]`` per stimulus,
         without padding; None where they were not requested.
     layers
-        Per tower, the blocks along the layer dimension.
+        Per space, the layers along the layer dimension.
     tokens
-        Per tower, the token choice.
+        Per space, the token choice.
     """
 
-    residual: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, Any] = field(default_factory=dict)
     logits: Any = None
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, TokenChoice] = field(default_factory=dict)
+
+    @property
+    def residual(self) -> dict[str, Any]:
+        """The same as :attr:`activations`; the residual stream of a tower has the tower's name."""
+        return self.activations
 
     def to_cache(self, bridge: Any = None) -> Any:
         """What was read as TransformerLens' ``ActivationCache``; see :func:`modalnet.interop.transformer_lens.cache`.

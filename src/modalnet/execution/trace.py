@@ -646,7 +646,8 @@ class Engine:
         block = self.envoy.get(tower.paths[0])
         root = self.envoy.get(plan.root) if plan.root else self.envoy
         moved = {name: self._place(value) for name, value in inputs.items()}
-        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": _form(Space(tower))}
+        form = _form(Space(tower))
+        program = {"root": root, "moved": moved, "steps": self._skips(plan), "block": block, "form": form}
         run = self._entrance
         saved = run(**program) if self.remote is None else self._session(run, [program])[0][0]
         return saved["found"][0].cpu()

@@ -31,8 +31,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, check_choice
+from modalnet.models.sites import canonical_name
+from modalnet.models.towers import tower_of
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -46,29 +49,34 @@ KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch")
 
 @dataclass(frozen=True)
 class Site:
-    """The whole output of one block: every unit of a layer.
+    """One layer of a space: every unit in it.
 
     Attributes
     ----------
-    tower, layer
-        Which block; ``layer`` counts from 0, or from the end if negative.
+    space, layer
+        Name of the space, and which layer: from 0, or from the end if negative.
     """
 
-    tower: str
+    space: str
     layer: int
 
+    @property
+    def tower(self) -> str:
+        """Name of the tower that the space is along."""
+        return tower_of(self.space)
+
     def __str__(self) -> str:
-        return f"{self.tower}[{self.layer}]"
+        return f"{self.space}[{self.layer}]"
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """One direction of a block's output, of length one.
+    """One direction in a site's activations, of length one.
 
     Attributes
     ----------
     site
-        The block.
+        The site.
     vector
         ``[dim]`` float32; scaled to length one.
     """
@@ -101,16 +109,26 @@ class Direction:
 Target = Units | Site | Direction
 
 
-def site(tower: str, layer: int) -> Site:
-    """The whole output of block ``layer`` of a tower, as a target of an intervention."""
-    if not isinstance(tower, str) or not isinstance(layer, int) or isinstance(layer, bool):
-        raise InputError(f"site() takes a tower's name and a layer's number; got {tower!r} and {layer!r}.")
-    return Site(tower, layer)
+@renamed_arguments(tower="space")
+def site(space: str, layer: int) -> Site:
+    """One layer of a space, such as ``site("decoder", 5)``, as a target of an intervention.
+
+    Parameters
+    ----------
+    space
+        Name of a space (see :attr:`modalnet.Model.spaces`), or what TransformerLens calls it: ``"resid_post"``.
+    layer
+        From 0, or from the end if negative.
+    """
+    if not isinstance(space, str) or not isinstance(layer, int) or isinstance(layer, bool):
+        raise InputError(f"site() takes the name of a space and the number of a layer; got {space!r} and {layer!r}.")
+    return Site(canonical_name(space), layer)
 
 
-def direction(tower: str, layer: int, vector: Any) -> Direction:
-    """A direction ``[dim]`` of the output of block ``layer`` of a tower, as a target of an intervention."""
-    return Direction(site(tower, layer), vector)
+@renamed_arguments(tower="space")
+def direction(space: str, layer: int, vector: Any) -> Direction:
+    """A direction ``[dim]`` in one layer of a space, as a target of an intervention; see :func:`site`."""
+    return Direction(site(space, layer), vector)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +192,7 @@ class Intervention:
             parts += [(tower, mask.shape, mask.tobytes()) for tower, mask in self.target.mask.items()]
         else:
             where = self.target if isinstance(self.target, Site) else self.target.site
-            parts += [where.tower, where.layer]
+            parts += [where.space, where.layer]
             parts.append(self.target.vector.tobytes() if isinstance(self.target, Direction) else None)
         if isinstance(self.values, Mapping):
             parts += [(tower, array.shape, array.tobytes()) for tower, array in sorted(self.values.items())]
@@ -185,11 +203,16 @@ class Intervention:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
-    def towers(self) -> list[str]:
-        """Names of the towers that are written to."""
+    def spaces(self) -> list[str]:
+        """Names of the spaces that are written to."""
         if isinstance(self.target, Units):
             return [name for name, mask in self.target.mask.items() if mask.any()]
-        return [(self.target if isinstance(self.target, Site) else self.target.site).tower]
+        return [(self.target if isinstance(self.target, Site) else self.target.site).space]
+
+    @property
+    def towers(self) -> list[str]:
+        """Names of the towers that these spaces are along."""
+        return list(dict.fromkeys(map(tower_of, self.spaces)))
 
     def __repr__(self) -> str:
         where = f"{self.tokens} tokens" if isinstance(self.tokens, str) else f"tokens {list(self.tokens)}"
@@ -346,7 +369,7 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
         vector = np.asarray(value, dtype=np.float32)
         if vector.ndim != 1 or not np.isfinite(vector).all():
             raise InputError(f"For a site the value is a number or finite values [dim]; got shape {vector.shape}.")
-        return {target.tower: _frozen(vector)}
+        return {target.space: _frozen(vector)}
     if isinstance(value, Mapping):
         given = {str(tower): np.asarray(array, dtype=np.float32) for tower, array in value.items()}
     else:
@@ -362,9 +385,9 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     for tower, mask in target.mask.items():
         if mask.any() and (tower not in given or given[tower].shape != mask.shape):
             found = given[tower].shape if tower in given else "nothing"
-            raise InputError(f"The {tower} tower needs values of shape {mask.shape}; got {found}.")
+            raise InputError(f"{tower} needs values of shape {mask.shape}; got {found}.")
         if mask.any() and not np.isfinite(given[tower][mask]).all():
-            raise InputError(f"Some values for units of the {tower} tower are not finite.")
+            raise InputError(f"Some values for units of {tower} are not finite.")
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
 
 

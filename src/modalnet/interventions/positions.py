@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.errors import InputError
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Int
 
+    from modalnet.models.sites import Space
+
 NAMES = ("last", "mean", "all", "image", "text", "cls")
 
 #: A choice of tokens: one of NAMES, or indices.
 TokenChoice = str | tuple[int, ...]
+#: What is accepted wherever tokens are chosen: a choice for all spaces, one per space or tower, or None for the defaults.
+TokensLike: TypeAlias = "str | int | Sequence[int] | Mapping[str, str | int | Sequence[int]] | None"
 
-#: The default per tower: a causal decoder gathers a text at the last token, other towers spread it over all.
-DEFAULT = {"decoder": "last"}
-#: For pictures without a text: the last token may be a corner of the picture, or the chat template's.
-DEFAULT_FOR_PICTURES = {"decoder": "image"}
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class TokenRow:
         return len(self.names)
 
 
-def choose(tokens: Any, towers: Sequence[str], *, pictures: bool = False) -> dict[str, TokenChoice]:
-    """The token choice for each tower.
+def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> dict[str, TokenChoice]:
+    """The token choice for each space.
 
     Parameters
     ----------
     tokens
-        None for the default (``"last"`` in a decoder, ``"mean"`` elsewhere), one choice for all towers, or a choice
+        None for the default (``"last"`` in a decoder, ``"mean"`` elsewhere), one choice for all, or choices per space or
         per tower.
-    towers
-        Names of the towers that are read.
+    spaces
+        The spaces that are read.
     pictures
         The stimuli are pictures without a text, and have tokens of their own in the decoder; its default is then
         ``"image"``.
@@ -102,17 +102,29 @@ def choose(tokens: Any, towers: Sequence[str], *, pictures: bool = False) -> dic
     InputError
         For a choice that does not exist.
     """
-    default = DEFAULT_FOR_PICTURES if pictures else DEFAULT
+    listed = list(spaces)
     if isinstance(tokens, Mapping):
-        unknown = sorted(set(tokens) - set(towers))
+        known = {name for space in listed for name in (space.name, space.tower.name)}
+        unknown = sorted(set(tokens) - known)
         if unknown:
-            raise InputError(
-                f"tokens= names the tower {unknown[0]!r}; the towers that are read are {', '.join(towers)}."
-            )
-        return {tower: check_choice(tokens.get(tower, default.get(tower, "mean"))) for tower in towers}
+            read = ", ".join(space.name for space in listed)
+            raise InputError(f"tokens= names {unknown[0]!r}, which is not read; what is read is {read}.")
+        of_tower = {space.name: tokens.get(space.tower.name, default_choice(space, pictures=pictures)) for space in listed}
+        return {space.name: check_choice(tokens.get(space.name, of_tower[space.name])) for space in listed}
     if tokens is None:
-        return {tower: default.get(tower, "mean") for tower in towers}
-    return {tower: check_choice(tokens) for tower in towers}
+        return {space.name: default_choice(space, pictures=pictures) for space in listed}
+    return {space.name: check_choice(tokens) for space in listed}
+
+
+def default_choice(space: Space, *, pictures: bool = False) -> TokenChoice:
+    """The tokens that a space is read at where none are named.
+
+    A decoder gathers a text at its last token, and other towers spread what they read over all tokens. The last token of
+    pictures without a text may be a corner of the picture, or the chat template's.
+    """
+    if not space.tower.is_decoder:
+        return "mean"
+    return "image" if pictures else "last"
 
 
 def check_choice(choice: Any) -> TokenChoice:
