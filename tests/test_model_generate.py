@@ -180,7 +180,7 @@ def test_means_that_are_known_are_those_that_stimuli_give(name):
     given = stimuli_for(name)
     reference = stimuli_for(name, n=4)[1:]
     units = some_units(model, ["decoder"])
-    means = model.means(reference, towers="decoder", spare_first=1)
+    means = model.means(reference, spaces="decoder", spare_first=1)
     assert means["decoder"].shape == model.decoder.shape
     known = model.run(given, mn.mean(units, over=means).at("all", spare_first=1), read=[], logits="last").logits
     computed = model.run(given, mn.mean(units, over=reference).at("all", spare_first=1), read=[], logits="last").logits

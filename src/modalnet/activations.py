@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.positions import choose
+from modalnet.models.sites import get_space
 from modalnet.results.store import Store
 from modalnet.units import Units
 
@@ -30,14 +31,14 @@ LARGEST = 1 << 29  # bytes of activations that the store is asked to keep
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """Activations of whole blocks.
+    """Activations of whole layers.
 
     Attributes
     ----------
     values
-        Per tower, float32 [stimulus, layer, dim].
+        Per space, float32 [stimulus, layer, unit].
     layers
-        Per tower, which blocks the layer axis holds.
+        Per space, which layers the layer axis holds.
     """
 
     values: dict[str, Float[np.ndarray, "stimulus layer dim"]]
@@ -58,7 +59,7 @@ class Activations:
         for tower, mask in units.mask.items():
             for layer in np.flatnonzero(mask.any(axis=1)).tolist():
                 if layer not in self.layers.get(tower, ()):
-                    raise InputError(f"Block {layer} of the {tower} tower was not read.")
+                    raise InputError(f"Layer {layer} of {tower} was not read.")
                 parts.append(self.values[tower][:, self.layers[tower].index(layer), mask[layer]])
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(self), 0), dtype=np.float32)
 
@@ -83,7 +84,7 @@ def read_activations(
     model, stimuli
         What runs.
     layers
-        Tower → its blocks to be read.
+        Space → its layers to be read.
     tokens
         As for :func:`modalnet.localize`: None is the last token in a decoder (the mean of the image tokens, where the
         stimuli are pictures alone) and the mean elsewhere.
@@ -106,21 +107,26 @@ def read_activations(
     from modalnet import __version__
 
     reached = model._executor.reached(stimuli)
-    for tower in layers:
-        if tower not in reached:
+    for tower in (get_space(model.spaces, name, model.name).tower for name in layers):
+        if tower.name not in reached:
             raise InputError(
-                f"Not all of these {len(stimuli)} stimuli reach the {tower} tower of {model.name}: give stimuli with "
-                f"{model.towers[tower].noun}, or units of {', '.join(reached) or 'another tower'}."
+                f"Not all of these {len(stimuli)} stimuli reach the {tower.name} tower of {model.name}: give stimuli "
+                f"with {tower.noun}, or units of {', '.join(reached) or 'another tower'}."
             )
-    wanted = {tower: tuple(sorted(set(layers[tower]))) for tower in model.towers if layers.get(tower)}
+    wanted = {name: tuple(sorted(set(layers[name]))) for name in model.spaces if layers.get(name)}
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
-    given = {name: one for name, one in tokens.items() if name in wanted} if isinstance(tokens, Mapping) else tokens
-    choices = choose(given or None, list(wanted), pictures=pictures)
-    for tower, choice in choices.items():
+    towers = {model.spaces[name].tower.name for name in wanted}
+    given = (
+        {name: one for name, one in tokens.items() if name in towers.union(wanted)}
+        if isinstance(tokens, Mapping)
+        else tokens
+    )
+    choices = choose(given or None, [model.spaces[name] for name in wanted], pictures=pictures)
+    for name, choice in choices.items():
         if choice == "all":
-            raise InputError(f'tokens="all" keeps the tokens of the {tower} tower apart. Use "mean" to pool over them.')
+            raise InputError(f'tokens="all" keeps the tokens of {name} apart. Use "mean" to pool over them.')
     prepared = model._executor.prepare(stimuli, max_tokens=max_tokens, raw=raw)
-    size = sum(len(stimuli) * len(blocks) * model.towers[tower].width * 4 for tower, blocks in wanted.items())
+    size = sum(len(stimuli) * len(blocks) * model.spaces[tower].width * 4 for tower, blocks in wanted.items())
     store = (
         Store(None if isinstance(cache, bool) else cache)
         if cache and not model._executor.edited and size <= LARGEST
@@ -143,13 +149,13 @@ def read_activations(
         if found is not None:
             return Activations(dict(found[0]), wanted)
     values = {
-        tower: np.empty((len(stimuli), len(blocks), model.towers[tower].width), dtype=np.float32)
+        tower: np.empty((len(stimuli), len(blocks), model.spaces[tower].width), dtype=np.float32)
         for tower, blocks in wanted.items()
     }
     with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
         for step in model._executor.stream(prepared, wanted, choices, batch_size=batch_size):
-            for tower, pooled in step.residual.items():
-                values[tower][list(step.indices)] = pooled.numpy()
+            for name, pooled in step.activations.items():
+                values[name][list(step.indices)] = pooled.numpy()
             bar.update(len(step.indices))
     if store is not None:
         meta = {"kind": "activations", "source": model.name, "stimuli": len(stimuli)}
@@ -161,7 +167,7 @@ def read_activations(
 
 
 def blocks_of(*sets: Units) -> dict[str, list[int]]:
-    """Tower → the blocks in which any of the sets has a unit."""
+    """Space → the layers in which any of the sets has a unit."""
     found: dict[str, set[int]] = {}
     for units in sets:
         for tower, mask in units.mask.items():
@@ -186,8 +192,8 @@ def check_units(model: Model, units: Units, what: str = "These units") -> None:
     if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"{what} belong to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():
-        if mask.any() and (tower not in model.towers or mask.shape != model.towers[tower].shape):
-            shapes = {name: one.shape for name, one in model.towers.items()}
+        if mask.any() and (tower not in model.spaces or mask.shape != model.spaces[tower].shape):
+            shapes = {name: one.shape for name, one in model.spaces.items()}
             raise InputError(f"{what} have a {tower} tower {mask.shape}, [layer, dim]; {model.name} has {shapes}.")
 
 

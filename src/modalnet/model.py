@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._deprecation import renamed_attributes, warn_renamed
+from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
 from modalnet.errors import InputError
 from modalnet.execution.backends.ndif import Remote, check_mode
 from modalnet.execution.edits import flatten
@@ -230,10 +230,11 @@ class Model:
             Interventions on the forward pass, such as ``modalnet.zero(units)``; they apply from left to right. A block
             is read after the interventions on it.
         read
-            What to read: None for every tower that all of the stimuli reach, a tower's name, a list of names (``[]``
-            for none), or layers per tower, such as ``{"decoder": [0, -1]}``.
+            What to read: None for the residual stream of every tower that all of the stimuli reach, the name of a space
+            (see :attr:`spaces`), a list of names (``[]`` for none), or layers per space, such as
+            ``{"decoder": [0, -1]}``.
         tokens
-            Which tokens, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``, ``"cls"``,
+            Which tokens, for all spaces or per space: ``"last"``, ``"mean"``, ``"image"``, ``"text"``, ``"cls"``,
             ``"all"`` or indices (see :mod:`modalnet.interventions.positions`).
         logits
             ``"last"`` for the next-token logits after each stimulus, ``"all"`` for those at every token.
@@ -384,11 +385,12 @@ class Model:
             raise InputError("with_() takes at least one intervention, such as modalnet.zero(units).")
         return self._with(self._executor.under(added))
 
+    @renamed_arguments(towers="spaces")
     def means(
         self,
         stimuli: StimuliLike,
         *,
-        towers: str | Sequence[str] | None = None,
+        spaces: str | Sequence[str] | None = None,
         tokens: Any = "all",
         spare_first: int = 0,
     ) -> dict[str, Float[np.ndarray, "layer dim"]]:
@@ -398,17 +400,17 @@ class Model:
         ----------
         stimuli
             The reference stimuli. The mean is taken over the tokens of a stimulus, and then over stimuli.
-        towers
-            None for every tower that all stimuli reach.
+        spaces
+            The name of a space or a list of names; None for the residual stream of every tower that all stimuli reach.
         tokens, spare_first
             As for an intervention's ``at``.
 
         Returns
         -------
         dict
-            Tower → float64 ``[layer, dim]``.
+            Space → float64 ``[layer, unit]``.
         """
-        return self._executor.means(as_stimuli(stimuli), towers, tokens, spare_first)
+        return self._executor.means(as_stimuli(stimuli), spaces, tokens, spare_first)
 
     # -- views -------------------------------------------------------------------------------------------------------
 

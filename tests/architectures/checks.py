@@ -20,6 +20,7 @@ import modalnet as mn
 from families import picture
 from modalnet.execution.plan import Plan, Pool, Sites, Write
 from modalnet.execution.trace import output_head
+from modalnet.models.sites import Space
 from modalnet.models.towers import Tower
 
 from .feed import Tensors, UnfitError, sounds
@@ -522,11 +523,11 @@ def audio(bench: Bench) -> str | None:
     assert not torch.equal(base, plain(bench, other).logits[0, -1]), "a sound makes no difference"
     expected = [as_positions(out, tower) for _, _, out in calls]
     n, last = len(expected[0]), inputs["input_ids"].shape[1] - 1
-    reading = engine.run(inputs, Plan(((Sites(tower, tuple(range(tower.n_layers))), Pool(n)),)))
+    reading = engine.run(inputs, Plan(((Sites(Space(tower), tuple(range(tower.n_layers))), Pool(n)),)))
     for layer, values in enumerate(expected):
-        close(reading.residual["audio"][layer], values, f"audio[{layer}]")
+        close(reading.activations["audio"][layer], values, f"audio[{layer}]")
     unit = tower.width // 3
-    write = Write(tower, 0, n, torch.arange(n), torch.tensor([unit]), None, 0.0, torch.zeros(1))
+    write = Write(Space(tower), 0, n, torch.arange(n), torch.tensor([unit]), None, 0.0, torch.zeros(1))
     found = engine.run(inputs, Plan((), torch.tensor([last]), n_text_positions=last + 1, writes=(write,))).logits
     with zeroing(bench.module, tower.paths[0], tower, unit):
         zeroed = plain(bench, inputs).logits[0, -1]

@@ -407,7 +407,7 @@ def test_masks_of_an_image_encoder(bridge):
     towers = ["vision", "decoder"] if bridge.family.name == "llava_clip" else ["decoder"]
     masks = {}
     for name, hook in tl.hooks(some(model, *towers), bridge):
-        masks[name] = np.isin(np.arange(hook.part.tower.width), hook.part.dims)
+        masks[name] = np.isin(np.arange(hook.part.space.width), hook.part.dims)
     found = tl.units(masks, bridge)
     assert list(found.shapes) == towers  # Pixtral's blocks have no hook points
     assert all(np.array_equal(mask, some(model, *towers).mask[tower]) for tower, mask in found.mask.items())

@@ -47,7 +47,7 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
     units = network(model)
     study = mn.lesion_study(model, {"some": units}, pairs(), reference=["a b", "c d e"], spare_first=1, **OPTIONS)
     fraction = units.count / len(model.units())
-    means = model.means(["a b", "c d e"], towers="decoder", spare_first=1)
+    means = model.means(["a b", "c d e"], spaces="decoder", spare_first=1)
     sets = {"": [units], "layer": units.random(2, 0, "layer"), "activation": units.random(2, 0, "activation")}
     for operation in ("zero", "mean"):
         for control, members in sets.items():

@@ -374,9 +374,9 @@ def test_a_small_patch_is_estimated_well():
     near, far = model._executor.states([clean, corrupt])
     swaps = []
     for layer in range(model.decoder.n_layers):
-        for token in range(far.residual["decoder"].shape[1]):
-            a, b = near.residual["decoder"][layer, token], far.residual["decoder"][layer, token]
-            swaps.append(Swap("decoder", layer, torch.tensor([token]), (b + 1e-2 * (a - b))[None]))
+        for token in range(far.activations["decoder"].shape[1]):
+            a, b = near.activations["decoder"][layer, token], far.activations["decoder"][layer, token]
+            swaps.append(Swap(model.spaces["decoder"], layer, torch.tensor([token]), (b + 1e-2 * (a - b))[None]))
     cells = [Cell(1), *(Cell(1, (swap,)) for swap in swaps)]
     out = {n: float(difference(v)[0]) for n, v in model._executor.run_cells([near, far], cells, Outcome("logits"))}
     exact = np.array([out[n + 1] - out[0] for n in range(len(swaps))])

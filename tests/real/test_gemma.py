@@ -130,7 +130,7 @@ def test_pure_noise_has_no_network(model, contrast, monkeypatch):
     def noise(engine, inputs, plan):
         ((sites, pool),) = plan.reads
         shape = (len(pool.lengths), len(sites.layers), sites.tower.width)
-        return Reading(residual={sites.tower.name: torch.randn(shape, generator=generator)})
+        return Reading(activations={sites.name: torch.randn(shape, generator=generator)})
 
     monkeypatch.setattr(Engine, "run", noise)
     result = mn.localize(model, contrast, protocol="alkhamissi2025", cache=False, progress=False)

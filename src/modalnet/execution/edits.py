@@ -160,9 +160,7 @@ class Edits:
                 if tower.modality != "text" or (batch.written and not tower.is_decoder):
                     continue
                 (span,), _ = spans(batch, tower.name)
-                places = select(
-                    one.tokens, span, tower=tower.name, label=batch.items[0].label, spare_first=one.spared
-                )
+                places = select(one.tokens, span, tower=tower.name, label=batch.items[0].label, spare_first=one.spared)
                 # Draws go on where those of the prompt ended.
                 whole = torch.cat([places, places.new_zeros(steps)])
                 a, b = values(part, batch.items, [whole], [self.owners[batch.items[0].index]])
@@ -335,8 +333,8 @@ def _patched(
         if len(source) != len(positions):
             raise InputError(
                 f"{one}: stimulus {item.label} has {len(positions)} such tokens in the {part.space.tower.name} tower, "
-                f"its source has {len(source)}. Give sources of the same length, or patch at tokens that both have, such "
-                'as .at("last").'
+                f"its source has {len(source)}. Give sources of the same length, or patch at tokens that both have, "
+                'such as .at("last").'
             )
         rows.append(source)
     return torch.cat(rows)

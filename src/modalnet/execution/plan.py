@@ -205,9 +205,7 @@ def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str])
     for name in wanted:
         tower = spaces[name].tower
         if tower.name not in reached:
-            raise InputError(
-                f"the {tower.name} tower is not reached by these stimuli: give stimuli with {tower.noun}."
-            )
+            raise InputError(f"the {tower.name} tower is not reached by these stimuli: give stimuli with {tower.noun}.")
     return tuple(Sites(space, _layers(space, wanted[name])) for name, space in spaces.items() if name in wanted)
 
 

@@ -141,9 +141,7 @@ class Sweep:
         tokens: dict[str, TokenChoice] = {space.name: "all" for space in spaces}
         found: list[Any] = [None] * len(prepared)
         logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
-        steps = self.runner.stream(
-            prepared, sites, tokens, logits=logits, batch_size=batch_size, variants=[edits]
-        )
+        steps = self.runner.stream(prepared, sites, tokens, logits=logits, batch_size=batch_size, variants=[edits])
         for step in steps:
             for place, index in enumerate(step.indices):
                 # A copy: a slice would keep its whole batch in memory.

@@ -144,7 +144,7 @@ def optimize(
     responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]
     canvas = model._executor.canvas(text, size)
     towers = {t for one in responses for t in one.layers}
-    layers: dict[str, tuple[int, ...]] = {t: () for t in model.towers if t in towers}
+    layers: dict[str, tuple[int, ...]] = {t: () for t in model.spaces if t in towers}
     check_reach(model, layers, [canvas.stimulus])
     choices = token_choices(model, layers, [canvas.stimulus], tokens)
     seen, signs = _natural(model, responses, natural, text, choices, batch_size, progress=progress)

@@ -105,7 +105,7 @@ def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = N
             "localization selects (localization.top(...)) do; or pass mean_abs= to Units."
         )
     mean_abs = None if scaled is False else chosen.mean_abs
-    order = list(model.towers)
+    order = list(model.spaces)
     listed = sorted(chosen.indices(), key=lambda unit: (order.index(unit[0]), *unit[1:]))
     layers = {t: tuple(sorted({layer for tower, layer, _ in listed if tower == t})) for t in order}
     sizes = np.array([1.0 if mean_abs is None else mean_abs[t][layer, dim] for t, layer, dim in listed])
@@ -116,7 +116,7 @@ def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = N
 
 def as_units(model: Model, units: Any) -> Units:
     """Units of a model, from units or one (tower, layer, dim); an InputError for anything else."""
-    shapes = {name: tower.shape for name, tower in model.towers.items()}
+    shapes = {name: space.shape for name, space in model.spaces.items()}
     if isinstance(units, tuple) and len(units) == 3 and isinstance(units[0], str):
         return Units.from_indices(shapes, [units])
     if not isinstance(units, Units):
@@ -140,7 +140,7 @@ def token_choices(
 ) -> dict[str, TokenChoice]:
     """The tokens that activations are pooled over, as :func:`modalnet.localize` chooses them."""
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
-    choices = choose(tokens, list(layers), pictures=pictures)
+    choices = choose(tokens, [model.spaces[name] for name in layers], pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(
@@ -150,14 +150,14 @@ def token_choices(
     return choices
 
 
-def check_reach(model: Model, towers: Iterable[str], stimuli: Sequence[Stimulus]) -> None:
-    """An InputError where a tower is not reached by all stimuli."""
+def check_reach(model: Model, spaces: Iterable[str], stimuli: Sequence[Stimulus]) -> None:
+    """An InputError where the tower of a space is not reached by all stimuli."""
     reached = model._executor.reached(stimuli)
-    for tower in towers:
-        if tower not in reached:
+    for tower in (model.spaces[name].tower for name in spaces):
+        if tower.name not in reached:
             raise InputError(
-                f"some of these units are in the {tower} tower, which not all stimuli reach: give stimuli with "
-                f"{model.towers[tower].noun}, or leave these units out."
+                f"some of these units are in the {tower.name} tower, which not all stimuli reach: give stimuli with "
+                f"{tower.noun}, or leave these units out."
             )
 
 
@@ -183,4 +183,4 @@ def watch(
         for one in responses
     ]
     for step in model._executor.stream(prepared, layers, tokens, batch_size=batch_size):
-        yield step.indices, [one.raw(step.residual).double().numpy() for one in within]
+        yield step.indices, [one.raw(step.activations).double().numpy() for one in within]

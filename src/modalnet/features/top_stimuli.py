@@ -210,7 +210,7 @@ def _token_by_token(
                     own = [place for place, unit in enumerate(response.units) if unit[0] == tower]
                     layers = response.layers[tower]
                     index = [layers.index(response.units[place][1]) for place in own]
-                    states = run.residual[tower][at][index, :, [response.units[place][2] for place in own]]
+                    states = run.activations[tower][at][index, :, [response.units[place][2] for place in own]]
                     sized = response.sized(states.double().numpy())  # [unit, token]
                     for place, rank in rows[number]:
                         if place == NETWORK:

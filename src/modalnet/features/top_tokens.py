@@ -70,7 +70,7 @@ def top_tokens(
     _check_n(n)
     model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     response = respond(model, units, magnitude, scaled=scaled)
-    outside = [tower for tower in response.layers if model.towers[tower].modality != "text"]
+    outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
     if outside:
         raise InputError(f"tokens drive units of a text tower, and some of these are in the {outside[0]} tower.")
     if model.tokenizer is None:

@@ -35,9 +35,8 @@ NAMES = ("last", "mean", "all", "image", "text", "cls")
 
 #: A choice of tokens: one of NAMES, or indices.
 TokenChoice = str | tuple[int, ...]
-#: What is accepted wherever tokens are chosen: a choice for all spaces, one per space or tower, or None for the defaults.
+#: What is accepted wherever tokens are chosen: a choice for all, one per space or tower, or None for the defaults.
 TokensLike: TypeAlias = "str | int | Sequence[int] | Mapping[str, str | int | Sequence[int]] | None"
-
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
     Parameters
     ----------
     tokens
-        None for the default (``"last"`` in a decoder, ``"mean"`` elsewhere), one choice for all, or choices per space or
-        per tower.
+        None for the default (``"last"`` in a decoder, ``"mean"`` elsewhere), one choice for all, or one per space or
+        tower.
     spaces
         The spaces that are read.
     pictures
@@ -109,7 +108,9 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
         if unknown:
             read = ", ".join(space.name for space in listed)
             raise InputError(f"tokens= names {unknown[0]!r}, which is not read; what is read is {read}.")
-        of_tower = {space.name: tokens.get(space.tower.name, default_choice(space, pictures=pictures)) for space in listed}
+        of_tower = {
+            space.name: tokens.get(space.tower.name, default_choice(space, pictures=pictures)) for space in listed
+        }
         return {space.name: check_choice(tokens.get(space.name, of_tower[space.name])) for space in listed}
     if tokens is None:
         return {space.name: default_choice(space, pictures=pictures) for space in listed}
@@ -119,8 +120,8 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
 def default_choice(space: Space, *, pictures: bool = False) -> TokenChoice:
     """The tokens that a space is read at where none are named.
 
-    A decoder gathers a text at its last token, and other towers spread what they read over all tokens. The last token of
-    pictures without a text may be a corner of the picture, or the chat template's.
+    A decoder gathers a text at its last token, and other towers spread what they read over all tokens. The last token
+    of pictures without a text may be a corner of the picture, or the chat template's.
     """
     if not space.tower.is_decoder:
         return "mean"

@@ -248,7 +248,7 @@ def _means(
                 f"Mean ablation in the {tower} tower needs stimuli with {model.towers[tower].noun}; none of the "
                 f'{len(given)} has any. Give them as reference=, or leave "mean" out of operations.'
             )
-        means |= model.means(fitting, towers=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
+        means |= model.means(fitting, spaces=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
     return means
 
 

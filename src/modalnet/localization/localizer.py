@@ -67,7 +67,7 @@ class _Question:
             "tokens": choices,
             "magnitude": self.magnitude,
             "protocol": self.protocol,
-            "paths": {name: list(self.model.towers[name].paths) for name in self.towers},
+            "paths": {name: list(self.model.spaces[name].paths) for name in self.towers},
             "text_tokens": self._text_tokens(prepared),
             "folds": N_FOLDS,
             "version": __version__,
@@ -192,7 +192,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
-    choices = choose(settings["tokens"], names, pictures=pictures)
+    choices = choose(settings["tokens"], [model.spaces[name] for name in names], pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(
@@ -355,11 +355,11 @@ def _run(
     from tqdm.auto import tqdm
 
     contrast = question.contrast
-    shapes = {name: question.model.towers[name].shape for name in question.towers}
+    shapes = {name: question.model.spaces[name].shape for name in question.towers}
     sums = _Sums(contrast, shapes, absolute=question.magnitude == "absolute")
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
         for step in question.model._executor.stream(prepared, question.towers, question.tokens, batch_size=batch_size):
-            for tower, values in step.residual.items():
+            for tower, values in step.activations.items():
                 sums.add(tower, step.indices, values.numpy())
             bar.update(len(step.indices))
     for tower, size in sums.size.items():
@@ -470,7 +470,7 @@ def _run_remotely(
 
 def _tally(question: _Question) -> tuple[Tally, list[int]]:
     """What the moments of a server are added up in, and the group of each stimulus."""
-    shapes = {name: question.model.towers[name].shape for name in question.towers}
+    shapes = {name: question.model.spaces[name].shape for name in question.towers}
     groups = _Sums(question.contrast, shapes, absolute=question.magnitude == "absolute").groups
     names = sorted(set(groups))
     return Tally(names, shapes, N_FOLDS), [names.index(group) for group in groups]

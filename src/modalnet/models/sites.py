@@ -1,4 +1,4 @@
-"""Spaces: the kinds of activations along a tower that have units. The only file that knows where in a block each one is.
+"""Spaces: the kinds of activations along a tower that have units, and where in a block each one is.
 
 A *space* is one kind of activation along a tower, such as the residual stream, which is named by the tower alone
 (``"decoder"``). A *site* is one layer of a space: the output or the input of one module of the block. What a kind of
@@ -192,8 +192,8 @@ def find_spaces(towers: Mapping[str, Tower]) -> dict[str, Space]:
 def canonical_name(name: str) -> str:
     """The name of a space as a model lists it.
 
-    ``"resid_post"``, TransformerLens' name, is the decoder's residual stream, ``"decoder"``; ``"vision.resid_post"`` and
-    ``"vision.residual"`` are ``"vision"``.
+    ``"resid_post"``, TransformerLens' name, is the decoder's residual stream, ``"decoder"``; ``"vision.resid_post"``
+    and ``"vision.residual"`` are ``"vision"``.
     """
     tower, _, kind = name.rpartition(".")
     known = ALIASES.get(kind) or (kind if tower and kind in KINDS else None)
@@ -218,8 +218,10 @@ def get_space(spaces: Mapping[str, Space], name: str, model: str = "this model")
     return spaces[known]
 
 
-def choose_spaces(spaces: Mapping[str, Space], names: str | Iterable[str] | None, model: str = "this model") -> list[str]:
-    """Names of spaces in the order of the model, from names of spaces, of towers, or of kinds; None for the residual streams.
+def choose_spaces(
+    spaces: Mapping[str, Space], names: str | Iterable[str] | None, model: str = "this model"
+) -> list[str]:
+    """Names of spaces in the order of the model, from names of spaces or of kinds; None for the residual streams.
 
     Raises
     ------

@@ -197,6 +197,7 @@ class _Job:
         return self.model._executor.states(
             stimuli,
             # Blocks of a vision tower are skipped while a decoder is patched, so its outputs are wanted, too.
+            spaces=[*self.model._executor.reached_spaces(stimuli), *self.layout.layers],
             continuations=None if answers is None else [answers[pair] for pair in some],
             outcome=self.measure.outcome_of(some),
             batch_size=self.batch_size,
@@ -247,11 +248,12 @@ class _Job:
         denoise = self.direction == "denoise"
         into = torch.tensor([j if denoise else i for i, j in match])
         out_of = torch.tensor([i if denoise else j for i, j in match])
-        values = source.residual[tower][layer][out_of]
+        space = self.model.spaces[tower]
+        values = source.activations[tower][layer][out_of]
         if units is None:
-            return Swap(tower, layer, into, values)
+            return Swap(space, layer, into, values)
         dims = torch.from_numpy(np.flatnonzero(units.mask[tower][layer])) if tower in units.mask else values[:0, 0]
-        return Swap(tower, layer, into, values[:, dims], dims) if len(dims) else None
+        return Swap(space, layer, into, values[:, dims], dims) if len(dims) else None
 
     def _shape(self, name: str, pair: int) -> tuple[int, ...]:
         parts = name.split("/")

@@ -86,7 +86,7 @@ def _estimate(
     n = len(layout.clean)
     answers = measure.continuations
     values = {t: np.full((n, len(layout.layers[t]), len(layout.columns[t])), np.nan) for t in layout.layers}
-    units = {t: np.zeros(model.towers[t].shape) for t in layout.layers}
+    units = {t: np.zeros(model.spaces[t].shape) for t in layout.layers}
     whole = {"clean": np.zeros(n), "corrupt": np.zeros(n)}
     base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
     sides = {"clean": layout.clean, "corrupt": layout.corrupt}
@@ -94,7 +94,7 @@ def _estimate(
     def products(tower: str, match: Any, into: State, out_of: State, slopes: torch.Tensor) -> np.ndarray:
         """What the patch of some tokens changes, times the slope there, summed over them: [layer, dim]."""
         first, second = ([pair[side] for pair in match] for side in ((1, 0) if base == "corrupt" else (0, 1)))
-        difference = out_of.residual[tower][:, second] - into.residual[tower][:, first]
+        difference = out_of.activations[tower][:, second] - into.activations[tower][:, first]
         return (difference.double() * slopes[:, first]).sum(1).numpy()
 
     with tqdm(total=n, unit="pair", disable=not progress) as bar:
@@ -105,7 +105,7 @@ def _estimate(
             towers = list(layout.layers)
             outcome = measure.outcome_of(some)
             states = model._executor.states(
-                [sides[source][pair] for pair in some], towers=towers, outcome=outcome, **options
+                [sides[source][pair] for pair in some], spaces=towers, outcome=outcome, **options
             )
             measure.refer(some, states)
             for pair, state in zip(some, states, strict=True):
@@ -115,7 +115,7 @@ def _estimate(
             def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
                 return measure.of_logits(logits, [some[p] for p in places], [tokens[p] for p in places])
 
-            run = model._executor.gradients([sides[base][pair] for pair in some], measured, towers=towers, **options)
+            run = model._executor.gradients([sides[base][pair] for pair in some], measured, spaces=towers, **options)
             for place, state, gradient, value in run:
                 pair = some[place]
                 whole[base][pair] = float(value)

@@ -171,7 +171,7 @@ def profile_modality(
     measure = log_probability(answers).bind(model, given, given)
     texts = measure.continuations
     assert texts is not None
-    depth, width = model.towers["decoder"].shape
+    depth, width = model.spaces["decoder"].shape
     rows = [row["decoder"] for row in model._executor.token_rows(given, ["decoder"], texts)]
     places = [_places(row) for row in rows]
     options: dict[str, Any] = {"texts": texts, "batch_size": batch_size}
@@ -189,7 +189,7 @@ def profile_modality(
             for place, index in enumerate(some):
                 for group in GROUPS:
                     for layer in range(depth):
-                        cells.append(Cell(place, (_knocked(layer, places[index][group], means[group][layer]),)))
+                        cells.append(Cell(place, (_knocked(model, layer, places[index][group], means[group][layer]),)))
                         where.append((index, group, layer))
             for number, outcome in model._executor.run_cells(states, cells, measure.outcome, batch_size=batch_size):
                 index, group, layer = where[number]
@@ -217,11 +217,11 @@ def _means(
     model: Model, given: Sequence[Any], places: Sequence[dict[str, list[int]]], options: dict[str, Any]
 ) -> dict[str, Float[np.ndarray, "layer dim"]]:
     """Per group what its tokens hold on average: over tokens, then over stimuli."""
-    sums = {group: np.zeros(model.towers["decoder"].shape) for group in GROUPS}
+    sums = {group: np.zeros(model.spaces["decoder"].shape) for group in GROUPS}
     for some in _some(len(given)):
         for index, state in zip(some, _states(model, given, some, **options), strict=True):
             for group in GROUPS:
-                sums[group] += state.residual["decoder"][:, places[index][group]].double().mean(1).numpy()
+                sums[group] += state.activations["decoder"][:, places[index][group]].double().mean(1).numpy()
     return {group: total / len(given) for group, total in sums.items()}
 
 
@@ -244,8 +244,8 @@ def _places(row: Any) -> dict[str, list[int]]:
     return {"image": image, "text": text, "last": [last]}
 
 
-def _knocked(layer: int, places: Sequence[int], value: Float[np.ndarray, " dim"]) -> Swap:
+def _knocked(model: Model, layer: int, places: Sequence[int], value: Float[np.ndarray, " dim"]) -> Swap:
     import torch
 
     row = torch.from_numpy(value).float().expand(len(places), -1)
-    return Swap("decoder", layer, torch.tensor(places), row)
+    return Swap(model.spaces["decoder"], layer, torch.tensor(places), row)

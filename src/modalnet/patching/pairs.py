@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
+from modalnet.models.sites import choose_spaces, get_space
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -179,31 +180,37 @@ def _layers(
     model: Model, stimuli: list[Stimulus], sites: Any, towers: Any, *, same_pictures: bool
 ) -> dict[str, tuple[int, ...]]:
     reached = model._executor.reached(stimuli)
-    listed = isinstance(sites, list | tuple)
-    if sites != "residual" and not (listed and sites and all(isinstance(one, Site) for one in sites)):
+    listed = list(sites) if isinstance(sites, list | tuple) else []
+    if not isinstance(sites, str) and not (listed and all(isinstance(one, Site) for one in listed)):
         raise InputError(
-            f'sites={sites!r:.80} is not known. Give "residual" for every block\'s output, or a list of sites such as '
-            'modalnet.site("decoder", 5): units, and so patches, are of the residual stream.'
+            f'sites={sites!r:.80} is not known. Give "residual" for every block\'s output, the name of another kind of '
+            'space, or a list of sites such as modalnet.site("decoder", 5).'
         )
     if listed and towers is not None:
         raise InputError("Give sites= as a list or towers=, not both.")
     if listed:
-        chosen = list(dict.fromkeys(one.tower for one in sites))
-    elif towers is None:
-        chosen = [name for name in reached if not (model.towers[name].modality == "image" and same_pictures)]
+        chosen = list(dict.fromkeys(one.space for one in listed))
     else:
-        chosen = [towers] if isinstance(towers, str) else list(towers)
-    _check_towers(model, chosen, reached)
+        named = choose_spaces(model.spaces, sites, model.name)
+        if towers is None:
+            here = [name for name in reached if not (model.towers[name].modality == "image" and same_pictures)]
+        else:
+            here = [towers] if isinstance(towers, str) else list(towers)
+            _check_towers(model, here, reached)
+        chosen = [name for name in named if model.spaces[name].tower.name in here]
+    for name in chosen:
+        get_space(model.spaces, name, model.name)
+    _check_towers(model, [model.spaces[name].tower.name for name in chosen], reached)
     layers: dict[str, tuple[int, ...]] = {}
-    for name in (name for name in model.towers if name in chosen):
-        depth = model.towers[name].n_layers
+    for name in (name for name in model.spaces if name in chosen):
+        depth = model.spaces[name].n_layers
         if not listed:
             layers[name] = tuple(range(depth))
             continue
-        own = [one.layer for one in sites if one.tower == name]
+        own = [one.layer for one in listed if one.space == name]
         for layer in own:
             if not -depth <= layer < depth:
-                raise InputError(f"site {name}[{layer}]: the {name} tower has layers 0..{depth - 1}.")
+                raise InputError(f"site {name}[{layer}]: {name} has layers 0..{depth - 1}.")
         layers[name] = tuple(sorted({layer % depth for layer in own}))
     if not layers:
         raise InputError("there is no tower to patch: the pairs differ in nothing that a tower of this model reads.")

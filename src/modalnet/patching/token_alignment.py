@@ -37,7 +37,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
-from modalnet.models.towers import ROLES as TOWERS
+from modalnet.models.towers import ROLES as TOWERS, tower_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -145,10 +145,10 @@ def check_tokens(tokens: Any, towers: Sequence[str]) -> None:
     """Raise an InputError for a choice that is none, before anything runs."""
     if isinstance(tokens, Mapping) and not tokens:
         raise InputError("tokens= is empty.")
-    if isinstance(tokens, Mapping) and any(name in TOWERS for name in tokens):
-        unknown = [name for name in tokens if name not in towers]
+    if isinstance(tokens, Mapping) and any(_is_space(name) for name in tokens):
+        unknown = [name for name in tokens if name not in towers and name not in map(tower_of, towers)]
         if unknown:
-            raise InputError(f"tokens= names the tower {unknown[0]!r}; patched are {', '.join(towers)}.")
+            raise InputError(f"tokens= names {unknown[0]!r}; patched are {', '.join(towers)}.")
     for tower in towers:
         own = _of_tower(tokens, tower)
         for value in own.values() if isinstance(own, Mapping) else [own]:
@@ -174,9 +174,13 @@ def _is_index(value: Any) -> bool:
 
 
 def _of_tower(tokens: Any, tower: str) -> Any:
-    if isinstance(tokens, Mapping) and any(name in TOWERS for name in tokens):
-        return tokens.get(tower)
+    if isinstance(tokens, Mapping) and any(_is_space(name) for name in tokens):
+        return tokens.get(tower, tokens.get(tower_of(tower)))
     return tokens
+
+
+def _is_space(name: Any) -> bool:
+    return isinstance(name, str) and tower_of(name) in TOWERS
 
 
 # Which token stands for which

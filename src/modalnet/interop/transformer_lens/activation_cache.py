@@ -48,9 +48,9 @@ def cache(run: Run, bridge: TransformerBridge | None = None) -> ActivationCache:
     """
     import torch
 
-    if not run.residual:
+    if not run.activations:
         raise InputError('this run read nothing (read=[]). Use model.run(stimuli, tokens="all").')
-    for tower, values in run.residual.items():
+    for tower, values in run.activations.items():
         if run.tokens[tower] != "all":
             raise InputError(
                 f"the {tower} tower was read with tokens={run.tokens[tower]!r}, and a cache holds every token. Use "
@@ -64,7 +64,7 @@ def cache(run: Run, bridge: TransformerBridge | None = None) -> ActivationCache:
             )
     names = _names(run, bridge)
     activations: dict[str, torch.Tensor] = {}
-    for tower, values in run.residual.items():
+    for tower, values in run.activations.items():
         for row, layer in enumerate(run.layers[tower]):
             activations |= dict.fromkeys(names[tower, layer], torch.stack([value[row] for value in values]))
     try:
@@ -80,11 +80,11 @@ def _names(run: Run, bridge: TransformerBridge | None) -> dict[tuple[str, int], 
     """All names of the hook point behind each block that was read."""
     read = [(tower, layer) for tower, layers in run.layers.items() for layer in layers]
     if bridge is None:
-        if list(run.residual) != ["decoder"]:
-            raise InputError(f"this run read {', '.join(run.residual)}: {BRIDGE_NEEDED}: cache(run, bridge).")
+        if list(run.activations) != ["decoder"]:
+            raise InputError(f"this run read {', '.join(run.activations)}: {BRIDGE_NEEDED}: cache(run, bridge).")
         return {(tower, layer): [f"blocks.{layer}.{name}" for name in DECODER_NAMES] for tower, layer in read}
-    towers = towers_of(bridge, run.residual)
-    for tower, values in run.residual.items():
+    towers = towers_of(bridge, run.activations)
+    for tower, values in run.activations.items():
         n_layers, width = max(run.layers[tower]) + 1, int(values[0].shape[-1])
         if tower not in towers or n_layers > towers[tower].n_layers or width != towers[tower].width:
             shapes = ", ".join(f"{each.name} {each.shape}" for each in towers.values())

@@ -14,14 +14,13 @@ from modalnet.execution.edits import Edits, Part, flatten
 from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
 from modalnet.interventions.operations import Intervention, zero
+from modalnet.models.sites import Space
 from modalnet.units import Units
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
     from transformer_lens.model_bridge import TransformerBridge
-
-    from modalnet.models.towers import Tower
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +55,10 @@ class Hook:
         import torch
 
         n_tokens, width = value.shape[-2:]
-        if width != self.part.tower.width:
+        if width != self.part.space.width:
             raise InputError(
-                f"{self.intervention} is of another model: its {self.part.tower.name} tower has width "
-                f"{self.part.tower.width}, and {getattr(hook, 'name', 'this block')} has width {width}."
+                f"{self.intervention} is of another model: its {self.part.space.name} has width "
+                f"{self.part.space.width}, and {getattr(hook, 'name', 'this block')} has width {width}."
             )
         flat = value.reshape(-1, width)
         rows = torch.arange(len(flat), device=value.device).reshape(-1, n_tokens)[:, self._positions(n_tokens)]
@@ -132,19 +131,20 @@ def hooks(
                 f"{intervention}: a hook does not know which tokens these are. Use "
                 '"all", "last" or indices, such as .at(range(3, 19)).'
             )
-    edits = Edits(given, _towers(given, bridge), lambda *_: iter(()), ())
+    edits = Edits(given, _spaces(given, bridge), lambda *_: iter(()), ())
     return [
-        (part.tower.paths[part.layer], Hook(intervention, part, a, b)) for intervention, part, a, b in edits.constants()
+        (part.space.paths[part.layer], Hook(intervention, part, a, b)) for intervention, part, a, b in edits.constants()
     ]
 
 
-def _towers(interventions: Sequence[Intervention], bridge: TransformerBridge | None) -> dict[str, Tower]:
-    """The towers that interventions write to, with hook names as paths."""
+def _spaces(interventions: Sequence[Intervention], bridge: TransformerBridge | None) -> dict[str, Space]:
+    """The residual streams that interventions write to, with hook names as paths."""
     if bridge is not None:
-        return towers_of(bridge, {name for intervention in interventions for name in intervention.towers})
+        towers = towers_of(bridge, {name for intervention in interventions for name in intervention.towers})
+        return {name: Space(tower) for name, tower in towers.items()}
     for intervention in interventions:
         target = intervention.target
-        if not isinstance(target, Units) or intervention.towers != ["decoder"] or "encoder" in target.shapes:
+        if not isinstance(target, Units) or intervention.spaces != ["decoder"] or "encoder" in target.shapes:
             raise InputError(f"{intervention}: {BRIDGE_NEEDED}: hooks(..., bridge).")
         shape = target.shapes["decoder"]
-    return {"decoder": decoder_hook_points(*shape)}
+    return {"decoder": Space(decoder_hook_points(*shape))}
