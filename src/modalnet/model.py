@@ -512,8 +512,11 @@ def _seed(untrained: bool | int) -> int:
 
 def _path_range(space: Space) -> str:
     # As the model has them; a TransformerLens bridge puts a wrapper around each module.
-    first, last = (path.replace("._original_component", "") for path in (space.paths[0], space.paths[-1]))
-    return first if space.n_layers == 1 else f"{first} .. {last.rsplit('.', 1)[-1]}"
+    first, last = (path.replace("._original_component", "").split(".") for path in (space.paths[0], space.paths[-1]))
+    if space.n_layers == 1:
+        return ".".join(first)
+    shared = next((i for i, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), 0)
+    return f"{'.'.join(first)} .. {'.'.join(last[shared:])}"
 
 
 def _short(count: int) -> str:
