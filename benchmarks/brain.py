@@ -74,7 +74,7 @@ def main() -> None:
         start = time.perf_counter()
         with peak_memory() as peak:
             result = mn.brain.encode(
-                features, data, controls=controls, device=arguments.device, cache=False, progress=False
+                features, data, control_features=controls, device=arguments.device, cache=False, progress=False
             )
         row = {
             "seconds": time.perf_counter() - start,

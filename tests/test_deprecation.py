@@ -64,7 +64,7 @@ def test_options():
     message = r"`match='norm'` is deprecated and will be removed in 0.3; use `match='activation'`."
     for value, expected in (("norm", "activation"), (["layer", "norm"], ["layer", "activation"])):
         assert warned(
-            message, lambda value=value: deprecation.renamed_option("match", value, {"norm": "activation"}, 1)
+            message, lambda value=value: deprecation.renamed_option("match", value, {"norm": "activation"})
         ) == (expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from operator import attrgetter
@@ -26,26 +28,21 @@ from typing import Any, ParamSpec, TypeVar, overload
 from modalnet.errors import InputError
 
 REMOVED_IN = "0.3"
+PACKAGE = os.path.dirname(__file__) + os.sep
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
-    """Warn that a spelling is deprecated.
+def warn_renamed(old: str, new: str) -> None:
+    """Warn, at the line of the user's code, that a spelling is deprecated.
 
     Parameters
     ----------
     old, new
         Both spellings as a user writes them.
-    stacklevel
-        As in :func:`warnings.warn`, counted from the caller of this function.
     """
-    warnings.warn(
-        f"`{old}` is deprecated and will be removed in {REMOVED_IN}; use `{new}`.",
-        DeprecationWarning,
-        stacklevel=stacklevel + 1,
-    )
+    _warn(f"`{old}` is deprecated and will be removed in {REMOVED_IN}; use `{new}`.")
 
 
 def renamed_arguments(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -80,7 +77,7 @@ def renamed_arguments(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[
     return decorate
 
 
-def renamed_option(name: str, value: Any, old_to_new: Mapping[str, str], stacklevel: int = 2) -> Any:
+def renamed_option(name: str, value: Any, old_to_new: Mapping[str, str]) -> Any:
     """Return an option, or the options of a list, in the new spelling; a value given in the old one warns.
 
     Parameters
@@ -91,13 +88,11 @@ def renamed_option(name: str, value: Any, old_to_new: Mapping[str, str], stackle
         What was given: an option, a list or tuple of options, or anything else, which is returned as it is.
     old_to_new
         For each old spelling of an option the new one.
-    stacklevel
-        As in :func:`warnings.warn`, counted from the caller of this function.
     """
     if isinstance(value, list | tuple):
-        return type(value)([renamed_option(name, item, old_to_new, stacklevel + 1) for item in value])
+        return type(value)([renamed_option(name, item, old_to_new) for item in value])
     if isinstance(value, str) and value in old_to_new:
-        warn_renamed(f"{name}={value!r}", f"{name}={old_to_new[value]!r}", stacklevel + 1)
+        warn_renamed(f"{name}={value!r}", f"{name}={old_to_new[value]!r}")
         return old_to_new[value]
     return value
 
@@ -125,7 +120,7 @@ def renamed(old_name: str, new: Any) -> Any:
 
         def read(self: Any) -> Any:
             owner = type(self).__name__
-            _warn_attribute(owner, old_name, new, stacklevel=2)
+            _warn_attribute(owner, old_name, new)
             return attrgetter(new)(self)
 
         read.__doc__ = f"Deprecated alias of :attr:`{new}`."
@@ -164,7 +159,7 @@ def renamed_attributes(table: Mapping[str, str]) -> Callable[[Any, str], Any]:
         owner = type(self).__name__
         if name not in targets:
             raise AttributeError(f"{owner!r} object has no attribute {name!r}", name=name, obj=self)
-        _warn_attribute(owner, name, targets[name], stacklevel=2)
+        _warn_attribute(owner, name, targets[name])
         return attrgetter(targets[name])(self)
 
     return __getattr__
@@ -192,12 +187,16 @@ def renamed_names(module: str, table: Mapping[str, str]) -> Callable[[str], Any]
     return __getattr__
 
 
-def _warn_attribute(owner: str, old: str, new: str, stacklevel: int) -> None:
+def _warn_attribute(owner: str, old: str, new: str) -> None:
     if any(part.startswith("_") for part in new.split(".")):
-        warnings.warn(
-            f"`{owner}.{old}` is no longer public and will be removed in {REMOVED_IN}.",
-            DeprecationWarning,
-            stacklevel=stacklevel + 1,
-        )
+        _warn(f"`{owner}.{old}` is no longer public and will be removed in {REMOVED_IN}.")
     else:
-        warn_renamed(f"{owner}.{old}", f"{owner}.{new}", stacklevel + 1)
+        warn_renamed(f"{owner}.{old}", f"{owner}.{new}")
+
+
+def _warn(message: str) -> None:
+    """Warn at the first line outside this package, however deep in it the old spelling was met."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DeprecationWarning, stacklevel=level)

@@ -135,7 +135,7 @@ def check_option(name: str, value: Any, options: Collection[str]) -> str:
     raise InputError(f"`{name}` must be one of {_listed(options)}, got {_shown(value)}.{_suggestion(value, options)}")
 
 
-def check_options(name: str, values: Any, options: Collection[str]) -> tuple[str, ...]:
+def check_options(name: str, values: Any, options: Collection[str], *, empty: bool = False) -> tuple[str, ...]:
     """Return one or several of the known options, each once, in the order given.
 
     Parameters
@@ -146,6 +146,8 @@ def check_options(name: str, values: Any, options: Collection[str]) -> tuple[str
         One option or a sequence of options.
     options
         The known options.
+    empty
+        Whether an empty sequence is accepted.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def check_options(name: str, values: Any, options: Collection[str]) -> tuple[str
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise InputError(f"`{name}` must be one or several of {_listed(options)}, got {_shown(values)}.")
     chosen = tuple(dict.fromkeys(check_option(name, value, options) for value in given))
-    if not chosen:
+    if not chosen and not empty:
         raise InputError(f"`{name}` must name at least one of {_listed(options)}, got {_shown(values)}.")
     return chosen
 

@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet import _files
-from modalnet._deprecation import renamed, renamed_arguments, renamed_option
+from modalnet._deprecation import renamed, renamed_arguments
 from modalnet.errors import InputError, StoreError
-from modalnet.stats.controls import RENAMED_MATCH
+from modalnet.stats.controls import check_match
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -316,7 +316,7 @@ class Units:
             raise InputError(f"random(n=...) draws a whole number of sets, at least 1; got n={n!r}.")
         if not _is_whole(seed) or seed < 0:
             raise InputError(f"random(seed=...) takes a non-negative whole number; got seed={seed!r}.")
-        match = renamed_option("match", match, RENAMED_MATCH, 3)
+        match = check_match(match)
         draws: dict[str, Callable[[np.random.Generator, str], np.ndarray]] = {
             "layer": self._draw_by_layer,
             "tower": self._draw_by_tower,

@@ -85,7 +85,7 @@ def test_every_comparison_is_there(result, tiny):
 def test_noise_is_not_predicted(tiny, network, stimuli, brain):
     noise = np.random.default_rng(9).standard_normal((len(stimuli), 20))
     data = mn.brain.from_arrays(stimuli, noise, groups=brain.groups)
-    found = mn.brain.align(tiny, network, data, controls=3, untrained=False, baselines=False, **QUICK)
+    found = mn.brain.align(tiny, network, data, n_controls=3, untrained=False, baselines=False, **QUICK)
     assert (found.table()["score"].abs() < 0.1).all()
     assert "not distinguishably better" in found.verdict() or "worse" in found.verdict()
 
@@ -99,14 +99,14 @@ def test_the_second_call_runs_nothing(tiny, network, brain, result):
 
 def test_other_questions_share_the_activations(tiny, network, brain):
     with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
-        other = mn.brain.align(tiny, network, brain, metric="r2", controls=2, untrained=False, **QUICK)
+        other = mn.brain.align(tiny, network, brain, metric="r2", n_controls=2, untrained=False, **QUICK)
     assert other.metric == "r2"
     assert 0.2 < other.score("network") < 1
 
 
 def test_banded_ridge_gives_the_network_and_each_baseline_a_penalty(tiny, network, brain):
     found = mn.brain.align(
-        tiny, network, brain, regression="banded", n_iter=5, controls=1, untrained=False, whole_layer=False, **QUICK
+        tiny, network, brain, regression="banded", n_iter=5, n_controls=1, untrained=False, whole_layer=False, **QUICK
     )
     both = found["network + baselines"]
     assert list(both.shares) == ["decoder", "length", "frequency", "bag of words"]
@@ -115,19 +115,19 @@ def test_banded_ridge_gives_the_network_and_each_baseline_a_penalty(tiny, networ
 
 def test_a_localization_will_do(tiny, brain):
     language = mn.localize(tiny, mn.stimuli.language(20), towers="decoder", progress=False)
-    options = {"controls": 1, "untrained": False, "baselines": False, "whole_layer": False}
+    options = {"n_controls": 1, "untrained": False, "baselines": False, "whole_layer": False}
     found = mn.brain.align(tiny, language, brain, fraction=0.02, **options, **QUICK)
     assert found.network.n_features == int(0.02 * 1536)
 
 
 def test_an_untrained_model_of_ones_own(tiny, network, brain):
-    options = {"controls": 0, "baselines": False, "whole_layer": False}
+    options = {"n_controls": 0, "baselines": False, "whole_layer": False}
     found = mn.brain.align(tiny, network, brain, untrained=mn.load(tiny, untrained=3), **options, **QUICK)
     assert list(found.table()["features"]) == ["network", "untrained, same units"]
 
 
 def test_large_or_absent_models_get_no_copy_unless_asked(tiny, network, brain):
-    options = {"controls": 0, "baselines": False, "whole_layer": False}
+    options = {"n_controls": 0, "baselines": False, "whole_layer": False}
     with mock.patch("modalnet.brain.alignment.LARGEST_COPY", 1000):
         found = mn.brain.align(tiny, network, brain, **options, **QUICK)
     assert len(found.sets) == 1
@@ -147,7 +147,7 @@ def test_pictures_and_vision_networks(tiny):
     responses = (values - values.mean(0)) / values.std(0) + 0.2 * np.random.default_rng(0).standard_normal(values.shape)
     folds = [f"{i % 6}" for i in range(len(contrast))]
     data = mn.brain.from_arrays(contrast.stimuli, responses, groups=folds)
-    found = mn.brain.align(tiny, units, data, controls=5, n_folds=3, **QUICK)
+    found = mn.brain.align(tiny, units, data, n_controls=5, n_folds=3, **QUICK)
     table = found.table().set_index("features")
     assert table.loc["network", "score"] > 0.6
     assert {"image statistics", "pixels"} <= set(table.index)
@@ -155,7 +155,7 @@ def test_pictures_and_vision_networks(tiny):
 
 @pytest.mark.parametrize("measure", ["rsa", "cka"])
 def test_similarity_finds_the_right_units(tiny, network, brain, measure, tmp_path):
-    found = getattr(mn.brain, measure)(tiny, network, brain, controls=5, progress=False, n_permutations=99)
+    found = getattr(mn.brain, measure)(tiny, network, brain, n_controls=5, progress=False, n_permutations=99)
     table = found.table().set_index("features")
     assert table.loc["network", "p"] == 0.01
     assert table.loc["random units, layer-matched", "network_minus_low"] > 0
@@ -170,14 +170,14 @@ def test_similarity_finds_the_right_units(tiny, network, brain, measure, tmp_pat
         assert "noise ceiling" in found.summary()
         assert any("pairs of stimuli of one group" in note for note in found.notes)
     with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
-        again = getattr(mn.brain, measure)(tiny, network, brain, controls=5, progress=False, n_permutations=99)
+        again = getattr(mn.brain, measure)(tiny, network, brain, n_controls=5, progress=False, n_permutations=99)
     assert again.table().equals(found.table())
 
 
 def test_rsa_of_a_single_target_takes_distances(tiny, network, brain):
     one = brain.select(targets=[0])
     found = mn.brain.rsa(
-        tiny, network, one, controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
+        tiny, network, one, n_controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
     )
     assert found.settings["brain_dissimilarity"] == "euclidean"
     with pytest.raises(mn.InputError, match="No correlation is over 1 target"):
@@ -189,7 +189,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
     values[:5, 0] = np.nan
     data = mn.brain.from_arrays(brain.stimuli, values)
     found = mn.brain.rsa(
-        tiny, network, data, controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
+        tiny, network, data, n_controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
     )
     assert "1 targets with missing responses are left out." in found.notes
     with pytest.raises(mn.InputError, match="no target was measured on every stimulus"):
@@ -204,7 +204,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
         ({"units": mn.Units({"decoder": np.ones((8, 192), dtype=bool)}, model="other")}, "belong to another model"),
         ({"units": mn.Units({"decoder": np.ones((3, 4), dtype=bool)})}, "have a decoder tower \\(3, 4\\)"),
         ({"dataset": "pereira"}, "what a reader of modalnet.brain returns"),
-        ({"controls": 1.5}, "controls= is a whole number"),
+        ({"n_controls": 1.5}, "controls= is a whole number"),
         ({"match": "size"}, "match"),
         ({"untrained": "yes"}, "untrained='yes'"),
         ({"regression": "ols"}, "regression='ols'"),
@@ -224,7 +224,7 @@ def test_bad_questions_are_refused_before_anything_runs(tiny, network, brain, op
 def test_units_of_a_tower_that_stimuli_do_not_reach_are_refused(tiny, brain):
     vision = mn.Units({"vision": np.ones((6, 128), dtype=bool), "decoder": np.zeros((8, 192), dtype=bool)})
     with pytest.raises(mn.InputError, match="reach the vision tower"):
-        mn.brain.align(tiny, vision, brain, controls=0, progress=False)
+        mn.brain.align(tiny, vision, brain, n_controls=0, progress=False)
 
 
 def test_the_plots_show_every_set(result, tiny, network, brain):
@@ -237,5 +237,5 @@ def test_the_plots_show_every_set(result, tiny, network, brain):
     assert labels[0] == "network (12)"
     assert "random units, layer-matched x10 (12)" in labels
     assert "pearson" not in ax.get_xlabel()
-    cka = mn.brain.cka(tiny, network, brain, controls=5, progress=False, n_permutations=99)
+    cka = mn.brain.cka(tiny, network, brain, n_controls=5, progress=False, n_permutations=99)
     assert cka.plot().get_xlabel() == "debiased linear CKA"

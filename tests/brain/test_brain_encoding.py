@@ -278,7 +278,9 @@ def test_the_right_features_win():
     right = rng.standard_normal((200, 40))
     controls = [rng.standard_normal((200, 40)) for _ in range(19)]
     responses = right @ rng.standard_normal((40, 30)) / 6 + rng.standard_normal((200, 30))
-    result = mn.brain.encode({"right": right, "wrong": controls[0]}, dataset(responses), controls=controls, **QUICK)
+    result = mn.brain.encode(
+        {"right": right, "wrong": controls[0]}, dataset(responses), control_features=controls, **QUICK
+    )
     table = result.table().set_index("features")
     assert table.loc["right", "score"] > 0.4
     assert table.loc["right", "p"] == 0.01
@@ -299,7 +301,7 @@ def test_noise_gives_nothing():
         rng = np.random.default_rng(seed)
         features, controls = rng.standard_normal((60, 15)), [rng.standard_normal((60, 15)) for _ in range(3)]
         result = mn.brain.encode(
-            features, dataset(rng.standard_normal((60, 2))), controls=controls, **(QUICK | {"n_resamples": 50})
+            features, dataset(rng.standard_normal((60, 2))), control_features=controls, **(QUICK | {"n_resamples": 50})
         )
         scores.append(result.score("features"))
         ps.append(result.table()["p"][0])
@@ -373,7 +375,7 @@ def small_result(**options):
         features[:, :4] + rng.standard_normal((60, 4)), subjects=["a", "a", "b", "b"], ceiling=[0.8, 0.05, 0.9, 0.7]
     )
     controls = [rng.standard_normal((60, 8)) for _ in range(2)]
-    return mn.brain.encode({"mine": features}, data, controls=controls, baselines=True, **(QUICK | options))
+    return mn.brain.encode({"mine": features}, data, control_features=controls, baselines=True, **(QUICK | options))
 
 
 def test_a_result_goes_through_a_file(tmp_path):

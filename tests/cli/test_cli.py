@@ -499,7 +499,7 @@ def test_the_demo(tmp_path: Path, store: Store) -> None:
 
 def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
     arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar,colour", "--items", "12"]
-    arguments += ["--controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
+    arguments += ["--n-controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
     printed = ok("lesion", *arguments)
     assert "Lesions of tiny" in printed
     names = ["lesion-dissociation.csv", "lesion-table.csv", "lesion-verdicts.txt", "lesion.png", "lesion.safetensors"]
@@ -512,7 +512,7 @@ def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
 
 def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
     """The options of a careful study reach it, and change what it measures."""
-    arguments = ["tiny", "--tasks", "grammar", "--items", "12", "--controls", "1", "--fractions", "5%"]
+    arguments = ["tiny", "--tasks", "grammar", "--items", "12", "--n-controls", "1", "--fractions", "5%"]
     careful = ["--by", "effect_size", "--exclude-massive", "1.2", "--spare-first", "1", "--out", tmp_path / "careful"]
     printed = ok("lesion", *arguments, *careful)
     assert "The first token of every text kept its activations." in " ".join(printed.split())
@@ -632,7 +632,7 @@ def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> 
 
 
 def test_a_profile(tmp_path: Path, store: Store) -> None:
-    arguments = ["tiny", "--top", "5%", "--controls", "2", "--out", tmp_path / "out"]
+    arguments = ["tiny", "--top", "5%", "--n-controls", "2", "--out", tmp_path / "out"]
     printed = ok("profile", *arguments)
     assert "published differences of the human language network hold" in printed
     names = ["contrasts.csv", "human.csv", "table.csv"]
@@ -640,7 +640,7 @@ def test_a_profile(tmp_path: Path, store: Store) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
     document = json.loads(ok("profile", *arguments, "--json"))
     assert [row["condition"] for row in document["table"]] == ["sentences", "word-lists", "jabberwocky", "nonwords"]
-    assert document["settings"]["controls"] == 2
+    assert document["settings"]["n_controls"] == 2
     assert any("selected anew" in note for note in document["notes"])
 
 
@@ -651,7 +651,7 @@ def test_brain(tmp_path: Path, store: Store) -> None:
     rows = {"sentence": texts, "left": [len(str(text)) for text in texts], "passage": np.arange(len(texts)) // 4}
     pd.DataFrame(rows).to_csv(tmp_path / "brain.csv", index=False)
     columns = ["--text", "sentence", "--responses", "left", "--group", "passage"]
-    arguments = ["tiny", "--data", f"csv:{tmp_path / 'brain.csv'}", *columns, "--controls", "2"]
+    arguments = ["tiny", "--data", f"csv:{tmp_path / 'brain.csv'}", *columns, "--n-controls", "2"]
     document = json.loads(ok("brain", *arguments, "--out", tmp_path / "out", "--json"))
     score = {row["features"]: row["score"] for row in document["table"]}
     assert score["length"] > 0.99

@@ -69,7 +69,7 @@ def test_the_dry_run_profiles(pair: tuple[mn.Model, mn.Model]) -> None:
     here, there = pair
     assert there.remote is not None
     before = len(there.remote.jobs)
-    options = {"controls": 2, "cache": False, "progress": False}
+    options = {"n_controls": 2, "cache": False, "progress": False}
     found = [mn.profile(model, some(here), {"a": TEXTS[:8], "b": TEXTS[8:]}, **options) for model in pair]
     assert len(there.remote.jobs) > before
     assert np.array_equal(found[0].responses, found[1].responses)
@@ -83,7 +83,7 @@ def test_the_dry_run_aligns(pair: tuple[mn.Model, mn.Model], measure: str) -> No
     assert there.remote is not None
     responses = np.random.default_rng(0).standard_normal((len(TEXTS), 3))
     data = mn.brain.from_arrays(TEXTS, responses, groups=np.arange(len(TEXTS)) // 2)
-    options = {"controls": 2, "n_permutations": 9, "untrained": True, "cache": False, "progress": False}
+    options = {"n_controls": 2, "n_permutations": 9, "untrained": True, "cache": False, "progress": False}
     options |= {"n_folds": 2, "n_resamples": 9} if measure == "align" else {}
     ask = getattr(mn.brain, measure)
     before = len(there.remote.jobs)

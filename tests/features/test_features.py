@@ -496,7 +496,7 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
 def test_a_single_unit_goes_up_without_natural_pictures():
     model = load("vit")
     result = mn.features.optimize(
-        model, ("vision", 2, 3), magnitude="signed", controls=0, steps=20, rate=0.2, colour=False, progress=False
+        model, ("vision", 2, 3), magnitude="signed", n_controls=0, steps=20, rate=0.2, colour=False, progress=False
     )
     assert result.response.shape == (1, 1)
     assert result.response[0, 0] > result.path[0, 0] + 0.1
@@ -504,7 +504,7 @@ def test_a_single_unit_goes_up_without_natural_pictures():
     assert "vision[2, 3]" in result.summary()
     assert result.plot().shape == (1, 1)
     other = mn.features.optimize(
-        model, ("vision", 2, 3), magnitude="signed", controls=0, steps=20, rate=0.2, seed=1, progress=False
+        model, ("vision", 2, 3), magnitude="signed", n_controls=0, steps=20, rate=0.2, seed=1, progress=False
     )
     assert (other.pictures != result.pictures).any()
 
@@ -512,7 +512,7 @@ def test_a_single_unit_goes_up_without_natural_pictures():
 def test_a_smoother_picture_costs_activation():
     model = load("vit")
     rough, smooth = (
-        mn.features.optimize(model, ("vision", 1, 3), controls=0, steps=20, rate=0.2, smooth=weight, progress=False)
+        mn.features.optimize(model, ("vision", 1, 3), n_controls=0, steps=20, rate=0.2, smooth=weight, progress=False)
         for weight in (0.0, 50.0)
     )
     roughness = [
@@ -530,7 +530,7 @@ def test_bad_input_to_optimize():
         paint(load("llama"), ("decoder", 1, 3))
     with pytest.raises(InputError, match="single pixels"):
         paint(load("idefics3"), unit, text="What is this?")
-    for bad in ({"steps": 0}, {"rate": -1}, {"smooth": "much"}, {"seed": -1}, {"shake": 3}, {"controls": -1}):
+    for bad in ({"steps": 0}, {"rate": -1}, {"smooth": "much"}, {"seed": -1}, {"shake": 3}, {"n_controls": -1}):
         with pytest.raises(InputError, match=f"{next(iter(bad))}="):
             paint(model, unit, **bad)
     with pytest.raises(InputError, match="no picture"):

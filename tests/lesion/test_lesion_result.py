@@ -316,7 +316,7 @@ def test_failures_stay_visible(double):
     assert row["base"] == double.base["images"].mean
     assert "mean ablation failed (out of memory)" in study.verdicts()[-1]
     assert "2 cells failed" in study.summary()
-    assert "norm control 2 on captions: no images" in study.summary()
+    assert "activation control 2 on captions: no images" in study.summary()
     verdicts = study.dissociation(operation="mean").verdict
     assert verdicts.tolist() == ["not tested: no usable scores of vision on images"]
 

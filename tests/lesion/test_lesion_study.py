@@ -14,7 +14,7 @@ from random_units import some_units
 from reference import load, stimuli_for
 
 PAIRS = [("a dog sleeps", "a dog sleep"), ("b c d", "d c b"), ("the cat", "the hat"), ("one two", "two one")]
-OPTIONS = {"controls": 2, "progress": False}
+OPTIONS = {"n_controls": 2, "progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
 def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(model):
     localization = mn.localize(model, contrast(), progress=False)
     study = mn.lesion_study(
-        model, {"x": localization}, [pairs()], (0.05, 0.1), operations=["zero"], matches=["layer"], **OPTIONS
+        model, {"x": localization}, [pairs()], (0.05, 0.1), operations=["zero"], match=["layer"], **OPTIONS
     )
     assert study.fractions("x") == (0.05, 0.1)
     least = localization.least_selective(fraction=0.1)
@@ -82,7 +82,7 @@ def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(mod
 
 def test_units_can_be_chosen_by_effect_size_and_without_massive_ones(model):
     localization = mn.localize(model, contrast(), progress=False)
-    options = {"operations": ["zero"], "matches": [], **OPTIONS}
+    options = {"operations": ["zero"], "match": [], **OPTIONS}
     study = mn.lesion_study(
         model, {"x": localization}, [pairs()], (0.1,), by="effect_size", exclude_massive=2.0, **options
     )
@@ -191,7 +191,7 @@ def test_a_tower_that_a_task_does_not_reach_changes_nothing_there():
         {"vision": vision, "both": both},
         [pairs(), Pictured("pictures")],
         operations=["zero"],
-        matches=["layer"],
+        match=["layer"],
         **OPTIONS,
     )
     found = {(one.network, task): scores for (one, task), scores in study.cells.items() if not one.control}
@@ -218,7 +218,7 @@ class Written(GenerationTask):
 
 def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path):
     units = network(model, 0.4)
-    study = mn.lesion_study(model, {"some": units}, Written(), operations=["zero"], matches=["layer"], **OPTIONS)
+    study = mn.lesion_study(model, {"some": units}, Written(), operations=["zero"], match=["layer"], **OPTIONS)
     edit = mn.zero(units)
     expected = float(len(model.generate("a b c", edit, max_new_tokens=3)))
     assert study.cells[Condition("some", units.count / len(model.units()), "zero"), "written"] == [expected]
@@ -235,11 +235,11 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
         ({"tasks": []}, "a task or several"),
         ({"tasks": ["blimp"]}, "is a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
-        ({"controls": -1}, "controls= is a whole number"),
+        ({"n_controls": -1}, "controls= is a whole number"),
         ({"operations": ["melt"]}, "operations= is a list of 'zero' and 'mean'"),
         ({"operations": "zero"}, "operations= is a list"),
         ({"operations": []}, "operations= is empty"),
-        ({"matches": ["size"]}, "matches= is a list"),
+        ({"match": ["size"]}, "matches= is a list"),
         ({"fractions": ()}, "fractions= is empty"),
     ],
 )
@@ -263,7 +263,7 @@ def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypa
         monkeypatch.setattr(Executor, name, None)
     foreign = mn.Units({tower: np.eye(*shape, dtype=bool) for tower, shape in shapes.items()}, model=fingerprint)
     with pytest.raises(mn.InputError, match=message):
-        mn.lesion_study(model, {"own": network(model), "foreign": foreign}, pairs(), matches=["layer"], progress=False)
+        mn.lesion_study(model, {"own": network(model), "foreign": foreign}, pairs(), match=["layer"], progress=False)
 
 
 def test_units_without_norms_have_no_norm_matched_controls_and_that_is_said(model):

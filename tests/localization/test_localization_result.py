@@ -478,9 +478,9 @@ def test_held_out_t_is_that_of_the_raw_values():
 
 
 def test_reliability_is_reproducible_and_of_the_towers_asked_for(signal):
-    one, two = (reliability(signal, seed=3, n_splits=4, n_random=3, towers="decoder") for _ in range(2))
+    one, two = (reliability(signal, seed=3, n_splits=4, n_controls=3, towers="decoder") for _ in range(2))
     assert one.summary().equals(two.summary())
-    assert not one.summary().equals(reliability(signal, seed=4, n_splits=4, n_random=3, towers="decoder").summary())
+    assert not one.summary().equals(reliability(signal, seed=4, n_splits=4, n_controls=3, towers="decoder").summary())
     assert one.towers == ("decoder",)
     assert one.n_selected == 24
 

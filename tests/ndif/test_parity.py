@@ -141,7 +141,7 @@ def test_lesion_study(tiny: Pair) -> None:
     task = mn.tasks.default()[0] if isinstance(mn.tasks.default(), list) else next(iter(mn.tasks.default()))
     tables = [
         mn.lesion_study(
-            model, {"some": some(here, step=11)}, task, controls=1, matches=("layer",), cache=False, progress=False
+            model, {"some": some(here, step=11)}, task, n_controls=1, match=("layer",), cache=False, progress=False
         ).table()
         for model in tiny
     ]
@@ -152,7 +152,9 @@ def test_lesion_study(tiny: Pair) -> None:
 def test_profile(pair: Pair) -> None:
     here, _ = pair
     stimuli = [one for one in mn.stimuli.language_conditions().stimuli if one.id and one.id.endswith("5")]
-    found = [mn.profile.language(model, some(here), stimuli, controls=2, cache=False, progress=False) for model in pair]
+    found = [
+        mn.profile.language(model, some(here), stimuli, n_controls=2, cache=False, progress=False) for model in pair
+    ]
     assert np.abs(found[0].responses - found[1].responses).max() <= CLOSE
     assert np.abs(found[0].controls - found[1].controls).max() <= CLOSE
 
@@ -164,7 +166,7 @@ def test_align(pair: Pair) -> None:
     texts = [one.text for one in mn.stimuli.language(30).stimuli]
     responses = np.random.default_rng(0).standard_normal((len(texts), 4))
     data = mn.brain.from_arrays(texts, responses, groups=np.arange(len(texts)) // 3)
-    options = {"controls": 2, "untrained": False, "cache": False, "progress": False}
+    options = {"n_controls": 2, "untrained": False, "cache": False, "progress": False}
     assert there.remote is not None
     before = len(there.remote.jobs)
     one, other = (mn.brain.align(model, some(here), data, **options) for model in pair)

@@ -170,8 +170,8 @@ def test_units_of_a_network_are_what_hooks_patch():
         corrupt,
         difference,
         tokens="each",
-        networks={"some": units},
-        controls=3,
+        units={"some": units},
+        n_controls=3,
         cache=False,
         progress=False,
     )
@@ -476,7 +476,7 @@ def test_pairs_that_cannot_be_patched():
     with pytest.raises(InputError, match="1 pairs and 2 answers"):
         patch(clean, corrupt, log_probability([" a", " b"]))
     with pytest.raises(InputError, match="of a model with a vision tower of shape"):
-        patch(clean, corrupt, difference, networks={"x": mn.Units({"vision": np.ones((2, 3), dtype=bool)})})
+        patch(clean, corrupt, difference, units={"x": mn.Units({"vision": np.ones((2, 3), dtype=bool)})})
     with pytest.raises(InputError, match="A metric is"):
         patch(clean, corrupt, "logits")
 

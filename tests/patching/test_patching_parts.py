@@ -188,7 +188,7 @@ def test_an_interval_covers_what_it_should():
             clean=clean,
             corrupt=corrupt,
             values={"decoder": np.broadcast_to(patched[:, None, None], (40, 4, 3)).copy()},
-            networks={},
+            units={},
             labels=tuple(map(str, range(40))),
         )
         low, high = one.interval(n_resamples=300, seed=trial)["decoder"][:, 0, 0]

@@ -86,9 +86,9 @@ def test_selecting_and_measuring_on_the_same_noise_is_prevented(tiny):
     ]
     noise = mn.localize(tiny, mn.Contrast(stimuli, positive="a"), towers="decoder", progress=False)
     units = noise.top(fraction=0.02)
-    held_out = mn.profile(tiny, units, stimuli, progress=False, controls=0)
+    held_out = mn.profile(tiny, units, stimuli, progress=False, n_controls=0)
     forgetful = mn.Units(units.mask, model=units.model)  # nothing is known of its selection
-    circular = mn.profile(tiny, forgetful, stimuli, progress=False, controls=0)
+    circular = mn.profile(tiny, forgetful, stimuli, progress=False, n_controls=0)
     inside, outside = (one.contrast("a", "b")["difference"] for one in (circular, held_out))
     assert inside > 0.3
     assert outside < inside / 2
@@ -103,16 +103,16 @@ def test_units_that_lost_their_selection_are_measured_on_other_stimuli(tiny, lan
     with pytest.raises(mn.InputError, match="'sentences' has 0 stimuli that did not select these units"):
         mn.profile.language(tiny, back, n=60, progress=False)
     others = [s for s in mn.stimuli.language_conditions(80).stimuli]
-    found = mn.profile(tiny, back, others, progress=False, controls=0)
+    found = mn.profile(tiny, back, others, progress=False, n_controls=0)
     assert [len(found.values(c)) for c in found.conditions] == [20, 80, 80, 20]
     assert "120 of 320 stimuli selected these units and were left out" in found.notes[1]
     fresh = [s for s in others if s.condition in ("word-lists", "jabberwocky")]
-    assert "did not select them" in mn.profile(tiny, units | back, fresh, progress=False, controls=0).notes[0]
+    assert "did not select them" in mn.profile(tiny, units | back, fresh, progress=False, n_controls=0).notes[0]
 
 
 def test_the_reading_is_that_of_the_localization(tiny):
     found = mn.localize(tiny, mn.stimuli.language(20), towers="decoder", protocol="alkhamissi2025", progress=False)
-    profile = mn.profile.language(tiny, found, n=20, progress=False, controls=0)
+    profile = mn.profile.language(tiny, found, n=20, progress=False, n_controls=0)
     assert (profile.settings["max_tokens"], profile.settings["raw"], profile.settings["magnitude"]) == (
         12,
         True,
@@ -121,16 +121,17 @@ def test_the_reading_is_that_of_the_localization(tiny):
     signed = mn.localize(
         tiny, mn.stimuli.language(20), towers="decoder", magnitude="signed", tokens="mean", progress=False
     )
-    profile = mn.profile.language(tiny, signed, n=20, progress=False, controls=0)
+    profile = mn.profile.language(tiny, signed, n=20, progress=False, n_controls=0)
     assert (profile.settings["magnitude"], profile.settings["tokens"]) == ("signed", {"decoder": "mean"})
     assert (
-        mn.profile.language(tiny, signed, n=20, progress=False, controls=0, tokens="last").settings["tokens"] == "last"
+        mn.profile.language(tiny, signed, n=20, progress=False, n_controls=0, tokens="last").settings["tokens"]
+        == "last"
     )
 
 
 def test_pictures_have_profiles(tiny):
     vision = mn.localize(tiny, mn.stimuli.vision(n=12, size=64), towers="vision", progress=False)
-    found = mn.profile(tiny, vision, mn.stimuli.categories(n=8, size=64), fraction=0.05, progress=False, controls=3)
+    found = mn.profile(tiny, vision, mn.stimuli.categories(n=8, size=64), fraction=0.05, progress=False, n_controls=3)
     assert found.conditions == tuple(mn.stimuli.categories(n=8, size=64).conditions)
     assert len(found.responses) == 32
 
@@ -149,7 +150,7 @@ def test_normalizing(tiny, language):
     stimuli = mn.stimuli.language_conditions(10).stimuli
     plain = mn.Units(units.mask, model=units.model)
     found = {
-        kind: mn.profile(tiny, plain, stimuli, normalize=kind, progress=False, controls=0)
+        kind: mn.profile(tiny, plain, stimuli, normalize=kind, progress=False, n_controls=0)
         for kind in ("none", "z", "minmax")
     }
     mask = units.mask["decoder"]
@@ -293,7 +294,7 @@ def test_items_are_found_by_number_and_can_be_given():
         ({"conditions": {"a": ["one"], "b": ["two", "three"]}}, "'a' has 1 stimuli"),
         ({"normalize": "percent"}, "normalize='percent'"),
         ({"magnitude": "squared"}, "magnitude='squared'"),
-        ({"controls": -1}, "controls= is a whole number"),
+        ({"n_controls": -1}, "controls= is a whole number"),
         ({"items": ["1"]}, "items= has 1 entries"),
     ],
 )

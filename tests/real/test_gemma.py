@@ -115,7 +115,7 @@ def test_means_and_norms_too(result, independent):
 
 
 def test_the_network_comes_back_on_other_sentences(result):
-    found = result.reliability(fraction=0.01, n_splits=20, n_random=20)
+    found = result.reliability(fraction=0.01, n_splits=20, n_controls=20)
     assert found.n_selected == 115
     assert found.dice.min() > found.dice_random.max() + 0.3
     assert found.t_held_out.min() > found.t_random.max()

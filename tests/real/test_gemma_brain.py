@@ -31,7 +31,7 @@ def pereira(model, localization):
     data = mn.brain.pereira2018(assets.data("brain") / "pereira2018_averaged.csv")
     kept = set(sorted(set(data.groups))[::2])
     half = data.select(stimuli=np.array([group in kept for group in data.groups]))
-    return mn.brain.align(model, localization, half, controls=5, progress=False)
+    return mn.brain.align(model, localization, half, n_controls=5, progress=False)
 
 
 def test_the_language_network_predicts_what_training_gave(pereira):
@@ -55,7 +55,7 @@ def test_it_predicts_no_better_than_random_units_and_worse_than_all(pereira):
 def test_a_second_set_agrees_and_it_is_more_than_length(model, localization):
     data = mn.brain.tuckute2024(assets.data("brain") / "tuckute2024_averaged.csv", conditions="B")
     assert len(data) == 1001
-    found = mn.brain.align(model, localization, data, controls=3, untrained=False, whole_layer=False, progress=False)
+    found = mn.brain.align(model, localization, data, n_controls=3, untrained=False, whole_layer=False, progress=False)
     table = found.table().set_index("features")
     assert table.loc["network", "score"] > 0.2
     assert table.loc["network", "p"] < 0.01

@@ -50,9 +50,9 @@ def found(model, question, network):
         model,
         **question,
         sites=[mn.site("decoder", layer) for layer in LAYERS],
-        networks={"language": network, "all units": model.units()},
-        matches=["tower"],
-        controls=0,
+        units={"language": network, "all units": model.units()},
+        match=["tower"],
+        n_controls=0,
         cache=False,
         progress=False,
     )
@@ -111,8 +111,8 @@ def test_a_network_carries_a_share_of_what_all_units_carry(model, question, netw
         model,
         **few,
         sites=[mn.site("decoder", 12), mn.site("decoder", 13)],
-        networks={"language": network},
-        controls=4,
+        units={"language": network},
+        n_controls=4,
         cache=False,
         progress=False,
     ).network_table()

@@ -37,7 +37,7 @@ def result(tiny, localizations, contrasts):
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     return mn.specialization(
-        tiny, localizations, contrasts, tasks, fraction=0.05, controls=3, n_crossed=15, progress=False
+        tiny, localizations, contrasts, tasks, fraction=0.05, n_controls=3, n_crossed=15, progress=False
     )
 
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_measured_is_said(tiny, localizations):
 def test_two_domains_of_texts_are_not_shown_at_once(tiny):
     texts = {"language": mn.stimuli.language(10), "reasoning": mn.stimuli.multiple_demand(10)}
     found = {name: mn.localize(tiny, one, progress=False) for name, one in texts.items()}
-    both = mn.specialization(tiny, found, texts, controls=2, progress=False)
+    both = mn.specialization(tiny, found, texts, n_controls=2, progress=False)
     assert "cannot be shown at once" in both.missing["interference"]
     assert set(both.table("transfer")["network"]) == set(texts)
 
@@ -301,7 +301,7 @@ def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations,
         result.save(tmp_path / "s.txt")
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
-    options = {"fraction": 0.05, "controls": 3, "n_crossed": 15, "progress": False}
+    options = {"fraction": 0.05, "n_controls": 3, "n_crossed": 15, "progress": False}
     with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         again = mn.specialization(tiny, localizations, contrasts, tasks, **options)
     assert again.summary() == result.summary()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
@@ -48,6 +49,7 @@ class FeatureSet:
         return sum(np.shape(features)[1] for features in self.bands.values())
 
 
+@renamed_arguments(controls="n_controls")
 def align(
     model: Model,
     units: Any,
@@ -56,7 +58,7 @@ def align(
     regression: Literal["ridge", "banded"] = "ridge",
     cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
     metric: Literal["pearson", "r2"] = "pearson",
-    controls: int = 10,
+    n_controls: int = 20,
     match: Literal["layer", "activation", "tower"] = "layer",
     baselines: Sequence[str] | bool = True,
     untrained: bool | Model | Literal["auto"] = "auto",
@@ -97,9 +99,9 @@ def align(
         the score wherever neighbours are alike, and warns.
     metric
         ``"pearson"`` or ``"r2"``, in every fold, averaged over folds.
-    controls, match
+    n_controls, match
         How many sets of random units, none of them in the network, and what they share with it (see
-        :meth:`modalnet.Units.random`). The smallest rank p is 1 / (controls + 1).
+        :meth:`modalnet.Units.random`). The smallest rank p is 1 / (n_controls + 1).
     baselines
         True: every property of the stimuli that predicts without a model (see
         :func:`modalnet.brain.baselines`), each alone, all together, and with the network. False, or some names.
@@ -170,10 +172,10 @@ def align(
     model = model._at(remote)
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
-    check_counts(controls=controls, n_resamples=n_resamples, n_permutations=n_permutations)
+    check_counts(n_controls=n_controls, n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
     copy, notes = untrained_of(model, untrained, network)
-    random = network.random(controls, seed, match) if controls else []
+    random = network.random(n_controls, seed, match) if n_controls else []
     simple, left_out = baselines_of(dataset, baselines)
     notes += left_out
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
@@ -181,7 +183,7 @@ def align(
         "regression": regression,
         "cv": cv,
         "metric": metric,
-        "controls": controls,
+        "n_controls": n_controls,
         "match": match,
         "tokens": tokens if tokens is None or isinstance(tokens, str | dict) else list(tokens),
         "n_folds": n_folds,
@@ -243,11 +245,12 @@ def align(
     return result
 
 
+@renamed_arguments(controls="control_features")
 def encode(
     features: Any,
     dataset: BrainDataset,
     *,
-    controls: Sequence[Any] = (),
+    control_features: Sequence[Any] = (),
     regression: Literal["ridge", "banded"] = "ridge",
     cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
     metric: Literal["pearson", "r2"] = "pearson",
@@ -274,7 +277,7 @@ def encode(
         mapping of arrays is one set of several bands, for banded ridge.
     dataset
         From a reader of :mod:`modalnet.brain`.
-    controls
+    control_features
         Arrays [stimulus, feature] that stand beside the first set as random controls.
     regression, cv, metric, baselines, n_folds, inner_folds, gap, penalties, n_iter, n_resamples, n_permutations, \
 ceiling, seed, device, cache, progress
@@ -301,13 +304,13 @@ ceiling, seed, device, cache, progress
     for name, one in given.items():
         bands = one if isinstance(one, Mapping) else {str(name): one}
         sets.append(FeatureSet(str(name), "features", bands))
-    sets[1:1] = [FeatureSet("random controls", "control", {"control": one}, tested=False) for one in controls]
+    sets[1:1] = [FeatureSet("random controls", "control", {"control": one}, tested=False) for one in control_features]
     sets += _with_baselines(simple, sets[0])
     settings = {
         "regression": regression,
         "cv": cv,
         "metric": metric,
-        "controls": len(controls),
+        "n_controls": len(control_features),
         "n_folds": n_folds,
         "inner_folds": inner_folds,
         "gap": gap,
@@ -391,7 +394,7 @@ def _score_sets(
     )
 
 
-_NOT_OF_A_SET = ("controls", "match", "tokens", "n_units")
+_NOT_OF_A_SET = ("n_controls", "match", "tokens", "n_units")
 
 
 def _score_set(  # noqa: PLR0917  # one call, above

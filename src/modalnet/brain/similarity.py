@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.activations import blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
@@ -43,6 +44,7 @@ COMPARISONS = ("spearman", "pearson", "cosine")
 PERMUTATIONS = 1000
 
 
+@renamed_arguments(controls="n_controls")
 def rsa(
     model: Model,
     units: Any,
@@ -52,7 +54,7 @@ def rsa(
     brain_dissimilarity: Literal["correlation", "euclidean"] | None = None,
     compare: Literal["spearman", "pearson", "cosine"] = "spearman",
     within_groups: bool = False,
-    controls: int = 10,
+    n_controls: int = 20,
     match: Literal["layer", "activation", "tower"] = "layer",
     baselines: Sequence[str] | bool = True,
     untrained: bool | Model | Literal["auto"] = "auto",
@@ -70,7 +72,7 @@ def rsa(
 
     Parameters
     ----------
-    model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, seed, batch_size, \
+    model, units, dataset, n_controls, match, baselines, untrained, whole_layer, fraction, tokens, seed, batch_size, \
 remote, cache, progress
         As for :func:`modalnet.brain.align`. Targets that were not measured on some stimuli are left out, with a note.
     dissimilarity, brain_dissimilarity
@@ -144,7 +146,7 @@ remote, cache, progress
         settings,
         ceiling=ceiling,
         notes=notes,
-        controls=controls,
+        n_controls=n_controls,
         match=match,
         baselines=baselines,
         untrained=untrained,
@@ -159,13 +161,14 @@ remote, cache, progress
     )
 
 
+@renamed_arguments(controls="n_controls")
 def cka(
     model: Model,
     units: Any,
     dataset: BrainDataset,
     *,
     debiased: bool = True,
-    controls: int = 10,
+    n_controls: int = 20,
     match: Literal["layer", "activation", "tower"] = "layer",
     baselines: Sequence[str] | bool = True,
     untrained: bool | Model | Literal["auto"] = "auto",
@@ -183,8 +186,8 @@ def cka(
 
     Parameters
     ----------
-    model, units, dataset, controls, match, baselines, untrained, whole_layer, fraction, tokens, n_permutations, seed, \
-batch_size, remote, cache, progress
+    model, units, dataset, n_controls, match, baselines, untrained, whole_layer, fraction, tokens, n_permutations, \
+seed, batch_size, remote, cache, progress
         As for :func:`rsa`.
     debiased
         As for :func:`modalnet.brain.linear_cka`.
@@ -217,7 +220,7 @@ batch_size, remote, cache, progress
         settings,
         ceiling=(math.nan, math.nan),
         notes=notes,
-        controls=controls,
+        n_controls=n_controls,
         match=match,
         baselines=baselines,
         untrained=untrained,
@@ -470,7 +473,7 @@ def _compare(  # every option of the two face functions
     *,
     ceiling: tuple[float, float],
     notes: list[str],
-    controls: int,
+    n_controls: int,
     match: str,
     baselines: Sequence[str] | bool,
     untrained: Any,
@@ -486,15 +489,15 @@ def _compare(  # every option of the two face functions
     model, units, dataset = question
     network = chosen_units(units, fraction)
     check_units(model, network, "The network's units")
-    aligning.check_counts(controls=controls, n_permutations=n_permutations)
+    aligning.check_counts(n_controls=n_controls, n_permutations=n_permutations)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
     copy, missing = aligning.untrained_of(model, untrained, network)
-    random = network.random(controls, seed, match) if controls else []
+    random = network.random(n_controls, seed, match) if n_controls else []
     simple, left_out = aligning.baselines_of(dataset, baselines)
     notes = [*notes, *missing, *left_out]
     asked = settings | {
-        "controls": controls,
+        "n_controls": n_controls,
         "match": match,
         "tokens": tokens if tokens is None or isinstance(tokens, str | dict) else list(tokens),
         "n_permutations": n_permutations,

@@ -84,7 +84,7 @@ def brain(
     def measure(loaded: Model, units: Units, settings: Running) -> Measured:
         import modalnet as mn
 
-        result = mn.brain.align(loaded, units, loaded_data, controls=controls, match=match, seed=seed, **settings)  # type: ignore[arg-type]  # checked there
+        result = mn.brain.align(loaded, units, loaded_data, n_controls=controls, match=match, seed=seed, **settings)  # type: ignore[arg-type]  # checked there
         return Measured(result, result.summary(), {"table": result.table(), "targets": result.targets()})
 
     choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol)

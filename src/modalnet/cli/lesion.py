@@ -132,7 +132,7 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     tables = {"table": study.table()}
     if len(study.networks) > 1 and len(study.base) > 1:
         tables["dissociation"] = study.dissociation(
-            control="activation" if "activation" in study.settings["matches"] else "layer"
+            control="activation" if "activation" in study.settings["match"] else "layer"
         )
     for name, table in tables.items():
         files[name] = folder / f"lesion-{name}.csv"

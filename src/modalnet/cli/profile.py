@@ -58,7 +58,7 @@ def profile(
         import modalnet as mn
 
         name = network.partition(":")[0]
-        result = mn.profile.language(loaded, units, controls=controls, match=match, seed=seed, name=name, **settings)
+        result = mn.profile.language(loaded, units, n_controls=controls, match=match, seed=seed, name=name, **settings)
         human = result.compare_to_human()
         tables = {"table": result.table(), "contrasts": result.contrasts(), "human": human.table()}
         return Measured(result, f"{result.summary()}\n{human.summary()}", tables)

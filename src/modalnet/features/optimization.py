@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
 from modalnet.features.parametrization import Painting, Shake, total_variation
@@ -39,6 +40,7 @@ class _Brush:
     seed: int
 
 
+@renamed_arguments(controls="n_controls")
 def optimize(
     model: Model | Any,
     units: Any,
@@ -48,7 +50,7 @@ def optimize(
     tokens: Any = None,
     magnitude: Literal["absolute", "signed"] = "absolute",
     scaled: bool | None = None,
-    controls: int = 1,
+    n_controls: int = 1,
     match: Literal["layer", "tower", "activation"] | None = None,
     steps: int = 256,
     rate: float = 0.05,
@@ -86,8 +88,9 @@ def optimize(
     scaled
         In the network's response, whether each unit is divided by its mean \\|activation\\|; None: where units
         carry that.
-    controls
-        How many sets of random units get a picture of their own.
+    n_controls
+        How many sets of random units get a picture of their own. Each costs as much as the network's, so that there
+        is one by default and not 20 as elsewhere.
     match
         What these share with the units (see :meth:`modalnet.Units.random`); None for ``"activation"`` where the units
         carry ``mean_abs``, else ``"layer"``.
@@ -131,8 +134,8 @@ def optimize(
             "Load the model here."
         )
     brush = _brush(steps, rate, Shake() if shake is None else shake, smooth, colour, seed)
-    if isinstance(controls, bool) or not isinstance(controls, int) or controls < 0:
-        raise InputError(f"controls={controls!r}: give how many sets of random units, a whole number from 0.")
+    if isinstance(n_controls, bool) or not isinstance(n_controls, int) or n_controls < 0:
+        raise InputError(f"n_controls={n_controls!r}: give how many sets of random units, a whole number from 0.")
     if model.vision is None:
         raise InputError(
             f"{model.name} reads text only, so there is no picture to optimize. modalnet.features.top_tokens finds the "
@@ -140,7 +143,7 @@ def optimize(
         )
     own = as_units(model, units)
     match = match or ("layer" if own.mean_abs is None else "activation")
-    sets = [own, *(own.random(controls, seed=seed, match=match) if controls else [])]
+    sets = [own, *(own.random(n_controls, seed=seed, match=match) if n_controls else [])]
     responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]
     canvas = model._executor.canvas(text, size)
     towers = {t for one in responses for t in one.layers}

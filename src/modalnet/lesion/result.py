@@ -150,7 +150,7 @@ class LesionStudy(Kept):
         """Crossed effects of pairs of networks on pairs of tasks: see :func:`.dissociation.dissociation`."""
         from modalnet.lesion.dissociation import dissociation
 
-        control = renamed_option("control", control, RENAMED_MATCH, 3)
+        control = renamed_option("control", control, RENAMED_MATCH)
         return dissociation(self, fraction=fraction, operation=operation, control=control)
 
     def verdicts(self) -> list[str]:
@@ -221,8 +221,9 @@ class LesionStudy(Kept):
             for network, fraction, operation, control, draw in document["lesions"]
         ]
         settings = json.loads(document["settings"])
-        if "matches" in settings:
-            settings["matches"] = [stored_match(name) for name in settings["matches"]]
+        if "matches" in settings:  # of modalnet 0.1
+            settings["match"] = [stored_match(name) for name in settings.pop("matches")]
+            settings["n_controls"] = settings.pop("controls", 0)
         return cls(
             model=document["model"],
             base={

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._deprecation import renamed_option
+from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_options
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Condition
 from modalnet.lesion.result import LesionStudy
 from modalnet.models.towers import modality_of
 from modalnet.results.store import Store
-from modalnet.stats.controls import RENAMED_MATCH
+from modalnet.stats.controls import Match, check_matches
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import Units
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
 OPERATIONS = ("zero", "mean")
-MATCHES = ("layer", "activation")
+MATCHES: tuple[Match, ...] = ("layer", "activation")
 # Lesions that one encoding of a task is used for, and that are lost at most when a study is stopped.
 TOGETHER = 8
 # Stimuli of the tasks that means are taken over where no others are given.
@@ -48,15 +49,16 @@ class _Lesion:
     units: Units
 
 
+@renamed_arguments(networks="units", controls="n_controls", matches="match")
 def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     model: Model,
-    networks: Mapping[str, Localization | Units],
+    units: Mapping[str, Localization | Units],
     tasks: Task | Sequence[Task] | Mapping[str, Task],
     fractions: Sequence[float] = FRACTIONS,
-    controls: int = 10,
+    n_controls: int = 20,
     operations: Sequence[str] = OPERATIONS,
     *,
-    matches: Sequence[str] = MATCHES,
+    match: Match | Sequence[Match] = MATCHES,
     least: bool = True,
     by: Literal["t", "effect_size"] = "t",
     exclude_massive: float | None = None,
@@ -74,20 +76,20 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     ----------
     model
         The model.
-    networks
+    units
         By name: localizations, whose ``.top(fraction=...)`` is lesioned at every size, or fixed ``Units``, which have
         one size. Anything else with ``.top(fraction=...)`` will do.
     tasks
         What is measured; see :mod:`modalnet.tasks`. Names must differ.
     fractions
         Sizes, as shares of the units that a network was localized over.
-    controls
+    n_controls
         How many random sets of units of each kind stand beside each lesion; the smallest p of a comparison with them
-        is 1 / (controls + 1).
+        is 1 / (n_controls + 1).
     operations
         ``"zero"``, ``"mean"`` or both. Zeroing takes a unit far from where it ever is if its mean is large, whatever
         it codes; mean ablation does not.
-    matches
+    match
         Kinds of random controls: ``"layer"`` (as many in each layer), ``"activation"`` (the same, and alike in mean
         \\|activation\\|: zeroing strongly driven units hurts whatever they code), or both. Fixed units without
         ``mean_abs`` have no activation-matched controls, which is warned of.
@@ -136,17 +138,18 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     """
     model = model._at(remote)
     named = _named_tasks(tasks)
-    _check_numbers(controls=controls, spare_first=spare_first, seed=seed)
-    matches = renamed_option("matches", matches, RENAMED_MATCH, 3)
-    _check_choices(operations=operations, matches=matches, fractions=fractions)
-    _check_networks(networks)
-    draw = _Draw(controls, tuple(matches), least, seed, by, exclude_massive)
+    _check_numbers(n_controls=n_controls, spare_first=spare_first, seed=seed)
+    kinds = check_matches(match)
+    operations = check_options("operations", operations, OPERATIONS)
+    _check_choices(fractions=fractions)
+    _check_networks(units)
+    draw = _Draw(n_controls, kinds, least, seed, by, exclude_massive)
     lesions = [
-        _Lesion(Condition(str(name), fraction, operation, control, number), units)  # type: ignore[arg-type]
-        for name, network in networks.items()
+        _Lesion(Condition(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]
+        for name, network in units.items()
         for fraction, sets in draw.sizes(str(name), network, fractions)
         for operation in operations
-        for control, number, units in sets
+        for control, number, some in sets
     ]
     for one in lesions:
         _check_units(model, one)
@@ -155,9 +158,9 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     study.run(progress=progress)
     settings = {
         "fractions": list(fractions),
-        "controls": controls,
+        "n_controls": n_controls,
         "operations": list(operations),
-        "matches": list(matches),
+        "match": list(kinds),
         "by": by,
         "exclude_massive": exclude_massive,
         "reference": "given" if reference is not None else "the tasks' own stimuli",
@@ -182,8 +185,8 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
 class _Draw:
     """How the controls of a network are chosen."""
 
-    controls: int
-    matches: tuple[str, ...]
+    n_controls: int
+    match: tuple[str, ...]
     least: bool
     seed: int
     by: Literal["t", "effect_size"]
@@ -209,7 +212,7 @@ class _Draw:
         if not units.count:
             raise InputError(f"Network {name!r} is an empty set of units, so there is nothing to lesion.")
         sets: list[tuple[str, int, Units]] = [("", 0, units)]
-        for match in self.matches if self.controls else ():
+        for match in self.match if self.n_controls else ():
             if match == "activation" and units.mean_abs is None:
                 warnings.warn(
                     f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
@@ -217,7 +220,7 @@ class _Draw:
                     stacklevel=5,
                 )
                 continue
-            sets += [(match, draw, one) for draw, one in enumerate(units.random(self.controls, self.seed, match))]
+            sets += [(match, draw, one) for draw, one in enumerate(units.random(self.n_controls, self.seed, match))]
         if self.least and other is not None:
             sets.append(("least", 0, other))
         return sets
@@ -419,12 +422,7 @@ def _check_numbers(**given: Any) -> None:
             raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
 
 
-def _check_choices(*, operations: Any, matches: Any, fractions: Any) -> None:
-    for name, values, known in (("operations", operations, OPERATIONS), ("matches", matches, MATCHES)):
-        if isinstance(values, str) or not all(value in known for value in values) or len(set(values)) < len(values):
-            raise InputError(f"{name}= is a list of {' and '.join(map(repr, known))}; got {values!r}.")
-    if not operations:
-        raise InputError('operations= is empty; give "zero", "mean" or both.')
+def _check_choices(*, fractions: Any) -> None:
     if not len(fractions):
         raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
 
@@ -452,7 +450,7 @@ def _check_units(model: Model, lesion: _Lesion) -> None:
 def _check_networks(networks: Any) -> None:
     if not isinstance(networks, Mapping) or not networks:
         raise InputError(
-            "networks= is a mapping of names to localizations or units, such as "
+            "units= is a mapping of names to localizations or units, such as "
             f'{{"language": mn.localize(...)}}; got {networks!r:.100}.'
         )
     for name, network in networks.items():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.stats.moments import hedges_g, welch
@@ -97,13 +98,14 @@ class Reliability:
         return "\n".join(lines)
 
 
+@renamed_arguments(n_random="n_controls")
 def reliability(
     localization: Localization,
     *,
     fraction: float = 0.01,
     n_splits: int = 20,
     k: int = 5,
-    n_random: int = 20,
+    n_controls: int = 20,
     seed: int = 0,
     towers: str | Sequence[str] | None = None,
 ) -> Reliability:
@@ -119,7 +121,7 @@ def reliability(
         How often the folds are split into random halves (of 10 folds, 5 and 5).
     k
         Into how many groups the folds are merged for held-out selectivity; each is held out once.
-    n_random
+    n_controls
         How many sets of random units are drawn for every split and group. They have as many units in every layer as
         the network they are matched to, drawn from all units with a defined t. A draw may contain units of the
         network: chance is what an arbitrary choice gives, and a draw that must avoid the network would make the
@@ -151,8 +153,8 @@ def reliability(
         raise InputError("Reliability splits the folds of a localization; this one has a single fold.")
     if not isinstance(k, Integral) or not 2 <= k <= n_folds:
         raise InputError(f"k= groups of {n_folds} folds: k must be from 2 to {n_folds}; got {k!r}.")
-    if n_splits < 1 or n_random < 1:
-        raise InputError(f"n_splits and n_random must be at least 1; got {n_splits!r} and {n_random!r}.")
+    if n_splits < 1 or n_controls < 1:
+        raise InputError(f"n_splits and n_controls must be at least 1; got {n_splits!r} and {n_controls!r}.")
     layers = _layers(localization, towers)
     n_selected = 0
 
@@ -172,7 +174,7 @@ def reliability(
         )
         a, b = select(t_a), select(t_b)
         dice.append((a & b).sum() / n_selected)  # both have n_selected units
-        draws = [_matched(rng, b, layers, ~np.isnan(t_b)) for _ in range(n_random)]
+        draws = [_matched(rng, b, layers, ~np.isnan(t_b)) for _ in range(n_controls)]
         dice_random.append([(a & draw).sum() / n_selected for draw in draws])
 
     selecting, held_out, random = [], [], []
@@ -183,7 +185,7 @@ def reliability(
         t_rest, g_rest = _contrast(localization, towers, rest, f"What lies outside group {group} of {k}")
         t, g = _contrast(localization, towers, inside, f"Group {group} of {k}")
         chosen = select(t_rest)
-        draws = [_matched(rng, chosen, layers, ~np.isnan(t_rest)) for _ in range(n_random)]
+        draws = [_matched(rng, chosen, layers, ~np.isnan(t_rest)) for _ in range(n_controls)]
         selecting.append((_mean(t_rest[chosen]), _mean(g_rest[chosen])))
         held_out.append((_mean(t[chosen]), _mean(g[chosen])))
         random.append([(_mean(t[draw]), _mean(g[draw])) for draw in draws])

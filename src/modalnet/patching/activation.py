@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError, StoreError
 from modalnet.execution.sweep import Cell, State, Swap
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import NetworkPatch, Patching, as_networks
 from modalnet.results.store import Store
+from modalnet.stats.controls import Match, check_matches
 from modalnet.units import Units
 
 if TYPE_CHECKING:
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
-MATCHES = ("layer", "activation", "tower")
 # Pairs whose states are held at once, and that are lost at most when a sweep is stopped.
 TOGETHER = 16
 
@@ -41,6 +42,7 @@ class _Set:
     units: Units
 
 
+@renamed_arguments(networks="units", controls="n_controls", matches="match")
 def activation_patching(
     model: Model,
     clean: Any,
@@ -52,9 +54,9 @@ def activation_patching(
     tokens: Any = None,
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
-    networks: Mapping[str, Units] | None = None,
-    controls: int = 10,
-    matches: Sequence[str] = ("layer", "activation"),
+    units: Mapping[str, Units] | None = None,
+    n_controls: int = 20,
+    match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
@@ -85,9 +87,9 @@ def activation_patching(
     align
         Which token of the clean stimulus goes with which of the corrupt one, where they differ in length: ``"last"``,
         ``"role"``, or indices. See :mod:`modalnet.patching.token_alignment`.
-    networks
+    units
         By name: units that are patched instead of whole sites, too, block by block and all at once.
-    controls, matches, seed
+    n_controls, match, seed
         How many matched random sets of units are patched (all at once) beside each network, and how they are matched:
         ``"layer"``, ``"activation"``, ``"tower"``. Units without ``mean_abs`` have no activation-matched controls,
         which is warned of.
@@ -123,7 +125,7 @@ def activation_patching(
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
-    sets = _sets(model, as_networks(networks), layout, controls=controls, matches=matches, seed=seed)
+    sets = _sets(model, as_networks(units), layout, n_controls=n_controls, match=match, seed=seed)
     job = _Job(model, measure, layout, direction, sets, batch_size)
     found = job.run(Store() if cache and measure.metric.function is None else None, progress=progress)
     return job.result(found)
@@ -349,27 +351,26 @@ def _own(texts: Any, pair: int) -> Any:
 
 
 def _sets(
-    model: Model, networks: Mapping[str, Units], layout: Layout, *, controls: int, matches: Sequence[str], seed: int
+    model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Any, seed: int
 ) -> list[_Set]:
-    for name, value in (("controls", controls), ("seed", seed)):
+    for name, value in (("n_controls", n_controls), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
-    if isinstance(matches, str) or not all(match in MATCHES for match in matches):
-        raise InputError(f"matches= is a list of {', '.join(map(repr, MATCHES))}; got {matches!r}.")
+    kinds = check_matches(match)
     found = []
     for name, units in networks.items():
         _check_units(model, name, units, layout)
         found.append(_Set(name, "", 0, units))
-        for match in dict.fromkeys(matches) if controls else ():
-            if match == "activation" and units.mean_abs is None:
+        for kind in kinds if n_controls else ():
+            if kind == "activation" and units.mean_abs is None:
                 warnings.warn(
                     f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
                     "carry much by their size alone. Pass mean_abs= to Units, or take units from a localization.",
                     stacklevel=4,
                 )
                 continue
-            drawn = units.random(n=controls, seed=seed, match=match)  # type: ignore[arg-type]
-            found += [_Set(name, match, draw, one) for draw, one in enumerate(drawn)]
+            drawn = units.random(n=n_controls, seed=seed, match=kind)
+            found += [_Set(name, kind, draw, one) for draw, one in enumerate(drawn)]
     return found
 
 

@@ -398,7 +398,7 @@ def as_networks(networks: Any) -> Mapping[str, Any]:
         return {}
     if not isinstance(networks, Mapping) or not all(isinstance(one, Units) for one in networks.values()):
         raise InputError(
-            'networks= is a mapping of names to Units, such as {"language": localization.top(fraction=0.01)}; got '
+            'units= is a mapping of names to Units, such as {"language": localization.top(fraction=0.01)}; got '
             f"{networks!r:.100}."
         )
     for name, units in networks.items():

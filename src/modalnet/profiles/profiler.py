@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
 from modalnet.errors import InputError, StoreError
 from modalnet.profiles.human import LANGUAGE
@@ -37,6 +38,7 @@ NUMBER = re.compile(r"^(?P<kind>.*?)[-_: ]?(?P<number>\d+)$")
 class Profiler:
     """Calling it measures a profile; its one instance is :data:`modalnet.profile`."""
 
+    @renamed_arguments(controls="n_controls")
     def __call__(
         self,
         model: Model,
@@ -45,7 +47,7 @@ class Profiler:
         *,
         fraction: float = 0.01,
         normalize: Literal["z", "minmax", "none"] = "z",
-        controls: int = 10,
+        n_controls: int = 20,
         match: Literal["layer", "activation", "tower"] = "layer",
         tokens: Any = None,
         magnitude: Literal["absolute", "signed"] | None = None,
@@ -73,7 +75,7 @@ class Profiler:
             ``"z"``: each unit's response is z-scored over all these stimuli, then averaged over units, so that a few
             units with massive activations are not the whole profile. ``"minmax"``: each unit is scaled so that its
             condition means run from 0 to 1. ``"none"``: the activation as it is.
-        controls, match
+        n_controls, match
             How many sets of random units, and what they share with the network.
         tokens, magnitude
             Which tokens, and whether the absolute activation counts. None: as in the localization that selected the
@@ -126,7 +128,7 @@ class Profiler:
         ):
             if value not in known:
                 raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(map(str, known))}.")
-        for what, number in (("controls", controls), ("seed", seed)):
+        for what, number in (("n_controls", n_controls), ("seed", seed)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise InputError(f"{what}= is a whole number from 0; got {number!r}.")
         plan = _plan(network, stimuli, items)
@@ -135,7 +137,7 @@ class Profiler:
         size = magnitude or reading.get("magnitude") or "absolute"
         settings = {
             "normalize": normalize,
-            "controls": controls,
+            "n_controls": n_controls,
             "match": match,
             "tokens": _plain(chosen_tokens),
             "magnitude": size,
@@ -149,7 +151,7 @@ class Profiler:
         key = _key(model, plan, settings) if kept is not None else ""
         if kept is not None and (found := kept.get(key)) is not None:
             return Profile.from_arrays(*found)
-        random = [one.random(controls, seed, match) if controls else [] for one in plan.networks]
+        random = [one.random(n_controls, seed, match) if n_controls else [] for one in plan.networks]
         blocks = blocks_of(*plan.networks, *(draw for draws in random for draw in draws))
         activations = read_activations(
             model,
@@ -171,8 +173,8 @@ class Profiler:
             of_stimulus=plan.of_stimulus,
             items=plan.items,
             responses=measure(plan.networks),
-            controls=np.stack([measure([draws[i] for draws in random]) for i in range(controls)])
-            if controls
+            controls=np.stack([measure([draws[i] for draws in random]) for i in range(n_controls)])
+            if n_controls
             else np.zeros((0, len(plan.stimuli))),
             normalize=normalize,
             notes=tuple(plan.notes),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.errors import InputError, StoreError
 from modalnet.results.store import Store
@@ -29,14 +30,15 @@ NEEDS_CONTRASTS = "it needs the stimuli of the domains (contrasts=...)"
 NEEDS_TASKS = "it needs a task of each domain (tasks=...)"
 
 
+@renamed_arguments(networks="units", controls="n_controls")
 def specialization(  # noqa: PLR0912  # one branch per measure
     model: Model,
-    networks: Mapping[str, Any],
+    units: Mapping[str, Any],
     contrasts: Mapping[str, Contrast] | None = None,
     tasks: Mapping[str, Task] | None = None,
     *,
     fraction: float = 0.01,
-    controls: int = 10,
+    n_controls: int = 20,
     n_crossed: int = 40,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
@@ -49,7 +51,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
     ----------
     model
         A model from :func:`modalnet.load`.
-    networks
+    units
         Domain → its localization, or fixed Units (whose selectivity cannot be held out, and is then not measured).
     contrasts
         Domain → the contrast that found its network, for capacity and interference.
@@ -57,7 +59,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
         Domain → a task of it that is scored by likelihood, for the dual-task cost.
     fraction
         Size of the networks of localizations.
-    controls
+    n_controls
         Draws of random units of the same layers.
     n_crossed
         For interference: stimuli of each condition that are shown together with those of another domain.
@@ -94,24 +96,24 @@ def specialization(  # noqa: PLR0912  # one branch per measure
     Academy of Sciences 299:264-272, for reasons why brains keep functions apart; Rogers, Zucca & Vallortigara (2004),
     Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure names its own source.
     """
-    if not isinstance(networks, Mapping) or len(networks) < 2:
+    if not isinstance(units, Mapping) or len(units) < 2:
         raise InputError(
-            'networks= is a mapping of two domains or more to their networks, such as {"language": mn.localize(...), '
-            f'"vision": mn.localize(...)}}; got {networks!r:.100}.'
+            'units= is a mapping of two domains or more to their networks, such as {"language": mn.localize(...), '
+            f'"vision": mn.localize(...)}}; got {units!r:.100}.'
         )
-    for name, value, least in (("controls", controls, 0), ("n_crossed", n_crossed, 2), ("seed", seed, 0)):
+    for name, value, least in (("n_controls", n_controls, 0), ("n_crossed", n_crossed, 2), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name}= is a whole number from {least}; got {value!r}.")
-    units = {str(name): _units(str(name), one, fraction) for name, one in networks.items()}
+    localizations = {str(name): one for name, one in units.items() if not isinstance(one, Units)}
+    units = {str(name): _units(str(name), one, fraction) for name, one in units.items()}
     for name, one in units.items():
         check_units(model, one, f"The units of network {name!r}")
     units = {name: _widened(one, model) for name, one in units.items()}
     contrasts = _named(contrasts, Contrast, units, "contrasts")
     tasks = _named(tasks, Task, units, "tasks")
-    localizations = {str(name): one for name, one in networks.items() if not isinstance(one, Units)}
     settings = {
         "fraction": fraction,
-        "controls": controls,
+        "n_controls": n_controls,
         "n_crossed": n_crossed,
         "seed": seed,
         "units": {name: one.count for name, one in units.items()},
@@ -128,13 +130,13 @@ def specialization(  # noqa: PLR0912  # one branch per measure
         tables["overlap"].append({"a": a, "b": b} | places.overlap(units[a], units[b], rng))
         tables["separation"].append({"a": a, "b": b} | places.separation(units[a], units[b], rng))
     if len(localizations) == len(units):
-        tables["selectivity"], more = selectivity(localizations, fraction, draws=controls, seed=seed)
+        tables["selectivity"], more = selectivity(localizations, fraction, draws=n_controls, seed=seed)
         notes += more
     else:
         missing["selectivity"] = NEEDS_LOCALIZATIONS
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     if len(contrasts) == len(units):
-        _with_contrasts(model, units, contrasts, tables, missing, notes, (controls, n_crossed, seed), options)
+        _with_contrasts(model, units, contrasts, tables, missing, notes, (n_controls, n_crossed, seed), options)
     else:
         missing |= dict.fromkeys(("interference", "capacity", "capacity_curve", "transfer"), NEEDS_CONTRASTS)
     if tasks and len(contrasts) == len(units):
