@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: The rooms in order; a room imports from itself and from those before it.
 ROOMS = (
-    ("errors", "_version", "_validation", "_deprecation", "_files", "_lazy"),
+    ("errors", "_version", "_validation", "_deprecation", "_warnings", "_files", "_lazy"),
     ("stats",),
     ("units",),
     ("results",),

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
 
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 
 REMOVED_IN = "0.3"
-PACKAGE = os.path.dirname(__file__) + os.sep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,7 +39,7 @@ def warn_renamed(old: str, new: str) -> None:
     old, new
         Both spellings as a user writes them.
     """
-    _warn(f"`{old}` is deprecated and will be removed in {REMOVED_IN}; use `{new}`.")
+    warn(f"`{old}` is deprecated and will be removed in {REMOVED_IN}; use `{new}`.", DeprecationWarning)
 
 
 def renamed_arguments(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -189,14 +186,6 @@ def renamed_names(module: str, table: Mapping[str, str]) -> Callable[[str], Any]
 
 def _warn_attribute(owner: str, old: str, new: str) -> None:
     if any(part.startswith("_") for part in new.split(".")):
-        _warn(f"`{owner}.{old}` is no longer public and will be removed in {REMOVED_IN}.")
+        warn(f"`{owner}.{old}` is no longer public and will be removed in {REMOVED_IN}.", DeprecationWarning)
     else:
         warn_renamed(f"{owner}.{old}", f"{owner}.{new}")
-
-
-def _warn(message: str) -> None:
-    """Warn at the first line outside this package, however deep in it the old spelling was met."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, DeprecationWarning, stacklevel=level)

@@ -7,7 +7,6 @@ units, other responses and other questions cost no forward pass.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.positions import choose
 from modalnet.models.sites import get_space
@@ -162,7 +162,7 @@ def read_activations(
         try:
             store.put(key, values, meta)
         except StoreError as error:
-            warnings.warn(f"activations could not be kept in the store: {error}", stacklevel=2)
+            warn(f"activations could not be kept in the store: {error}")
     return Activations(values, wanted)
 
 

@@ -536,7 +536,7 @@ def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
         (["--tasks", "sudoku"], "There is no task"),
         (["--tasks", "blimp"], "needs a path"),
         (["--networks", "sudoku"], "sudoku"),
-        (["--operations", "melt"], "operations= is a list"),
+        (["--operations", "melt"], "`operations` must be one of"),
     ],
 )
 def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:

@@ -459,7 +459,7 @@ def test_which_sizes_stand_against_each_other(double):
 def test_dissociations_that_cannot_be_asked_for(double, massive):
     with pytest.raises(InputError, match="two networks and two tasks; this study has 1 and 2"):
         massive.dissociation()
-    with pytest.raises(InputError, match="one of layer, norm, least; got 'random'"):
+    with pytest.raises(InputError, match="`control` must be one of 'layer', 'activation', 'least', got 'random'"):
         double.dissociation(control="random")
     with pytest.raises(InputError, match="zero and mean ablation, not 'scale'"):
         double.dissociation(operation="scale")

@@ -230,22 +230,22 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"networks": {}}, "mapping of names"),
-        ({"networks": {"a": 3}}, "Network 'a' is a int"),
+        ({"units": {}}, "mapping of names"),
+        ({"units": {"a": 3}}, "Network 'a' is a int"),
         ({"tasks": []}, "a task or several"),
         ({"tasks": ["blimp"]}, "is a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
         ({"n_controls": -1}, "controls= is a whole number"),
-        ({"operations": ["melt"]}, "operations= is a list of 'zero' and 'mean'"),
-        ({"operations": "zero"}, "operations= is a list"),
-        ({"operations": []}, "operations= is empty"),
-        ({"match": ["size"]}, "matches= is a list"),
+        ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', got 'melt'"),
+        ({"operations": 3}, "`operations` must be one or several of"),
+        ({"operations": []}, "`operations` must name at least one of"),
+        ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', 'tower', got 'size'"),
         ({"fractions": ()}, "fractions= is empty"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, message):
     monkeypatch.setattr(Executor, "likelihoods_under", None)
-    given = {"networks": {"some": network(model)}, "tasks": [pairs()]} | change
+    given = {"units": {"some": network(model)}, "tasks": [pairs()]} | change
     with pytest.raises(mn.InputError, match=message):
         mn.lesion_study(model, progress=False, **given)
 

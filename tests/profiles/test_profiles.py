@@ -26,7 +26,7 @@ def language(tiny):
 
 @pytest.fixture(scope="module")
 def profile(tiny, language):
-    return mn.profile.language(tiny, language.top(fraction=0.02), n=60, progress=False)
+    return mn.profile.language(tiny, language.top(fraction=0.02), n=60, n_controls=10, progress=False)
 
 
 def made(responses, controls=None, items=None, conditions=FOUR) -> Profile:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._warnings import warn
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
@@ -621,7 +622,7 @@ def keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], docume
     try:
         store.put(key, arrays, document)
     except StoreError as error:
-        warnings.warn(f"{error} The analysis goes on; results are not kept.", stacklevel=3)
+        warn(f"{error} The analysis goes on; results are not kept.")
         return None
     return store
 

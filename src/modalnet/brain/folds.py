@@ -7,13 +7,13 @@ it says. So stimuli of one group, or neighbours in time, are held out together.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 
 Scheme = Literal["grouped", "contiguous", "shuffled"]
@@ -89,11 +89,10 @@ def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: i
 
 def warn_of_shuffling() -> None:
     """Say what shuffled folds do to a score."""
-    warnings.warn(
+    warn(
         'cv="shuffled" puts neighbours in time and stimuli of one passage on both sides of the split. Where responses '
         "or stimuli are alike within these, the score is inflated, for any features that tell where a stimulus stands. "
-        'Report cv="grouped" or "contiguous".',
-        stacklevel=4,
+        'Report cv="grouped" or "contiguous".'
     )
 
 

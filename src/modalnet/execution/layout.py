@@ -15,12 +15,12 @@ block holds another number than the first; from then on such a tower is measured
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from modalnet._warnings import warn
 from modalnet.errors import InputError, RemoteError
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.trace import Engine, LayoutError
@@ -313,10 +313,9 @@ class Layouts:
     def run_alone(self) -> None:
         """From now on stimuli run one at a time: this model's text towers do not hold them in rows of their own."""
         if not self._alone:
-            warnings.warn(
+            warn(
                 f"{self.encoder.loaded.name} does not hold the texts of a batch in rows of their own, so stimuli run "
-                "one at a time.",
-                stacklevel=2,
+                "one at a time."
             )
         self._alone = True
 
@@ -357,10 +356,9 @@ class Layouts:
                     raise
                 return False  # two do not fit together now; smaller ones may
             if not self._together[key] and not mixed:
-                warnings.warn(
+                warn(
                     f"{self.encoder.loaded.name} does not give the same activations for images in a batch as for each "
-                    "alone, so stimuli with images run one at a time.",
-                    stacklevel=2,
+                    "alone, so stimuli with images run one at a time."
                 )
         return self._together[key]
 

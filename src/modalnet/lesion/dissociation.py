@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.lesion import inference
 from modalnet.lesion.lesion import Condition, Control
@@ -100,8 +101,7 @@ def dissociation(
         raise InputError(
             f"A dissociation needs two networks and two tasks; this study has {len(networks)} and {len(tasks)}."
         )
-    if control not in KINDS:
-        raise InputError(f"control= is one of {', '.join(KINDS)}; got {control!r}.")
+    check_option("control", control, KINDS)
     if operation is not None and operation not in study.operations:
         raise InputError(f"This study ran {' and '.join(study.operations)} ablation, not {operation!r}.")
     records = study._evidence.table.to_dict("records")

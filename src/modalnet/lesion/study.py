@@ -7,7 +7,6 @@ there when it is asked for again.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_options
+from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Condition
@@ -214,10 +214,9 @@ class _Draw:
         sets: list[tuple[str, int, Units]] = [("", 0, units)]
         for match in self.match if self.n_controls else ():
             if match == "activation" and units.mean_abs is None:
-                warnings.warn(
+                warn(
                     f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
-                    "break the model by their size alone. Pass mean_abs= to Units, or a localization.",
-                    stacklevel=5,
+                    "break the model by their size alone. Pass mean_abs= to Units, or a localization."
                 )
                 continue
             sets += [(match, draw, one) for draw, one in enumerate(units.random(self.n_controls, self.seed, match))]
@@ -314,7 +313,7 @@ class _Study:
                         if (one.condition, name) not in self.cells:
                             self.failures[one.condition, name] = f"{type(error).__name__}: {error}"
                     bar.update(len(self.lesions) - done + (name not in self.base))
-                    warnings.warn(f"task {name!r} failed, the study goes on: {error}", stacklevel=3)
+                    warn(f"task {name!r} failed, the study goes on: {error}")
         if not self.base:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
@@ -395,7 +394,7 @@ class _Study:
         try:
             self.kept.put(key, {"scores": np.asarray(scores, dtype=np.float64)}, meta)
         except StoreError as error:
-            warnings.warn(f"{error} The study goes on; this cell is not kept.", stacklevel=2)
+            warn(f"{error} The study goes on; this cell is not kept.")
             self.kept = None
 
 

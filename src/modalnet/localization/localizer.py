@@ -6,7 +6,6 @@ fold and per condition), and everything that is reported follows from those.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from modalnet import __version__
+from modalnet._warnings import warn
 from modalnet.errors import InputError, ModalnetError, StoreError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.localization.job import LocalizationJob, Tally
@@ -234,9 +234,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
             store.put(key, *made.to_arrays())
             _Parts(store, key).forget()
         except StoreError as error:
-            warnings.warn(
-                f"the result could not be kept in the store, so it will be computed again: {error}", stacklevel=2
-            )
+            warn(f"the result could not be kept in the store, so it will be computed again: {error}")
     return made
 
 
@@ -411,7 +409,7 @@ class _Parts:
             self.store.put(self._name(self._next), arrays, {"kind": "part", "of": self.key, "indices": list(indices)})
             self._next += 1
         except StoreError as error:
-            warnings.warn(f"{error} The job goes on; what is finished is not kept.", stacklevel=2)
+            warn(f"{error} The job goes on; what is finished is not kept.")
             self.store = None
 
     def forget(self) -> None:
@@ -508,8 +506,7 @@ def _report_undefined(result: Localization) -> None:
     }
     if broken:
         counts = ", ".join(f"{count:,} of {result.t[tower].size:,} in {tower}" for tower, count in broken.items())
-        warnings.warn(
+        warn(
             f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
-            'model whose activations overflow may need dtype="bfloat16" or "float32".',
-            stacklevel=3,
+            'model whose activations overflow may need dtype="bfloat16" or "float32".'
         )

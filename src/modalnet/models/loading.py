@@ -10,11 +10,11 @@ import contextlib
 import gc
 import json
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -324,10 +324,9 @@ def _weights(source: str, config: Any, trust: bool, dtype: Any, options: dict[st
         ) from error
     missing = sorted(report.get("missing_keys", ()))
     if missing:
-        warnings.warn(
+        warn(
             f"{len(missing)} weights are missing from {source} and are random numbers now: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}. What such a model does means nothing.",
-            stacklevel=5,
+            f"{', ...' if len(missing) > 3 else ''}. What such a model does means nothing."
         )
     return module
 

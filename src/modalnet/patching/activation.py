@@ -7,7 +7,6 @@ activations carry what the pair differs in. Patching the other way round asks wh
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
 from modalnet.execution.sweep import Cell, State, Swap
 from modalnet.patching.metrics import Measure, as_metric
@@ -306,7 +306,7 @@ class _Job:
         try:
             kept.put(key, arrays, meta)
         except StoreError as error:
-            warnings.warn(f"{error} The sweep goes on; its pairs are not kept.", stacklevel=2)
+            warn(f"{error} The sweep goes on; its pairs are not kept.")
             return None
         return kept
 
@@ -363,10 +363,9 @@ def _sets(
         found.append(_Set(name, "", 0, units))
         for kind in kinds if n_controls else ():
             if kind == "activation" and units.mean_abs is None:
-                warnings.warn(
+                warn(
                     f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
-                    "carry much by their size alone. Pass mean_abs= to Units, or take units from a localization.",
-                    stacklevel=4,
+                    "carry much by their size alone. Pass mean_abs= to Units, or take units from a localization."
                 )
                 continue
             drawn = units.random(n=n_controls, seed=seed, match=kind)

@@ -9,7 +9,6 @@ without a fold of them, and its response to a stimulus is that of a network whic
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._warnings import warn
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
 from modalnet.errors import InputError, StoreError
 from modalnet.profiles.human import LANGUAGE
@@ -184,7 +184,7 @@ class Profiler:
             try:
                 kept.put(key, *result.to_arrays())
             except StoreError as error:
-                warnings.warn(f"the profile could not be kept in the store: {error}", stacklevel=2)
+                warn(f"the profile could not be kept in the store: {error}")
         return result
 
     def language(

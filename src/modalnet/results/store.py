@@ -16,7 +16,6 @@ import hashlib
 import os
 import re
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from modalnet._files import SUFFIX, TEMPORARY, Arrays, DamagedError, Meta, read_file, to_json, write_file
+from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
 
 STRAY_AFTER = 3600.0  # seconds; a younger temporary file may belong to a process that still writes it
@@ -108,12 +108,12 @@ class Store:
         try:
             return read_file(path)
         except DamagedError as error:
-            warnings.warn(f"{error} The entry is removed and computed again.", stacklevel=2)
+            warn(f"{error} The entry is removed and computed again.")
             with contextlib.suppress(OSError):
                 path.unlink()
         except StoreError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
-                warnings.warn(f"{error} The result is computed again.", stacklevel=2)
+                warn(f"{error} The result is computed again.")
         return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._warnings import warn
 from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.errors import InputError, StoreError
 from modalnet.results.store import Store
@@ -154,7 +154,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
         try:
             kept.put(key, *result.to_arrays())
         except StoreError as error:
-            warnings.warn(f"the result could not be kept in the store: {error}", stacklevel=2)
+            warn(f"the result could not be kept in the store: {error}")
     return result
 
 
