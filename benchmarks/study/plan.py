@@ -138,11 +138,11 @@ def sums(n: int, seed: int) -> Task:
 
 def _without_full_stop(task: Any) -> Task:
     """The same questions, answered in one token each, so that all answers to one of them run once."""
-    asked = [
+    questions = [
         replace(question, choices=tuple(choice.removesuffix(".") for choice in question.choices))
         for question in task.questions
     ]
-    return tasks.Choices(task.name, asked)
+    return tasks.MultipleChoice(task.name, questions)
 
 
 @dataclass(frozen=True)

@@ -533,7 +533,7 @@ def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
         (["--exclude-massive", "0.5"], "above 1"),
         (["--spare-first", "-1"], "spare_first= is a whole number"),
         (["--fractions", "12"], "takes shares"),
-        (["--tasks", "sudoku"], "There is no task"),
+        (["--tasks", "sudoku"], "Unknown task"),
         (["--tasks", "blimp"], "needs a path"),
         (["--networks", "sudoku"], "sudoku"),
         (["--operations", "melt"], "`operations` must be one of"),
@@ -603,7 +603,7 @@ def test_items_and_seed_reach_every_bundled_task() -> None:
     assert len(set(counts)) == 1
     draws = [[str(item) for item in spec.parse("theory-of-mind", 4, seed)[0].items] for seed in (0, 1)]
     assert draws[0] != draws[1]
-    with pytest.raises(InputError, match="read whole"):
+    with pytest.raises(InputError, match="uses the whole text"):
         spec.parse("perplexity:texts.txt", 4)
 
 

@@ -140,17 +140,17 @@ def test_a_pair_may_come_twice_and_items_keep_names_of_their_own():
         ("p.jsonl", '{"sentence_good": "a"}\n', r"p.jsonl, line 1 has no 'sentence_bad'"),
         ("p.jsonl", '{"good": "a", "bad": "b"}\n\n{"good": "a"}\n', r"line 3 has no 'bad'"),
         ("p.jsonl", '{"good": "a", "bad": " "}\n', r"line 1: bad is empty"),
-        ("p.jsonl", '{"good": "a", "bad": null}\n', r"line 1: bad is a sentence; this is None"),
+        ("p.jsonl", '{"good": "a", "bad": null}\n', r"line 1: bad must be a string, got None"),
         ("p.jsonl", '{"good": "a", "bad": "a "}\n', r"line 1: the two sentences are equal"),
-        ("p.jsonl", '{"good": "a", "bad": "b"}\n{"good": \n', r"line 2 is no JSON"),
-        ("p.jsonl", "[1]\n", r"line 1 holds a list"),
-        ("p.jsonl", "[" * 100_000, r"line 1 is no JSON"),
+        ("p.jsonl", '{"good": "a", "bad": "b"}\n{"good": \n', r"line 2 is not valid JSON"),
+        ("p.jsonl", "[1]\n", r"line 1 must be a JSON object, got a list"),
+        ("p.jsonl", "[" * 100_000, r"line 1 is not valid JSON"),
         ("p.jsonl", "", r"p.jsonl has no rows"),
         ("p.jsonl", '{"a": 1}\n', r"line 1 has neither sentence_good.*It has: a\."),
         ("p.csv", "good,bad\na,b\nc\n", r"p.csv, row 3: 1 cells where the header has 2"),
         ("p.csv", "good,bad\n,b\n", r"p.csv, row 2: good is empty"),
         ("p.csv", "good,good\na,b\n", r"2 columns named 'good'"),
-        ("p.txt", "a b\n", r"p.txt is none of .jsonl, .csv, .tsv"),
+        ("p.txt", "a b\n", r"p.txt must end in one of .jsonl, .csv, .tsv"),
         ("p.jsonl", b'{"good": "caf\xe9", "bad": "b"}\n', r"p.jsonl is not utf-8 \(line 1, byte 13\).*encoding="),
     ],
 )
@@ -164,16 +164,16 @@ def test_bad_files_of_pairs(tmp_path, name, content, message):
 
 def test_bad_sources_of_pairs(tmp_path):
     pairs = list(zip(GOOD, BAD, strict=True))
-    refused(r"holds no files of minimal pairs", lambda: tasks.minimal_pairs(tmp_path))
+    refused(r"has no files of minimal pairs", lambda: tasks.minimal_pairs(tmp_path))
     refused(r"no file at .*nothing", lambda: tasks.minimal_pairs(tmp_path / "nothing"))
     refused(r"no file at .*nothing.csv", lambda: tasks.minimal_pairs(tmp_path / "nothing.csv"))
-    refused(r"the list is empty", lambda: tasks.minimal_pairs([]))
-    refused(r"Pair 1 is two sentences", lambda: tasks.minimal_pairs([("a", "b"), "ab"]))
-    refused(r"this is a int", lambda: tasks.minimal_pairs(3))
-    refused(r"1 to 4; this is 5", lambda: tasks.minimal_pairs(pairs, n=5))
-    refused(r"this is True", lambda: tasks.minimal_pairs(pairs, n=True))
-    refused(r"seed is a whole number", lambda: tasks.minimal_pairs(pairs, seed=-1))
-    refused(r"both columns or neither", lambda: tasks.minimal_pairs(pairs, good="good"))
+    refused(r"`source` is empty", lambda: tasks.minimal_pairs([]))
+    refused(r"Pair 1 must be two sentences", lambda: tasks.minimal_pairs([("a", "b"), "ab"]))
+    refused(r"got a int", lambda: tasks.minimal_pairs(3))
+    refused(r"`n` must be an integer from 1 to 4, got 5", lambda: tasks.minimal_pairs(pairs, n=5))
+    refused(r"got True", lambda: tasks.minimal_pairs(pairs, n=True))
+    refused(r"`seed` must be a non-negative integer", lambda: tasks.minimal_pairs(pairs, seed=-1))
+    refused(r"`good` and `bad` must be given together", lambda: tasks.minimal_pairs(pairs, good="good"))
 
 
 def test_a_published_pair_of_equal_sentences_is_a_tie(tmp_path):
@@ -249,16 +249,16 @@ def test_what_a_formula_speaks_of():
     ("text", "message"),
     [
         ("", r"a region, a number or a parenthesis was expected at 'its end'"),
-        ("(1;%a%)", r"is a number; a prediction compares"),
+        ("(1;%a%)", r"is a number; a prediction needs a comparison"),
         ("(1;%a%) < ", r"was expected at 'its end'"),
         ("((1;%a%) < (2;%a%)", r"closing parenthesis was expected"),
         ("(1;%a%) < (2;%a%))", r"an operator was expected at '\)'"),
-        ("(1;%a%) < (2;%a%) < (3;%a%)", r"'<' joins surprisals"),
-        ("(1;%a%) & (2;%a%)", r"'&' joins comparisons"),
-        ("(1;%a%) * (2;%a%) < 3", r"cannot be read from '\* \(2"),
-        ("__import__('os') < 3", r"cannot be read from"),
-        ("(x;%a%) < 3", r"cannot be read from"),
-        ("(" * 100_000, r"parentheses in one another|was expected"),
+        ("(1;%a%) < (2;%a%) < (3;%a%)", r"'<' combines surprisals"),
+        ("(1;%a%) & (2;%a%)", r"'&' combines comparisons"),
+        ("(1;%a%) * (2;%a%) < 3", r"cannot be parsed from '\* \(2"),
+        ("__import__('os') < 3", r"cannot be parsed from"),
+        ("(x;%a%) < 3", r"cannot be parsed from"),
+        ("(" * 100_000, r"nested parentheses|was expected"),
     ],
 )
 def test_bad_formulas(text, message):
@@ -374,9 +374,9 @@ def test_a_folder_of_suites_is_one_task(tmp_path):
     ("change", "message"),
     [
         (lambda s: s.pop("items"), r"s.json lacks 'items'"),
-        (lambda s: s.update(items=[]), r"items is a list with entries"),
+        (lambda s: s.update(items=[]), r"items must be a non-empty list"),
         (lambda s: s.pop("meta"), r"lacks 'meta'"),
-        (lambda s: s["meta"].update(metric="median"), r"metric is one of sum, mean; this is 'median'"),
+        (lambda s: s["meta"].update(metric="median"), r"metric must be one of sum, mean, got 'median'"),
         (lambda s: s.update(predictions=[{"formula": "(4;%match%) <"}]), r"s.json, prediction 0: The formula"),
         (lambda s: s.update(predictions=[{}]), r"prediction 0 lacks 'formula'"),
         (
@@ -392,8 +392,11 @@ def test_a_folder_of_suites_is_one_task(tmp_path):
         (lambda s: s["items"][1]["conditions"][1].update(condition_name="match"), r"condition 'match' twice"),
         (lambda s: s["items"][0]["conditions"][0]["regions"][1].update(region_number=1), r"has region 1 twice"),
         (lambda s: s["items"][0]["conditions"][0]["regions"][1].pop("content"), r"region 2 lacks 'content'"),
-        (lambda s: s["items"][0]["conditions"][0]["regions"][1].update(region_number="2"), r"region_number is a int"),
-        (lambda s: [r.update(content="") for r in s["items"][0]["conditions"][0]["regions"]], r"every region is empty"),
+        (
+            lambda s: s["items"][0]["conditions"][0]["regions"][1].update(region_number="2"),
+            r"number must be an integer",
+        ),
+        (lambda s: [r.update(content="") for r in s["items"][0]["conditions"][0]["regions"]], r"all regions are empty"),
         (lambda s: s.update(items=[3]), r"item 1 lacks 'conditions'"),
     ],
 )
@@ -406,10 +409,10 @@ def test_bad_suites(tmp_path, change, message):
 
 
 def test_bad_sources_of_suites(tmp_path):
-    refused("holds no SyntaxGym suites", lambda: tasks.syntaxgym(tmp_path))
+    refused("has no SyntaxGym suites", lambda: tasks.syntaxgym(tmp_path))
     refused("no file at", lambda: tasks.syntaxgym(tmp_path / "s.json"))
     (tmp_path / "s.json").write_text("{")
-    refused("s.json is no JSON", lambda: tasks.syntaxgym(tmp_path))
+    refused("s.json is not valid JSON", lambda: tasks.syntaxgym(tmp_path))
     (tmp_path / "s.json").write_text("[]")
     refused("s.json lacks 'meta'", lambda: tasks.syntaxgym(tmp_path))
 
@@ -457,11 +460,11 @@ def test_bad_texts(tmp_path):
     refused("t.txt is empty", lambda: tasks.perplexity(path))
     path.write_bytes(b"caf\xe9")
     refused("t.txt is not utf-8", lambda: tasks.perplexity(path))
-    refused("split is", lambda: tasks.perplexity(path, split="words"))
+    refused("`split` must be one of", lambda: tasks.perplexity(path, split="words"))
     refused("put a single text in a list", lambda: tasks.perplexity("the dog"))
-    refused("the list is empty", lambda: tasks.perplexity([]))
+    refused("`texts` is empty", lambda: tasks.perplexity([]))
     refused("text 1: .*is empty", lambda: tasks.perplexity(["a", " "]))
-    refused("item 0 is a int", lambda: tasks.perplexity([3]))
+    refused(r"`texts\[0\]` must be a Stimulus or a string, got int", lambda: tasks.perplexity([3]))
     refused("has no text", lambda: tasks.perplexity([mn.Stimulus(image=picture(0, 8, 8))]))
 
 
@@ -576,31 +579,31 @@ def test_a_field_may_hold_the_image(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([], {}, r"the source is empty"),
-        (3, {}, r"this is a int"),
-        ({"train": []}, {}, r"dict of train; choose one of its splits"),
+        ([], {}, r"`source` is empty"),
+        (3, {}, r"got a int"),
+        ({"train": []}, {}, r"dict of train; pass one of its splits"),
         ([{"question": "a"}], {}, r"row 0 has no 'answer'"),
         ([3], {}, r"row 0 has no 'question'"),
         ([{**ROWS[0], "question": " "}], {}, r"row 0: question is empty"),
-        ([{**ROWS[0], "choices": ["a"]}], {}, r"at least two choices"),
-        ([{**ROWS[0], "choices": ["a", "a "]}], {}, r"all different"),
-        ([{**ROWS[0], "choices": ["a", 3]}], {}, r"a choice is a text that is not empty; this is 3"),
-        ([{**ROWS[0], "choices": 3}], {}, r"the choices are a list"),
-        ([{**ROWS[0], "answer": -1}], {}, r"this is -1 \(-1 marks a split without answers\)"),
-        ([{**ROWS[0], "answer": 3}], {}, r"row 0: the answer is one of"),
-        ([{**ROWS[0], "answer": "blue"}], {}, r"this is 'blue'"),
+        ([{**ROWS[0], "choices": ["a"]}], {}, r"at least two different choices"),
+        ([{**ROWS[0], "choices": ["a", "a "]}], {}, r"at least two different choices"),
+        ([{**ROWS[0], "choices": ["a", 3]}], {}, r"a choice must be a non-empty string, got 3"),
+        ([{**ROWS[0], "choices": 3}], {}, r"the choices must be a list"),
+        ([{**ROWS[0], "answer": -1}], {}, r"got -1. -1 marks a split without answers"),
+        ([{**ROWS[0], "answer": 3}], {}, r"row 0: the answer must be one of"),
+        ([{**ROWS[0], "answer": "blue"}], {}, r"got 'blue'"),
         (ROWS, {"choices": "options"}, r"row 0 has no 'options'. It has: question, answer, choices"),
-        (ROWS, {"choices": ["a"]}, r"at least two choices"),
+        (ROWS, {"choices": ["a"]}, r"at least two different choices"),
         (ROWS, {"prompt": "{other}"}, r"row 0 has no 'other'"),
-        (ROWS, {"prompt": "no field"}, r"prompt names fields"),
-        (ROWS, {"prompt": "{question.x}"}, r"prompt names fields"),
-        (ROWS, {"prompt": "{question"}, r"prompt is a format string"),
-        (ROWS, {"prompt": 3}, r"prompt is a format string"),
-        (ROWS, {"template": "yes"}, r"template has one place to fill"),
-        (ROWS, {"shots": 4}, r"0 to 3; this is 4"),
-        (ROWS, {"shots": 1, "image": "image"}, r"shots with images"),
+        (ROWS, {"prompt": "no field"}, r"`prompt` must name fields"),
+        (ROWS, {"prompt": "{question.x}"}, r"`prompt` must name fields"),
+        (ROWS, {"prompt": "{question"}, r"`prompt` must be a format string"),
+        (ROWS, {"prompt": 3}, r"`prompt` must be a format string"),
+        (ROWS, {"template": "yes"}, r"`template` must be a string with one placeholder"),
+        (ROWS, {"shots": 4}, r"`shots` must be an integer from 0 to 3, got 4"),
+        (ROWS, {"shots": 1, "image": "image"}, r"`shots` cannot be combined with `image`"),
         (ROWS, {"image": "image"}, r"row 0 has no image in 'image'"),
-        (ROWS, {"n": 0}, r"1 to 4; this is 0"),
+        (ROWS, {"n": 0}, r"`n` must be an integer from 1 to 4, got 0"),
     ],
 )
 def test_bad_questions(rows, options, message):
@@ -653,21 +656,21 @@ def test_visual_questions_are_scored_as_by_plain_transformers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tasks.naming([]), r"the list is empty"),
-        (lambda: tasks.naming("x"), r"this is a str"),
+        (lambda: tasks.naming([]), r"`source` is empty"),
+        (lambda: tasks.naming("x"), r"has no image"),
         (lambda: tasks.naming([mn.Stimulus("a", condition="b")]), r"has no image"),
         (lambda: tasks.naming([mn.Stimulus(image=picture(0, 8, 8))]), r"has no condition"),
-        (lambda: tasks.naming(PICTURES, names={"faces": "face"}), r"Conditions without a name: houses"),
-        (lambda: tasks.naming(PICTURES, names=["faces"]), r"Conditions without a name: houses"),
-        (lambda: tasks.naming(PICTURES, names={"faces": "", "houses": "b"}), r"A name is a text that is not empty"),
-        (lambda: tasks.naming(PICTURES, names=3), r"names is a list, or a dict"),
-        (lambda: tasks.naming(PICTURES[::2]), r"at least two choices"),
-        (lambda: tasks.naming(PICTURES, template="{name}"), r"template has one place"),
-        (lambda: tasks.visual_questions([]), r"not an empty one"),
-        (lambda: tasks.visual_questions([(None, "a", ["b", "c"])]), r"item 0 is \(image, question"),
+        (lambda: tasks.naming(PICTURES, names={"faces": "face"}), r"`names` lacks the conditions houses"),
+        (lambda: tasks.naming(PICTURES, names=["faces"]), r"`names` lacks the conditions houses"),
+        (lambda: tasks.naming(PICTURES, names={"faces": "", "houses": "b"}), r"`names` must hold non-empty strings"),
+        (lambda: tasks.naming(PICTURES, names=3), r"`names` must be a list, or a dict"),
+        (lambda: tasks.naming(PICTURES[::2]), r"at least two different choices"),
+        (lambda: tasks.naming(PICTURES, template="{name}"), r"`template` must be a string with one placeholder"),
+        (lambda: tasks.visual_questions([]), r"`items` must be a non-empty list"),
+        (lambda: tasks.visual_questions([(None, "a", ["b", "c"])]), r"item 0 must be \(image, question"),
         (lambda: tasks.visual_questions([(None, "", ["b", "c"], 0)]), r"item 0: .*empty"),
         (lambda: tasks.visual_questions([("no.png", "a", ["b", "c"], 0)]), r"item 0: .*no.png"),
-        (lambda: tasks.visual_questions([(None, "a", ["b", "c"], 2)]), r"item 0: the answer is one of"),
+        (lambda: tasks.visual_questions([(None, "a", ["b", "c"], 2)]), r"item 0: the answer must be one of"),
     ],
 )
 def test_bad_pictures(call, message):
@@ -697,13 +700,13 @@ def test_what_is_compared():
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
-        ([], {}, "not an empty one"),
-        (["the dog"], {}, r"item 0 is \(stimulus, answer\)"),
-        ([("a", "")], {}, "item 0: the answer is a text"),
-        ([("a", ["b", "."])], {}, "none of them empty"),
-        ([("a", 3)], {}, "this is 3"),
+        ([], {}, "`items` must be a non-empty list"),
+        (["the dog"], {}, r"item 0 must be \(stimulus, answer\)"),
+        ([("a", "")], {}, "item 0: the answer must be one or several non-empty strings"),
+        ([("a", ["b", "."])], {}, "one or several non-empty strings"),
+        ([("a", 3)], {}, "got 3"),
         ([("", "a")], {}, "item 0: .*empty"),
-        ([("a", "b")], {"max_new_tokens": 0}, "from 1 on; this is 0"),
+        ([("a", "b")], {"max_new_tokens": 0}, "`max_new_tokens` must be a positive integer, got 0"),
     ],
 )
 def test_bad_exact_match(items, options, message):
@@ -723,10 +726,10 @@ def test_theory_of_mind():
     photo = tasks.theory_of_mind("photo", n=5)
     belief = tasks.theory_of_mind(n=5)
     assert [item.split("-")[1] for item in photo.items] == [item.split("-")[1] for item in belief.items]
-    refused("'belief' or 'photo'", lambda: tasks.theory_of_mind("ball"))
-    refused("puts {story} and {statement} together", lambda: tasks.theory_of_mind(prompt="{other}"))
-    refused("shows both", lambda: tasks.theory_of_mind(prompt="{story}"))
-    refused("1 to 24", lambda: tasks.theory_of_mind(n=25))
+    refused("`stories` must be one of 'belief', 'photo'", lambda: tasks.theory_of_mind("ball"))
+    refused("must combine {story} and {statement}", lambda: tasks.theory_of_mind(prompt="{other}"))
+    refused("must contain {story} and {statement}", lambda: tasks.theory_of_mind(prompt="{story}"))
+    refused("`n` must be an integer from 1 to 24", lambda: tasks.theory_of_mind(n=25))
 
 
 def value(words):
@@ -749,9 +752,9 @@ def test_sums_have_one_right_answer_among_near_ones():
     assert len({question.answer for question in task.questions}) == 4
     assert task.chance == 0.25
     assert task.identity() == tasks.arithmetic(100).identity() != tasks.arithmetic(100, seed=1).identity()
-    refused("how many sums", lambda: tasks.arithmetic(0))
+    refused("`n` must be a positive integer", lambda: tasks.arithmetic(0))
     refused("seed", lambda: tasks.arithmetic(1, seed=-1))
-    refused("prompt has one place", lambda: tasks.arithmetic(1, prompt="x"))
+    refused("`prompt` must be a string with one placeholder", lambda: tasks.arithmetic(1, prompt="x"))
 
 
 def test_bundled_tasks():
@@ -768,7 +771,7 @@ def test_bundled_tasks():
             assert question.stimulus.n_images == 1
     assert made["reading"].chance == 1 / 16
     assert made["shape"].chance == pytest.approx(1 / 6)
-    refused("from 1 on", lambda: tasks.bundled(0))
+    refused("`n` must be a positive integer", lambda: tasks.bundled(0))
 
 
 def test_bundled_tasks_run_on_the_untrained_bundled_model():
@@ -793,7 +796,7 @@ def test_default_tasks():
     assert {len(task) for task in made} == {8}
     assert Counter(question.answer for question in made[2].questions) == dict.fromkeys(range(4), 2)
     assert len(tasks.default(4)[2]) == 4
-    refused("from 4 on", lambda: tasks.default(3))
+    refused("`n` must be an integer of at least 4", lambda: tasks.default(3))
 
 
 # ---------------------------------------------------------------------------------------------------------- rooms
@@ -825,3 +828,11 @@ def test_importing_tasks_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
+
+
+def test_former_names_warn():
+    for old, new in (("Choices", "MultipleChoice"), ("Question", "MultipleChoiceQuestion"), ("Suites", "SyntaxGym")):
+        with pytest.warns(DeprecationWarning, match=new):
+            assert getattr(tasks, old) is getattr(tasks, new)
+    with pytest.warns(DeprecationWarning, match="Perplexity"):
+        assert tasks.Texts is tasks.Perplexity

@@ -1,8 +1,8 @@
-"""What a task is: items with a question to the model each, and a score for each item.
+"""Tasks: items that a model is tested on, with one score per item.
 
-A task says what it wants to know of the model (how likely continuations are, or what it writes) and how the answers
-become one score per item, where higher is better. It never runs a model by itself, so a study can put the questions
-under as many lesions as it likes in one go, and differences between them are paired by item.
+A task states what it needs from the model, the likelihoods of continuations or generated texts, and how these become
+scores, of which higher is better. It never runs a model itself: a lesion study evaluates the same items under any
+number of lesions, so that differences between lesions are paired by item.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from modalnet._validation import check_batch_size
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from modalnet.interventions.operations import Intervention
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
@@ -30,21 +32,21 @@ Measure = Literal["accuracy", "nats per token"]
 
 @dataclass(frozen=True, eq=False)
 class TaskScores:
-    """How a model did on a task.
+    """Scores of a model on a task.
 
     Attributes
     ----------
     task
-        Its name.
+        Name of the task.
     items
-        An identifier for each item.
+        Names of the items.
     scores
-        One per item, higher is better: 0 or 1 (or a share between) for ``"accuracy"``; the mean log-probability of a
-        text's tokens for ``"nats per token"``.
+        One score per item, higher is better: 0 or 1 (or a fraction) for ``"accuracy"``; the mean log-probability per
+        token of a text for ``"nats per token"``.
     measure
-        Which of the two.
+        ``"accuracy"`` or ``"nats per token"``.
     chance
-        The expected score of guessing; NaN where there is none.
+        Expected score of guessing; NaN where there is none.
     """
 
     task: str
@@ -60,9 +62,17 @@ class TaskScores:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability per token, a mean over texts; for ``"nats per token"`` only."""
+        """exp of the negative mean score; texts weigh equally, whatever their length.
+
+        Raises
+        ------
+        InputError
+            The measure is not ``"nats per token"``.
+        """
         if self.measure != "nats per token":
-            raise InputError(f"Task {self.task!r} measures {self.measure}; a perplexity is of texts.")
+            raise InputError(
+                f"Perplexity is defined for 'nats per token'; the task {self.task!r} measures {self.measure}."
+            )
         return float(np.exp(-self.mean))
 
     def __repr__(self) -> str:
@@ -71,12 +81,12 @@ class TaskScores:
 
 
 class Task(ABC):
-    """Items and how they are scored; the kinds of task are its subclasses.
+    """Base class of tasks: items and how they are scored.
 
     Attributes
     ----------
     name
-        A readable name.
+        Name of the task.
     measure, chance
         As in :class:`TaskScores`.
     """
@@ -88,11 +98,16 @@ class Task(ABC):
     @property
     @abstractmethod
     def items(self) -> tuple[str, ...]:
-        """An identifier for each item, in order."""
+        """Names of the items, in order."""
 
     @abstractmethod
-    def run(self, model: Model, *interventions: Any, batch_size: int | Literal["auto"] = "auto") -> TaskScores:
-        """Score every item on a model, under interventions or none.
+    def run(
+        self,
+        model: Model,
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> TaskScores:
+        """Score a model on every item, with or without interventions.
 
         Parameters
         ----------
@@ -101,12 +116,12 @@ class Task(ABC):
         *interventions
             As for :meth:`modalnet.Model.run`.
         batch_size
-            Stimuli per forward pass.
+            Stimuli per forward pass. Tasks that generate text run one stimulus at a time.
         """
 
     @abstractmethod
     def identity(self) -> str:
-        """A hash of everything that the scores depend on besides the model."""
+        """Hash of everything that the scores depend on besides the model."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -115,64 +130,73 @@ class Task(ABC):
         return f"{type(self).__name__}({self.name}, {len(self)} items)"
 
     def scores(self, values: Float[np.ndarray, " item"]) -> TaskScores:
-        """Put item scores and the task's description together."""
+        """Combine item scores with the description of the task."""
         return TaskScores(self.name, self.items, np.asarray(values, dtype=np.float64), self.measure, self.chance)
 
 
 class LikelihoodTask(Task):
-    """A task whose items are decided by how likely the model finds continuations."""
+    """Base class of tasks that are scored by the likelihood of continuations."""
 
     @abstractmethod
     def requests(self) -> Sequence[Request]:
-        """What the model is asked, for all items."""
+        """The continuations to score, for all items in order."""
 
     @abstractmethod
     def grade(self, likelihoods: Sequence[Likelihood]) -> Float[np.ndarray, " item"]:
-        """One score per item, from the answers to :meth:`requests` in their order."""
+        """Compute one score per item from the likelihoods of :meth:`requests`, in their order."""
 
-    def run(self, model: Model, *interventions: Any, batch_size: int | Literal["auto"] = "auto") -> TaskScores:
+    def run(
+        self,
+        model: Model,
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> TaskScores:
         return self.scores(
             self.grade(model._executor.likelihoods(self.requests(), *interventions, batch_size=batch_size))
         )
 
     def identity(self) -> str:
-        asked = [
-            [one.stimulus and one.stimulus.inspect().digest, one.continuation, list(one.cuts)]
-            for one in self.requests()
+        requests = [
+            [request.stimulus and request.stimulus.inspect().digest, request.continuation, list(request.cuts)]
+            for request in self.requests()
         ]
-        return digest([type(self).__name__, self.name, list(self.items), asked])
+        return digest([type(self).__name__, self.name, list(self.items), requests])
 
 
 class GenerationTask(Task):
-    """A task whose items are decided by what the model writes.
+    """Base class of tasks that are scored by the text that the model generates.
 
     Attributes
     ----------
     max_new_tokens
-        How long an answer may be.
+        Maximum length of an answer in tokens.
     """
 
     max_new_tokens: int = 16
 
     @abstractmethod
     def stimuli(self) -> Sequence[Stimulus]:
-        """What the model continues, one per item."""
+        """The prompts, one per item."""
 
     @abstractmethod
     def grade(self, texts: Sequence[str]) -> Float[np.ndarray, " item"]:
-        """One score per item, from what the model wrote."""
+        """Compute one score per item from the generated texts."""
 
-    def run(self, model: Model, *interventions: Any, batch_size: int | Literal["auto"] = "auto") -> TaskScores:
-        written = [
-            model.generate(stimulus, *interventions, max_new_tokens=self.max_new_tokens) for stimulus in self.stimuli()
-        ]
-        return self.scores(self.grade(written))
+    def run(
+        self,
+        model: Model,
+        *interventions: Intervention | Sequence[Intervention],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> TaskScores:
+        check_batch_size(batch_size)  # generation runs one stimulus at a time, whatever the batch size
+        texts = model.generate(list(self.stimuli()), *interventions, max_new_tokens=self.max_new_tokens)
+        return self.scores(self.grade(texts))
 
     def identity(self) -> str:
-        asked = [one.inspect().digest for one in self.stimuli()]
-        return digest([type(self).__name__, self.name, self.max_new_tokens, list(self.items), asked])
+        digests = [stimulus.inspect().digest for stimulus in self.stimuli()]
+        return digest([type(self).__name__, self.name, self.max_new_tokens, list(self.items), digests])
 
 
-def digest(description: Any) -> str:
-    """Hash of JSON values."""
+def digest(description: object) -> str:
+    """Hash a JSON value."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Tasks that need no files: for the bundled model, and a few for any vision-language model."""
+"""Tasks that need no files: for the bundled model, and for any vision-language model."""
 
 from __future__ import annotations
 
@@ -7,90 +7,91 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalnet.errors import InputError
-from modalnet.tasks.multiple_choice import Choices, naming, visual_questions
-from modalnet.tasks.pairs import MinimalPairs
+from modalnet._validation import check_int, check_seed
+from modalnet.tasks.minimal_pairs import MinimalPairs
+from modalnet.tasks.multiple_choice import MultipleChoice
 from modalnet.tasks.reasoning import arithmetic
+from modalnet.tasks.visual import naming, visual_questions
 
 if TYPE_CHECKING:
     from modalnet.tasks.base import Task
 
 N = 100
-MOST_CHOICES = 16
+MAX_CHOICES = 16
 KINDS = {"faces": "face", "houses": "house", "objects": "object", "words": "word"}
 
 
 def bundled(n: int = N, seed: int = 0) -> dict[str, Task]:
-    """Tasks that the bundled model can do, of items that it was never shown.
+    """Tasks that the bundled model can do, on held-out items.
 
     Parameters
     ----------
     n
-        Items of each.
+        Number of items per task.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
     dict
-        ``grammar``: minimal pairs over the ten phenomena of its English, with each item's as its group.
-        ``arithmetic``: see :func:`arithmetic`. ``colour``, ``shape``, ``count``, ``position``, ``category`` and
+        ``grammar``: minimal pairs over the ten phenomena of the bundled model's English, which are the groups of the
+        items. ``arithmetic``: see :func:`arithmetic`. ``colour``, ``shape``, ``count``, ``position``, ``category`` and
         ``reading``: questions about drawn pictures, answered by likelihood among all answers to that kind of question;
-        among 160 printed words, each item has the right one and 15 others.
+        for ``reading``, among the correct word and 15 of the other 159 printed words.
 
     Raises
     ------
     InputError
-        ``n`` below 1, or a seed below 0.
+        ``n`` is not a positive integer, or ``seed`` is not a non-negative integer.
     """
-    made: dict[str, Task] = {"grammar": _grammar(n, seed), "arithmetic": arithmetic(n, seed)}
+    tasks: dict[str, Task] = {"grammar": _grammar(n, seed), "arithmetic": arithmetic(n, seed)}
     for ability, answers in _answers().items():
-        made[ability] = _pictured(ability, answers, n, seed)
-    return made
+        tasks[ability] = _visual_task(ability, answers, n, seed)
+    return tasks
 
 
 def default(n: int = N, seed: int = 0) -> list[Task]:
-    """Tasks for any vision-language model: language without pictures, thinking, and pictures to be named.
+    """Tasks for any vision-language model: grammar, arithmetic, and naming of pictures.
 
     Parameters
     ----------
     n
-        Items of each.
+        Number of items per task.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
     list of Task
-        Minimal pairs of English grammar; sums in words; and naming of drawn faces, houses, objects and printed words,
-        equally many of each (:func:`modalnet.stimuli.categories`).
+        Minimal pairs of English grammar; sums and differences in words; and naming of drawn faces, houses, objects and
+        printed words, equally many of each (:func:`modalnet.stimuli.categories`).
 
     Raises
     ------
     InputError
-        ``n`` below 4 (a picture of each kind) or beyond 8,000; a seed below 0.
+        ``n`` is less than 4 (one picture of each kind) or more than 8,000, or ``seed`` is not a non-negative integer.
     """
     from modalnet.stimuli import categories
 
-    if isinstance(n, bool) or not isinstance(n, int) or n < len(KINDS):
-        raise InputError(f"n is how many items a task has, from {len(KINDS)} on; this is {n!r}.")
-    # Two stimuli are the least that a side of a contrast has.
-    shown = categories(n=max(-(-n // len(KINDS)), 2)).stimuli
-    each = len(shown) // len(KINDS)
-    # Kinds in turn, so that the first n are equally many of each.
-    stimuli = [shown[kind * each + place] for place in range(each) for kind in range(len(KINDS))][:n]
-    pictures = naming(stimuli, names=KINDS, template="{}.", name="category")
-    return [_grammar(n, seed), arithmetic(n, seed), pictures]
+    check_int("n", n, minimum=len(KINDS))
+    # A side of a contrast has at least two stimuli.
+    pictures = categories(n=max(-(-n // len(KINDS)), 2)).stimuli
+    n_each = len(pictures) // len(KINDS)
+    # Kinds alternate, so that the first n pictures hold equally many of each.
+    stimuli = [pictures[kind * n_each + i] for i in range(n_each) for kind in range(len(KINDS))][:n]
+    category = naming(stimuli, names=KINDS, template="{}.", name="category")
+    return [_grammar(n, seed), arithmetic(n, seed), category]
 
 
 def _grammar(n: int, seed: int) -> MinimalPairs:
     from modalnet.bundled import items as held_out
     from modalnet.bundled.minimal_pairs import PHENOMENA
 
-    _check(n, seed)
+    check_int("n", n, minimum=1)
+    check_seed(seed)
     items, pairs, groups = [], [], []
-    for place, phenomenon in enumerate(PHENOMENA):
-        count = n // len(PHENOMENA) + (place < n % len(PHENOMENA))
+    for index, phenomenon in enumerate(PHENOMENA):
+        count = n // len(PHENOMENA) + (index < n % len(PHENOMENA))
         for number, pair in enumerate(held_out.pairs(phenomenon, count, held_out.SEED + seed)):
             items.append(f"{phenomenon}/{number:03d}")
             pairs.append(pair)
@@ -98,23 +99,22 @@ def _grammar(n: int, seed: int) -> MinimalPairs:
     return MinimalPairs("grammar", items, pairs, groups)
 
 
-def _pictured(ability: str, answers: Sequence[str], n: int, seed: int) -> Choices:
+def _visual_task(ability: str, answers: Sequence[str], n: int, seed: int) -> MultipleChoice:
     from modalnet.bundled import items as held_out
 
-    _check(n, seed)
     rng = np.random.default_rng([seed, 5])
     items = []
     for item in held_out.items(ability, n, held_out.SEED + seed):
         choices = list(answers)
-        if len(choices) > MOST_CHOICES:
+        if len(choices) > MAX_CHOICES:
             others = rng.permutation([answer for answer in answers if answer != item.answer])
-            choices = [item.answer, *map(str, others[: MOST_CHOICES - 1])]
+            choices = [item.answer, *map(str, others[: MAX_CHOICES - 1])]
         items.append((item.image, item.text, choices, choices.index(item.answer)))
     return visual_questions(items, name=ability, template="{}.")
 
 
 def _answers() -> dict[str, tuple[str, ...]]:
-    """Every answer to each kind of question."""
+    """All answers to each kind of question."""
     from modalnet.bundled.visual_questions import COUNTS, printed_words
     from modalnet.stimuli.rendering import CATEGORIES, COLOURS, SHAPES
 
@@ -126,10 +126,3 @@ def _answers() -> dict[str, tuple[str, ...]]:
         "category": CATEGORIES,
         "reading": printed_words(),
     }
-
-
-def _check(n: int, seed: int) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n is how many items a task has, from 1 on; this is {n!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed is a whole number from 0 on; this is {seed!r}.")

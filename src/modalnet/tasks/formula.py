@@ -1,9 +1,9 @@
-"""The prediction formulas of SyntaxGym suites: which surprisals a speaker's grammar makes larger than which.
+"""Prediction formulas of SyntaxGym suites: inequalities between surprisals that a grammatical reading implies.
 
-``(7;%match%)`` is the surprisal, in bits, of region 7 of the condition ``match``, and ``(*;%match%)`` that of all its
-regions. From the loosest to the tightest, operators are ``|``, ``&``, the comparisons ``< > =``, and ``+ -``, each
-read from left to right; ``=`` allows the differences that the published evaluator allows. A formula is parsed by hand
-into functions and never handed to Python.
+``(7;%match%)`` is the surprisal, in bits, of region 7 in the condition ``match``, and ``(*;%match%)`` that of all
+regions together. In order of increasing precedence, the operators are ``|``, ``&``, the comparisons ``< > =``, and
+``+ -``, all left-associative; ``=`` has the tolerance of the published evaluator. Formulas are parsed here and never
+evaluated as Python.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modalnet.errors import InputError
 #: A region number, or None for all regions; and a condition.
 Term = tuple[int | None, str]
 Values = Mapping[Term, float]
-#: "number" or "truth", and how the value is had.
+#: "number" or "truth", and the function that computes the value.
 _Node = tuple[str, Callable[[Values], Any]]
 
 LEVELS = ("|", "&", "<>=", "+-")
@@ -41,7 +41,7 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Formula:
-    """A prediction.
+    """A prediction of a suite.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class Formula:
     Attributes
     ----------
     terms
-        The regions that it speaks of.
+        (region, condition) of every surprisal in the formula.
 
     Raises
     ------
     InputError
-        The text is no formula; the message shows the place.
+        The text is not a valid formula; the message shows where.
 
     References
     ----------
@@ -71,46 +71,48 @@ class Formula:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._tokens = self._cut()
-        self._place = 0
+        self._tokens = self._tokenize()
+        self._next = 0
         self.terms: frozenset[Term] = frozenset(token[0] for token in self._tokens if isinstance(token[0], tuple))
         try:
             kind, self._value = self._level(0)
         except RecursionError as error:
-            raise InputError(f"The formula {text[:60]!r}… has too many parentheses in one another.") from error
+            raise InputError(f"The formula {text[:60]!r}… has too deeply nested parentheses.") from error
         if self._sign is not None:
-            raise self._wrong("an operator was expected")
+            raise self._error("an operator was expected")
         if kind != "truth":
-            raise InputError(f"The formula {text!r} is a number; a prediction compares, with <, > or =.")
+            raise InputError(f"The formula {text!r} is a number; a prediction needs a comparison: <, > or =.")
 
     def __call__(self, values: Values) -> bool:
-        """Whether the prediction holds, given each term's surprisal in bits."""
+        """Whether the prediction holds, given the surprisal of each term in bits."""
         return bool(self._value(values))
 
-    def _cut(self) -> list[tuple[Any, int]]:
-        """(region, number or sign, its place) for each token."""
+    def _tokenize(self) -> list[tuple[Any, int]]:
+        """(region, number or sign, position) of each token."""
         tokens: list[tuple[Any, int]] = []
-        place, end = 0, len(self.text.rstrip())
-        while place < end:
-            match = _TOKEN.match(self.text, place)
+        position, end = 0, len(self.text.rstrip())
+        while position < end:
+            match = _TOKEN.match(self.text, position)
             if match is None:
-                raise InputError(f"The formula {self.text!r} cannot be read from {self.text[place:].strip()!r} on.")
+                raise InputError(
+                    f"The formula {self.text!r} cannot be parsed from {self.text[position:].strip()!r} on."
+                )
             token: Any = match["sign"]
             if match["region"]:
                 token = (None if match["region"] == "*" else int(match["region"]), match["condition"].strip())
             elif match["number"]:
                 token = float(match["number"])
-            tokens.append((token, place))
-            place = match.end()
+            tokens.append((token, position))
+            position = match.end()
         return tokens
 
     @property
     def _sign(self) -> Any:
-        return self._tokens[self._place][0] if self._place < len(self._tokens) else None
+        return self._tokens[self._next][0] if self._next < len(self._tokens) else None
 
-    def _wrong(self, expected: str) -> InputError:
-        place = self._tokens[self._place][1] if self._place < len(self._tokens) else len(self.text)
-        return InputError(f"The formula {self.text!r}: {expected} at {self.text[place:].strip() or 'its end'!r}.")
+    def _error(self, expected: str) -> InputError:
+        position = self._tokens[self._next][1] if self._next < len(self._tokens) else len(self.text)
+        return InputError(f"The formula {self.text!r}: {expected} at {self.text[position:].strip() or 'its end'!r}.")
 
     def _level(self, depth: int) -> _Node:
         if depth == len(LEVELS):
@@ -118,36 +120,36 @@ class Formula:
         left = self._level(depth + 1)
         while isinstance(self._sign, str) and self._sign in LEVELS[depth]:
             sign = self._sign
-            self._place += 1
-            left = self._joined(sign, left, self._level(depth + 1))
+            self._next += 1
+            left = self._combined(sign, left, self._level(depth + 1))
         return left
 
     def _atom(self) -> _Node:
         token = self._sign
         if token is None or (isinstance(token, str) and token not in "(-"):
-            raise self._wrong("a region, a number or a parenthesis was expected")
-        self._place += 1
+            raise self._error("a region, a number or a parenthesis was expected")
+        self._next += 1
         if isinstance(token, tuple):
             return "number", lambda values: values[token]
         if isinstance(token, float):
             return "number", lambda values: token
         if token == "-":
-            return self._joined("-", ("number", lambda values: 0.0), self._atom())
+            return self._combined("-", ("number", lambda values: 0.0), self._atom())
         inside = self._level(0)
         if self._sign != ")":
-            raise self._wrong("a closing parenthesis was expected")
-        self._place += 1
+            raise self._error("a closing parenthesis was expected")
+        self._next += 1
         return inside
 
-    def _joined(self, sign: str, left: _Node, right: _Node) -> _Node:
+    def _combined(self, sign: str, left: _Node, right: _Node) -> _Node:
         takes = "truth" if sign in "|&" else "number"
         if left[0] != takes or right[0] != takes:
             what = "comparisons" if takes == "truth" else "surprisals"
-            raise InputError(f"The formula {self.text!r}: {sign!r} joins {what}. Set parentheses.")
+            raise InputError(f"The formula {self.text!r}: {sign!r} combines {what}. Add parentheses.")
         operation, a, b = _OPERATIONS[sign], left[1], right[1]
         return "number" if sign in "+-" else "truth", lambda values: operation(a(values), b(values))
 
 
 def bits(nats: float) -> float:
-    """Surprisal in bits, from a natural-log probability."""
+    """Convert a natural-log probability to surprisal in bits."""
     return -nats / math.log(2)

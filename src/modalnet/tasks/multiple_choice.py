@@ -1,42 +1,51 @@
-"""Multiple choice by likelihood: which of some answers does the model find the likeliest?
+"""Multiple choice by likelihood: the answer that the model finds most likely counts as its answer.
 
-No answer has to be parsed, so the measure works for a model that does not follow instructions, and for one under a
-lesion that no longer would.
+No generated text has to be parsed, so the measure works for models that do not follow instructions, and for models
+under a lesion that no longer do.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
-from modalnet.stimuli import Contrast, Stimulus
 from modalnet.stimuli.readers import stimulus_at
+from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.base import LikelihoodTask, digest
-from modalnet.tasks.requests import after, listed_stimuli, unique
+from modalnet.tasks.choices import answer_index, check_choices, check_template
+from modalnet.tasks.requests import continuation_request, unique_names
+from modalnet.tasks.rows import Rows, draw, read_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+SHOT_SEPARATOR = "\n\n"
+
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """A stimulus with some answers.
+class MultipleChoiceQuestion:
+    """A question with choices.
 
     Attributes
     ----------
     id
-        What the item is called.
+        Name of the item.
     stimulus
         The question: a text, an image or both.
     choices
-        At least two answers, all different, as they are written after the question and a space.
+        At least two different answers, as they are written after the question and a space.
     answer
-        Which of them is right, counted from 0.
+        Index of the correct choice, from 0.
     """
 
     id: str
@@ -45,41 +54,45 @@ class Question:
     answer: int
 
 
-class Choices(LikelihoodTask):
-    """Questions whose likeliest answer is taken for the model's. Made by the functions of this room.
+class MultipleChoice(LikelihoodTask):
+    """Questions that are answered with the most likely choice.
 
     Parameters
     ----------
     name
-        Of the task.
+        Name of the task.
     questions
         The items.
     per_token
-        Compare log-probabilities per token instead of summed ones, which are lower for longer answers.
+        Compare log-probabilities per token instead of their sum, which is lower for longer answers.
     """
 
-    def __init__(self, name: str, questions: Sequence[Question], *, per_token: bool = False) -> None:
+    def __init__(self, name: str, questions: Sequence[MultipleChoiceQuestion], *, per_token: bool = False) -> None:
         self.name = name
         self.questions = tuple(questions)
         self.per_token = per_token
         self.chance = float(np.mean([1 / len(question.choices) for question in questions]))
-        self._items = unique([question.id for question in questions])
+        self._items = unique_names(question.id for question in questions)
 
     @property
     def items(self) -> tuple[str, ...]:
         return self._items
 
     def requests(self) -> list[Request]:
-        return [after(question.stimulus, choice) for question in self.questions for choice in question.choices]
+        return [
+            continuation_request(question.stimulus, choice)
+            for question in self.questions
+            for choice in question.choices
+        ]
 
     def grade(self, likelihoods: Sequence[Likelihood]) -> Float[np.ndarray, " item"]:
-        answers = iter(likelihoods)
+        remaining = iter(likelihoods)
         scores = []
         for question in self.questions:
-            own = [next(answers) for _ in question.choices]
-            values = np.array([one.logprob / (one.n_tokens if self.per_token else 1) for one in own])
+            answers = [next(remaining) for _ in question.choices]
+            values = np.array([answer.logprob / (answer.n_tokens if self.per_token else 1) for answer in answers])
             best = values == values.max()
-            # Answers that are equally likely share the point; where a broken model gives NaN, none is best.
+            # Equally likely answers share the point; where a broken model gives NaN, no answer is best.
             scores.append(best[question.answer] / max(best.sum(), 1))
         return np.array(scores, dtype=np.float64)
 
@@ -87,179 +100,205 @@ class Choices(LikelihoodTask):
         return digest([super().identity(), self.per_token, [[q.answer, len(q.choices)] for q in self.questions]])
 
 
-def visual_questions(
-    items: Sequence[tuple[Any, str, Sequence[str], int | str]],
+def multiple_choice(
+    source: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Any,
     *,
-    name: str = "visual questions",
+    name: str | None = None,
+    choices: str | Sequence[str] | None = None,
+    question: str = "question",
+    answer: str = "answer",
+    prompt: str | None = None,
+    image: str | None = None,
     template: str = "{}",
+    shots: int = 0,
+    n: int | None = None,
+    seed: int = 0,
     per_token: bool = False,
-) -> Choices:
-    """Questions about pictures, answered by likelihood.
-
-    Parameters
-    ----------
-    items
-        (image, question, choices, answer) of each: an image as for :class:`modalnet.Stimulus`, at least two answers,
-        and the right one or its index. An image of None leaves the question alone.
-    name
-        Of the task.
-    template
-        How an answer is written: ``"{}."`` ends it with a full stop.
-    per_token
-        Compare log-probabilities per token instead of summed ones.
-
-    Returns
-    -------
-    Choices
-        An item scores 1 where the right answer is the likeliest, summed over its tokens (Brown et al. 2020); answers
-        that tie share the point. Chance is the mean of 1 / the number of choices.
-
-    Raises
-    ------
-    InputError
-        No items; an item that is no such four; a question without text; an image that cannot be used; fewer than two
-        choices, equal ones, an answer that is none of them. The message names the item.
-
-    References
-    ----------
-    Antol, Agrawal, Lu, Mitchell, Batra, Zitnick & Parikh (2015). VQA: visual question answering. ICCV, 2425-2433.
-    Brown et al. (2020). Language models are few-shot learners. NeurIPS 33, section 2.4.
-    """
-    check_template(template)
-    if not isinstance(items, list | tuple) or not items:
-        raise InputError("Visual questions are a list of (image, question, choices, answer), and not an empty one.")
-    made = []
-    for index, item in enumerate(items):
-        where = f"{name}, item {index}"
-        if not isinstance(item, list | tuple) or len(item) != 4:
-            raise InputError(f"{where} is (image, question, choices, answer); this is a {type(item).__name__}.")
-        image, text, given, answer = item
-        choices = check_choices(given, where)
-        stimulus = stimulus_at(where, text=text, image=image, id=str(index))
-        right = which(answer, choices, where)
-        made.append(Question(str(index), stimulus, tuple(template.format(choice) for choice in choices), right))
-    return Choices(name, made, per_token=per_token)
-
-
-def naming(
-    source: Contrast | Sequence[Stimulus],
-    *,
-    question: str | None = "what is it?",
-    names: Mapping[str, str] | Sequence[str] | None = None,
-    template: str = "{}",
-    name: str = "naming",
-    per_token: bool = False,
-) -> Choices:
-    """Naming pictures: is the right name the likeliest of all names?
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+) -> MultipleChoice:
+    """Multiple choice by likelihood, from a file, a list of dicts or a Hugging Face dataset.
 
     Parameters
     ----------
     source
-        A contrast or a list of stimuli, each with an image and a condition.
-    question
-        What is asked, the same of each picture; None keeps the stimuli's own texts.
-    names
-        What the conditions are called; or a list of names, the conditions among them, to add others that are never
-        right. None: the conditions are the names.
-    template
-        How a name is written: ``"a {}."``.
+        A CSV, TSV or JSON-lines file, a list of dicts, or a loaded ``datasets.Dataset``.
     name
-        Of the task.
+        Name of the task; by default that of the file.
+    choices
+        The answers, the same for every item (for classification data sets such as GLUE, the words that stand for the
+        classes, in the order of their numbers); or the field that holds the choices of each item: a list, a dict with
+        ``text`` and ``label`` as in ARC, or in a table a JSON list or texts separated by ``|``. None uses the field
+        ``choices``, or else the names of a dataset's class labels.
+    question
+        The field that the default prompt shows.
+    answer
+        The field of the correct answer: its index from 0, its text, or its label.
+    prompt
+        A format string over the fields; None shows the field ``question``. The answer follows after a space.
+    image
+        The field of the image, if any; paths in a file are relative to its folder.
+    template
+        Format of the answers; ``"{}."`` appends a full stop.
+    shots
+        Number of solved examples before each item, separated by blank lines. They are drawn from the other items of
+        the whole source with the seed, in random order and anew for each item.
+    n
+        Number of items, drawn with the seed; None takes all.
+    seed
+        Seed of the draws.
     per_token
-        Compare log-probabilities per token instead of summed ones.
+        Compare log-probabilities per token instead of their sum.
+    encoding, delimiter
+        Encoding of a file, and cell delimiter of a table; None is a comma in CSV and a tab in TSV files.
 
     Returns
     -------
-    Choices
-        Scored as in :func:`visual_questions`; items are called after the stimuli.
+    MultipleChoice
+        An item scores 1 where the correct answer is the most likely one given the prompt; ties share the point. Chance
+        is the mean of 1 / number of choices. Items are named after the source and their row or line.
 
     Raises
     ------
     InputError
-        No stimuli; one without image or condition; a condition without name; fewer than two names.
+        The file, a field or the choices do not exist; a row has an empty question, fewer than two choices, or an answer
+        that is none of them; there are more shots than other items; shots are combined with images. The message names
+        the row.
 
     References
     ----------
-    Snodgrass & Vanderwart (1980). A standardized set of 260 pictures: norms for name agreement, image agreement,
-    familiarity, and visual complexity. Journal of Experimental Psychology: Human Learning and Memory 6, 174-215.
-    Brown et al. (2020). Language models are few-shot learners. NeurIPS 33, section 2.4.
+    Brown et al. (2020). Language models are few-shot learners. NeurIPS 33, section 2.4 and appendix G.
+    Wang, Singh, Michael, Hill, Levy & Bowman (2018). GLUE: a multi-task benchmark and analysis platform for natural
+    language understanding. BlackboxNLP, 353-355.
+
+    Examples
+    --------
+    >>> rows = [{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}]
+    >>> multiple_choice(rows, prompt="{premise} {hypothesis} True or false?", answer="label", choices=["True", "False"])
+    MultipleChoice(multiple choice, 1 items)
     """
     check_template(template)
-    stimuli = listed_stimuli(source, "naming")
-    conditions = []
-    for stimulus in stimuli:
-        if not stimulus.n_images:
-            raise InputError(f"Stimulus {stimulus.label} has no image; naming is of pictures.")
-        if stimulus.condition is None:
-            raise InputError(f"Stimulus {stimulus.label} has no condition, which would be its name.")
-        conditions.append(stimulus.condition)
-    called = _called(names, list(dict.fromkeys(conditions)))
-    given = list(names) if isinstance(names, list | tuple) else list(called.values())
-    choices = check_choices(list(dict.fromkeys(given)), "naming: the names")
-    written = tuple(template.format(choice) for choice in choices)
-    made = []
-    for index, (stimulus, condition) in enumerate(zip(stimuli, conditions, strict=True)):
-        item = stimulus.id or str(index)
-        asked = Stimulus(question or stimulus.text, image=stimulus.image, id=item)
-        made.append(Question(item, asked, written, choices.index(called[condition].strip())))
-    return Choices(name, made, per_token=per_token)
+    rows = _rows(source, encoding, delimiter)
+    pattern = f"{{{question}}}" if prompt is None else prompt
+    reader = _QuestionReader(rows, pattern, _fields(pattern), _choices(choices, rows, answer), answer, image, template)
+    n_rows = len(rows.cells)
+    selected = draw(n, n_rows, seed, rows.name)
+    check_int("shots", shots, minimum=0, maximum=n_rows - 1)
+    if shots and image is not None:
+        raise InputError("`shots` cannot be combined with `image`: all images would come before all texts.")
+    questions = []
+    for index in selected:
+        others = np.random.default_rng([seed, index]).permutation([i for i in range(n_rows) if i != index])[:shots]
+        questions.append(reader.question(index, [reader.solved(int(i)) for i in others]))
+    return MultipleChoice(name or rows.name, questions, per_token=per_token)
 
 
-def check_template(template: Any, argument: str = "template") -> None:
-    """A template has one place to fill."""
-    try:
-        fits = "\x00" in template.format("\x00")
-    except (AttributeError, IndexError, KeyError, ValueError):
-        fits = False
-    if not fits:
-        raise InputError(f"{argument} has one place to fill, {{}}, as in 'a {{}}.'; this is {template!r}.")
+@dataclass(frozen=True)
+class _QuestionReader:
+    """Makes questions from rows."""
 
+    rows: Rows
+    pattern: str
+    fields: list[str]
+    choices: str | tuple[str, ...]
+    answer: str
+    image: str | None
+    template: str
 
-def check_choices(given: Any, where: str) -> tuple[str, ...]:
-    """At least two texts, none empty and all different, without surrounding spaces."""
-    if not isinstance(given, list | tuple | np.ndarray):
-        raise InputError(f"{where}: the choices are a list of texts; this is {repr(given)[:80]}.")
-    for choice in given:
-        if not isinstance(choice, str) or not choice.strip():
-            raise InputError(f"{where}: a choice is a text that is not empty; this is {choice!r}.")
-    choices = tuple(choice.strip() for choice in given)
-    if len(choices) < 2 or len(set(choices)) < len(choices):
-        raise InputError(f"{where}: there are at least two choices, all different; these are {list(choices)}.")
-    return choices
+    def read(self, index: int) -> tuple[str, tuple[str, ...], int]:
+        """Prompt, choices, and the index of the correct choice."""
+        where, cells = self.rows.where(index), self.rows.cells[index]
+        required = [*self.fields, self.answer, *([self.choices] if isinstance(self.choices, str) else [])]
+        for field in required:
+            if not isinstance(cells, Mapping) or cells.get(field) is None:
+                present = ", ".join(map(str, cells)) if isinstance(cells, Mapping) else repr(cells)
+                raise InputError(f"{where} has no {field!r}. It has: {present}.")
+        for field in self.fields:
+            if isinstance(cells[field], str) and not cells[field].strip():
+                raise InputError(f"{where}: {field} is empty. Fill it in, or remove the row.")
+        text = self.pattern.format_map(cells)
+        labels: Sequence[str] = ()
+        choices: Any = self.choices
+        if isinstance(choices, str):
+            choices, labels = _row_choices(cells[choices])
+        checked = check_choices(choices, where)
+        return text, checked, answer_index(cells[self.answer], checked, where, labels)
 
+    def solved(self, index: int) -> str:
+        """An item with its answer, as a solved example."""
+        text, choices, correct = self.read(index)
+        return f"{text}{'' if text[-1:].isspace() else ' '}{self.template.format(choices[correct])}"
 
-def which(answer: Any, choices: Sequence[str], where: str, labels: Sequence[str] = ()) -> int:
-    """The index of the right choice, given as such, as the choice itself, or as its label."""
-    index: Any = None
-    if isinstance(answer, str):
-        text = answer.strip()
-        if text in choices:
-            return list(choices).index(text)
-        if text in labels:
-            return list(labels).index(text)
-        index = int(text) if text.isdecimal() else None
-    elif isinstance(answer, int | np.integer | np.bool_) or (isinstance(answer, float) and answer.is_integer()):
-        index = int(answer)
-    if index is None or not 0 <= index < len(choices):
-        hint = " (-1 marks a split without answers)" if index == -1 else ""
-        raise InputError(
-            f"{where}: the answer is one of {list(choices)}, or its index counted from 0; this is {answer!r}{hint}."
+    def question(self, index: int, shots: list[str]) -> MultipleChoiceQuestion:
+        text, choices, correct = self.read(index)
+        where = self.rows.where(index)
+        picture = self._image(index, self.image) if self.image is not None else None
+        item = f"{self.rows.name}:{self.rows.numbers[index]}"
+        stimulus = stimulus_at(where, text=SHOT_SEPARATOR.join([*shots, text]) or None, image=picture, id=item)
+        return MultipleChoiceQuestion(
+            item, stimulus, tuple(self.template.format(choice) for choice in choices), correct
         )
-    return index
+
+    def _image(self, index: int, field: str) -> Any:
+        cell = self.rows.cells[index].get(field)
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            raise InputError(f"{self.rows.where(index)} has no image in {field!r}.")
+        if isinstance(cell, Mapping):  # an image of a dataset that is not decoded
+            return cell.get("bytes") or cell.get("path")
+        if isinstance(cell, str) and self.rows.path is not None:
+            return self.rows.path.parent / cell.strip()
+        return cell
 
 
-def _called(names: Any, conditions: list[str]) -> dict[str, str]:
-    """Condition → name."""
-    called = {condition: condition for condition in conditions}
-    if isinstance(names, Mapping):
-        called = dict(names)
-    elif names is not None and not isinstance(names, list | tuple):
-        raise InputError(f"names is a list, or a dict from conditions to names; this is a {type(names).__name__}.")
-    known = called if not isinstance(names, list | tuple) else names
-    missing = [condition for condition in conditions if condition not in known]
-    if missing:
-        raise InputError(f"Conditions without a name: {', '.join(missing)}. There are: {', '.join(map(str, known))}.")
-    bad = [name for name in called.values() if not isinstance(name, str) or not name.strip()]
-    if bad:
-        raise InputError(f"A name is a text that is not empty; this is {bad[0]!r}.")
-    return called
+def _rows(source: Any, encoding: str, delimiter: str | None) -> Rows:
+    if isinstance(source, str | os.PathLike):
+        return read_rows(Path(source), encoding, delimiter)
+    if isinstance(source, Mapping):
+        raise InputError(f"`source` is a dict of {', '.join(map(str, source))}; pass one of its splits.")
+    features = getattr(source, "features", None)
+    if features is not None and not hasattr(source, "__len__"):
+        source = list(source)  # a stream
+    elif features is None and not isinstance(source, list | tuple):
+        raise InputError(
+            f"`source` must be a file, a list of dicts or a datasets.Dataset, got a {type(source).__name__}."
+        )
+    if len(source) == 0:
+        raise InputError("`source` is empty; at least one question is needed.")
+    return Rows("multiple choice", source, range(len(source)), features=features)
+
+
+def _fields(pattern: str) -> list[str]:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(pattern) if field is not None]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`prompt` must be a format string such as '{{question}}', got {pattern!r}: {error}."
+        ) from error
+    bad = [field for field in fields if not field or not set(field).isdisjoint(".[")]
+    if bad or not fields:
+        raise InputError(f"`prompt` must name fields, as in '{{question}}', got {pattern!r}.")
+    return fields
+
+
+def _choices(choices: str | Sequence[str] | None, rows: Rows, answer: str) -> str | tuple[str, ...]:
+    """The choices of all items, or the field that holds the choices of each item."""
+    if choices is None:
+        first = rows.cells[0]
+        names = getattr((rows.features or {}).get(answer), "names", None)
+        if names is None or (isinstance(first, Mapping) and "choices" in first):
+            return "choices"
+        choices = names
+    return choices if isinstance(choices, str) else check_choices(choices, f"{rows.name}: choices")
+
+
+def _row_choices(cell: Any) -> tuple[Any, Sequence[str]]:
+    """The choices of a row, and their labels where it has labels."""
+    if isinstance(cell, Mapping):
+        return cell.get("text"), [str(label) for label in cell.get("label", ())]
+    if not isinstance(cell, str):
+        return cell, ()
+    try:
+        listed = json.loads(cell)
+    except ValueError:
+        listed = None
+    return (listed if isinstance(listed, list) else cell.split("|")), ()

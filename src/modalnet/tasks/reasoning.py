@@ -1,4 +1,4 @@
-"""Thinking about other minds, and sums: questions from the package's own texts."""
+"""Reasoning tasks from bundled texts: theory of mind, and arithmetic."""
 
 from __future__ import annotations
 
@@ -6,45 +6,47 @@ from typing import Literal
 
 import numpy as np
 
+from modalnet._validation import check_int, check_option, check_seed
 from modalnet.errors import InputError
-from modalnet.stimuli import Stimulus
 from modalnet.stimuli.bundled import data_rows
-from modalnet.tasks.multiple_choice import Choices, Question, check_template
+from modalnet.stimuli.stimulus import Stimulus
+from modalnet.tasks.choices import check_template
+from modalnet.tasks.multiple_choice import MultipleChoice, MultipleChoiceQuestion
 from modalnet.tasks.rows import draw
 
 STORY = "{story}\nTrue or false: {statement}\nAnswer:"
 NEAR = (1, -1, 2, -2, 10, -10)
-WRONG = 3
+N_DISTRACTORS = 3
 
 
 def theory_of_mind(
     stories: Literal["belief", "photo"] = "belief", *, prompt: str = STORY, n: int | None = None, seed: int = 0
-) -> Choices:
-    """Is the statement about a story true or false?
+) -> MultipleChoice:
+    """Judge whether a statement about a story is true or false.
 
     Parameters
     ----------
     stories
-        ``"belief"``: a person in the story has missed what happened. ``"photo"``: a picture or list has, which asks
-        for the same without a mind, as a control.
+        ``"belief"``: a person in the story is unaware of a change. ``"photo"``: a picture or list is out of date, a
+        control that requires the same inference without a mind.
     prompt
-        How ``{story}`` and ``{statement}`` are put together.
+        Format string that combines ``{story}`` and ``{statement}``.
     n
-        Take so many of the 24, drawn with the seed; None takes all.
+        Number of items out of 24, drawn with the seed; None takes all.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
-    Choices
+    MultipleChoice
         Between "True" and "False". The stories are those of :func:`modalnet.stimuli.theory_of_mind`: 15 of 24
-        statements are about the belief or picture and 9 about the world, 12 true and 12 false, so a model that always
-        says one of the two is at chance, 0.5. Item ``belief-007`` is the pair of ``photo-007``.
+        statements are about the belief or picture and 9 about the world; 12 are true and 12 false, so a model that
+        always gives the same answer scores at chance, 0.5. Item ``belief-007`` is paired with ``photo-007``.
 
     Raises
     ------
     InputError
-        Other stories; a prompt with other fields; ``n`` out of range.
+        An option is unknown, the prompt has other fields, or ``n`` is out of range.
 
     References
     ----------
@@ -53,50 +55,51 @@ def theory_of_mind(
     Dodell-Feder, Koster-Hale, Bedny & Saxe (2011). fMRI item analysis in a theory of mind task. NeuroImage 55,
     705-712.
     """
-    if stories not in ("belief", "photo"):
-        raise InputError(f"stories is 'belief' or 'photo'; this is {stories!r}.")
+    check_option("stories", stories, ("belief", "photo"))
     rows = [row for row in data_rows("stories.tsv") if row["condition"] == stories]
     try:
         texts = [prompt.format(story=row["story"], statement=row["statement"]) for row in rows]
     except (AttributeError, LookupError, ValueError) as error:
-        raise InputError(f"prompt puts {{story}} and {{statement}} together; this is {prompt!r}.") from error
+        raise InputError(f"`prompt` must combine {{story}} and {{statement}}, got {prompt!r}.") from error
     if not all(row["story"] in text and row["statement"] in text for row, text in zip(rows, texts, strict=True)):
-        raise InputError(f"prompt shows both {{story}} and {{statement}}; this is {prompt!r}.")
+        raise InputError(f"`prompt` must contain {{story}} and {{statement}}, got {prompt!r}.")
     answers = ("True", "False")
-    # The same pairs are drawn of both kinds of stories.
-    chosen = draw(n, len(rows), seed, "the stories")
-    made = []
-    for i in chosen:
+    questions = []
+    # The source has one name for both kinds of stories, so that both draw the same pairs.
+    for i in draw(n, len(rows), seed, "the stories"):
         item = f"{stories}-{i + 1:03d}"
-        made.append(Question(item, Stimulus(texts[i], id=item), answers, answers.index(rows[i]["answer"])))
-    return Choices("theory of mind" if stories == "belief" else "false photographs", made)
+        questions.append(
+            MultipleChoiceQuestion(item, Stimulus(texts[i], id=item), answers, answers.index(rows[i]["answer"]))
+        )
+    return MultipleChoice("theory of mind" if stories == "belief" else "false photographs", questions)
 
 
-def arithmetic(n: int = 200, seed: int = 0, *, prompt: str = "{}", template: str = "{}.") -> Choices:
-    """Sums and differences in words, among near wrong results.
+def arithmetic(n: int = 200, seed: int = 0, *, prompt: str = "{}", template: str = "{}.") -> MultipleChoice:
+    """Sums and differences in words, among close distractors.
 
     Parameters
     ----------
     n
-        How many.
+        Number of items.
     seed
-        Of the draw.
+        Seed of the draw.
     prompt
-        How the question is written: ``"Question: {}\\nAnswer:"``.
+        Format of the question, such as ``"Question: {}\\nAnswer:"``.
     template
-        How an answer is written. The full stop belongs to it, or "forty" would be the beginning of "forty two".
+        Format of the answers. The full stop is needed: "forty" would otherwise be a prefix of "forty two".
 
     Returns
     -------
-    Choices
-        Items such as "what is seven plus five?", of terms to fifty and results to ninety-nine, none of them shown to
-        the bundled model in its training. Beside the right result stand three wrong ones, one, two or ten away. Chance
-        is 0.25.
+    MultipleChoice
+        Items such as "what is seven plus five?", with terms up to 50 and results up to 99, none of which occurred in
+        the training of the bundled model. The three distractors differ from the correct result by one, two or ten.
+        Chance is 0.25.
 
     Raises
     ------
     InputError
-        ``n`` below 1; a seed below 0; a prompt or template without ``{}``.
+        ``n`` is not a positive integer, ``seed`` is not a non-negative integer, or ``prompt`` or ``template`` has no
+        ``{}``.
 
     References
     ----------
@@ -107,18 +110,18 @@ def arithmetic(n: int = 200, seed: int = 0, *, prompt: str = "{}", template: str
 
     check_template(template)
     check_template(prompt, "prompt")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n is how many sums, from 1 on; this is {n!r}.")
-    draw(None, n, seed, "sums")  # checks the seed
+    check_int("n", n, minimum=1)
+    check_seed(seed)
     number = {in_words(value): value for value in range(100)}
     rng = np.random.default_rng([seed, 4])
-    made = []
+    questions = []
     for index in range(n):
-        text, right = sum_item(rng, test=True)
-        near = [number[right] + step for step in NEAR if number[right] + step in number.values()]
-        wrong = [in_words(int(value)) for value in rng.permutation(near)[:WRONG]]
-        choices = [right, *wrong]
+        text, correct = sum_item(rng, test=True)
+        near = [number[correct] + step for step in NEAR if number[correct] + step in number.values()]
+        distractors = [in_words(int(value)) for value in rng.permutation(near)[:N_DISTRACTORS]]
+        choices = [correct, *distractors]
         order = rng.permutation(len(choices))
         written = tuple(template.format(choices[i]) for i in order)
-        made.append(Question(f"sum-{index:03d}", Stimulus(prompt.format(text)), written, int(np.argmin(order))))
-    return Choices("arithmetic", made)
+        stimulus = Stimulus(prompt.format(text))
+        questions.append(MultipleChoiceQuestion(f"sum-{index:03d}", stimulus, written, int(np.argmin(order))))
+    return MultipleChoice("arithmetic", questions)

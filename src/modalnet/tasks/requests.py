@@ -1,47 +1,40 @@
-"""How tasks put their questions: a text from its beginning, or something after a stimulus."""
+"""Requests: whole texts, and continuations of a stimulus, as tasks ask for their likelihood."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from modalnet.errors import InputError
 from modalnet.execution.likelihood import Request
-from modalnet.stimuli import Contrast, Stimulus
+from modalnet.stimuli.stimulus import Stimulus
 
 
-def alone(text: str, cuts: tuple[int, ...] = ()) -> Request:
-    """How likely is a whole text, its first word included?"""
+def text_request(text: str, cuts: tuple[int, ...] = ()) -> Request:
+    """Request the likelihood of a whole text, its first word included.
+
+    Parameters
+    ----------
+    text
+        The text.
+    cuts
+        Character positions at which the text is cut into segments that are scored separately.
+    """
     return Request(None, text, cuts)
 
 
-def after(stimulus: Stimulus, text: str) -> Request:
-    """How likely is a text as the next words of a stimulus? A space comes between, where none is there."""
-    spaced = stimulus.text is not None and stimulus.text[-1:].isspace()
-    return Request(stimulus, text if spaced else f" {text}")
+def continuation_request(stimulus: Stimulus, text: str) -> Request:
+    """Request the likelihood of a text as the continuation of a stimulus, after a space unless one is there."""
+    ends_in_space = stimulus.text is not None and stimulus.text[-1:].isspace()
+    return Request(stimulus, text if ends_in_space else f" {text}")
 
 
-def listed_stimuli(source: Any, task: str) -> tuple[Stimulus, ...]:
-    """The stimuli of a contrast or a list, never none of them."""
-    stimuli = source.stimuli if isinstance(source, Contrast) else source
-    if not isinstance(stimuli, list | tuple):
-        raise InputError(f"{task} takes a Contrast or a list of Stimulus objects; this is a {type(source).__name__}.")
-    for index, stimulus in enumerate(stimuli):
-        if not isinstance(stimulus, Stimulus):
-            raise InputError(f"{task} takes Stimulus objects; item {index} is a {type(stimulus).__name__}.")
-    if not stimuli:
-        raise InputError(f"{task} needs stimuli; the list is empty.")
-    return tuple(stimuli)
-
-
-def unique(names: Sequence[str]) -> tuple[str, ...]:
-    """Item names as they are, those that come again with ``#2``, ``#3``, ... after them."""
-    seen: dict[str, int] = {}
-    made: dict[str, None] = {}
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Make item names unique: the second item called ``name`` becomes ``name#2``, and so on."""
+    counts: dict[str, int] = {}
+    unique: dict[str, None] = {}
     for name in names:
         new = name
-        while new in made:
-            seen[name] = seen.get(name, 1) + 1
-            new = f"{name}#{seen[name]}"
-        made[new] = None
-    return tuple(made)
+        while new in unique:
+            counts[name] = counts.get(name, 1) + 1
+            new = f"{name}#{counts[name]}"
+        unique[new] = None
+    return tuple(unique)

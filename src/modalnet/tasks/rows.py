@@ -1,4 +1,4 @@
-"""Rows of named cells, from a file, a list or a dataset, each knowing where it was read."""
+"""Rows of named cells from a file, a list or a dataset, which know where they were read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from modalnet._validation import check_int, check_seed
 from modalnet.errors import InputError
 from modalnet.stimuli.tables import column, read_table, read_text
 
@@ -26,29 +27,29 @@ class Rows:
     Attributes
     ----------
     name
-        What the source is called.
+        Name of the source.
     cells
-        Column → value of each row; read one at a time where the source is a dataset on disk.
-    places
-        Where each row stands: its line or row number.
+        Column -> value of each row; read one at a time where the source is a dataset on disk.
+    numbers
+        Line or row number of each row.
     unit
-        What those numbers count: ``"line"`` or ``"row"``.
+        What the numbers count: ``"line"`` or ``"row"``.
     path
-        The file; None for rows that were given.
+        The file; None for rows from memory.
     features
-        The columns' types, where a dataset has them.
+        Types of the columns, for a dataset that has them.
     """
 
     name: str
     cells: Sequence[Mapping[str, Any]]
-    places: Sequence[int]
+    numbers: Sequence[int]
     unit: str = "row"
     path: Path | None = None
     features: Mapping[str, Any] | None = None
 
     def where(self, index: int) -> str:
-        """File and line of a row, for messages."""
-        return f"{self.path or self.name}, {self.unit} {self.places[index]}"
+        """File and line of a row, for error messages."""
+        return f"{self.path or self.name}, {self.unit} {self.numbers[index]}"
 
 
 def read_rows(path: str | os.PathLike[str], encoding: str = "utf-8", delimiter: str | None = None) -> Rows:
@@ -59,15 +60,15 @@ def read_rows(path: str | os.PathLike[str], encoding: str = "utf-8", delimiter: 
     path
         The file.
     encoding
-        Its text encoding.
+        Text encoding.
     delimiter
-        What separates the cells of a table; None goes by the ending.
+        Cell delimiter of a table; None is a comma in CSV and a tab in TSV files.
 
     Raises
     ------
     InputError
-        No such file, another ending or encoding, a line that is no JSON object, a bad table, no rows. The message
-        names the file and the line.
+        The file does not exist, has another ending or encoding, holds a line that is not a JSON object, is not a table,
+        or has no rows. The message names the file and the line.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -78,33 +79,47 @@ def read_rows(path: str | os.PathLike[str], encoding: str = "utf-8", delimiter: 
     else:
         if not path.exists():
             raise InputError(f"There is no file at {str(path)!r}.")
-        raise InputError(f"{path} is none of {', '.join(SUFFIXES)} by its ending. Rename it, or pass a list.")
+        raise InputError(f"{path} must end in one of {', '.join(SUFFIXES)}. Rename it, or pass a list.")
     if not rows.cells:
         raise InputError(f"{path} has no rows.")
     return rows
 
 
-def draw(n: int | None, there: int, seed: int, source: str) -> list[int]:
-    """Which ``n`` of the items that are there, in their order; the draw depends on the seed and the source's name.
+def draw(n: int | None, total: int, seed: int, source: str) -> list[int]:
+    """Draw ``n`` of ``total`` items, without replacement.
+
+    Parameters
+    ----------
+    n
+        Number of items; None takes all.
+    total
+        Number of available items.
+    seed
+        Seed of the draw.
+    source
+        Name of the source. The draw depends on it, so sources are drawn from independently of each other.
+
+    Returns
+    -------
+    list of int
+        Indices in increasing order.
 
     Raises
     ------
     InputError
-        ``n`` is no whole number from 1 to what is there; a seed that is no whole number from 0 on.
+        `n` is not an integer from 1 to `total`, or `seed` is not a non-negative integer.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed is a whole number from 0 on; this is {seed!r}.")
+    check_seed(seed)
     if n is None:
-        return list(range(there))
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= there:
-        raise InputError(f"n is how many to take of {source}, 1 to {there}; this is {n!r}.")
+        return list(range(total))
+    check_int("n", n, minimum=1, maximum=total)
     rng = np.random.default_rng([seed, zlib.crc32(source.encode())])
-    return sorted(rng.choice(there, size=n, replace=False).tolist())
+    return sorted(rng.choice(total, size=n, replace=False).tolist())
 
 
 def _json_lines(path: Path, encoding: str) -> Rows:
     cells: list[Mapping[str, Any]] = []
-    places = []
+    numbers = []
     # Only a line feed ends a line: JSON strings may hold other line separators as they are.
     for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
         if not line.strip():
@@ -112,18 +127,20 @@ def _json_lines(path: Path, encoding: str) -> Rows:
         try:
             value = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path}, line {number} is no JSON: {error}. Each line is one JSON object.") from error
+            raise InputError(
+                f"{path}, line {number} is not valid JSON: {error}. Each line must be a JSON object."
+            ) from error
         if not isinstance(value, dict):
-            raise InputError(f"{path}, line {number} holds a {type(value).__name__}; a JSON object was expected.")
+            raise InputError(f"{path}, line {number} must be a JSON object, got a {type(value).__name__}.")
         cells.append(value)
-        places.append(number)
-    return Rows(path.stem, cells, places, "line", path)
+        numbers.append(number)
+    return Rows(path.stem, cells, numbers, "line", path)
 
 
 def _table(path: Path, encoding: str, delimiter: str) -> Rows:
     header, rows = read_table(path, encoding, delimiter)
     for name in header:
-        column(path, header, name, delimiter)  # refuses a name that stands twice
+        column(path, header, name, delimiter)  # a repeated name is an error
     return Rows(
         path.stem, [dict(zip(header, row, strict=True)) for _, row in rows], [number for number, _ in rows], path=path
     )
