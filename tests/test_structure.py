@@ -37,8 +37,6 @@ ROOMS = (
 #: Methods that hand their object on to a room below theirs, and what they import there; nothing else looks up.
 HANDED = {
     "plot": "modalnet.plotting",
-    "to_cache": "modalnet.interop.transformer_lens",
-    "to_transformer_lens": "modalnet.interop.transformer_lens",
 }
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 HOOKS = ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_hook")

@@ -1,12 +1,13 @@
 """Names that have changed: the old spelling works for one release and warns.
 
-Four tools, one for each thing that can be renamed::
+Five tools, one for each thing that can be renamed::
 
     @renamed_arguments(controls="n_controls")            # keyword arguments of a function
     def lesion_study(model, units, *, n_controls=20): ...
 
     pick_up = renamed("pick_up", LocalizationJob.from_id)  # a function
     norms = renamed("norms", "mean_abs")                   # an attribute, in a class body
+    to_cache = moved_method("to_cache", "modalnet.interop.transformer_lens:cache")  # a method that is now a function
 
     __getattr__ = renamed_attributes({"prepare": "_executor.prepare"})           # many attributes of a class
     __getattr__ = renamed_names(__name__, {"Condition": "modalnet.lesion:Lesion"})  # names of a module
@@ -132,6 +133,28 @@ def renamed(old_name: str, new: Any) -> Any:
 
     call.__name__ = call.__qualname__ = old_name
     call.__doc__ = f"Deprecated alias of :func:`{spelled}`."
+    return call
+
+
+def moved_method(old_name: str, new: str) -> Callable[..., Any]:
+    """Return a deprecated method, for a class body, that calls a function with the object as its first argument.
+
+    Parameters
+    ----------
+    old_name
+        The name of the method.
+    new
+        The function as ``"package.module:name"``. It is imported when the method is called, so that a class needs to
+        know nothing of the module.
+    """
+    place, _, name = new.partition(":")
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        warn_renamed(f"{type(self).__name__}.{old_name}", f"{place}.{name}")
+        return attrgetter(name)(importlib.import_module(place))(self, *args, **kwargs)
+
+    call.__name__ = old_name
+    call.__doc__ = f"Deprecated alias of :func:`{place}.{name}`."
     return call
 
 

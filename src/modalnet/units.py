@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet import _files
-from modalnet._deprecation import renamed, renamed_arguments
+from modalnet._deprecation import moved_method, renamed, renamed_arguments
 from modalnet.errors import InputError, StoreError
 from modalnet.stats.controls import check_match
 
@@ -357,28 +357,7 @@ class Units:
             ]
         )
 
-    # -- elsewhere -----------------------------------------------------------------------------------------------
-
-    def to_transformer_lens(self, bridge: Any = None) -> list[tuple[str, Any]]:
-        """Hooks that zero these units in TransformerLens: ``bridge.run_with_hooks(text, fwd_hooks=...)``.
-
-        Other interventions become hooks in the same way, such as ``modalnet.scale(units, 2.0).to_transformer_lens()``;
-        see :func:`modalnet.interop.transformer_lens.hooks`.
-
-        Parameters
-        ----------
-        bridge
-            The ``TransformerBridge`` that will run, to take the names from and check against; may be left out where
-            all units are in the decoder of a decoder-only model.
-
-        Raises
-        ------
-        InputError
-            For an empty set; units of another shape than the bridge's, or in a tower that it does not expose.
-        """
-        from modalnet.interop.transformer_lens import hooks
-
-        return hooks(self, bridge)
+    to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
     # -- pictures ------------------------------------------------------------------------------------------------
 

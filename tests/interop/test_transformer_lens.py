@@ -347,6 +347,22 @@ def test_the_guard_sees_what_transformer_lens_does_by_itself(no_installs, monkey
     no_installs.clear()
 
 
+def test_the_old_methods_warn_and_give_the_same():
+    model = plain("llama")
+    units = some(model, "decoder")
+    run = model.run(TEXT, tokens="all")
+    with pytest.warns(DeprecationWarning, match=r"Units\.to_transformer_lens.*interop\.transformer_lens\.hooks"):
+        old = units.to_transformer_lens()
+    assert [name for name, _ in old] == [name for name, _ in tl.hooks(units)]
+    with pytest.warns(DeprecationWarning, match=r"Intervention\.to_transformer_lens.*removed in 0\.3"):
+        (old, *_) = mn.scale(units, 2.0).to_transformer_lens()
+    assert old[1].a == 2.0
+    pytest.importorskip("transformer_lens")
+    with pytest.warns(DeprecationWarning, match=r"Run\.to_cache.*interop\.transformer_lens\.cache"):
+        old = run.to_cache()
+    assert torch.equal(old["resid_post", 1], tl.cache(run)["resid_post", 1])
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 REFUSED = {

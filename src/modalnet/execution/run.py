@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modalnet._deprecation import moved_method
+
 if TYPE_CHECKING:
     from modalnet.interventions.positions import TokenChoice
 
@@ -37,21 +39,4 @@ class Run:
         """The same as :attr:`activations`; the residual stream of a tower has the tower's name."""
         return self.activations
 
-    def to_cache(self, bridge: Any = None) -> Any:
-        """What was read as TransformerLens' ``ActivationCache``; see :func:`modalnet.interop.transformer_lens.cache`.
-
-        Parameters
-        ----------
-        bridge
-            A ``TransformerBridge`` of the model, to take the names from; may be left out where nothing but the decoder
-            of a decoder-only model was read.
-
-        Raises
-        ------
-        InputError
-            Where tokens were pooled, where stimuli have different numbers of tokens, or nothing was read; for a
-            bridge of another model, or one that does not expose a tower.
-        """
-        from modalnet.interop.transformer_lens import cache
-
-        return cache(self, bridge)
+    to_cache = moved_method("to_cache", "modalnet.interop.transformer_lens:cache")

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet._deprecation import renamed_arguments
+from modalnet._deprecation import moved_method, renamed_arguments
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, check_choice
 from modalnet.models.sites import canonical_name
@@ -178,11 +178,7 @@ class Intervention:
             raise InputError(f"spare_first is a number of tokens from 0; this is {spared!r}.")
         return replace(self, tokens=choice, spared=spared)
 
-    def to_transformer_lens(self, bridge: Any = None) -> list[tuple[str, Any]]:
-        """The same as hooks for TransformerLens; see :func:`modalnet.interop.transformer_lens.hooks`."""
-        from modalnet.interop.transformer_lens import hooks
-
-        return hooks(self, bridge)
+    to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
     @property
     def digest(self) -> str:
