@@ -108,3 +108,15 @@ def test_names_of_a_module(monkeypatch):
     assert warned(message, lambda: module.Condition) is collections.OrderedDict
     with pytest.raises(AttributeError, match="module 'old_module' has no attribute 'Other'"):
         module.Other  # noqa: B018
+
+
+def test_former_public_names_are_still_found():
+    import modalnet as mn
+    from modalnet import lesion, localization
+
+    message = "`modalnet.{}pick_up` is deprecated .* use `modalnet.localization.job.LocalizationJob.from_id`"
+    for package, prefix in ((mn, ""), (localization, "localization.")):
+        with pytest.warns(DeprecationWarning, match=message.format(prefix)):
+            assert package.pick_up == mn.LocalizationJob.from_id
+    with pytest.warns(DeprecationWarning, match=r"`modalnet.lesion.Condition` is deprecated"):
+        assert lesion.Condition is lesion.Lesion

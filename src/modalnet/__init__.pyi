@@ -26,9 +26,9 @@ from .interventions.operations import (
 from .lesion import LesionStudy as LesionStudy, lesion_study as lesion_study
 from .localization import (
     Localization as Localization,
+    LocalizationJob as LocalizationJob,
     Reliability as Reliability,
     localize as localize,
-    pick_up as pick_up,
 )
 from .model import Model as Model, load as load
 from .models.towers import Tower as Tower

@@ -217,7 +217,7 @@ def test_not_blocking_needs_a_server(pair: tuple[mn.Model, mn.Model]) -> None:
     with pytest.raises(mn.InputError, match="remote=True"):
         mn.localize(pair[0], mn.stimuli.language(), blocking=False)
     with pytest.raises(mn.InputError, match="no job"):
-        mn.pick_up("0" * 32)
+        mn.LocalizationJob.from_id("0" * 32)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, status: int, detail: str) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from modalnet.errors import InputError, StoreError
 from modalnet.lesion import inference
-from modalnet.lesion.result import Condition, LesionStudy
+from modalnet.lesion.result import Lesion, LesionStudy
 from modalnet.lesion.table import N_PERMUTATIONS
 from modalnet.plotting.lesion import dose_curves, save_dose_curves
 from modalnet.stats.moments import fdr
@@ -48,13 +48,13 @@ def study_of(costs, *, sizes=(SIZE,), draws=5, magnitudes=None, n=N, seed=0, lev
         for size in sizes:
             for control, per_task in kinds.items():
                 for draw in range(draws if control in ("layer", "activation") else 1):
-                    condition = Condition(network, size, operation, control, draw)
-                    counts[condition] = round(size * 10_000)
-                    mean_abs[condition] = (magnitudes or {}).get((network, control), 1.0)
+                    lesion = Lesion(network, size, operation, control, draw)
+                    counts[lesion] = round(size * 10_000)
+                    mean_abs[lesion] = (magnitudes or {}).get((network, control), 1.0)
                     for task, cost in per_task.items():
                         # Some items change for no reason, so that nothing is exactly alike.
                         noise = source.random(n) < 0.02
-                        cells[condition, task] = np.abs((luck[task] < level - cost) * 1.0 - noise)
+                        cells[lesion, task] = np.abs((luck[task] < level - cost) * 1.0 - noise)
     return LesionStudy("toy", base, cells, counts, mean_abs, {}, 1, seed, {"sizes": list(sizes)})
 
 
@@ -215,19 +215,19 @@ def test_a_row_follows_from_the_item_scores(double):
     table = double.table()
     assert len(table) == 2 * 2 * 2
     row = table[(table.network == "language") & (table.task == "blimp") & (table.operation == "zero")].iloc[0]
-    own = Condition("language", SIZE, "zero")
+    own = Lesion("language", SIZE, "zero")
     base, scores = double.base["blimp"].scores, double.cells[own, "blimp"]
     assert row.score == scores.mean()
     assert row["drop"] == pytest.approx((base - scores).mean())
     reference = stats.bootstrap((base - scores,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
     assert [row.drop_low, row.drop_high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
-    least = base - double.cells[Condition("language", SIZE, "zero", "least"), "blimp"]
+    least = base - double.cells[Lesion("language", SIZE, "zero", "least"), "blimp"]
     for values, name in ((base, "base"), (least, "drop_least")):
         reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
         found = [row[f"{name}_low"], row[f"{name}_high"]]
         assert found == pytest.approx(list(reference.confidence_interval), abs=0.01)
     for kind in ("layer", "activation"):
-        controls = np.stack([double.cells[Condition("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
+        controls = np.stack([double.cells[Lesion("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
         drops = base.mean() - controls.mean(axis=1)
         difference = controls.mean(axis=0) - scores
         assert row[f"n_{kind}"] == 5
@@ -280,8 +280,8 @@ def test_random_sets_that_differ_need_the_rank():
         for control, draws in (("", 1), ("activation", 10)):
             for draw in range(draws):
                 level = 0.85 - source.uniform(0, 0.3)
-                condition = Condition(f"set {number}", SIZE, "zero", control, draw)
-                cells[condition, "blimp"] = (luck < level) * 1.0
+                lesion = Lesion(f"set {number}", SIZE, "zero", control, draw)
+                cells[lesion, "blimp"] = (luck < level) * 1.0
     base = TaskScores("blimp", tuple(map(str, range(n))), (luck < 0.85) * 1.0, "accuracy", 0.5)
     table = LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {}).table()
     assert (table.q_items_activation < 0.05).mean() > 0.25
@@ -305,9 +305,9 @@ def test_what_was_not_run_is_missing():
 
 
 def test_failures_stay_visible(double):
-    lost = (Condition("vision", SIZE, "mean"), "images")
+    lost = (Lesion("vision", SIZE, "mean"), "images")
     cells = {key: scores for key, scores in double.cells.items() if key != lost}
-    failures = {lost: "out of memory", (Condition("vision", SIZE, "zero", "activation", 2), "captions"): "no images"}
+    failures = {lost: "out of memory", (Lesion("vision", SIZE, "zero", "activation", 2), "captions"): "no images"}
     study = LesionStudy("toy", double.base, cells, double.counts, double.magnitudes, failures, 0, 0, {})
     table = study.table()
     (row,) = table[table.failure != ""].to_dict("records")
@@ -323,7 +323,7 @@ def test_failures_stay_visible(double):
 
 def test_scores_that_are_not_finite_are_no_result(double):
     cells = dict(double.cells)
-    own = Condition("language", SIZE, "zero")
+    own = Lesion("language", SIZE, "zero")
     cells[own, "blimp"] = np.full(N, np.nan)
     cells[own, "images"] = np.where(np.arange(N) == 3, -np.inf, 1.0)
     study = LesionStudy("toy", double.base, cells, double.counts, double.magnitudes, {}, 0, double.seed, {})
@@ -562,10 +562,10 @@ def test_a_study_comes_back_from_a_file(double, tmp_path):
     study = LesionStudy(
         "toy",
         double.base | {"texts": TaskScores("WikiText", ("a", "b"), np.array([-3.1, -2.7]), "nats per token", math.nan)},
-        double.cells | {(Condition("extra", 0.1 + 0.2, "mean"), "texts"): np.array([np.nan, -np.inf])},
+        double.cells | {(Lesion("extra", 0.1 + 0.2, "mean"), "texts"): np.array([np.nan, -np.inf])},
         double.counts,
         double.magnitudes | {first: math.nan},
-        {(Condition("gone", 0.5, "zero", "least"), "blimp"): "kaputt ☠"},
+        {(Lesion("gone", 0.5, "zero", "least"), "blimp"): "kaputt ☠"},
         1,
         7,
         {"tokens": ("all", 3), "level": math.nan},
@@ -608,7 +608,7 @@ def test_files_that_are_no_study(double, tmp_path):
 
 
 def test_parts_that_do_not_fit(double):
-    own = Condition("language", SIZE, "zero")
+    own = Lesion("language", SIZE, "zero")
 
     def study(cells, settings=None):
         return LesionStudy("toy", double.base, cells, {}, {}, {}, 0, 0, settings or {})
@@ -618,7 +618,7 @@ def test_parts_that_do_not_fit(double):
     with pytest.raises(InputError, match="scores on 'texts', which has none without a lesion"):
         study({(own, "texts"): np.zeros(N)})
     with pytest.raises(InputError, match="size of a lesion must be a number"):
-        study({(Condition("language", math.nan, "zero"), "blimp"): np.zeros(N)})
+        study({(Lesion("language", math.nan, "zero"), "blimp"): np.zeros(N)})
     with pytest.raises(InputError, match="must be JSON"):
         study({}, {"model": object()})
 
@@ -647,7 +647,7 @@ def test_curves_and_bands_are_the_scores(massive):
             np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.base - own.drop_low)
             bands = [one for one in ax.collections if not hasattr(one, "get_segments")]
             for band, kind in zip(bands, ("layer", "activation"), strict=True):
-                means = [massive.cells[Condition("language", 0.01, operation, kind, i), task].mean() for i in range(5)]
+                means = [massive.cells[Lesion("language", 0.01, operation, kind, i), task].mean() for i in range(5)]
                 corners = band.get_paths()[0].vertices
                 at = corners[np.isclose(corners[:, 0], 0.01), 1]
                 assert at.min() == pytest.approx(min(means))

@@ -7,7 +7,7 @@ import pytest
 
 import modalnet as mn
 from modalnet.execution.executor import Executor
-from modalnet.lesion import Condition, LesionStudy
+from modalnet.lesion import Lesion, LesionStudy
 from modalnet.tasks import GenerationTask, minimal_pairs
 from modalnet.tasks.base import LikelihoodTask
 from random_units import some_units
@@ -54,14 +54,14 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
             for draw, one in enumerate(members):
                 edit = mn.zero(one) if operation == "zero" else mn.mean(one, over=means)
                 expected = pairs().run(model, edit.at("all", spare_first=1)).scores
-                condition = Condition("some", fraction, operation, control, draw)
-                assert np.array_equal(study.cells[condition, "pairs"], expected)
-                assert study.counts[condition] == one.count
+                lesion = Lesion("some", fraction, operation, control, draw)
+                assert np.array_equal(study.cells[lesion, "pairs"], expected)
+                assert study.counts[lesion] == one.count
     assert len(study.cells) == 2 * 5
     assert np.array_equal(study.base["pairs"].scores, pairs().run(model).scores)
     mean_abs = units.mean_abs["decoder"]
     ratio = mean_abs[units.mask["decoder"]].mean() / mean_abs.mean()
-    assert study.magnitudes[Condition("some", fraction, "zero")] == pytest.approx(ratio)
+    assert study.magnitudes[Lesion("some", fraction, "zero")] == pytest.approx(ratio)
 
 
 def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(model):
@@ -71,7 +71,7 @@ def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(mod
     )
     assert study.fractions("x") == (0.05, 0.1)
     least = localization.least_selective(fraction=0.1)
-    assert study.counts[Condition("x", 0.1, "zero", "least")] == least.count
+    assert study.counts[Lesion("x", 0.1, "zero", "least")] == least.count
     t = np.abs(localization.t["decoder"])
     assert t[least.mask["decoder"]].max() <= np.sort(t.ravel())[least.count]
     table = study.table()
@@ -95,7 +95,7 @@ def test_units_can_be_chosen_by_effect_size_and_without_massive_ones(model):
     g = np.where(massive.mask["decoder"], -np.inf, localization.effect_size["decoder"])
     assert g[chosen.mask["decoder"]].min() >= np.sort(g.ravel())[-chosen.count]
     expected = pairs().run(model, mn.zero(chosen)).scores
-    assert np.array_equal(study.cells[Condition("x", 0.1, "zero"), "pairs"], expected)
+    assert np.array_equal(study.cells[Lesion("x", 0.1, "zero"), "pairs"], expected)
     with pytest.raises(mn.InputError, match=r"by=\.\.\."):
         localization.top(k=3, by="size")
     with pytest.raises(mn.InputError, match="above 1"):
@@ -221,7 +221,7 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
     study = mn.lesion_study(model, {"some": units}, Written(), operations=["zero"], match=["layer"], **OPTIONS)
     edit = mn.zero(units)
     expected = float(len(model.generate("a b c", edit, max_new_tokens=3)))
-    assert study.cells[Condition("some", units.count / len(model.units()), "zero"), "written"] == [expected]
+    assert study.cells[Lesion("some", units.count / len(model.units()), "zero"), "written"] == [expected]
     study.save(tmp_path / "study.safetensors")
     kept = LesionStudy.load(tmp_path / "study.safetensors")
     assert kept.cells.keys() == study.cells.keys()

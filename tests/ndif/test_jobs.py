@@ -74,7 +74,7 @@ def test_a_job_is_picked_up_by_its_id(ndif: Server, sources: dict[str, str], tmp
     assert handle.status()
     script = (
         "import modalnet as mn\n"
-        f"job = mn.pick_up({handle.id!r}, cache={str(tmp_path)!r})\n"
+        f"job = mn.LocalizationJob.from_id({handle.id!r}, cache={str(tmp_path)!r})\n"
         "found = job.result()\n"
         "print(job.status(), float(abs(found.t['decoder']).max()))\n"
     )

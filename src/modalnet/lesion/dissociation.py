@@ -21,7 +21,7 @@ import numpy as np
 from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.lesion import inference
-from modalnet.lesion.lesion import Condition, Control
+from modalnet.lesion.lesion import Control, Lesion
 from modalnet.lesion.table import KINDS
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ def dissociation(
     check_option("control", control, KINDS)
     if operation is not None and operation not in study.operations:
         raise InputError(f"This study ran {' and '.join(study.operations)} ablation, not {operation!r}.")
-    records = study._evidence.table.to_dict("records")
+    records = study._resamples.table.to_dict("records")
     table = {(row["network"], row["fraction"], row["operation"], row["task"]): row for row in records}
     rows = []
     for A, B in itertools.combinations(networks, 2):
         for fractions in _sizes(study, A, B, fraction):
             for name in study.operations if operation is None else [operation]:
-                lesions = [Condition(*one, name) for one in zip((A, B), fractions, strict=True)]
+                lesions = [Lesion(*one, name) for one in zip((A, B), fractions, strict=True)]
                 for pair in itertools.combinations(tasks, 2):
                     rows.append(_row(study, table, lesions, pair, control))
     columns = [*_PAIR, *(f"drop_{cell}" for cell in _CELLS)]
@@ -136,7 +136,7 @@ def _sizes(study: LesionStudy, A: str, B: str, fraction: float | None) -> list[t
     return [(one, one) for one in sizes_A if one in sizes_B]
 
 
-def _row(study: LesionStudy, table: dict, lesions: list[Condition], tasks: tuple[str, str], control: Control) -> dict:
+def _row(study: LesionStudy, table: dict, lesions: list[Lesion], tasks: tuple[str, str], control: Control) -> dict:
     (A, B), (a, b) = lesions, tasks
     cells = {
         X + x: table.get((lesion.network, lesion.fraction, lesion.operation, task))
@@ -165,22 +165,22 @@ def _row(study: LesionStudy, table: dict, lesions: list[Condition], tasks: tuple
     return row | {"verdict": _verdict(row, cells, control)}
 
 
-def _has(study: LesionStudy, lesion: Condition, task: str) -> bool:
+def _has(study: LesionStudy, lesion: Lesion, task: str) -> bool:
     return (lesion, task) in study.cells
 
 
 def _effects(
-    study: LesionStudy, lesions: list[Condition], tasks: tuple[str, str]
+    study: LesionStudy, lesions: list[Lesion], tasks: tuple[str, str]
 ) -> tuple[dict[str, tuple[float, np.ndarray]], list[str]]:
     """Each effect with its resamples, and the tasks on which the model is at chance without a lesion."""
     differences, shares, at_chance = [], [], []
     # On task a the question is how much worse A is than B, on task b the other way round.
     for task, (worse, better) in zip(tasks, (lesions, lesions[::-1]), strict=True):
-        evidence, chance = study._evidence.tasks[task], study.base[task].chance
+        resamples, chance = study._resamples.tasks[task], study.base[task].chance
         # The first row is what was measured, the others are resamples of it.
-        means = np.vstack([evidence.scores.mean(axis=0), evidence.means])
-        difference = means[:, evidence.column(better)] - means[:, evidence.column(worse)]
-        ability = means[:, evidence.column(None)] - chance
+        means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
+        difference = means[:, resamples.column(better)] - means[:, resamples.column(worse)]
+        ability = means[:, resamples.column(None)] - chance
         if inference.interval(ability[1:])[0] <= 0:
             at_chance.append(task)
             ability = np.full_like(ability, np.nan)

@@ -9,7 +9,7 @@ Control = Literal["", "layer", "activation", "least"]  # "" = the network itself
 
 
 @dataclass(frozen=True)
-class Condition:
+class Lesion:
     """One lesion.
 
     Attributes

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._deprecation import renamed_option
+from modalnet._deprecation import renamed, renamed_option
 from modalnet.errors import InputError
-from modalnet.lesion.lesion import Condition, Control
+from modalnet.lesion.lesion import Control, Lesion
 from modalnet.results.result import Kept
 from modalnet.stats.controls import RENAMED_MATCH, stored_match
 from modalnet.tasks.base import TaskScores
@@ -26,7 +26,7 @@ from modalnet.tasks.base import TaskScores
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modalnet.lesion.table import Evidence
+    from modalnet.lesion.table import Resamples
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,27 +66,27 @@ class LesionStudy(Kept):
 
     model: str
     base: dict[str, TaskScores]
-    cells: dict[tuple[Condition, str], Float[np.ndarray, " item"]]
-    counts: dict[Condition, int]
-    magnitudes: dict[Condition, float]
-    failures: dict[tuple[Condition, str], str]
+    cells: dict[tuple[Lesion, str], Float[np.ndarray, " item"]]
+    counts: dict[Lesion, int]
+    magnitudes: dict[Lesion, float]
+    failures: dict[tuple[Lesion, str], str]
     spare_first: int
     seed: int
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
         cells = {key: np.asarray(scores, dtype=np.float64) for key, scores in self.cells.items()}
-        for (condition, task), scores in cells.items():
+        for (lesion, task), scores in cells.items():
             if task not in self.base:
-                raise InputError(f"{condition} has scores on {task!r}, which has none without a lesion.")
+                raise InputError(f"{lesion} has scores on {task!r}, which has none without a lesion.")
             if scores.shape != np.shape(self.base[task].scores) or not scores.size:
                 raise InputError(
-                    f"{condition} has scores {scores.shape} on {task!r}; without a lesion they are "
+                    f"{lesion} has scores {scores.shape} on {task!r}; without a lesion they are "
                     f"{np.shape(self.base[task].scores)}. Every lesion is scored on the same items."
                 )
-        for condition, _ in [*cells, *self.failures]:
-            if not math.isfinite(condition.fraction):
-                raise InputError(f"The size of a lesion must be a number; got {condition}.")
+        for lesion, _ in [*cells, *self.failures]:
+            if not math.isfinite(lesion.fraction):
+                raise InputError(f"The size of a lesion must be a number; got {lesion}.")
         try:
             settings = json.loads(json.dumps(self.settings))  # compares equal after it was read from a file
         except (TypeError, ValueError) as error:
@@ -97,14 +97,16 @@ class LesionStudy(Kept):
     # -- what was run --------------------------------------------------------------------------------------------
 
     @cached_property
-    def conditions(self) -> tuple[Condition, ...]:
+    def lesions(self) -> tuple[Lesion, ...]:
         """Every lesion that was run on a task, failed or not."""
-        return tuple(dict.fromkeys(condition for condition, _ in [*self.cells, *self.failures]))
+        return tuple(dict.fromkeys(lesion for lesion, _ in [*self.cells, *self.failures]))
+
+    conditions = renamed("conditions", "lesions")
 
     @cached_property
     def networks(self) -> tuple[str, ...]:
         """The networks that were lesioned."""
-        return tuple(dict.fromkeys(one.network for one in self.conditions))
+        return tuple(dict.fromkeys(one.network for one in self.lesions))
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -114,20 +116,20 @@ class LesionStudy(Kept):
     @cached_property
     def operations(self) -> tuple[str, ...]:
         """What was done to the units."""
-        return tuple(dict.fromkeys(one.operation for one in self.conditions))
+        return tuple(dict.fromkeys(one.operation for one in self.lesions))
 
     def fractions(self, network: str) -> tuple[float, ...]:
         """The sizes at which a network was lesioned, smallest first."""
-        return tuple(sorted({one.fraction for one in self.conditions if one.network == network}))
+        return tuple(sorted({one.fraction for one in self.lesions if one.network == network}))
 
-    def controls(self, condition: Condition, task: str, control: Control) -> list[Condition]:
+    def controls(self, lesion: Lesion, task: str, control: Control) -> list[Lesion]:
         """The controls of one kind that belong to a lesion and have scores on a task."""
-        belongs = (condition.network, condition.fraction, condition.operation, control)
+        belongs = (lesion.network, lesion.fraction, lesion.operation, control)
         return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
 
     @cached_property
-    def _controls(self) -> dict[tuple, list[Condition]]:
-        found: dict[tuple, list[Condition]] = {}
+    def _controls(self) -> dict[tuple, list[Lesion]]:
+        found: dict[tuple, list[Lesion]] = {}
         for one, task in self.cells:
             found.setdefault((one.network, one.fraction, one.operation, one.control, task), []).append(one)
         return found
@@ -135,14 +137,14 @@ class LesionStudy(Kept):
     # -- what follows from it ------------------------------------------------------------------------------------
 
     @cached_property
-    def _evidence(self) -> Evidence:
-        from modalnet.lesion.table import Evidence
+    def _resamples(self) -> Resamples:
+        from modalnet.lesion.table import Resamples
 
-        return Evidence(self)
+        return Resamples(self)
 
     def table(self) -> pd.DataFrame:
         """One row per network, task, size and operation, with intervals and tests: see :mod:`.table`."""
-        return self._evidence.table.copy()
+        return self._resamples.table.copy()
 
     def dissociation(
         self, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
@@ -192,8 +194,8 @@ class LesionStudy(Kept):
             The rest. Lesions are listed once, cells and failures refer to them by position. ``"settings"`` is JSON
             within JSON, as settings may hold NaN.
         """
-        lesions = list(dict.fromkeys([*self.conditions, *self.counts, *self.magnitudes]))
-        place = {condition: index for index, condition in enumerate(lesions)}
+        lesions = list(dict.fromkeys([*self.lesions, *self.counts, *self.magnitudes]))
+        place = {lesion: index for index, lesion in enumerate(lesions)}
         arrays = {
             "chance": np.array([scores.chance for scores in self.base.values()], dtype=np.float64),
             "magnitudes": np.array(list(self.magnitudes.values()), dtype=np.float64),
@@ -203,11 +205,11 @@ class LesionStudy(Kept):
         document = {
             "model": self.model,
             "base": [[name, one.task, list(one.items), one.measure] for name, one in self.base.items()],
-            "lesions": [list(astuple(condition)) for condition in lesions],
-            "cells": [[place[condition], task] for condition, task in self.cells],
-            "counts": [[place[condition], int(count)] for condition, count in self.counts.items()],
-            "magnitudes": [place[condition] for condition in self.magnitudes],
-            "failures": [[place[condition], task, message] for (condition, task), message in self.failures.items()],
+            "lesions": [list(astuple(lesion)) for lesion in lesions],
+            "cells": [[place[lesion], task] for lesion, task in self.cells],
+            "counts": [[place[lesion], int(count)] for lesion, count in self.counts.items()],
+            "magnitudes": [place[lesion] for lesion in self.magnitudes],
+            "failures": [[place[lesion], task, message] for (lesion, task), message in self.failures.items()],
             "spare_first": int(self.spare_first),
             "seed": int(self.seed),
             "settings": json.dumps(self.settings),
@@ -217,7 +219,7 @@ class LesionStudy(Kept):
     @classmethod
     def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
         lesions = [
-            Condition(network, fraction, operation, stored_match(control), draw)  # type: ignore[arg-type]
+            Lesion(network, fraction, operation, stored_match(control), draw)  # type: ignore[arg-type]
             for network, fraction, operation, control, draw in document["lesions"]
         ]
         settings = json.loads(document["settings"])

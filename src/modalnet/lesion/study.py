@@ -18,7 +18,7 @@ from modalnet._validation import check_options
 from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
 from modalnet.interventions.operations import Intervention, mean, zero
-from modalnet.lesion.lesion import Condition
+from modalnet.lesion.lesion import Lesion
 from modalnet.lesion.result import LesionStudy
 from modalnet.models.towers import modality_of
 from modalnet.results.store import Store
@@ -44,8 +44,8 @@ REFERENCE = 100
 
 
 @dataclass(frozen=True)
-class _Lesion:
-    condition: Condition
+class _PlannedLesion:
+    lesion: Lesion
     units: Units
 
 
@@ -145,7 +145,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     _check_networks(units)
     draw = _Draw(n_controls, kinds, least, seed, by, exclude_massive)
     lesions = [
-        _Lesion(Condition(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]
+        _PlannedLesion(Lesion(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]
         for name, network in units.items()
         for fraction, sets in draw.sizes(str(name), network, fractions)
         for operation in operations
@@ -169,8 +169,8 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         model=model.name,
         base=study.base,
         cells=study.cells,
-        counts={one.condition: one.units.count for one in lesions},
-        magnitudes={one.condition: _magnitude(one.units) for one in lesions},
+        counts={one.lesion: one.units.count for one in lesions},
+        magnitudes={one.lesion: _magnitude(one.units) for one in lesions},
         failures=study.failures,
         spare_first=spare_first,
         seed=seed,
@@ -239,7 +239,7 @@ def _magnitude(units: Units) -> float:
 
 
 def _means(
-    model: Model, lesions: Sequence[_Lesion], tasks: Mapping[str, Task], reference: Any, spare_first: int
+    model: Model, lesions: Sequence[_PlannedLesion], tasks: Mapping[str, Task], reference: Any, spare_first: int
 ) -> dict[str, Float[np.ndarray, "layer dim"]]:
     given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
     means: dict[str, Any] = {}
@@ -289,14 +289,14 @@ class _Study:
 
     model: Model
     tasks: Mapping[str, Task]
-    lesions: Sequence[_Lesion]
+    lesions: Sequence[_PlannedLesion]
     means: Mapping[str, Float[np.ndarray, "layer dim"]]
     spare_first: int
     batch_size: int | Literal["auto"]
     kept: Store | None
     base: dict[str, TaskScores] = field(default_factory=dict)
-    cells: dict[tuple[Condition, str], Float[np.ndarray, " item"]] = field(default_factory=dict)
-    failures: dict[tuple[Condition, str], str] = field(default_factory=dict)
+    cells: dict[tuple[Lesion, str], Float[np.ndarray, " item"]] = field(default_factory=dict)
+    failures: dict[tuple[Lesion, str], str] = field(default_factory=dict)
 
     def run(self, *, progress: bool) -> None:
         """Run every cell that is not in the store."""
@@ -310,8 +310,8 @@ class _Study:
                 except Exception as error:  # a task may raise anything, and the others must not be lost with it
                     done = sum(task == name for _, task in self.cells)
                     for one in self.lesions:
-                        if (one.condition, name) not in self.cells:
-                            self.failures[one.condition, name] = f"{type(error).__name__}: {error}"
+                        if (one.lesion, name) not in self.cells:
+                            self.failures[one.lesion, name] = f"{type(error).__name__}: {error}"
                     bar.update(len(self.lesions) - done + (name not in self.base))
                     warn(f"task {name!r} failed, the study goes on: {error}")
         if not self.base:
@@ -319,23 +319,23 @@ class _Study:
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
         reached = self.model._executor.reached(self._stimuli(task))
-        waiting: list[tuple[Condition | None, list[Intervention], str]] = []
-        wanted: list[tuple[Condition | None, list[Intervention]]] = [(None, [])]
-        wanted += [(one.condition, self._interventions(one, reached)) for one in self.lesions]
+        waiting: list[tuple[Lesion | None, list[Intervention], str]] = []
+        wanted: list[tuple[Lesion | None, list[Intervention]]] = [(None, [])]
+        wanted += [(one.lesion, self._interventions(one, reached)) for one in self.lesions]
         identity = task.identity()
-        for condition, edits in wanted:
+        for lesion, edits in wanted:
             key = self._key(identity, edits)
             found = self.kept.get(key) if self.kept else None
             if found is not None and len(found[0].get("scores", ())) == len(task):
-                self._keep(name, task, condition, found[0]["scores"])
+                self._keep(name, task, lesion, found[0]["scores"])
                 bar.update()
             else:
-                waiting.append((condition, edits, key))
+                waiting.append((lesion, edits, key))
         for start in range(0, len(waiting), TOGETHER):
             group = waiting[start : start + TOGETHER]
-            for (condition, _, key), scores in zip(group, self._scores(task, [e for _, e, _ in group]), strict=True):
-                self._keep(name, task, condition, scores)
-                self._store(key, name, condition, scores)
+            for (lesion, _, key), scores in zip(group, self._scores(task, [e for _, e, _ in group]), strict=True):
+                self._keep(name, task, lesion, scores)
+                self._store(key, name, lesion, scores)
                 bar.update()
 
     def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
@@ -353,25 +353,25 @@ class _Study:
             return [one.stimulus or Stimulus.blank() for one in task.requests()]
         return list(task.stimuli())  # type: ignore[attr-defined]
 
-    def _interventions(self, lesion: _Lesion, reached: Sequence[str]) -> list[Intervention]:
+    def _interventions(self, planned: _PlannedLesion, reached: Sequence[str]) -> list[Intervention]:
         """A lesion as it applies to a task: without towers that its stimuli do not reach."""
         made = []
-        for tower, mask in lesion.units.mask.items():
+        for tower, mask in planned.units.mask.items():
             if not mask.any() or tower not in reached:
                 continue
             only = Units(
-                {name: m if name == tower else np.zeros_like(m) for name, m in lesion.units.mask.items()},
-                model=lesion.units.model,
+                {name: m if name == tower else np.zeros_like(m) for name, m in planned.units.mask.items()},
+                model=planned.units.model,
             )
-            operation = zero(only) if lesion.condition.operation == "zero" else mean(only, over=self.means)
+            operation = zero(only) if planned.lesion.operation == "zero" else mean(only, over=self.means)
             made.append(operation.at("all", spare_first=0 if modality_of(tower) == "image" else self.spare_first))
         return made
 
-    def _keep(self, name: str, task: Task, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:
-        if condition is None:
+    def _keep(self, name: str, task: Task, lesion: Lesion | None, scores: Float[np.ndarray, " item"]) -> None:
+        if lesion is None:
             self.base[name] = task.scores(scores)
         else:
-            self.cells[condition, name] = scores
+            self.cells[lesion, name] = scores
 
     def _key(self, identity: str, edits: Sequence[Intervention]) -> str:
         from modalnet import __version__
@@ -387,10 +387,10 @@ class _Study:
             }
         )
 
-    def _store(self, key: str, name: str, condition: Condition | None, scores: Float[np.ndarray, " item"]) -> None:
+    def _store(self, key: str, name: str, lesion: Lesion | None, scores: Float[np.ndarray, " item"]) -> None:
         if self.kept is None:
             return
-        meta = {"kind": "lesion", "source": self.model.name, "task": name, "condition": str(condition or "no lesion")}
+        meta = {"kind": "lesion", "source": self.model.name, "task": name, "lesion": str(lesion or "no lesion")}
         try:
             self.kept.put(key, {"scores": np.asarray(scores, dtype=np.float64)}, meta)
         except StoreError as error:
@@ -426,9 +426,9 @@ def _check_choices(*, fractions: Any) -> None:
         raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
 
 
-def _check_units(model: Model, lesion: _Lesion) -> None:
+def _check_units(model: Model, planned: _PlannedLesion) -> None:
     """Refuse units of another model: in the middle of a study they would take the cells beside them along."""
-    name, units = lesion.condition.network, lesion.units
+    name, units = planned.lesion.network, planned.units
     if units.model not in (None, model._executor.fingerprint_once):
         raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():

@@ -47,7 +47,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.lesion import inference
-from modalnet.lesion.lesion import Condition, Control
+from modalnet.lesion.lesion import Control, Lesion
 from modalnet.stats import moments as statistics
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ _PER_KIND: tuple[str, ...] = (
 _PER_KIND += ("q_items", "z", "dz", "exceeds")
 
 
-class TaskEvidence:
+class TaskResamples:
     """All lesions of a study on one task, with resamples of the items that they share.
 
     Attributes
@@ -103,9 +103,9 @@ class TaskEvidence:
     """
 
     def __init__(self, study: LesionStudy, task: str) -> None:
-        lesions = [condition for condition, name in study.cells if name == task]
-        self._columns = {condition: column for column, condition in enumerate(lesions, start=1)}
-        columns = [study.base[task].scores, *(study.cells[condition, task] for condition in lesions)]
+        lesions = [lesion for lesion, name in study.cells if name == task]
+        self._columns = {lesion: column for column, lesion in enumerate(lesions, start=1)}
+        columns = [study.base[task].scores, *(study.cells[lesion, task] for lesion in lesions)]
         self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
         self._seed = [study.seed, zlib.crc32(task.encode())]  # of the task's own: no other task changes its numbers
         self.means = inference.resampled_means(self.scores, N_RESAMPLES, self.chance(0))
@@ -114,21 +114,21 @@ class TaskEvidence:
         """A generator of the task's own."""
         return np.random.Generator(np.random.PCG64([*self._seed, stream]))
 
-    def column(self, condition: Condition | None) -> int:
+    def column(self, lesion: Lesion | None) -> int:
         """Where a lesion stands; None is the network without one."""
-        return 0 if condition is None else self._columns[condition]
+        return 0 if lesion is None else self._columns[lesion]
 
 
-class Evidence:
+class Resamples:
     """A study's resamples and its table, each computed once."""
 
     def __init__(self, study: LesionStudy) -> None:
         self.study = study
 
     @cached_property
-    def tasks(self) -> dict[str, TaskEvidence]:
+    def tasks(self) -> dict[str, TaskResamples]:
         """By name, for the tasks that have scores."""
-        return {task: TaskEvidence(self.study, task) for task in self.study.base}
+        return {task: TaskResamples(self.study, task) for task in self.study.base}
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -140,9 +140,9 @@ class Evidence:
         for network in study.networks:
             sizes = study.fractions(network)
             for task in study.tasks:
-                for condition in [Condition(network, size, name) for size in sizes for name in study.operations]:
-                    if (condition, task) in study.cells or (condition, task) in study.failures:
-                        rows.append(self._row(condition, task))
+                for lesion in [Lesion(network, size, name) for size in sizes for name in study.operations]:
+                    if (lesion, task) in study.cells or (lesion, task) in study.failures:
+                        rows.append(self._row(lesion, task))
         for task in study.tasks:
             self._test_items([row for row in rows if row["task"] == task])
         columns = [*_PLAIN, *(_name(column, kind) for kind in KINDS for column in _PER_KIND)]
@@ -154,51 +154,51 @@ class Evidence:
             table[f"exceeds_{kind}"] = _exceeds(table, kind)
         return table
 
-    def _row(self, condition: Condition, task: str) -> dict[str, Any]:
+    def _row(self, lesion: Lesion, task: str) -> dict[str, Any]:
         study = self.study
         row: dict[str, Any] = {name: math.nan for name in _PLAIN}
         row |= {_name(column, kind): math.nan for kind in KINDS for column in _PER_KIND}
         row |= {f"n_{kind}": 0 for kind in KINDS}
         row |= {
-            "network": condition.network,
+            "network": lesion.network,
             "task": task,
-            "fraction": condition.fraction,
-            "operation": condition.operation,
-            "units": study.counts.get(condition, math.nan),
-            "magnitude": study.magnitudes.get(condition, math.nan),
-            "failure": study.failures.get((condition, task), ""),
+            "fraction": lesion.fraction,
+            "operation": lesion.operation,
+            "units": study.counts.get(lesion, math.nan),
+            "magnitude": study.magnitudes.get(lesion, math.nan),
+            "failure": study.failures.get((lesion, task), ""),
             "measure": "",
         }
         if task in study.base:
             base = study.base[task]
             row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
             row["base_low"], row["base_high"] = inference.interval(self.tasks[task].means[:, 0])
-        if (condition, task) in study.cells:
-            evidence = self.tasks[task]
-            column = evidence.column(condition)
-            row["score"] = _mean(evidence.scores[:, column])
+        if (lesion, task) in study.cells:
+            resamples = self.tasks[task]
+            column = resamples.column(lesion)
+            row["score"] = _mean(resamples.scores[:, column])
             row["drop"] = _less(row["base"], row["score"])
             with np.errstate(invalid="ignore"):
-                drops = evidence.means[:, 0] - evidence.means[:, column]
+                drops = resamples.means[:, 0] - resamples.means[:, column]
             row["drop_low"], row["drop_high"] = inference.interval(drops)
             for kind in KINDS:
-                row |= self._against(row, condition, kind)
+                row |= self._against(row, lesion, kind)
         return row
 
-    def _against(self, row: dict[str, Any], condition: Condition, kind: Control) -> dict[str, Any]:
+    def _against(self, row: dict[str, Any], lesion: Lesion, kind: Control) -> dict[str, Any]:
         """The columns of one kind of control, but for those that need all rows."""
-        study, evidence = self.study, self.tasks[row["task"]]
-        controls = study.controls(condition, row["task"], kind)
+        study, resamples = self.study, self.tasks[row["task"]]
+        controls = study.controls(lesion, row["task"], kind)
         if not controls:
             return {}
-        columns = [evidence.column(control) for control in controls]
-        own = evidence.column(condition)
+        columns = [resamples.column(control) for control in controls]
+        own = resamples.column(lesion)
         with np.errstate(invalid="ignore"):
-            drops = row["base"] - evidence.scores[:, columns].mean(axis=0)
+            drops = row["base"] - resamples.scores[:, columns].mean(axis=0)
             # Both over the same draws of the controls: how far they lie above the network, and below no lesion.
             excess, above_base = (
-                inference.resampled_excess(evidence.means[:, one], evidence.means[:, columns], evidence.chance(1))
-                for one in (own, evidence.column(None))
+                inference.resampled_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
+                for one in (own, resamples.column(None))
             )
         low, high = inference.interval(excess)
         drop_low, drop_high = inference.interval(0.0 - above_base)
@@ -214,14 +214,14 @@ class Evidence:
             f"excess_{kind}_high": high,
             f"p_draws_{kind}": inference.rank_p(row["drop"], drops),
             f"z_{kind}": inference.standardized(row["drop"], drops),
-            f"dz_{kind}": inference.paired_dz(self._differences(condition, controls, row["task"])),
+            f"dz_{kind}": inference.paired_dz(self._differences(lesion, controls, row["task"])),
         }
 
-    def _differences(self, condition: Condition, controls: list[Condition], task: str) -> Float[np.ndarray, " item"]:
-        evidence = self.tasks[task]
-        columns = [evidence.column(control) for control in controls]
+    def _differences(self, lesion: Lesion, controls: list[Lesion], task: str) -> Float[np.ndarray, " item"]:
+        resamples = self.tasks[task]
+        columns = [resamples.column(control) for control in controls]
         with np.errstate(invalid="ignore"):
-            return evidence.scores[:, columns].mean(axis=1) - evidence.scores[:, evidence.column(condition)]
+            return resamples.scores[:, columns].mean(axis=1) - resamples.scores[:, resamples.column(lesion)]
 
     def _test_items(self, rows: list[dict[str, Any]]) -> None:
         """Fill in the sign-flip tests of a task's rows, all over the same flips."""
@@ -231,8 +231,8 @@ class Evidence:
         task = rows[0]["task"]
         differences = []
         for row, kind in tests:
-            condition = Condition(row["network"], row["fraction"], row["operation"])
-            differences.append(self._differences(condition, self.study.controls(condition, task, kind), task))
+            lesion = Lesion(row["network"], row["fraction"], row["operation"])
+            differences.append(self._differences(lesion, self.study.controls(lesion, task, kind), task))
         p = inference.sign_flip(np.stack(differences, axis=1), N_PERMUTATIONS, self.tasks[task].chance(2))
         for (row, kind), value in zip(tests, p, strict=True):
             row[f"p_items_{kind}"] = float(value)

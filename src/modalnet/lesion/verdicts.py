@@ -52,14 +52,14 @@ def verdicts(study: LesionStudy) -> list[str]:
         zero and mean ablation cost, beside layer-matched, activation-matched and least selective controls, and
         whether the effect survives. What was not run is said to be not tested.
     """
-    rows: list[Row] = study._evidence.table.to_dict("records")
+    rows: list[Row] = study._resamples.table.to_dict("records")
     found = dict.fromkeys((row["network"], row["task"]) for row in rows)
     return [_sentence([row for row in rows if (row["network"], row["task"]) == pair]) for pair in found]
 
 
 def summary(study: LesionStudy) -> str:
     """Return the table in short, the verdicts, and what failed."""
-    table = study._evidence.table
+    table = study._resamples.table
     short = table[["network", "task"]].assign(
         size=[f"{one:.3%}" for one in table["fraction"]],
         units=[_whole(one) for one in table["units"]],

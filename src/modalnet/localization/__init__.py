@@ -2,4 +2,6 @@
 
 from modalnet._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(
+    __name__, __file__, renamed={"pick_up": "modalnet.localization.job:LocalizationJob.from_id"}
+)

@@ -65,12 +65,12 @@ class Tally:
 
 
 class LocalizationJob:
-    """A localization under way; made by ``localize(..., blocking=False)`` and :func:`pick_up`.
+    """A localization under way; made by ``localize(..., blocking=False)`` and :meth:`from_id`.
 
     Attributes
     ----------
     id
-        What :func:`pick_up` takes.
+        Identifies the job; :meth:`from_id` finds it again.
     """
 
     def __init__(self, job_id: str, remote: Remote | None, store: Store | None, asked: dict[str, Any]) -> None:
@@ -118,6 +118,33 @@ class LocalizationJob:
         job = cls("", None, None, {"jobs": []})
         job._result = result
         return job
+
+    @classmethod
+    def from_id(cls, job_id: str, *, cache: str | Path | None = None) -> LocalizationJob:
+        """Return a localization job that was submitted before, in this process or another one.
+
+        Parameters
+        ----------
+        job_id
+            The :attr:`id` of the job that ``localize(..., blocking=False)`` returned.
+        cache
+            The store's folder, if the job was submitted with one of its own.
+
+        Raises
+        ------
+        InputError
+            If the store has no such job.
+        """
+        store = Store(cache)
+        path = store.path(job_id).parent / FOLDER / f"{job_id}.json"
+        try:
+            asked = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"There is no job {job_id!r} in {store.folder}. If it was submitted with a store of its own, give its "
+                "folder as cache=."
+            ) from None
+        return cls(job_id, Remote(**asked["remote"]), store, asked)
 
     def status(self) -> str:
         """Where it stands: ``"completed"``, or how many of its jobs are in which state."""
@@ -174,29 +201,3 @@ class LocalizationJob:
 
     def __repr__(self) -> str:
         return f"LocalizationJob({self.id!r}: {len(self._asked['jobs'])} jobs)"
-
-
-def pick_up(job_id: str, *, cache: str | Path | None = None) -> LocalizationJob:
-    """A localization that was sent before, by its id.
-
-    Parameters
-    ----------
-    job_id
-        ``.id`` of what ``localize(..., blocking=False)`` gave.
-    cache
-        The store's folder, where it was given one of its own.
-
-    Raises
-    ------
-    InputError
-        Where this store knows of no such job.
-    """
-    store = Store(cache)
-    path = store.path(job_id).parent / FOLDER / f"{job_id}.json"
-    try:
-        asked = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no job {job_id!r} in {store.folder}. Give cache= where it was submitted with a store of its own."
-        ) from None
-    return LocalizationJob(job_id, Remote(**asked["remote"]), store, asked)

@@ -144,7 +144,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         it failed, does not start from the beginning.
     blocking
         With False, and on a server, all jobs are sent and a handle comes back at once, with ``.id``, ``.status()`` and
-        ``.result()``; :func:`modalnet.pick_up` finds it by its id in another process.
+        ``.result()``; :meth:`modalnet.LocalizationJob.from_id` finds it in another process.
     cache
         True keeps the result in the store and answers the same question from it without a forward pass; False does
         neither; a path is a store of your own.

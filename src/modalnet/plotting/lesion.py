@@ -16,7 +16,7 @@ from modalnet.plotting.saving import write_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from modalnet.lesion.lesion import Condition
+    from modalnet.lesion.lesion import Lesion
     from modalnet.lesion.result import LesionStudy
 
 # Okabe & Ito (2008), without the greys that the controls wear.
@@ -159,7 +159,7 @@ def _draw_all(study: LesionStudy, panels: np.ndarray, rows: list[tuple[str, str]
 
 
 def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colour: str) -> None:
-    from modalnet.lesion.lesion import Condition
+    from modalnet.lesion.lesion import Lesion
 
     network, task = names
     if task in study.base:
@@ -167,7 +167,7 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
         ax.axhline(base.mean, color=LINE, linewidth=0.9, label="no lesion", zorder=2)
         if not np.isnan(base.chance):
             ax.axhline(base.chance, color=LINE, linewidth=0.9, linestyle=(0, (4, 3)), label="chance", zorder=2)
-    own = [Condition(*row) for row in rows[["network", "fraction", "operation"]].itertuples(index=False, name=None)]
+    own = [Lesion(*row) for row in rows[["network", "fraction", "operation"]].itertuples(index=False, name=None)]
     for control, shade, hatch in (("layer", LAYER, None), ("activation", ACTIVATION, "////")):
         band = [(one.fraction, *_range(study, one, task, control)) for one in own]
         band = [point for point in band if np.isfinite(point).all()]
@@ -200,7 +200,7 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
     )
 
 
-def _range(study: LesionStudy, own: Condition, task: str, control: Any) -> tuple[float, float]:
+def _range(study: LesionStudy, own: Lesion, task: str, control: Any) -> tuple[float, float]:
     means = [study.cells[one, task].mean() for one in study.controls(own, task, control)]
     return (min(means), max(means)) if means else (np.nan, np.nan)
 
