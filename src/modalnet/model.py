@@ -252,6 +252,13 @@ class Model:
             Where a stimulus does not fit the model, or has no token of the requested kind; where an intervention is
             on units of another model, or on a tower that the stimuli do not reach; where the model runs the blocks of
             a tower that is read or written more than once.
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> run = model.run(["The dog sleeps.", "A child drinks tea."], tokens="last", logits="last")
+        >>> run.activations["decoder"].shape, run.logits.shape[0]
+        (torch.Size([2, 8, 192]), 2)
         """
         given = as_stimuli(stimuli)
         if logits not in (None, "last", "all"):
@@ -292,6 +299,13 @@ class Model:
         ------
         InputError
             As for :meth:`run`; entries that do not fit the stimuli; a model without an LM head.
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> scores = model.score(["The dog"], [[" sleeps.", " sleep."]])
+        >>> bool(scores.logprob[0][0] > scores.logprob[0][1])
+        True
         """
         given = as_stimuli(stimuli)
         owned = pairs(given, continuations)
@@ -344,6 +358,11 @@ class Model:
         -----
         A token is known when the next step reads it. A custom stopping criterion therefore costs the last token; let it
         stop one token later.
+
+        Examples
+        --------
+        >>> mn.load("tiny").generate("The dog", max_new_tokens=3)
+        'has the c'
         """
         many = not isinstance(stimulus, str) and isinstance(stimulus, Iterable)
         given = as_stimuli(stimulus)
@@ -481,8 +500,15 @@ def load(
 
     Examples
     --------
-    >>> model = load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
-    >>> print(model)  # doctest: +SKIP
+    >>> model = mn.load("tiny")
+    >>> print(model)
+    tiny (LlavaForConditionalGeneration, 5.1M parameters, float32 on cpu)
+      vision   6 blocks  x 128    = 768 units  model.vision_tower.encoder.layers.0 .. 5
+      decoder  8 blocks  x 192  = 1,536 units  model.language_model.layers.0 .. 7
+      2,304 units in all
+      reads text and images, encoded by LlavaProcessor
+
+    >>> model = mn.load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
     """
     mode = check_mode(remote)
     if mode and untrained is not False:

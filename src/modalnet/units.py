@@ -87,6 +87,19 @@ class Units:
     Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
     with any). The result keeps ``mean_abs`` and model from whichever side has them, and the stimuli of both that
     selected them; random controls are selected by none. ``selection`` goes with the set itself alone, not into files.
+
+    Examples
+    --------
+    >>> shapes = {"vision": (6, 128), "decoder": (8, 192)}
+    >>> language = mn.Units.from_indices(shapes, [("decoder", 3, 17), ("decoder", 5, 40)])
+    >>> faces = mn.Units.from_indices(shapes, [("vision", 2, 8), ("decoder", 5, 40)])
+    >>> (language | faces).count, (language & faces).indices()
+    (3, [('decoder', 5, 40)])
+    >>> language.dice(faces)
+    0.5
+    >>> control = language.random(1, seed=1, match="layer")[0]
+    >>> control.count, (control & language).count
+    (2, 0)
     """
 
     @renamed_arguments(norms="mean_abs")

@@ -119,6 +119,11 @@ def site(space: str, layer: int) -> Site:
         Name of a space (see :attr:`modalnet.Model.spaces`), or what TransformerLens calls it: ``"resid_post"``.
     layer
         From 0, or from the end if negative.
+
+    Examples
+    --------
+    >>> mn.site("decoder", 5)
+    Site(space='decoder', layer=5)
     """
     if not isinstance(space, str) or not isinstance(layer, int) or isinstance(layer, bool):
         raise InputError(f"site() takes the name of a space and the number of a layer; got {space!r} and {layer!r}.")
@@ -235,12 +240,27 @@ def zero(target: Target) -> Intervention:
     ----------
     target
         Units, a :func:`site`, or a :func:`direction`.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> some = mn.Units.from_indices({"decoder": (8, 192)}, [("decoder", 3, 17), ("decoder", 5, 40)])
+
+    >>> run = model.run(["The dog sleeps."], mn.zero(some))
+    >>> run.activations["decoder"][0, 3, 17]
+    tensor(0.)
     """
     return Intervention("zero", _checked(target))
 
 
 def scale(target: Target, factor: float) -> Intervention:
-    """Multiply the units by a factor."""
+    """Multiply the units by a factor.
+
+    Examples
+    --------
+    >>> mn.scale(mn.site("decoder", 3), 0.5).at("last")
+    scale(decoder[3], 0.5) at last tokens
+    """
     return Intervention("scale", _checked(target), values=_number(factor, "factor"))
 
 
@@ -254,13 +274,32 @@ def add(target: Target, value: Any) -> Intervention:
     value
         A number; for a site ``[dim]``; for units one value per unit in the order of ``units.indices()``, or per tower
         ``[layer, dim]``.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> steering = mn.direction("decoder", 3, np.ones(192))
+    >>> before, after = (model.run(["The dog sleeps."], *edits) for edits in ([], [mn.add(steering, 3.0)]))
+    >>> change = (after.activations["decoder"] - before.activations["decoder"])[0, 3]
+    >>> round(float(change @ steering.vector.astype("float32")), 3)
+    3.0
     """
     target = _checked(target)
     return Intervention("add", target, values=_values(target, value))
 
 
 def set_to(target: Target, value: Any) -> Intervention:
-    """Set the units to a number, or to one value each (as in :func:`add`)."""
+    """Set the units to a number, or to one value each (as in :func:`add`).
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> some = mn.Units.from_indices({"decoder": (8, 192)}, [("decoder", 3, 17), ("decoder", 5, 40)])
+
+    >>> run = model.run(["The dog sleeps."], mn.set_to(some, [2.0, 7.0]))
+    >>> run.activations["decoder"][0, 5, 40]
+    tensor(7.)
+    """
     target = _checked(target)
     return Intervention("set_to", target, values=_values(target, value))
 
@@ -286,6 +325,15 @@ def mean(target: Target, over: Any = None) -> Intervention:
     References
     ----------
     Wang, Variengien, Conmy, Shlegeris & Steinhardt (2023). Interpretability in the wild. ICLR.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> some = mn.Units.from_indices({"decoder": (8, 192)}, [("decoder", 3, 17), ("decoder", 5, 40)])
+
+    >>> lesion = mn.mean(some, over=model.means(["The dog sleeps.", "A child drinks tea."]))
+    >>> model.generate("The dog", lesion, max_new_tokens=4) != ""
+    True
     """
     target = _checked(target)
     if over is None:

@@ -135,6 +135,15 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     ----------
     AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
     the top units against as many random ones. Activation-matched controls, and mean ablation, are added here.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> language = mn.localize(model, mn.stimuli.language(20), progress=False)
+    >>> task = mn.tasks.perplexity(["The dog sleeps.", "A child drinks tea."])
+    >>> study = mn.lesion_study(model, {"language": language}, task, [0.01], 2, operations=["zero"], progress=False)
+    >>> study.networks
+    ('language',)
     """
     model = model._at(remote)
     named = _named_tasks(tasks)

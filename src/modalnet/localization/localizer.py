@@ -175,8 +175,12 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
 
     Examples
     --------
-    >>> language = localize(load("google/gemma-3-270m"), mn.stimuli.language())  # doctest: +SKIP
-    >>> network = language.top(fraction=0.01)  # doctest: +SKIP
+    >>> model = mn.load("tiny")
+    >>> language = mn.localize(model, mn.stimuli.language(20), progress=False)
+    >>> language.t["decoder"].shape
+    (8, 192)
+    >>> language.top(fraction=0.01).count
+    15
     """
     if not isinstance(contrast, Contrast):
         raise InputError(

@@ -1,0 +1,44 @@
+"""The examples in docstrings run, on the bundled model where they need one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import modalnet as mn
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def examples() -> list[doctest.DocTest]:
+    finder, found = doctest.DocTestFinder(exclude_empty=True), []
+    for module in pkgutil.walk_packages(mn.__path__, "modalnet."):
+        if not module.name.endswith("__main__"):
+            found += finder.find(importlib.import_module(module.name), extraglobs={"mn": mn, "np": np})
+    found += finder.find(mn, module=False, extraglobs={"np": np})
+    return [test for test in found if test.examples]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> mn.Model:
+    return mn.load("tiny")
+
+
+@pytest.mark.parametrize("test", [pytest.param(test, id=test.name.removeprefix("modalnet.")) for test in examples()])
+def test_example(
+    test: doctest.DocTest, tiny: mn.Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Loaded once for all; everything else is as a reader would type it.
+    load = mn.load
+
+    def load_once(source: str, **options: Any) -> mn.Model:
+        return tiny if source == "tiny" and not options else load(source, **options)
+
+    monkeypatch.setattr(mn, "load", load_once)
+    result = doctest.DocTestRunner(optionflags=FLAGS).run(test, clear_globs=False)
+    assert result.failed == 0, capsys.readouterr().out
