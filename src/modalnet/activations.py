@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._warnings import warn
-from modalnet.errors import InputError, StoreError
+from modalnet.errors import InputError
 from modalnet.interventions.positions import choose
+from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import get_space
-from modalnet.results.store import Store
+from modalnet.results.cache import CacheLike, cached
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -47,6 +46,17 @@ class Activations:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the activations as arrays and a JSON document."""
+        layers = {tower: list(blocks) for tower, blocks in self.layers.items()}
+        return dict(self.values), {"kind": "activations", "layers": layers}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Activations:
+        """Make activations from what :meth:`to_arrays` returned."""
+        layers = {tower: tuple(blocks) for tower, blocks in document["layers"].items()}
+        return cls({tower: arrays[tower] for tower in layers}, layers)
+
     def of(self, units: Units) -> Float[np.ndarray, "stimulus unit"]:
         """The activations of some units, in the order of :meth:`Units.indices`.
 
@@ -64,6 +74,7 @@ class Activations:
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(self), 0), dtype=np.float32)
 
 
+@reads_weights_once
 def read_activations(
     model: Model,
     stimuli: Sequence[Stimulus],
@@ -73,7 +84,7 @@ def read_activations(
     max_tokens: int | None = None,
     raw: bool = False,
     batch_size: int | Literal["auto"] = "auto",
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
     what: str = "reading",
 ) -> Activations:
@@ -104,8 +115,6 @@ def read_activations(
     """
     from tqdm.auto import tqdm
 
-    from modalnet import __version__
-
     reached = model._executor.reached(stimuli)
     for tower in (get_space(model.spaces, name, model.name).tower for name in layers):
         if tower.name not in reached:
@@ -127,43 +136,36 @@ def read_activations(
             raise InputError(f'tokens="all" keeps the tokens of {name} apart. Use "mean" to pool over them.')
     prepared = model._executor.prepare(stimuli, max_tokens=max_tokens, raw=raw)
     size = sum(len(stimuli) * len(blocks) * model.spaces[tower].width * 4 for tower, blocks in wanted.items())
-    store = (
-        Store(None if isinstance(cache, bool) else cache)
-        if cache and not model._executor.edited and size <= LARGEST
-        else None
+
+    def compute() -> Activations:
+        values = {
+            tower: np.empty((len(stimuli), len(blocks), model.spaces[tower].width), dtype=np.float32)
+            for tower, blocks in wanted.items()
+        }
+        with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
+            for step in model._executor.stream(prepared, wanted, choices, batch_size=batch_size):
+                for name, pooled in step.activations.items():
+                    values[name][list(step.indices)] = pooled.numpy()
+                bar.update(len(step.indices))
+        return Activations(values, wanted)
+
+    return cached(
+        model,
+        "activations",
+        lambda: {
+            "stimuli": [stimulus.inspect().digest for stimulus in stimuli],
+            "texts": encoded_texts(model.tokenizer, prepared),
+        },
+        {
+            "layers": wanted,
+            "tokens": {name: one if isinstance(one, str) else list(one) for name, one in choices.items()},
+            "max_tokens": max_tokens,
+            "raw": raw,
+        },
+        compute,
+        result=Activations,
+        cache=cache if size <= LARGEST else False,
     )
-    key = ""
-    if store is not None:
-        key = Store.key(
-            {
-                "analysis": "activations",
-                "model": model.fingerprint(),
-                "stimuli": [stimulus.inspect().digest for stimulus in stimuli],
-                "encoding": model._executor.encoding_identity(prepared),
-                "layers": {tower: list(blocks) for tower, blocks in wanted.items()},
-                "tokens": {name: one if isinstance(one, str) else list(one) for name, one in choices.items()},
-                "version": __version__,
-            }
-        )
-        found = store.get(key)
-        if found is not None:
-            return Activations(dict(found[0]), wanted)
-    values = {
-        tower: np.empty((len(stimuli), len(blocks), model.spaces[tower].width), dtype=np.float32)
-        for tower, blocks in wanted.items()
-    }
-    with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
-        for step in model._executor.stream(prepared, wanted, choices, batch_size=batch_size):
-            for name, pooled in step.activations.items():
-                values[name][list(step.indices)] = pooled.numpy()
-            bar.update(len(step.indices))
-    if store is not None:
-        meta = {"kind": "activations", "source": model.name, "stimuli": len(stimuli)}
-        try:
-            store.put(key, values, meta)
-        except StoreError as error:
-            warn(f"activations could not be kept in the store: {error}")
-    return Activations(values, wanted)
 
 
 def blocks_of(*sets: Units) -> dict[str, list[int]]:
@@ -189,7 +191,7 @@ def check_units(model: Model, units: Units, what: str = "These units") -> None:
         )
     if not units.count:
         raise InputError(f"{what} are an empty set.")
-    if units.model not in (None, model._executor.fingerprint_once):
+    if model._executor.is_foreign(units):
         raise InputError(f"{what} belong to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():
         if mask.any() and (tower not in model.spaces or mask.shape != model.spaces[tower].shape):

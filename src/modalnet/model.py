@@ -24,6 +24,7 @@ from modalnet.models.loading import load_source
 from modalnet.models.sites import Space, choose_spaces
 from modalnet.models.towers import Tower
 from modalnet.models.untrained import untrained_copy
+from modalnet.results.cache import Identity
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 from modalnet.units import Units
 
@@ -37,8 +38,6 @@ _MOVED = {
     for name in (
         "canvas",
         "edited",
-        "encoding_identity",
-        "fingerprint_once",
         "gradients",
         "has_image_tokens",
         "image_places",
@@ -430,6 +429,9 @@ class Model:
             Space → float64 ``[layer, unit]``.
         """
         return self._executor.means(as_stimuli(stimuli), spaces, tokens, spare_first)
+
+    def _identity(self) -> Identity:
+        return self._executor.identity()
 
     # -- views -------------------------------------------------------------------------------------------------------
 

@@ -489,7 +489,7 @@ def test_a_store_that_cannot_be_written_costs_a_warning_only(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     expected = mn.localize(load("gpt2"), texts(), cache=False, progress=False)
-    with pytest.warns(UserWarning, match=r"could not be kept in the store"):
+    with pytest.warns(UserWarning, match=r"result is not stored"):
         result = mn.localize(load("gpt2"), texts(), cache=blocked, progress=False)
     assert result == expected
     assert blocked.read_text() == "not a folder"
@@ -503,7 +503,7 @@ def test_a_full_disk_costs_a_warning_only(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(UserWarning, match=r"could not be kept.*No space left"):
+    with pytest.warns(UserWarning, match=r"is not stored.*No space left"):
         result = mn.localize(load("gpt2"), texts(), cache=tmp_path, progress=False)
     monkeypatch.undo()
     assert result == mn.localize(load("gpt2"), texts(), cache=False, progress=False)

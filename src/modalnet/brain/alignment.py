@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._warnings import warn
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
 from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict
 from modalnet.brain.result import Alignment, FeatureScores
-from modalnet.errors import InputError, StoreError
-from modalnet.results.store import Store
+from modalnet.errors import InputError
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import Access, CacheLike, cached
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class FeatureSet:
 
 
 @renamed_arguments(controls="n_controls")
+@reads_weights_once
 def align(
     model: Model,
     units: Any,
@@ -78,7 +79,7 @@ def align(
     device: str = "cpu",
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Alignment:
     """Predict brain responses from units, and from everything that these must be compared with.
@@ -198,52 +199,44 @@ def align(
         "n_units": network.count,
         "n_stimuli": len(dataset),
     }
-    store = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
-    key = ""
-    if store is not None:
-        key = Store.key(
-            {
-                "analysis": "align",
-                "model": model.fingerprint(),
-                "under": [one.digest for one in model.interventions],
-                "units": network.indices(),
-                "untrained": copy if copy in (None, "copy") else copy.fingerprint(),
-                "dataset": dataset.digest(),
-                "baselines": list(simple),
-                "whole_layer": whole_layer,
-                "settings": settings,
-                "version": version(),
-            }
-        )
-        found = store.get(key)
-        if found is not None:
-            return Alignment.from_arrays(*found)
-    blocks = blocks_of(network, *random)
-    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": cache, "progress": progress}
-    activations = read_activations(model, dataset.stimuli, blocks, **options)
-    sets = [FeatureSet("network", "network", _towers(activations, network))]
-    sets += [
-        FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
-        for one in random
-    ]
-    everything = whole_blocks(network, blocks)
-    if whole_layer:
-        fullest = fullest_layer(network)
-        (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
-        sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
-        sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
-    if copy is not None:
-        copy = model._untrained() if copy == "copy" else copy
-        other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
-        sets.append(FeatureSet("untrained, same units", "untrained", _towers(other, network)))
+    access = Access.of(cache)
+
+    def compute() -> Alignment:
+        blocks = blocks_of(network, *random)
+        options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": access, "progress": progress}
+        activations = read_activations(model, dataset.stimuli, blocks, **options)
+        sets = [FeatureSet("network", "network", _towers(activations, network))]
+        sets += [
+            FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
+            for one in random
+        ]
+        everything = whole_blocks(network, blocks)
         if whole_layer:
-            sets.append(FeatureSet("untrained, all its layers", "untrained", _towers(other, everything)))
-    sets += _with_baselines(simple, sets[0])
-    result = _score_sets(
-        sets, dataset, split, settings, model=model.name, notes=notes, device=device, store=store, progress=progress
-    )
-    keep(store, key, *result.to_arrays())
-    return result
+            fullest = fullest_layer(network)
+            tower, layer, _ = fullest.indices()[0]
+            sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
+            sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
+        if copy is not None:
+            other_model = model._untrained() if copy == "copy" else copy
+            what = "reading the untrained copy"
+            other = read_activations(other_model, dataset.stimuli, blocks, what=what, **options)
+            sets.append(FeatureSet("untrained, same units", "untrained", _towers(other, network)))
+            if whole_layer:
+                sets.append(FeatureSet("untrained, all its layers", "untrained", _towers(other, everything)))
+        sets += _with_baselines(simple, sets[0])
+        how: dict[str, Any] = {"device": device, "cache": access, "progress": progress}
+        return _score_sets(sets, dataset, split, settings, model=model.name, notes=notes, **how)
+
+    inputs = {
+        "name": model.name,
+        "units": network,
+        "untrained": copy,
+        "dataset": dataset.identity(),
+        "baselines": list(simple),
+        "notes": notes,
+    }
+    asked = settings | {"whole_layer": whole_layer, "device": device}
+    return cached(model, "align", inputs, asked, compute, result=Alignment, cache=access)
 
 
 @renamed_arguments(controls="control_features")
@@ -266,7 +259,7 @@ def encode(
     ceiling: Any = None,
     seed: int = 0,
     device: str = "cpu",
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Alignment:
     """Predict brain responses from any features: those of another model, of a lexicon, of your own.
@@ -322,9 +315,9 @@ ceiling, seed, device, cache, progress
         "seed": seed,
         "n_stimuli": len(dataset),
     }
-    store = Store(None if isinstance(cache, bool) else cache) if cache else None
+    access = Access.of(cache)
     return _score_sets(
-        sets, dataset, split, settings, model="features", notes=notes, device=device, store=store, progress=progress
+        sets, dataset, split, settings, model="features", notes=notes, device=device, cache=access, progress=progress
     )
 
 
@@ -340,7 +333,7 @@ def _score_sets(
     model: str,
     notes: Sequence[str],
     device: str,
-    store: Store | None,
+    cache: CacheLike,
     progress: bool,
 ) -> Alignment:
     from tqdm.auto import tqdm
@@ -355,32 +348,24 @@ def _score_sets(
         n_permutations=settings["n_permutations"],
         seed=split.seed,
     )
-    shared = _digest(dataset.responses, split.folds, blocks)
+    shared = {
+        "data": [dataset.responses, split.folds, blocks],
+        "groups": dataset.groups if split.cv == "grouped" else None,
+        "subjects": dataset.subjects,
+    }
     scored = []
     for one in tqdm(sets, desc="encoding", unit="set", disable=not progress):
-        key = ""
-        if store is not None:
-            bands = {name: _digest(np.asarray(features)) for name, features in one.bands.items()}
-            key = Store.key(
-                {
-                    "analysis": "encoding",
-                    "bands": list(bands.items()),
-                    "data": shared,
-                    "groups": dataset.groups if split.cv == "grouped" else None,
-                    "subjects": dataset.subjects,
-                    "tested": one.tested,
-                    "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_A_SET},
-                    "version": version(),
-                }
-            )
-            found = store.get(key)
-            if found is not None:
-                kept = FeatureScores.from_arrays(*found)
-                scored.append(_renamed(kept, one))
-                continue
-        scores = _score_set(one, dataset, split, resampling, settings, device)
-        scored.append(scores)
-        store = keep(store, key, *scores.to_arrays())
+        scores = cached(
+            None,
+            "encoding",
+            shared | {"bands": [[name, np.asarray(features)] for name, features in one.bands.items()]},
+            {name: value for name, value in settings.items() if name not in _NOT_OF_A_SET}
+            | {"tested": one.tested, "device": device},
+            partial(_score_set, one, dataset, split, resampling, settings, device),
+            result=FeatureScores,
+            cache=cache,
+        )
+        scored.append(replace(scores, name=one.name, kind=one.kind))
     found_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
     ceiling = dataset.noise_ceiling()
     return Alignment(
@@ -596,38 +581,3 @@ def _penalties(given: Sequence[float] | None) -> np.ndarray:
     if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found > 0)).all():
         raise InputError(f"penalties= are numbers above 0; got {given!r}.")
     return np.sort(found)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    for one in arrays:
-        array = np.ascontiguousarray(one)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _renamed(scores: FeatureScores, one: FeatureSet) -> FeatureScores:
-    from dataclasses import replace
-
-    return replace(scores, name=one.name, kind=one.kind)
-
-
-def keep(store: Store | None, key: str, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Store | None:
-    """Put a result into the store; a store that cannot be written costs a warning only."""
-    if store is None:
-        return None
-    try:
-        store.put(key, arrays, document)
-    except StoreError as error:
-        warn(f"{error} The analysis goes on; results are not kept.")
-        return None
-    return store
-
-
-def version() -> str:
-    from modalnet import __version__
-
-    return __version__

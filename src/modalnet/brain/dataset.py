@@ -208,6 +208,10 @@ class BrainDataset:
             made.update(b"-" if extra is None else np.ascontiguousarray(extra).tobytes())
         return made.hexdigest()[:32]
 
+    def identity(self) -> dict[str, Any]:
+        """Everything of it that a result shows or depends on, as JSON values."""
+        return {"content": self.digest(), "name": self.name, "source": self.source, "regions": self.regions}
+
     def describe(self) -> pd.DataFrame:
         """One row per target: subject, region, responses measured, mean, standard deviation, ceiling."""
         import pandas as pd

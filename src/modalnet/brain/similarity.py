@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,8 +27,9 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
 from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Kept
-from modalnet.results.store import Store
 from modalnet.stats import resampling
 from modalnet.units import Units
 
@@ -65,7 +65,7 @@ def rsa(
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Similarity:
     """Representational similarity analysis: are stimuli that units tell apart told apart by the brain?
@@ -179,7 +179,7 @@ def cka(
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Similarity:
     """Linear CKA of units and brain responses.
@@ -466,6 +466,7 @@ def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
     return merged[labels]
 
 
+@reads_weights_once
 def _compare(  # every option of the two face functions
     measure: Measure,
     question: tuple[Model, Any, BrainDataset],
@@ -483,7 +484,7 @@ def _compare(  # every option of the two face functions
     n_permutations: int,
     seed: int,
     batch_size: Any,
-    cache: bool | str | Path,
+    cache: CacheLike,
     progress: bool,
 ) -> Similarity:
     model, units, dataset = question
@@ -506,54 +507,49 @@ def _compare(  # every option of the two face functions
         "n_stimuli": len(dataset),
         "blocks": int(measure.blocks.max()) + 1,
     }
-    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
-    key = ""
-    if kept is not None:
-        key = Store.key(
-            {
-                "analysis": "similarity",
-                "model": model.fingerprint(),
-                "under": [one.digest for one in model.interventions],
-                "units": network.indices(),
-                "untrained": copy if copy in (None, "copy") else copy.fingerprint(),
-                "dataset": dataset.digest(),
-                "baselines": list(simple),
-                "whole_layer": whole_layer,
-                "settings": asked,
-                "version": aligning.version(),
-            }
-        )
-        found = kept.get(key)
-        if found is not None:
-            return Similarity.from_arrays(*found)
-    blocks = blocks_of(network, *random)
-    options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": cache, "progress": progress}
-    activations = read_activations(model, dataset.stimuli, blocks, **options)
 
-    def one_set(name: str, kind: str, which: Units, read: Any = activations, tested: bool = False) -> FeatureSet:
-        return FeatureSet(name, kind, {"units": _standardized(read.of(which))}, tested)
+    def compute() -> Similarity:
+        more: list[str] = []
+        blocks = blocks_of(network, *random)
+        options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": cache, "progress": progress}
+        activations = read_activations(model, dataset.stimuli, blocks, **options)
 
-    sets = [one_set("network", "network", network, tested=True)]
-    sets += [one_set(f"random units, {match}-matched", "control", one) for one in random]
-    everything = aligning.whole_blocks(network, blocks)
-    if whole_layer:
-        fullest = aligning.fullest_layer(network)
-        (tower, layer) = next((name, int(np.flatnonzero(m.any(1))[0])) for name, m in fullest.mask.items() if m.any())
-        sets.append(one_set(f"whole layer ({tower} {layer})", "whole layer", fullest))
-        sets.append(one_set("all its layers", "whole layer", everything))
-    if copy is not None:
-        copy = model._untrained() if copy == "copy" else copy
-        other = read_activations(copy, dataset.stimuli, blocks, **(options | {"what": "reading the untrained copy"}))
-        sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
-    for name, features in simple.items():
-        if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
-            notes.append(f"baseline {name!r} left out: no correlation is over {features.shape[1]} numbers")
-            continue
-        sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
-    scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
-    result = Similarity(model.name, dataset.name, tuple(scores), ceiling, tuple(notes), asked)
-    aligning.keep(kept, key, *result.to_arrays())
-    return result
+        def one_set(name: str, kind: str, which: Units, read: Any = activations, tested: bool = False) -> FeatureSet:
+            return FeatureSet(name, kind, {"units": _standardized(read.of(which))}, tested)
+
+        sets = [one_set("network", "network", network, tested=True)]
+        sets += [one_set(f"random units, {match}-matched", "control", one) for one in random]
+        everything = aligning.whole_blocks(network, blocks)
+        if whole_layer:
+            fullest = aligning.fullest_layer(network)
+            tower, layer, _ = fullest.indices()[0]
+            sets.append(one_set(f"whole layer ({tower} {layer})", "whole layer", fullest))
+            sets.append(one_set("all its layers", "whole layer", everything))
+        if copy is not None:
+            other_model = model._untrained() if copy == "copy" else copy
+            what = "reading the untrained copy"
+            other = read_activations(other_model, dataset.stimuli, blocks, what=what, **options)
+            sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
+        for name, features in simple.items():
+            if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
+                more.append(f"baseline {name!r} left out: no correlation is over {features.shape[1]} numbers")
+                continue
+            sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+        scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
+        return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), asked)
+
+    inputs = {
+        "name": model.name,
+        "units": network,
+        "untrained": copy,
+        "dataset": dataset.identity(),
+        "ceiling": ceiling,
+        "baselines": list(simple),
+        "notes": notes,
+    }
+    return cached(
+        model, "similarity", inputs, asked | {"whole_layer": whole_layer}, compute, result=Similarity, cache=cache
+    )
 
 
 def _scored(

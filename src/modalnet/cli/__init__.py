@@ -51,7 +51,7 @@ app.add_typer(cache.app, name="cache")
 
 def _version(requested: bool) -> None:
     if requested:
-        from modalnet import __version__
+        from modalnet._version import __version__
 
         typer.echo(f"modalnet {__version__}")
         raise typer.Exit

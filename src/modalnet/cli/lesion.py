@@ -145,7 +145,7 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
 
 
 def _document(study: LesionStudy, files: dict[str, Path]) -> dict[str, Any]:
-    from modalnet import __version__
+    from modalnet._version import __version__
 
     return {
         "modalnet": __version__,

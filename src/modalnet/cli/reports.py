@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet import __version__, _files
+from modalnet import _files
+from modalnet._version import __version__
 from modalnet.cli.console import number, small, table
 from modalnet.cli.parsing import Size
 from modalnet.cli.running import print_files

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,11 +30,20 @@ from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
-from modalnet.models.fingerprint import encoding_fingerprint, model_fingerprint, served_fingerprint
+from modalnet.models.fingerprint import (
+    model_fingerprint,
+    numbers_of,
+    reads_weights_once,
+    served_fingerprint,
+    unread_weights,
+    weights_read_once,
+    why_not_stored,
+)
 from modalnet.models.loading import Loaded, served_as
 from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space
 from modalnet.models.towers import Tower, find_towers
 from modalnet.models.untrained import untrained_copy
+from modalnet.results.cache import Identity
 from modalnet.stimuli import Stimulus
 from modalnet.stimuli.modalities import MODALITIES
 from modalnet.units import Units
@@ -146,17 +154,8 @@ class Executor:
         empty = any(parameter.device.type == "meta" for parameter in self.module.parameters())
         return empty and not hasattr(self.module, "hf_device_map")
 
-    @property
-    def edited(self) -> bool:
-        """Whether the nnsight model of the user carries edits, or a TransformerLens bridge has hooks.
-
-        Both change the outputs of the model, and no fingerprint covers them.
-        """
-        hooked = any(getattr(module, "fwd_hooks", None) for module in self.module.modules())
-        return bool(getattr(self.loaded.envoy, "_edits", None)) or hooked
-
     def fingerprint(self) -> str:
-        """A hash of the weights, config and class, computed at each call.
+        """A hash of the checkpoint: its weights, config and class, computed at each call.
 
         Where the weights are on a server, the server's name for the model stands for them.
         """
@@ -164,10 +163,29 @@ class Executor:
             return served_fingerprint(self.module, self.remote.key)
         return model_fingerprint(self.module)
 
-    @cached_property
-    def fingerprint_once(self) -> str:
-        """The fingerprint at its first use: reading all weights can take longer than a run."""
-        return self.fingerprint()
+    @property
+    def edited(self) -> bool:
+        """Whether hooks, edits or replaced methods change what the model computes, which no fingerprint covers."""
+        return bool(why_not_stored(self.module, self.loaded.envoy))
+
+    def is_foreign(self, units: Units) -> bool:
+        """Whether units belong to another checkpoint than this model is now."""
+        return units.model is not None and units.model != self.fingerprint()
+
+    def identity(self) -> Identity:
+        """Everything that decides the numbers of this model as it is now, for the store."""
+        numbers = {
+            "checkpoint": self.fingerprint(),
+            **numbers_of(self.module, self.loaded),
+            "chat_template": str(self.chat_template),
+            "padding_side": self.padding_side,
+            "interventions": [one.digest for one in self.interventions],
+        }
+        if reason := why_not_stored(self.module, self.loaded.envoy):
+            return Identity(numbers, f"{self.name}: {reason}")
+        if not self.module_is_empty and (weight := unread_weights(self.module)):
+            return Identity(numbers, f"the weight {weight} of {self.name} cannot be read", unexpected=True)
+        return Identity(numbers)
 
     @property
     def padding_side(self) -> Literal["right", "left"]:
@@ -233,20 +251,6 @@ class Executor:
         """Check stimuli against the model and write their prompts; see :class:`modalnet.inputs.encoding.Encoder`."""
         return self.encoder.prepare(stimuli, max_tokens=max_tokens, raw=raw)
 
-    def encoding_identity(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
-        """Everything that decides the inputs of the first layer, as far as it is known without decoding images."""
-        texts: list[Any] = []
-        for item in prepared:
-            if item.text_inputs is not None:
-                texts.append(item.text_inputs)
-            elif item.prompt is not None:
-                ids = self.loaded.tokenizer(item.prompt, add_special_tokens=item.special_tokens)["input_ids"]
-                texts.append([item.prompt, ids])
-            else:
-                texts.append(None)
-        under = {"interventions": [one.digest for one in self.interventions]} if self.interventions else {}
-        return {"texts": texts, **encoding_fingerprint(self.loaded), **under}
-
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The token ids of a text written straight after a stimulus.
 
@@ -300,9 +304,13 @@ class Executor:
         if not ordered:
             return None
         reached = self.reached(stimuli)
+        with weights_read_once():
+            foreign = [one for one in ordered if isinstance(one.target, Units) and self.is_foreign(one.target)]
+        if foreign:
+            raise InputError(
+                f"{foreign[0]}: these units belong to another model, by its fingerprint, than {self.name}."
+            )
         for one in ordered:
-            if isinstance(one.target, Units) and one.target.model not in (None, self.fingerprint_once):
-                raise InputError(f"{one}: these units belong to another model, by its fingerprint, than {self.name}.")
             for name in one.towers:
                 if name in self.towers and name not in reached:
                     raise InputError(
@@ -446,6 +454,7 @@ class Executor:
         """
         return self.likelihoods_under(requests, [interventions], batch_size=batch_size, owners=owners)[0]
 
+    @reads_weights_once
     def likelihoods_under(
         self,
         requests: Sequence[Request],

@@ -126,7 +126,7 @@ def as_units(model: Model, units: Any) -> Units:
         )
     if not units.count:
         raise InputError("this is an empty set of units, so there is nothing that it could like.")
-    if units.model not in (None, model._executor.fingerprint_once):
+    if model._executor.is_foreign(units):
         raise InputError(f"these units belong to another model, by its fingerprint, than {model.name}.")
     for tower, shape in units.shapes.items():
         if units.mask[tower].any() and shapes.get(tower) != shape:

@@ -16,12 +16,13 @@ import numpy as np
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_options
 from modalnet._warnings import warn
-from modalnet.errors import InputError, StoreError
+from modalnet.errors import InputError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Lesion
 from modalnet.lesion.result import LesionStudy
+from modalnet.models.fingerprint import reads_weights_once
 from modalnet.models.towers import modality_of
-from modalnet.results.store import Store
+from modalnet.results.cache import Access, CacheLike, cached_parts
 from modalnet.stats.controls import Match, check_matches
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
@@ -50,6 +51,7 @@ class _PlannedLesion:
 
 
 @renamed_arguments(networks="units", controls="n_controls", matches="match")
+@reads_weights_once
 def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     model: Model,
     units: Mapping[str, Localization | Units],
@@ -67,7 +69,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
-    cache: bool = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> LesionStudy:
     """Lesion networks at several sizes, beside controls, and measure what breaks.
@@ -111,7 +113,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
         Where to run, as for :func:`modalnet.load`; None: where the model is. On a server the lesions of a group go up
         with the stimuli that they share, in one job where it has room.
     cache
-        Keep each cell in the store and answer from there.
+        Keep each cell in the store and answer from there; as for :func:`modalnet.localize`.
     progress
         Show a bar.
 
@@ -145,6 +147,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     >>> study.networks
     ('language',)
     """
+    access = Access.of(cache)
     model = model._at(remote)
     named = _named_tasks(tasks)
     _check_numbers(n_controls=n_controls, spare_first=spare_first, seed=seed)
@@ -163,7 +166,7 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     for one in lesions:
         _check_units(model, one)
     means = _means(model, lesions, named, reference, spare_first) if "mean" in operations else {}
-    study = _Study(model, named, lesions, means, spare_first, batch_size, Store() if cache else None)
+    study = _Study(model, named, lesions, means, spare_first, batch_size, access)
     study.run(progress=progress)
     settings = {
         "fractions": list(fractions),
@@ -292,8 +295,8 @@ class _Study:
     ----------
     means
         Per tower, what mean ablation sets units to.
-    kept
-        The store, if cells are kept.
+    access
+        The store in which cells are kept.
     """
 
     model: Model
@@ -302,7 +305,7 @@ class _Study:
     means: Mapping[str, Float[np.ndarray, "layer dim"]]
     spare_first: int
     batch_size: int | Literal["auto"]
-    kept: Store | None
+    access: Access
     base: dict[str, TaskScores] = field(default_factory=dict)
     cells: dict[tuple[Lesion, str], Float[np.ndarray, " item"]] = field(default_factory=dict)
     failures: dict[tuple[Lesion, str], str] = field(default_factory=dict)
@@ -328,24 +331,26 @@ class _Study:
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
         reached = self.model._executor.reached(self._stimuli(task))
-        waiting: list[tuple[Lesion | None, list[Intervention], str]] = []
         wanted: list[tuple[Lesion | None, list[Intervention]]] = [(None, [])]
         wanted += [(one.lesion, self._interventions(one, reached)) for one in self.lesions]
-        identity = task.identity()
-        for lesion, edits in wanted:
-            key = self._key(identity, edits)
-            found = self.kept.get(key) if self.kept else None
-            if found is not None and len(found[0].get("scores", ())) == len(task):
-                self._keep(name, task, lesion, found[0]["scores"])
-                bar.update()
-            else:
-                waiting.append((lesion, edits, key))
-        for start in range(0, len(waiting), TOGETHER):
-            group = waiting[start : start + TOGETHER]
-            for (lesion, _, key), scores in zip(group, self._scores(task, [e for _, e, _ in group]), strict=True):
-                self._keep(name, task, lesion, scores)
-                self._store(key, name, lesion, scores)
-                bar.update()
+
+        def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+            for start in range(0, len(missing), TOGETHER):
+                group = missing[start : start + TOGETHER]
+                for number, scores in zip(group, self._scores(task, [wanted[i][1] for i in group]), strict=True):
+                    yield number, {"scores": np.asarray(scores, dtype=np.float64)}
+
+        cells = cached_parts(
+            self.model,
+            "lesion",
+            {"task": task.identity()},
+            [{"interventions": [one.digest for one in edits]} for _, edits in wanted],
+            compute,
+            cache=self.access,
+        )
+        for number, arrays in cells:
+            self._keep(name, task, wanted[number][0], arrays["scores"])
+            bar.update()
 
     def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
         if isinstance(task, LikelihoodTask):
@@ -382,30 +387,6 @@ class _Study:
         else:
             self.cells[lesion, name] = scores
 
-    def _key(self, identity: str, edits: Sequence[Intervention]) -> str:
-        from modalnet import __version__
-
-        return Store.key(
-            {
-                "kind": "lesion",
-                "model": self.model._executor.fingerprint_once,
-                "encoding": self.model._executor.encoding_identity([]),
-                "task": identity,
-                "interventions": [one.digest for one in edits],
-                "version": __version__,
-            }
-        )
-
-    def _store(self, key: str, name: str, lesion: Lesion | None, scores: Float[np.ndarray, " item"]) -> None:
-        if self.kept is None:
-            return
-        meta = {"kind": "lesion", "source": self.model.name, "task": name, "lesion": str(lesion or "no lesion")}
-        try:
-            self.kept.put(key, {"scores": np.asarray(scores, dtype=np.float64)}, meta)
-        except StoreError as error:
-            warn(f"{error} The study goes on; this cell is not kept.")
-            self.kept = None
-
 
 # Bad input
 
@@ -438,7 +419,7 @@ def _check_choices(*, fractions: Any) -> None:
 def _check_units(model: Model, planned: _PlannedLesion) -> None:
     """Refuse units of another model: in the middle of a study they would take the cells beside them along."""
     name, units = planned.lesion.network, planned.units
-    if units.model not in (None, model._executor.fingerprint_once):
+    if model._executor.is_foreign(units):
         raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
     for tower, mask in units.mask.items():
         if not mask.any():

@@ -8,19 +8,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from modalnet._files import write_bytes
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 from modalnet.execution.backends.ndif import Remote, ask, fetch, post
 from modalnet.localization.result import Localization
-from modalnet.results.store import Store
+from modalnet.results.cache import CacheLike, Slot
 from modalnet.stats.moments import Moments
 
 FOLDER = "jobs"
+
+
+class Sums(Protocol):
+    """Moments per side, fold and condition, and of the absolute activation."""
+
+    by_side: dict[str, dict[str, list[Moments]]]
+    by_condition: dict[str, dict[str, Moments]]
+    size: dict[str, Moments]
+
+
+def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
+    """The localization that moments make; says so where a unit's activation was not finite.
+
+    The statistic of such a unit is not defined, and it is never selected.
+    """
+    made = Localization(
+        sides=sums.by_side,
+        conditions=sums.by_condition,
+        mean_abs={tower: size.mean for tower, size in sums.size.items()},
+        meta=meta,
+    )
+    broken = {
+        tower: int((~np.isfinite(sizes)).sum())
+        for tower, sizes in made.mean_abs.items()
+        if not np.isfinite(sizes).all()
+    }
+    if broken:
+        counts = ", ".join(f"{count:,} of {made.t[tower].size:,} in {tower}" for tower, count in broken.items())
+        warn(
+            f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
+            'model whose activations overflow may need dtype="bfloat16" or "float32".',
+        )
+    return made
 
 
 class Tally:
@@ -73,10 +108,10 @@ class LocalizationJob:
         Identifies the job; :meth:`from_id` finds it again.
     """
 
-    def __init__(self, job_id: str, remote: Remote | None, store: Store | None, asked: dict[str, Any]) -> None:
+    def __init__(self, job_id: str, remote: Remote | None, slot: Slot | None, asked: dict[str, Any]) -> None:
         self.id = job_id
         self.remote = remote
-        self._store = store
+        self._slot = slot
         self._asked = asked
         self._result: Localization | None = None
 
@@ -88,16 +123,14 @@ class LocalizationJob:
         tally: Tally,
         meta: dict[str, Any],
         blobs: Sequence[bytes],
-        store: Store,
-        key: str,
+        slot: Slot,
     ) -> LocalizationJob:
         """Send jobs that were written, and keep what finishes them."""
-        job_id = Store.key({"localize": meta, "sizes": [len(blob) for blob in blobs], "key": key})
-        folder = store.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        job_id = slot.derived({"localize": meta, "sizes": [len(blob) for blob in blobs]})
+        slot.folder(FOLDER).mkdir(parents=True, exist_ok=True)
         asked: dict[str, Any] = {
             "id": job_id,
-            "key": key,
+            "key": slot.key,
             "remote": {"key": remote.key, "mode": remote.host, "env": dict(remote.env)},
             "names": tally.names,
             "shapes": tally.shapes,
@@ -105,7 +138,7 @@ class LocalizationJob:
             "meta": meta,
             "jobs": [],
         }
-        job = cls(job_id, remote, store, asked)
+        job = cls(job_id, remote, slot, asked)
         for number, blob in enumerate(blobs):
             write_bytes(job._payload(number), blob)
             asked["jobs"].append(post(remote, blob))
@@ -120,7 +153,7 @@ class LocalizationJob:
         return job
 
     @classmethod
-    def from_id(cls, job_id: str, *, cache: str | Path | None = None) -> LocalizationJob:
+    def from_id(cls, job_id: str, *, cache: CacheLike | None = None) -> LocalizationJob:
         """Return a localization job that was submitted before, in this process or another one.
 
         Parameters
@@ -135,16 +168,16 @@ class LocalizationJob:
         InputError
             If the store has no such job.
         """
-        store = Store(cache)
-        path = store.path(job_id).parent / FOLDER / f"{job_id}.json"
+        slot = Slot.known(job_id, cache=True if cache is None else cache)
+        path = slot.folder(FOLDER) / f"{job_id}.json"
         try:
             asked = json.loads(path.read_text())
         except FileNotFoundError:
             raise InputError(
-                f"There is no job {job_id!r} in {store.folder}. If it was submitted with a store of its own, give its "
+                f"There is no job {job_id!r} in {slot.folder()}. If it was submitted with a store of its own, give its "
                 "folder as cache=."
             ) from None
-        return cls(job_id, Remote(**asked["remote"]), store, asked)
+        return cls(job_id, Remote(**asked["remote"]), replace(slot, key=asked["key"]), asked)
 
     def status(self) -> str:
         """Where it stands: ``"completed"``, or how many of its jobs are in which state."""
@@ -165,7 +198,7 @@ class LocalizationJob:
         TransportError
             Where the server cannot be reached; ask again later.
         """
-        if self._result is not None or self.remote is None or self._store is None:
+        if self._result is not None or self.remote is None or self._slot is None:
             assert self._result is not None
             return self._result
         asked = self._asked
@@ -174,24 +207,20 @@ class LocalizationJob:
         for number, one in enumerate(asked["jobs"]):
             found, asked["jobs"][number] = fetch(self.remote, one, self._payload(number).read_bytes())
             tally.add({tower: {what: v.numpy() for what, v in sums.items()} for tower, sums in found["sums"].items()})
-        mean_abs = {tower: size.mean for tower, size in tally.size.items()}
-        self._result = Localization(
-            sides=tally.by_side, conditions=tally.by_condition, mean_abs=mean_abs, meta=asked["meta"]
-        )
-        if asked["key"]:
-            self._store.put(asked["key"], *self._result.to_arrays())
+        self._result = made_of(tally, asked["meta"])
+        self._slot.write(self._result)
         return self._result
 
     def forget(self) -> None:
         """Remove what is kept of it; its result stays in the store."""
-        if self._store is not None:
+        if self._slot is not None:
             for number in range(len(self._asked["jobs"])):
                 self._payload(number).unlink(missing_ok=True)
             self._journal().unlink(missing_ok=True)
 
     def _journal(self) -> Path:
-        assert self._store is not None
-        return self._store.folder / FOLDER / f"{self.id}.json"
+        assert self._slot is not None
+        return self._slot.folder(FOLDER) / f"{self.id}.json"
 
     def _payload(self, number: int) -> Path:
         return self._journal().with_name(f"{self.id}-{number:04d}.bin")

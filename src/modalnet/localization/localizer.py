@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from modalnet import __version__
-from modalnet._warnings import warn
-from modalnet.errors import InputError, ModalnetError, StoreError
+from modalnet._version import __version__
+from modalnet.errors import InputError, ModalnetError
 from modalnet.interventions.positions import TokenChoice, choose
-from modalnet.localization.job import LocalizationJob, Tally
+from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.result import Localization
 from modalnet.model import Model, load
-from modalnet.results.store import Store
+from modalnet.models.fingerprint import encoded_texts, reads_weights_once
+from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
 from modalnet.stimuli.contrast import Contrast
@@ -86,7 +85,7 @@ class _Question:
         return {
             "digests": list(digests),
             "conditions": [stimulus.condition for stimulus in self.contrast.stimuli],
-            **self.model._executor.encoding_identity(prepared),
+            "texts": encoded_texts(self.model.tokenizer, prepared),
         }
 
 
@@ -98,6 +97,7 @@ def localize(model: Any, contrast: Contrast, *, blocking: Literal[False], **opti
 def localize(model: Any, contrast: Contrast, *, blocking: Literal[True] = ..., **options: Any) -> Localization: ...
 
 
+@reads_weights_once  # type: ignore[misc]
 def localize(  # type: ignore[misc]  # the options are documented once, here
     model: Model | Any,
     contrast: Contrast,
@@ -109,7 +109,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
     blocking: bool = True,
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Localization | LocalizationJob:
     """Find how strongly each unit prefers one side of a contrast.
@@ -165,7 +165,9 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
 
     Notes
     -----
-    The result of an nnsight model that carries edits is not kept, since the store knows a model by its weights.
+    The store knows a model by everything that decides its numbers, read anew at each call: weights, adapters, attention
+    implementation, tokenizer, processor and chat template among it. A model that carries hooks, edits or replaced
+    methods, or that draws random numbers in training mode, is neither looked up nor stored.
     A result in the store cannot be lost by a later failure, and a store that cannot be written costs a warning only.
 
     References
@@ -187,8 +189,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
             f"localize() takes a Contrast, got a {type(contrast).__name__}. Make one with modalnet.Contrast(stimuli, "
             "positive=..., negative=...) or modalnet.stimuli.language()."
         )
-    if not isinstance(cache, bool | str | Path):
-        raise InputError(f"cache={cache!r} is not known. Give True, False or a folder.")
+    access = Access.of(cache)
     if not blocking and not remote and getattr(model, "remote", None) is None:
         raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
     model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
@@ -210,35 +211,22 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         "raw": settings["raw"],
         "stimuli": _folds_of(contrast, digests),
     }
-    store = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
-    key = ""
-    if store is not None:
-        asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
-        key = Store.key({"analysis": "localize", "meta": asked, "stimuli": question.content(prepared, digests)})
-        found = store.get(key)
-        if found is not None:
-            result = Localization.from_arrays(*found)
-            return result if blocking else LocalizationJob.done(result)
+    asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
+    slot = open_slot(model, "localize", lambda: question.content(prepared, digests), asked, cache=access)
+    found = slot.read(Localization)
+    if found is not None:
+        found.meta["source"] = model.name
+        return found if blocking else LocalizationJob.done(found)
     if not blocking:
-        return _submit(question, prepared, batch_size, store or Store(), key)
+        return _submit(question, prepared, batch_size, slot, meta)
     sums: _Sums | Tally
     if model.remote is not None:
-        sums = _run_remotely(question, prepared, batch_size, _Parts(store, key), progress=progress)
+        sums = _run_remotely(question, prepared, batch_size, slot.journal(), progress=progress)
     else:
         sums = _run(question, prepared, batch_size, progress=progress)
-    made = Localization(
-        sides=sums.by_side,
-        conditions=sums.by_condition,
-        mean_abs={tower: size.mean for tower, size in sums.size.items()},
-        meta=meta,
-    )
-    _report_undefined(made)
-    if store is not None:
-        try:
-            store.put(key, *made.to_arrays())
-            _Parts(store, key).forget()
-        except StoreError as error:
-            warn(f"the result could not be kept in the store, so it will be computed again: {error}")
+    made = made_of(sums, meta)
+    slot.write(made)
+    slot.journal().forget()
     return made
 
 
@@ -372,64 +360,30 @@ def _run(
     return sums
 
 
-class _Parts:
-    """What jobs of a localization brought back, kept one by one, so that a broken call goes on from there.
+def _read_parts(journal: Journal) -> Iterator[tuple[list[int], dict[str, dict[str, np.ndarray]]]]:
+    """The moments that earlier jobs brought back, none of which takes in a stimulus twice."""
+    taken: set[int] = set()
+    for arrays, document in journal.read():
+        # Another process may have written a part of its own under this name.
+        if taken.isdisjoint(document["indices"]):
+            taken.update(document["indices"])
+            sums: dict[str, dict[str, np.ndarray]] = {}
+            for name, array in arrays.items():
+                tower, _, what = name.partition("/")
+                sums.setdefault(tower, {})[what] = array
+            yield list(document["indices"]), sums
 
-    Parameters
-    ----------
-    store, key
-        Where, and the key of the whole; without a store nothing is kept.
-    """
 
-    def __init__(self, store: Store | None, key: str) -> None:
-        self.store = store
-        self.key = key
-        self._next = 0
-
-    def _name(self, number: int) -> str:
-        return Store.key({"analysis": "localize", "part": number, "of": self.key})
-
-    def read(self) -> Iterator[tuple[list[int], dict[str, dict[str, np.ndarray]]]]:
-        """The parts that are there, none of which takes in a stimulus twice."""
-        taken: set[int] = set()
-        while self.store is not None and (found := self.store.get(self._name(self._next))) is not None:
-            arrays, meta = found
-            self._next += 1
-            # Another process may have written a part of its own under this name.
-            if taken.isdisjoint(meta["indices"]):
-                taken.update(meta["indices"])
-                sums: dict[str, dict[str, np.ndarray]] = {}
-                for name, array in arrays.items():
-                    tower, _, what = name.partition("/")
-                    sums.setdefault(tower, {})[what] = array
-                yield list(meta["indices"]), sums
-
-    def keep(self, indices: Sequence[int], sums: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Keep a part."""
-        if self.store is None:
-            return
-        arrays = {f"{tower}/{what}": array for tower, found in sums.items() for what, array in found.items()}
-        try:
-            self.store.put(self._name(self._next), arrays, {"kind": "part", "of": self.key, "indices": list(indices)})
-            self._next += 1
-        except StoreError as error:
-            warn(f"{error} The job goes on; what is finished is not kept.")
-            self.store = None
-
-    def forget(self) -> None:
-        """Remove all parts: the whole is there."""
-        if self.store is not None:
-            names: list[str] = []
-            while self.store.path(self._name(len(names))).exists():
-                names.append(self._name(len(names)))
-            self.store.clear(names)
+def _write_part(journal: Journal, indices: Sequence[int], sums: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    arrays = {f"{tower}/{what}": array for tower, found in sums.items() for what, array in found.items()}
+    journal.write(arrays, {"kind": "part", "indices": list(indices)})
 
 
 def _run_remotely(
     question: _Question,
     prepared: Sequence[Prepared],
     batch_size: int | Literal["auto"],
-    parts: _Parts,
+    journal: Journal,
     *,
     progress: bool,
 ) -> Tally:
@@ -448,7 +402,7 @@ def _run_remotely(
             tally.add(found)
             bar.update(len(indices))
 
-        for indices, found in parts.read():
+        for indices, found in _read_parts(journal):
             take(indices, found)
         before, remote.told = remote.told, lambda state: bar.set_postfix_str(f"{state} on {remote.host}")
         try:
@@ -461,7 +415,7 @@ def _run_remotely(
                 batch_size=batch_size,
             ):
                 arrays = {name: {what: value.numpy() for what, value in one.items()} for name, one in moments.items()}
-                parts.keep(indices, arrays)
+                _write_part(journal, indices, arrays)
                 take(indices, arrays)
         finally:
             remote.told = before
@@ -479,7 +433,11 @@ def _tally(question: _Question) -> tuple[Tally, list[int]]:
 
 
 def _submit(
-    question: _Question, prepared: Sequence[Prepared], batch_size: int | Literal["auto"], store: Store, key: str
+    question: _Question,
+    prepared: Sequence[Prepared],
+    batch_size: int | Literal["auto"],
+    slot: Slot,
+    meta: dict[str, Any],
 ) -> LocalizationJob:
     """Write all jobs, send them, and hand out what asks for them."""
     remote = question.model.remote
@@ -497,20 +455,4 @@ def _submit(
     )
     for _ in sent:
         pass
-    meta = question.meta(prepared)
-    return LocalizationJob.submit(remote, tally=tally, meta=meta, blobs=blobs, store=store, key=key)
-
-
-def _report_undefined(result: Localization) -> None:
-    """Say so where a unit's activation was not finite: its statistic is not defined, and it is never selected."""
-    broken = {
-        tower: int((~np.isfinite(mean_abs)).sum())
-        for tower, mean_abs in result.mean_abs.items()
-        if not np.isfinite(mean_abs).all()
-    }
-    if broken:
-        counts = ", ".join(f"{count:,} of {result.t[tower].size:,} in {tower}" for tower, count in broken.items())
-        warn(
-            f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
-            'model whose activations overflow may need dtype="bfloat16" or "float32".'
-        )
+    return LocalizationJob.submit(remote, tally=tally, meta=meta, blobs=blobs, slot=slot)

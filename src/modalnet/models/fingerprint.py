@@ -1,36 +1,95 @@
-"""What makes a model this model: a fingerprint of its weights, its config and what encodes its inputs.
+"""Which checkpoint a model is, and everything that its numbers depend on.
 
-Results are stored under it, so it reads every weight, each time: a model whose weights were edited in place is another
-model, and no counter of torch notices an edit through ``.data``. xxh3 reads them at the speed of memory.
+Two questions, two answers. :func:`model_fingerprint` identifies the *checkpoint*: class, config and weights. Units
+carry it, so that those of another model are refused. :func:`numbers_of` describes everything that decides the
+*numbers*: the checkpoint as it is now, and besides it adapters, attention implementation, precision, training mode,
+tokenizer, processor and chat template. It goes into the key of a stored result. :func:`why_not_stored` names what no
+description holds: hooks, replaced methods, randomness.
+
+All of them read the model anew at each call, since anything of it can be edited in place; no counter of torch notices
+an edit through ``.data``. xxh3 reads weights at the speed of memory, and :func:`weights_read_once` spares a second
+reading within one call.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from modalnet.models import state
 
 if TYPE_CHECKING:
     import torch
 
+    from modalnet.inputs.encoding import Prepared
     from modalnet.models.loading import Loaded
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _CHUNK = 1 << 26  # bytes brought to the CPU at a time, for weights that live on a GPU
+# Fingerprints taken within one public call, with their modules, so that no other module gets the same id meanwhile.
+_read: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("weights_read", default=None)
+
+
+@contextmanager
+def weights_read_once() -> Iterator[None]:
+    """Read the weights of each module at most once inside."""
+    if _read.get() is not None:
+        yield
+        return
+    token = _read.set({})
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def reads_weights_once(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function read the weights of each module at most once per call."""
+
+    @wraps(function)
+    def once(*args: P.args, **options: P.kwargs) -> T:
+        with weights_read_once():
+            return function(*args, **options)
+
+    return once
 
 
 def model_fingerprint(module: torch.nn.Module) -> str:
-    """A hash of a model's class, config, parameters and buffers (32 hexadecimal characters)."""
+    """A hash of a model's class, config, parameters and buffers (32 hexadecimal characters).
+
+    Weights that accelerate keeps on the CPU or the disk are read there. Weights of which nothing but a shape is here
+    count by their shape; :func:`why_not_stored` names them.
+    """
+    known = _read.get()
+    if known is not None and id(module) in known:
+        return known[id(module)][1]
     import xxhash
 
     digest = xxhash.xxh3_128(type(module).__name__.encode())
     config = getattr(module, "config", None)
     if config is not None:
         digest.update(_settings(config.to_dict()).encode())
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
+    elsewhere = state.offloaded(module)
+    named = sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0])
+    _add(digest, ((name, elsewhere[name]() if name in elsewhere else tensor.detach()) for name, tensor in named))
+    _add(digest, state.packed(module))
+    found = digest.hexdigest()
+    if known is not None:
+        known[id(module)] = (module, found)
+    return found
+
+
+def _add(digest: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    for name, tensor in tensors:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        for piece in _bytes(tensor.detach()):
+        for piece in _bytes(tensor):
             digest.update(piece)
-    return digest.hexdigest()
 
 
 def served_fingerprint(module: torch.nn.Module, key: str) -> str:
@@ -46,10 +105,89 @@ def served_fingerprint(module: torch.nn.Module, key: str) -> str:
     return xxhash.xxh3_128(json.dumps(known).encode()).hexdigest()
 
 
+def numbers_of(module: torch.nn.Module, loaded: Loaded) -> dict[str, Any]:
+    """Everything besides the checkpoint's fingerprint that decides what a model computes, as JSON values.
+
+    Its parts are digests and small documents: the plain state of every module (adapters, scaling, training mode,
+    constants), the configs with their attention implementation, the generation config, autocast and matrix precision,
+    device types, and what turns stimuli into inputs.
+    """
+    import torch
+    import xxhash
+
+    kinds = sorted({tensor.device.type for tensor in [*module.parameters(), *module.buffers()]})
+    scales = xxhash.xxh3_128()
+    _add(scales, state.quantized(module))
+    autocast = {
+        kind: str(torch.get_autocast_dtype(kind))
+        for kind in ("cpu", "cuda", "mps", "xpu")
+        if torch.is_autocast_enabled(kind)
+    }
+    return {
+        "modules": _digest(state.modules(module)),
+        "configs": _digest(state.configs(module)),
+        "generation": _digest(state.document(getattr(module, "generation_config", None))),
+        "autocast": autocast,
+        "matmul": [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32],
+        "devices": kinds,
+        "quantization": scales.hexdigest(),
+        "encoding": {
+            name: _digest(state.document(getattr(loaded, name)))
+            for name in ("tokenizer", "processor", "image_processor")
+        },
+    }
+
+
+def why_not_stored(module: torch.nn.Module, envoy: Any) -> str:
+    """Why results of a model cannot be stored; empty where they can.
+
+    Hooks, replaced methods and edits change what a model computes, and nothing describes what they do. Modules in
+    training mode that draw random numbers give another result each time.
+    """
+    checks: list[Callable[[], str]] = [
+        lambda: "its nnsight model carries edits" if getattr(envoy, "_edits", None) else "",
+        lambda: state.hooked(module),
+        lambda: state.replaced(module),
+        lambda: state.random(module),
+    ]
+    return next((reason for check in checks if (reason := check())), "")
+
+
+def unread_weights(module: torch.nn.Module) -> str:
+    """The name of a weight whose values are nowhere to be read; empty where there is none."""
+    elsewhere = state.offloaded(module)
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return next((name for name, tensor in tensors if tensor.device.type == "meta" and name not in elsewhere), "")
+
+
+def encoded_texts(tokenizer: Any, prepared: Sequence[Prepared]) -> list[Any]:
+    """What the tokenizer makes of prepared stimuli: the inputs of each text, and prompt and token ids beside images."""
+    found: list[Any] = []
+    for item in prepared:
+        if item.text_inputs is not None:
+            found.append(item.text_inputs)
+        elif item.prompt is not None:
+            ids = tokenizer(item.prompt, add_special_tokens=item.special_tokens)["input_ids"]
+            found.append([item.prompt, ids])
+        else:
+            found.append(None)
+    return found
+
+
 def _bytes(tensor: torch.Tensor) -> Iterator[Any]:
     import torch
 
     if tensor.device.type == "meta" or tensor.numel() == 0:
+        return
+    if tensor.is_quantized:
+        yield repr(state.quantization(tensor)).encode()
+        tensor = tensor.int_repr()
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "__tensor_flatten__"):
+        # A subclass that wraps other tensors, such as torchao's: its parts, and what it says of them.
+        names, context = tensor.__tensor_flatten__()
+        yield repr(context).encode()
+        for name in names:
+            yield from _bytes(getattr(tensor, name))
         return
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -57,13 +195,10 @@ def _bytes(tensor: torch.Tensor) -> Iterator[Any]:
         yield piece.cpu().numpy().data
 
 
-def encoding_fingerprint(loaded: Loaded) -> dict[str, Any]:
-    """What decides how images become inputs: classes and settings of the processor and the image processor."""
-    parts = {"processor": loaded.processor, "image_processor": loaded.image_processor}
-    return {
-        name: [type(part).__name__, _settings(part.to_dict()) if hasattr(part, "to_dict") else ""]
-        for name, part in parts.items()
-    }
+def _digest(value: Any) -> str:
+    import xxhash
+
+    return xxhash.xxh3_128(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 # Where a config came from, what wrote it, and the precision that it names (the weights have theirs) do not change what

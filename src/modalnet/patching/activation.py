@@ -15,12 +15,13 @@ import numpy as np
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._warnings import warn
-from modalnet.errors import InputError, StoreError
+from modalnet.errors import InputError
 from modalnet.execution.sweep import Cell, State, Swap
+from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import NetworkPatch, Patching, as_networks
-from modalnet.results.store import Store
+from modalnet.results.cache import Access, CacheLike, cached_parts
 from modalnet.stats.controls import Match, check_matches
 from modalnet.units import Units
 
@@ -43,6 +44,7 @@ class _Set:
 
 
 @renamed_arguments(networks="units", controls="n_controls", matches="match")
+@reads_weights_once
 def activation_patching(
     model: Model,
     clean: Any,
@@ -60,7 +62,7 @@ def activation_patching(
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
-    cache: bool = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Patching:
     """Patch activations between the runs of a clean and a corrupt stimulus, site by site and token by token.
@@ -121,13 +123,14 @@ def activation_patching(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    access = Access.of(cache)
     model = model._at(remote)
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
     sets = _sets(model, as_networks(units), layout, n_controls=n_controls, match=match, seed=seed)
     job = _Job(model, measure, layout, direction, sets, batch_size)
-    found = job.run(Store() if cache and measure.metric.function is None else None, progress=progress)
+    found = job.run(access if measure.metric.function is None else False, progress=progress)
     return job.result(found)
 
 
@@ -140,21 +143,22 @@ class _Job:
     sets: list[_Set]
     batch_size: int | Literal["auto"]
 
-    def run(self, kept: Store | None, *, progress: bool) -> list[dict[str, np.ndarray]]:
+    def run(self, cache: CacheLike, *, progress: bool) -> list[dict[str, np.ndarray]]:
         """Per pair its arrays: from the store, or patched now and put there."""
         from tqdm.auto import tqdm
 
-        keys = [self._key(pair) for pair in range(self.n)] if kept else []
-        found: list[Any] = [self._known(kept, key) if kept else None for key in keys] or [None] * self.n
-        missing = [pair for pair, arrays in enumerate(found) if arrays is None]
-        with tqdm(total=self.n, initial=self.n - len(missing), unit="pair", disable=not progress) as bar:
+        def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             for start in range(0, len(missing), TOGETHER):
-                some = missing[start : start + TOGETHER]
-                for pair, arrays in self._patched(some):
-                    found[pair] = arrays
-                    if kept is not None:
-                        kept = self._keep(kept, keys[pair], pair, arrays)
-                    bar.update()
+                yield from self._patched(missing[start : start + TOGETHER])
+
+        found: list[Any] = [None] * self.n
+        parts = cached_parts(
+            self.model, "patching", self._shared(), [self._of(pair) for pair in range(self.n)], compute, cache=cache
+        )
+        with tqdm(total=self.n, unit="pair", disable=not progress) as bar:
+            for pair, arrays in parts:
+                found[pair] = arrays
+                bar.update()
         return found
 
     @property
@@ -268,47 +272,25 @@ class _Job:
 
     # -- the store -----------------------------------------------------------------------------------------------
 
-    def _key(self, pair: int) -> str:
-        from modalnet import __version__
+    def _shared(self) -> dict[str, Any]:
+        """What all pairs depend on."""
+        return {
+            "direction": self.direction,
+            "layers": self.layout.layers,
+            "sets": [
+                [one.network, one.match, one.draw, {t: np.flatnonzero(m).tolist() for t, m in one.units.mask.items()}]
+                for one in self.sets
+            ],
+        }
 
+    def _of(self, pair: int) -> dict[str, Any]:
+        """What one pair depends on besides."""
         metric = self.measure.metric
-        return Store.key(
-            {
-                "kind": "patching",
-                "model": self.model._executor.fingerprint_once,
-                "encoding": self.model._executor.encoding_identity([]),
-                "pair": list(self.layout.digests[pair]),
-                "metric": [metric.kind, *(_own(texts, pair) for texts in (metric.answers, metric.distractors))],
-                "direction": self.direction,
-                "layers": {tower: list(layers) for tower, layers in self.layout.layers.items()},
-                "matches": {
-                    tower: [per_pair[pair] for per_pair in matches] for tower, matches in self.layout.matches.items()
-                },
-                "sets": [
-                    [
-                        one.network,
-                        one.match,
-                        one.draw,
-                        {t: np.flatnonzero(m).tolist() for t, m in one.units.mask.items()},
-                    ]
-                    for one in self.sets
-                ],
-                "version": __version__,
-            }
-        )
-
-    def _known(self, kept: Store, key: str) -> dict[str, np.ndarray] | None:
-        entry = kept.get(key)
-        return None if entry is None else entry[0]
-
-    def _keep(self, kept: Store, key: str, pair: int, arrays: dict[str, np.ndarray]) -> Store | None:
-        meta = {"kind": "patching", "source": self.model.name, "pair": self.layout.clean[pair].label}
-        try:
-            kept.put(key, arrays, meta)
-        except StoreError as error:
-            warn(f"{error} The sweep goes on; its pairs are not kept.")
-            return None
-        return kept
+        return {
+            "pair": list(self.layout.digests[pair]),
+            "metric": [metric.kind, *(_own(texts, pair) for texts in (metric.answers, metric.distractors))],
+            "matches": {tower: [per_pair[pair] for per_pair in found] for tower, found in self.layout.matches.items()},
+        }
 
     # -- the result ----------------------------------------------------------------------------------------------
 
@@ -382,7 +364,7 @@ def _check_units(model: Model, name: str, units: Units, layout: Layout) -> None:
             raise InputError(
                 f"Network {name!r} is of a model with a {tower} tower of shape {shape}; {model.name} has {have}."
             )
-    if units.model not in (None, model._executor.fingerprint_once):
+    if model._executor.is_foreign(units):
         raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
     patched = [units.mask[tower][list(layers)].sum() for tower, layers in layout.layers.items() if tower in units.mask]
     if not sum(patched):

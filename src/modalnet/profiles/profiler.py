@@ -12,19 +12,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._warnings import warn
 from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
-from modalnet.errors import InputError, StoreError
+from modalnet.errors import InputError
+from modalnet.models.fingerprint import reads_weights_once
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
-from modalnet.results.store import Store
+from modalnet.results.cache import CacheLike, cached
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
 from modalnet.units import Selection, Units
 
@@ -39,6 +38,7 @@ class Profiler:
     """Calling it measures a profile; its one instance is :data:`modalnet.profile`."""
 
     @renamed_arguments(controls="n_controls")
+    @reads_weights_once
     def __call__(
         self,
         model: Model,
@@ -56,7 +56,7 @@ class Profiler:
         seed: int = 0,
         batch_size: int | Literal["auto"] = "auto",
         remote: bool | str | None = None,
-        cache: bool | str | Path = True,
+        cache: CacheLike = True,
         progress: bool = True,
     ) -> Profile:
         """Measure how a network responds to conditions, held out.
@@ -147,45 +147,39 @@ class Profiler:
             "n_units": network.count,
             "held_out": plan.how,
         }
-        kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
-        key = _key(model, plan, settings) if kept is not None else ""
-        if kept is not None and (found := kept.get(key)) is not None:
-            return Profile.from_arrays(*found)
-        random = [one.random(n_controls, seed, match) if n_controls else [] for one in plan.networks]
-        blocks = blocks_of(*plan.networks, *(draw for draws in random for draw in draws))
-        activations = read_activations(
-            model,
-            plan.stimuli,
-            blocks,
-            tokens=chosen_tokens,
-            max_tokens=settings["max_tokens"],
-            raw=settings["raw"],
-            batch_size=batch_size,
-            cache=cache,
-            progress=progress,
-            what="profiling",
-        )
-        measure = _Measure(activations, plan, absolute=size == "absolute", normalize=normalize)
-        result = Profile(
-            model=model.name,
-            network=name,
-            conditions=plan.conditions,
-            of_stimulus=plan.of_stimulus,
-            items=plan.items,
-            responses=measure(plan.networks),
-            controls=np.stack([measure([draws[i] for draws in random]) for i in range(n_controls)])
-            if n_controls
-            else np.zeros((0, len(plan.stimuli))),
-            normalize=normalize,
-            notes=tuple(plan.notes),
-            settings=settings,
-        )
-        if kept is not None:
-            try:
-                kept.put(key, *result.to_arrays())
-            except StoreError as error:
-                warn(f"the profile could not be kept in the store: {error}")
-        return result
+
+        def compute() -> Profile:
+            random = [one.random(n_controls, seed, match) if n_controls else [] for one in plan.networks]
+            activations = read_activations(
+                model,
+                plan.stimuli,
+                blocks_of(*plan.networks, *(draw for draws in random for draw in draws)),
+                tokens=chosen_tokens,
+                max_tokens=settings["max_tokens"],
+                raw=settings["raw"],
+                batch_size=batch_size,
+                cache=cache,
+                progress=progress,
+                what="profiling",
+            )
+            measure = _Measure(activations, plan, absolute=size == "absolute", normalize=normalize)
+            return Profile(
+                model=model.name,
+                network=name,
+                conditions=plan.conditions,
+                of_stimulus=plan.of_stimulus,
+                items=plan.items,
+                responses=measure(plan.networks),
+                controls=np.stack([measure([draws[i] for draws in random]) for i in range(n_controls)])
+                if n_controls
+                else np.zeros((0, len(plan.stimuli))),
+                normalize=normalize,
+                notes=tuple(plan.notes),
+                settings=settings,
+            )
+
+        named = {"model": model.name, "network": name}
+        return cached(model, "profile", plan.inputs(), settings | named, compute, result=Profile, cache=cache)
 
     def language(
         self, model: Model, units: Any, conditions: Any = None, *, n: int | None = None, **options: Any
@@ -249,6 +243,17 @@ class _Plan:
     of_network: np.ndarray
     how: str
     notes: list[str]
+
+    def inputs(self) -> dict[str, Any]:
+        """What the profile is measured on, for the store."""
+        return {
+            "networks": self.networks,
+            "of_network": self.of_network,
+            "stimuli": [stimulus.inspect().digest for stimulus in self.stimuli],
+            "conditions": [self.conditions, self.of_stimulus],
+            "items": self.items,
+            "notes": self.notes,
+        }
 
 
 def _conditions(given: Any) -> list[Stimulus]:
@@ -419,23 +424,3 @@ def _plain(tokens: Any) -> Any:
     if isinstance(tokens, Mapping):
         return {name: _plain(one) for name, one in tokens.items()}
     return [int(one) for one in np.atleast_1d(np.asarray(tokens))]
-
-
-def _key(model: Model, plan: _Plan, settings: dict[str, Any]) -> str:
-    from modalnet import __version__
-
-    return Store.key(
-        {
-            "analysis": "profile",
-            "model": model.fingerprint(),
-            "under": [one.digest for one in model.interventions],
-            "networks": [units.indices() for units in plan.networks],
-            "of_network": plan.of_network.tolist(),
-            "stimuli": [stimulus.inspect().digest for stimulus in plan.stimuli],
-            "conditions": [list(plan.conditions), plan.of_stimulus.tolist()],
-            "items": plan.items,
-            "notes": plan.notes,
-            "settings": settings,
-            "version": __version__,
-        }
-    )

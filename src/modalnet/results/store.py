@@ -104,6 +104,20 @@ class Store:
         A damaged entry is reported by a warning that names its file, and removed. A folder that cannot be read is
         reported by a warning.
         """
+        try:
+            return self.read(key)
+        except StoreError as error:
+            warn(f"{error} The result is computed again.")
+        return None
+
+    def read(self, key: str) -> tuple[Arrays, Meta] | None:
+        """Read an entry; None if there is none, or none that is whole (as :meth:`get`).
+
+        Raises
+        ------
+        StoreError
+            If the folder or the file cannot be read (the cause is chained).
+        """
         path = self.path(key)
         try:
             return read_file(path)
@@ -113,7 +127,7 @@ class Store:
                 path.unlink()
         except StoreError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
-                warn(f"{error} The result is computed again.")
+                raise
         return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._warnings import warn
 from modalnet.activations import blocks_of, check_units, read_activations
-from modalnet.errors import InputError, StoreError
-from modalnet.results.store import Store
+from modalnet.errors import InputError
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import CacheLike, cached
 from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.result import MEASURES, Specialization
 from modalnet.specialization.selectivity import selectivity
@@ -31,7 +30,8 @@ NEEDS_TASKS = "it needs a task of each domain (tasks=...)"
 
 
 @renamed_arguments(networks="units", controls="n_controls")
-def specialization(  # noqa: PLR0912  # one branch per measure
+@reads_weights_once
+def specialization(  # one branch per measure
     model: Model,
     units: Mapping[str, Any],
     contrasts: Mapping[str, Contrast] | None = None,
@@ -42,7 +42,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
     n_crossed: int = 40,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
-    cache: bool | str | Path = True,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Specialization:
     """Measure how specialized two or more networks of one model are.
@@ -118,10 +118,37 @@ def specialization(  # noqa: PLR0912  # one branch per measure
         "seed": seed,
         "units": {name: one.count for name, one in units.items()},
     }
-    kept = Store(None if isinstance(cache, bool) else cache) if cache and not model._executor.edited else None
-    key = _key(model, units, localizations, contrasts, tasks, settings) if kept is not None else ""
-    if kept is not None and (found := kept.get(key)) is not None:
-        return Specialization.from_arrays(*found)
+
+    def compute() -> Specialization:
+        return _measured(model, units, localizations, contrasts, tasks, settings, batch_size, cache, progress=progress)
+
+    inputs = {
+        "name": model.name,
+        "units": units,
+        "localizations": {name: one.to_arrays() for name, one in localizations.items()},
+        "contrasts": {
+            name: [[s.inspect().digest, s.condition, side] for s, side in zip(one.stimuli, one.sides, strict=True)]
+            for name, one in contrasts.items()
+        },
+        "tasks": {name: one.identity() for name, one in tasks.items()},
+    }
+    return cached(model, "specialization", inputs, settings, compute, result=Specialization, cache=cache)
+
+
+def _measured(  # noqa: PLR0917  # one call, above
+    model: Model,
+    units: dict[str, Units],
+    localizations: Mapping[str, Any],
+    contrasts: Mapping[str, Contrast],
+    tasks: Mapping[str, Task],
+    settings: dict[str, Any],
+    batch_size: int | Literal["auto"],
+    cache: CacheLike,
+    *,
+    progress: bool,
+) -> Specialization:
+    """Take every measure that the arguments allow."""
+    fraction, n_controls, n_crossed, seed = (settings[name] for name in ("fraction", "n_controls", "n_crossed", "seed"))
     rng = np.random.Generator(np.random.PCG64([seed, 11]))
     tables: dict[str, Any] = {"overlap": [], "separation": [], "layers": places.per_layer(units)}
     missing: dict[str, str] = {}
@@ -149,13 +176,7 @@ def specialization(  # noqa: PLR0912  # one branch per measure
     else:
         missing["dual_task"] = NEEDS_TASKS if not tasks else NEEDS_CONTRASTS
     ordered = {name: tables[name] for name in MEASURES if name in tables}
-    result = Specialization(model.name, tuple(units), ordered, missing, tuple(dict.fromkeys(notes)), settings)
-    if kept is not None:
-        try:
-            kept.put(key, *result.to_arrays())
-        except StoreError as error:
-            warn(f"the result could not be kept in the store: {error}")
-    return result
+    return Specialization(model.name, tuple(units), ordered, missing, tuple(dict.fromkeys(notes)), settings)
 
 
 def _with_contrasts(  # noqa: PLR0917  # one call, above
@@ -287,31 +308,3 @@ def _named(given: Any, kind: type, units: Mapping[str, Units], what: str) -> dic
         if not isinstance(one, kind):
             raise InputError(f"{what}[{name!r}] is a {type(one).__name__}; a {kind.__name__} was expected.")
     return {str(name): one for name, one in given.items()}
-
-
-def _key(  # noqa: PLR0917  # one call, above
-    model: Model,
-    units: Mapping[str, Units],
-    localizations: Mapping[str, Any],
-    contrasts: Mapping[str, Contrast],
-    tasks: Mapping[str, Task],
-    settings: dict[str, Any],
-) -> str:
-    from modalnet import __version__
-
-    return Store.key(
-        {
-            "analysis": "specialization",
-            "model": model.fingerprint(),
-            "under": [one.digest for one in model.interventions],
-            "units": {name: one.indices() for name, one in units.items()},
-            "localizations": {name: dict(one.meta) for name, one in localizations.items()},
-            "contrasts": {
-                name: [[s.inspect().digest, s.condition, side] for s, side in zip(one.stimuli, one.sides, strict=True)]
-                for name, one in contrasts.items()
-            },
-            "tasks": {name: one.identity() for name, one in tasks.items()},
-            "settings": settings,
-            "version": __version__,
-        }
-    )
