@@ -118,9 +118,9 @@ def test_towers_that_the_stimuli_do_not_reach():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mn.Contrast([], "a"), r"needs stimuli; the list is empty"),
+        (lambda: mn.Contrast([], "a"), r"`stimuli` is empty; a contrast needs stimuli"),
         (lambda: mn.Contrast([texts(0), texts(2)], "a"), r"negative side of the contrast is empty.*a \(2\)"),
-        (lambda: mn.Contrast([texts(0), texts(1), texts(3)], "a"), r"positive side .* 1 stimulus.*at least 2"),
+        (lambda: mn.Contrast([texts(0), texts(1), texts(3)], "a"), r"positive side .* at least 2 stimuli, got 1"),
         (lambda: mn.Contrast([texts(i) for i in range(4)], "c"), r"positive condition 'c'.*a \(2\), b \(2\)"),
         (lambda: mn.Contrast([texts(i) for i in range(4)], "a", "c"), r"negative condition 'c'"),
         (lambda: mn.Contrast([texts(i) for i in range(4)], "a", ["a", "b"]), r"both sides.*a"),

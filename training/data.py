@@ -19,7 +19,7 @@ from modalnet.bundled import arithmetic, visual_questions
 from modalnet.bundled.grammar import sentence_of_split
 from modalnet.bundled.lexicon import lexicon
 from modalnet.bundled.visual_questions import VisualQuestion
-from modalnet.stimuli.exemplars import CONTRAST
+from modalnet.stimuli.picture_sets import CONTRAST
 from modalnet.stimuli.rendering import CATEGORIES, COLOURS, OBJECTS, SHAPES, Picture, Shape, word_letters
 from training.network import END, GRID, IMAGE, IMAGE_SIZE, PAD, PATCHES, START
 

@@ -12,10 +12,10 @@ import pytest
 from modalnet import stimuli
 from modalnet.errors import InputError
 from modalnet.stimuli import Contrast, spec
-from modalnet.stimuli.exemplars import CONTRAST, KINDS, LUMA, LUMINANCE, WORDS
+from modalnet.stimuli.picture_sets import CONTRAST, KINDS, LUMA, LUMINANCE, WORDS
 from modalnet.stimuli.pictures import CONTROLS
-from modalnet.stimuli.questions import NUMBERS, item
 from modalnet.stimuli.rendering import CATEGORIES, COLOURS, OBJECTS, SHAPES, Shape, draw_scene
+from modalnet.stimuli.scene_questions import NUMBERS, scene_question
 from modalnet.stimuli.scenes import RADII, RELATIONS, describe_relation, place_shapes, relation
 
 SETS = {"vision": stimuli.vision, "categories": stimuli.categories, "vision-vs-text": stimuli.vision_vs_text}
@@ -140,7 +140,7 @@ def test_luminance_and_contrast_are_matched(kinds: Contrast) -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """What the sets ask to be drawn, in order."""
-    from modalnet.stimuli import exemplars as module
+    from modalnet.stimuli import picture_sets as module
 
     asked: list = []
     drawing = module.draw_picture
@@ -211,7 +211,7 @@ def test_the_question_is_the_same_on_both_sides() -> None:
     assert {s.kind for s in written} == {"text"}
     assert len({s.inspect().digest for s in contrast.stimuli}) == 240
     for number, (image, text) in enumerate(zip(pictured, written, strict=True)):
-        asked = item(number)
+        asked = scene_question(number)
         assert image.text == asked.question
         assert text.text == f"{asked.description} {asked.question}"
         drawing = draw_scene(asked.shapes, 48, (3, number))
@@ -242,7 +242,7 @@ def answered(shapes: list[Shape], description: str, question: str) -> str:
 def test_picture_and_description_hold_the_answer() -> None:
     answers = Counter()
     for number in range(240):
-        shapes, description, question, answer = item(number)
+        shapes, description, question, answer = scene_question(number)
         assert answered(shapes, description, question) == answer
         assert all(str(shape) in description for shape in shapes)
         first = description.split(". ")[0].rstrip(".")
@@ -296,7 +296,7 @@ def test_a_slanting_relation_is_not_put_into_words() -> None:
 
 @pytest.mark.parametrize("count", [0, 6, 2.5, "2"])
 def test_a_scene_has_one_to_five_shapes(count) -> None:
-    with pytest.raises(InputError, match="1 to 5 shapes"):
+    with pytest.raises(InputError, match="`count` must be an integer from 1 to 5"):
         place_shapes(np.random.default_rng(0), count)
 
 
@@ -345,27 +345,29 @@ def test_the_command_line_knows_every_set_and_takes_other_sides() -> None:
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("n", [1, 0, -3, 2.0, "all", True])
 def test_a_number_of_pictures_that_makes_no_contrast(name: str, n) -> None:
-    with pytest.raises(InputError, match=r"n is the number of stimuli per condition, a whole number from 2; this is"):
+    with pytest.raises(InputError, match=r"`n` must be an integer of at least 2, got"):
         SETS[name](n=n)
 
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("size", [31, 2049, 64.0, (64, 64), None])
 def test_a_size_that_cannot_be_drawn(name: str, size) -> None:
-    with pytest.raises(InputError, match="size is the side of the square pictures in pixels, 32 to 2048"):
+    with pytest.raises(InputError, match="`size` must be an integer from 32 to 2048"):
         SETS[name](size=size)
 
 
 @pytest.mark.parametrize("against", ["scrambled", "intact", [], ["noise", "grey"], 3])
 def test_an_unknown_control(against) -> None:
-    with pytest.raises(InputError, match="against is one or several of phase-scrambled, box-scrambled, noise, blank"):
+    with pytest.raises(
+        InputError, match=r"`against` must (be|name).* 'phase-scrambled', 'box-scrambled', 'noise', 'blank'"
+    ):
         stimuli.vision(against)
 
 
 def test_unknown_and_repeated_categories() -> None:
-    with pytest.raises(InputError, match="positive is one or several of faces, houses, objects, words; this is 'face'"):
+    with pytest.raises(InputError, match="`positive` must be one of 'faces', 'houses', 'objects', 'words', got 'face'"):
         stimuli.categories("face")
-    with pytest.raises(InputError, match="against is one or several of"):
+    with pytest.raises(InputError, match="`against` must be one of"):
         stimuli.categories("faces", "places")
     with pytest.raises(InputError, match="both sides of the contrast: faces"):
         stimuli.categories("faces", ["faces", "words"], n=2, size=32)

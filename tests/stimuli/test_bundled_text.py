@@ -16,9 +16,9 @@ import pytest
 from modalnet import stimuli
 from modalnet.errors import InputError
 from modalnet.stimuli import Contrast
-from modalnet.stimuli.bundled import data_rows, data_text
 from modalnet.stimuli.frequency import zipf_frequencies
 from modalnet.stimuli.nonwords import WORD, english_words
+from modalnet.stimuli.package_data import data_rows, data_text
 from modalnet.stimuli.spec import BUNDLED, parse
 
 ALL: dict[Callable[..., Contrast], int] = {
@@ -61,7 +61,7 @@ def test_a_bundled_set(make: Callable[..., Contrast]) -> None:
     assert len({s.id for s in contrast.stimuli}) == len(plain)
     assert {s.text for s in make(2).stimuli} == {texts(contrast, c)[i] for c in contrast.conditions for i in (0, 1)}
     for n in (1, ALL[make] + 1, 2.5):
-        with pytest.raises(InputError, match=f"2 to {ALL[make]}; this is"):
+        with pytest.raises(InputError, match=f"`n` must be an integer from 2 to {ALL[make]}, got"):
             make(n)
     table = contrast.describe()
     assert (table["n"] == ALL[make]).all()
@@ -197,7 +197,7 @@ def test_the_template_puts_a_story_together() -> None:
     asked = stimuli.theory_of_mind(template="Story: {story}\nQuestion: {question}\nAnswer:").stimuli[0].text
     assert asked == f"Story: {row['story']}\nQuestion: {row['statement']}\nAnswer:"
     for template in ("{question}", "{story} {answer}", "{story", "{story:d}", "{story.x}", "{}", 5):
-        with pytest.raises(InputError, match=r"from \{story\} and, if wanted, \{question\}; this is"):
+        with pytest.raises(InputError, match=r"must contain \{story\} and optionally \{question\}, got"):
             stimuli.theory_of_mind(template=template)  # type: ignore[arg-type]
 
 

@@ -30,12 +30,12 @@ def table(folder: Path, *rows: str) -> Path:
 
 def test_two_rows_with_one_text(tmp_path: Path) -> None:
     rows = ["p,one,,x", "q,two,,x", 'r,"one ",,x', "s,three,,y", "t,four,,y"]
-    with pytest.raises(InputError, match=r"w\.csv, row 4 repeats row 2: the same text, both of the condition x\. Take"):
+    with pytest.raises(InputError, match=r"row 4 repeats row 2: the same text, both in the condition x\. Remove"):
         stimuli.from_csv(table(tmp_path, *rows), id="name", positive="x")
     assert stimuli.from_csv(tmp_path / "w.csv", positive="x", duplicates="keep").n == {"x": 3, "y": 2}
     assert parse(f"csv:{tmp_path / 'w.csv'}", "x", duplicates="keep").n == {"x": 3, "y": 2}
     rows = ["p,one,,x", "q,two,,x", "r,three,,z", "s,one,,y", "t,two,,y", "u,two,,y"]
-    message = r"row 5 repeats row 2: .*under the conditions x and y\. So do 2 others"
+    message = r"row 5 repeats row 2: .*in the conditions x and y\. So do 2 others"
     with pytest.raises(InputError, match=message):
         stimuli.from_csv(table(tmp_path, *rows), positive="x", negative="y")
 
@@ -51,7 +51,7 @@ def test_one_text_with_two_images_is_two_stimuli(tmp_path: Path) -> None:
     rows = ["p,what?,0.png,x", "q,what?,1.png,x", "r,what?,2.png,y", "s,what?,3.png,y"]
     assert len(stimuli.from_csv(table(tmp_path, *rows), image="pic", positive="x")) == 4
     picture(tmp_path / "3.png", 1)
-    with pytest.raises(InputError, match=r"row 5 repeats row 3: the same image and text, under the conditions x and y"):
+    with pytest.raises(InputError, match=r"row 5 repeats row 3: the same image and text, in the conditions x and y"):
         stimuli.from_csv(tmp_path / "w.csv", image="pic", positive="x")
 
 
@@ -60,10 +60,10 @@ def test_two_files_with_one_picture(tmp_path: Path) -> None:
         picture(tmp_path / name, shade)
     assert len(stimuli.from_folder(tmp_path, positive="a")) == 4
     picture(tmp_path / "b" / "3.png", 0)
-    with pytest.raises(InputError, match=r"b/3\.png repeats a/1\.png: the same image, under the conditions a and b"):
+    with pytest.raises(InputError, match=r"b/3\.png repeats a/1\.png: the same image, in the conditions a and b"):
         stimuli.from_folder(tmp_path, positive="a")
     assert len(stimuli.from_folder(tmp_path, positive="a", duplicates="keep")) == 5
-    with pytest.raises(InputError, match="duplicates is 'error' or 'keep'; this is 'drop'"):
+    with pytest.raises(InputError, match="`duplicates` must be one of 'error', 'keep', got 'drop'"):
         stimuli.from_folder(tmp_path, positive="a", duplicates="drop")  # type: ignore[arg-type]
 
 
@@ -73,7 +73,7 @@ def test_two_rows_of_a_dataset(tmp_path: Path) -> None:
     options = {"image": "pic", "condition": "kind", "positive": "x"}
     assert len(stimuli.from_dataset(rows, **options)) == 4
     rows[3] = rows[1]
-    with pytest.raises(InputError, match=r"The dataset, row-3 repeats row-1: the same image, both of the condition y"):
+    with pytest.raises(InputError, match=r"The dataset, row-3 repeats row-1: the same image, both in the condition y"):
         stimuli.from_dataset(rows, **options)
     assert len(stimuli.from_dataset(rows, **options, duplicates="keep")) == 4
 

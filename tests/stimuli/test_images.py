@@ -223,8 +223,8 @@ def test_floats_are_rounded_and_a_hair_outside_is_forgiven() -> None:
         (np.zeros((3, 8, 9), dtype=np.uint8), r"\(3 x 8 x 9\) has its channels first.*transpose\(1, 2, 0\)"),
         (np.zeros((1, 8, 9)), "channels first"),
         (np.zeros((2, 8, 8, 3)), r"batch.*list\(array\)"),
-        (np.zeros((8, 9, 2)), r"\(8 x 9 x 2\) is no picture"),
-        (np.zeros(8), r"\(8\) is no picture"),
+        (np.zeros((8, 9, 2)), r"\(8 x 9 x 2\) is not an image"),
+        (np.zeros(8), r"\(8\) is not an image"),
         (np.zeros((8, 8), dtype=np.int64), "holds int64, whose scale is unknown.*uint8"),
         (np.zeros((8, 8), dtype=complex), "holds complex128"),
         (np.array([["a", "b"]], dtype=object), "holds object"),
@@ -245,7 +245,7 @@ def test_tensors() -> None:
     with pytest.raises(InputError, match="channels first"):
         load_image(torch.zeros(3, 8, 8), "a")
     for tensor in (torch.zeros(2, 2, requires_grad=True), torch.zeros(2, 2, dtype=torch.bfloat16)):
-        with pytest.raises(InputError, match=r"numpy cannot read this Tensor.*detach\(\)\.cpu\(\)"):
+        with pytest.raises(InputError, match=r"numpy cannot convert this Tensor.*detach\(\)\.cpu\(\)"):
             load_image(tensor, "a")
 
 

@@ -119,21 +119,21 @@ def test_inspect_finds_a_truncated_file(tmp_path: Path) -> None:
     [
         ({}, "needs a text, an image or both"),
         ({"id": "x"}, "'x' has neither"),
-        ({"text": ""}, r"is empty: ''. Leave text out \(None\) for an image-only stimulus"),
+        ({"text": ""}, r"is empty: ''. Use text=None for an image-only stimulus"),
         ({"text": " \n"}, "is empty"),
-        ({"text": 5}, "must be a string; it is a int: 5"),
+        ({"text": 5}, "must be a string, got 5"),
         ({"text": float("nan"), "id": "x"}, "text of stimulus 'x' is NaN: an empty cell"),
         ({"text": "a\ud800"}, "lone surrogate"),
-        ({"image": []}, r"list of images .* is empty"),
+        ({"image": []}, r"image list .* is empty"),
         ({"image": "nowhere.png"}, r"no image file at 'nowhere\.png'"),
         ({"image": ["nowhere.png"]}, r"no image file at 'nowhere\.png'"),
-        ({"image": 3}, "this is a int"),
+        ({"image": 3}, "got a int"),
         ({"image": float("nan")}, "an empty cell of a table"),
-        ({"image": [[0, 1], [1, 0]]}, "this is a list"),
+        ({"image": [[0, 1], [1, 0]]}, "got a list"),
         ({"image": np.zeros((3, 8, 8))}, "channels first"),
-        ({"text": "a", "condition": 1}, "condition of a stimulus must be a string"),
-        ({"text": "a", "condition": " "}, "condition of a stimulus must be a string"),
-        ({"text": "a", "id": float("nan")}, "id of a stimulus must be a string"),
+        ({"text": "a", "condition": 1}, "`condition` of a stimulus must be a non-empty string"),
+        ({"text": "a", "condition": " "}, "`condition` of a stimulus must be a non-empty string"),
+        ({"text": "a", "id": float("nan")}, "`id` of a stimulus must be a non-empty string"),
     ],
 )
 def test_what_is_no_stimulus(fields: dict[str, object], message: str) -> None:
@@ -192,22 +192,22 @@ def test_describe_shows_how_well_conditions_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Contrast([], "a"), "list is empty"),
-        (lambda: Contrast("abc", "a"), "takes a list of Stimulus objects; this is a str"),
-        (lambda: Contrast(None, "a"), "this is a NoneType"),
-        (lambda: Contrast([*texts(a=2), "text"], "a"), "item 2 is a str"),
+        (lambda: Contrast([], "a"), "`stimuli` is empty"),
+        (lambda: Contrast("abc", "a"), "`stimuli` must be a list of Stimulus objects, got a str"),
+        (lambda: Contrast(None, "a"), "got a NoneType"),
+        (lambda: Contrast([*texts(a=2), "text"], "a"), r"`stimuli\[2\]` must be a Stimulus, got a str"),
         (lambda: Contrast([*texts(a=2, b=2), Stimulus("bare")], "a"), "1 of 5 stimuli have no condition: 'bare'"),
         (lambda: Contrast(texts(sentences=2, nonwords=3), "sentence"), r"Did you mean 'sentences'\?.*nonwords \(3\)"),
-        (lambda: Contrast(texts(a=2, b=2), "a", "zzz"), r"negative condition 'zzz'. There are: a \(2\), b \(2\)"),
+        (lambda: Contrast(texts(a=2, b=2), "a", "zzz"), r"negative condition 'zzz'. Conditions: a \(2\), b \(2\)"),
         (lambda: Contrast(texts(a=2, b=2), []), "names no condition"),
-        (lambda: Contrast(texts(a=2, b=2), "a", []), "negative side of the contrast names no condition"),
-        (lambda: Contrast(texts(a=2, b=2), None), "this is None"),
-        (lambda: Contrast(texts(a=2, b=2), 7), "this is 7"),
-        (lambda: Contrast(texts(a=2, b=2), [1]), r"this is \[1\]"),
+        (lambda: Contrast(texts(a=2, b=2), "a", []), "negative side names no condition"),
+        (lambda: Contrast(texts(a=2, b=2), None), r"`positive` must be .*got None"),
+        (lambda: Contrast(texts(a=2, b=2), 7), "got 7"),
+        (lambda: Contrast(texts(a=2, b=2), [1]), r"got \[1\]"),
         (lambda: Contrast(texts(a=2, b=2), ["a", "b"], "b"), "on both sides of the contrast: b"),
         (lambda: Contrast(texts(a=2), "a"), "negative side of the contrast is empty"),
-        (lambda: Contrast(texts(a=1, b=5), "a"), r"positive side .* has 1 stimulus.*at least 2.*a \(1\), b \(5\)"),
-        (lambda: Contrast(texts(a=5, b=1), "a"), "negative side of the contrast has 1 stimulus"),
+        (lambda: Contrast(texts(a=1, b=5), "a"), r"positive side .* needs at least 2 stimuli, got 1.*a \(1\), b \(5\)"),
+        (lambda: Contrast(texts(a=5, b=1), "a"), "negative side of the contrast needs at least 2 stimuli, got 1"),
         (
             lambda: Contrast([*texts(a=2, b=2), Stimulus("x", None, "a", "i"), Stimulus("y", None, "b", "i")], "a"),
             "Two stimuli have the id 'i'",
@@ -292,9 +292,9 @@ def write(folder: Path, name: str, content: str) -> Path:
         ("text,condition\na,x\n\nb\n", {}, "row 4: 1 cells"),
         ("id,text,condition\n1,a,x\n1,b,x\n", {"id": "id"}, "row 3 has the id '1' of row 2"),
         ("text,condition\na,x\nb,x\nc,y\nd,y\n", {"positive": "z"}, r"w\.csv: No stimulus has .* 'z'"),
-        ("text,condition\na,x\nb,x\nc,y\n", {}, r"w\.csv: The negative side .* has 1 stimulus"),
+        ("text,condition\na,x\nb,x\nc,y\n", {}, r"w\.csv: The negative side .* needs at least 2 stimuli, got 1"),
         ('text,condition\n"a"b,x\n', {}, "cannot be read as a table"),
-        ("text,condition\na,x\n", {"text": None}, r"name the column of the texts \(text=\)"),
+        ("text,condition\na,x\n", {"text": None}, r"name the text column"),
         ("im,condition\nno.png,x\n", {"text": None, "image": "im"}, r"row 2: .*no image file at '.*no\.png'"),
         ("text,im,condition\n,,x\n", {"image": "im"}, "row 2: the cell for the text and the image is empty"),
         ("text,condition\na,x\n", {"encoding": "klingon"}, "no encoding 'klingon'"),
@@ -342,7 +342,7 @@ def test_folder_complaints(tmp_path: Path) -> None:
         stimuli.from_folder(write(tmp_path, "file.txt", ""), positive="a")
     with pytest.raises(InputError, match=r"no images in it.*face-001\.png"):
         stimuli.from_folder(tmp_path, positive="a")
-    with pytest.raises(InputError, match="this is 'colour'"):
+    with pytest.raises(InputError, match=r"`condition` must be one of .*got 'colour'"):
         stimuli.from_folder(tmp_path, positive="a", condition="colour")  # type: ignore[arg-type]
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         picture(tmp_path / name)
@@ -359,7 +359,7 @@ def test_folder_complaints(tmp_path: Path) -> None:
     picture(tmp_path / "x.png")
     with pytest.raises(InputError, match=r"\(x\.png\) beside subfolders.*condition='prefix'"):
         stimuli.from_folder(tmp_path, positive="a", negative="b")
-    with pytest.raises(InputError, match=r"1 images whose names do not end .*: x\.png"):
+    with pytest.raises(InputError, match=r"1 images whose names are not a condition.*: x\.png"):
         stimuli.from_folder(tmp_path, positive="a", condition="prefix")
 
 
@@ -394,7 +394,7 @@ def test_a_hugging_face_dataset(tmp_path: Path) -> None:
         assert contrast.n == {"dog": 3, "cow": 3}
         assert [s.images()[0].getpixel((0, 0))[0] for s in contrast.stimuli] == [1, 2, 4, 5, 7, 8]
         assert not any(isinstance(s.image, Image.Image) for s in contrast.stimuli)  # still as stored
-    with pytest.raises(InputError, match=r"splits train, test. Pass split="):
+    with pytest.raises(InputError, match=r"splits train, test. Pass one of them as `split`"):
         stimuli.from_dataset(str(tmp_path / "two"), **options)
     with pytest.raises(InputError, match="no split 'dev'"):
         stimuli.from_dataset(str(tmp_path / "two"), split="dev", **options)
@@ -408,13 +408,13 @@ def test_a_hugging_face_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (rows(), {"text": None}, r"Name the column of the texts"),
+        (rows(), {"text": None}, r"Name the text column"),
         (rows(), {"text": "words"}, "no column 'words'. It has: q, kind"),
         (rows(), {"condition": "words"}, "no column 'words'"),
-        (rows(), {"limit": 0}, "at least 1; this is 0"),
+        (rows(), {"limit": 0}, "`limit` must be a positive integer, got 0"),
         (rows(), {"positive": "w"}, "No stimulus has the positive condition 'w'"),
         ([], {}, "is empty"),
-        (7, {}, "this is a int"),
+        (7, {}, "got a int"),
         ([{"q": None, "kind": "x"}], {}, "row 0: A stimulus needs a text"),
         ([{"q": "a", "kind": None}], {}, "row 0: the column 'kind' is empty"),
         ([{"q": "a", "kind": "x"}, {"q": "b"}], {}, "row 1: no column 'kind'"),
@@ -456,7 +456,7 @@ def test_fedorenko2010_reads_its_format(langloc: Path) -> None:
     ("old", "new", "message"),
     [
         ("stim14", "label", "no column 'stim14'"),
-        ("NULL,S", "NULL,X", "row 2: column stim14 says 'X'; S or N"),
+        ("NULL,S", "NULL,X", "row 2: column stim14 must be S or N, got 'X'"),
         ("NULL,N", "NULL", "row 3: 13 cells where the header has 14"),
         ("NULL,N", ",N", "row 3: column stim13 is empty"),
     ],
@@ -577,7 +577,7 @@ def test_language_takes_the_first_n(language: Contrast) -> None:
     assert small.n == {"sentences": 5, "nonwords": 5}
     assert [s.text for s in small.stimuli[5:]] == [s.text for s in language.stimuli[240:245]]
     for n in (1, 241, 2.5):
-        with pytest.raises(InputError, match="2 to 240"):
+        with pytest.raises(InputError, match="from 2 to 240"):
             stimuli.language(n)  # type: ignore[arg-type]
 
 
@@ -621,7 +621,13 @@ def test_nonwords_are_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("", "at least one letter"), ("42!", "has none"), ("дом", "has д, м, о"), (5, "a int")]
+    ("word", "message"),
+    [
+        ("", "at least one letter"),
+        ("42!", "at least one letter, got '42!'"),
+        ("дом", "has д, м, о"),
+        (5, "must be a string, got 5"),
+    ],
 )
 def test_what_nonword_refuses(word: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -656,15 +662,15 @@ def test_specs(langloc: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         (
             "langauge",
             {},
-            r"No kind of contrast is called 'langauge'. There are: language, .*refusal, .*fedorenko2010:FOLDER",
+            r"Unknown contrast 'langauge'. Known contrasts: language, .*refusal, .*fedorenko2010:FOLDER",
         ),
-        ("", {}, "There are: language"),
-        (None, {}, "called None"),
-        ("floc", {}, "should read floc:FOLDER"),
-        ("csv:", {"positive": "x"}, r"should read csv:FILE\.csv"),
-        ("language:x", {}, "should read language"),
-        ("csv:w.csv", {}, "needs its positive condition"),
-        ("folder:here", {}, "needs its positive condition"),
+        ("", {}, "Known contrasts: language"),
+        (None, {}, "Unknown contrast None"),
+        ("floc", {}, "must have the form floc:FOLDER"),
+        ("csv:", {"positive": "x"}, r"must have the form csv:FILE\.csv"),
+        ("language:x", {}, "must have the form language"),
+        ("csv:w.csv", {}, "needs a positive condition"),
+        ("folder:here", {}, "needs a positive condition"),
         ("language", {"text": "q"}, "language takes no text; it takes positive, negative"),
         ("language", {"positive": "words"}, "No stimulus has the positive condition 'words'"),
         ("csv:nowhere.csv", {"positive": "x"}, "no file at 'nowhere.csv'"),

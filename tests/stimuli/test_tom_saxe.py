@@ -48,7 +48,7 @@ def test_story_alone_or_another_template(tomloc: Path) -> None:
     assert stimuli.tom_saxe(tomloc, template="{story}").stimuli[9].text == "Story 10b is on several lines. It ends."
     with pytest.raises(InputError, match=r"lacks 20 of the 40 files of the localizer: 1b_question\.txt, .*, …"):
         stimuli.tom_saxe(tomloc)
-    with pytest.raises(InputError, match=r"template .* this is '\{question\}'"):
+    with pytest.raises(InputError, match=r"`template` must .* got '\{question\}'"):
         stimuli.tom_saxe(tomloc, template="{question}")
 
 
@@ -67,7 +67,7 @@ def test_what_is_no_localizer(tomloc: Path, tmp_path: Path) -> None:
     for part in ("story", "question"):
         (tomloc / f"3p_{part}.txt").write_text((tomloc / f"2b_{part}.txt").read_text())
     with pytest.raises(
-        InputError, match="text_files, 3p repeats 2b: the same text, under the conditions belief and photo"
+        InputError, match="text_files, 3p repeats 2b: the same text, in the conditions belief and photo"
     ):
         stimuli.tom_saxe(tomloc)
     assert len(stimuli.tom_saxe(tomloc, duplicates="keep")) == 20

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.stimuli.bundled import data_text
+from modalnet.stimuli.package_data import data_text
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 SUFFIXES = ("ies", "es", "s", "ing", "ed")

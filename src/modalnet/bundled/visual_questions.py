@@ -16,7 +16,7 @@ import numpy as np
 
 from modalnet.bundled.lexicon import lexicon
 from modalnet.bundled.split import held_out
-from modalnet.stimuli.exemplars import WORDS
+from modalnet.stimuli.picture_sets import WORDS
 from modalnet.stimuli.rendering import CATEGORIES, COLOURS, OBJECTS, SHAPES, Picture, Shape, draw_picture, draw_scene
 from modalnet.stimuli.scenes import (
     MOST_SHAPES,

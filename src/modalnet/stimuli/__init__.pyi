@@ -1,13 +1,15 @@
 from . import corrupt as corrupt
 from .arithmetic import multiple_demand as multiple_demand
 from .contrast import Contrast as Contrast
+from .conversion import StimuliLike as StimuliLike, as_stimuli as as_stimuli
 from .huggingface import from_dataset as from_dataset
+from .images import ImageLike as ImageLike
 from .nonwords import nonword as nonword
 from .pictures import categories as categories, vision as vision
 from .published import fedorenko2010 as fedorenko2010, floc as floc
-from .questions import vision_vs_text as vision_vs_text
 from .readers import from_csv as from_csv, from_folder as from_folder
 from .refusal import refusal as refusal
+from .scene_questions import vision_vs_text as vision_vs_text
 from .scramble import box_scramble as box_scramble, phase_scramble as phase_scramble
 from .sentences import language as language, language_conditions as language_conditions
 from .stimulus import Stimulus as Stimulus

@@ -1,12 +1,12 @@
-"""Hard against easy sums: the demand that the multiple-demand network answers to."""
+"""Hard and easy arithmetic, the contrast of the multiple-demand network."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-from modalnet.stimuli.bundled import numbered
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.package_data import numbered
 
 N = 100
 RANGES = {"hard": (100, 199), "easy": (1, 19)}
@@ -15,25 +15,25 @@ RANGES = {"hard": (100, 199), "easy": (1, 19)}
 def multiple_demand(n: int | None = None) -> Contrast:
     """Hard > easy arithmetic, the contrast for the multiple-demand network.
 
-    Built as the localizer of AlKhamissi et al. (2025) builds its own: a sum or a difference of two numbers from 100
-    to 199 (hard) or from 1 to 19 (easy), in digits, with its answer, which may be negative::
+    Constructed as in AlKhamissi et al. (2025): a sum or a difference of two numbers from 100 to 199 (hard) or from 1 to
+    19 (easy), in digits, with its answer, which may be negative::
 
         Question: Solve 145 - 127?
         Answer: 18
 
-    Two things are stricter here. No two problems are the same. And problem *i* has the same operation, and an answer
-    of the same sign, on both sides; half of the problems are sums. Hard and easy are equal in words, not in digits:
-    that is in the nature of the published contrast, and a control that has as many digits is the user's to add.
+    In two respects the set is stricter. No two problems are equal. Problem *i* has the same operation and an answer of
+    the same sign in both conditions, and half of the problems are sums. Hard and easy problems are matched in words,
+    not in digits, as in the published contrast; a control that is matched in digits has to be added by the user.
 
     Parameters
     ----------
     n
-        Take the first ``n`` of each condition, 2 to 100; None takes all.
+        Number of stimuli per condition, 2 to 100; None takes all.
 
     Returns
     -------
     Contrast
-        Conditions ``hard`` and ``easy``; ids ``"hard-001"``, …
+        Conditions ``hard`` and ``easy``; ids ``"hard-001"``, ….
 
     Raises
     ------
@@ -51,7 +51,7 @@ def multiple_demand(n: int | None = None) -> Contrast:
     taken: set[str] = set()
     groups: dict[str, list[str]] = {condition: [] for condition in RANGES}
     for sign in _alternating("+-", rng):
-        # The first problem of the pair is any; the second one follows its sign.
+        # The first problem of a pair is free; the second has an answer of the same sign.
         negative: bool | None = None
         for condition, (low, high) in RANGES.items():
             text, negative = _problem(sign, range(low, high + 1), negative, taken=taken, rng=rng)
@@ -60,7 +60,7 @@ def multiple_demand(n: int | None = None) -> Contrast:
 
 
 def _alternating(signs: str, rng: random.Random) -> list[str]:
-    """As many of each sign, in random order within each pair, so that the first n are balanced as well."""
+    """As many of each sign, in random order within each pair, so that the first n problems are balanced as well."""
     pairs = (sorted(signs, key=lambda _: rng.random()) for _ in range(N // len(signs)))
     return [sign for pair in pairs for sign in pair]
 
@@ -68,7 +68,7 @@ def _alternating(signs: str, rng: random.Random) -> list[str]:
 def _problem(
     sign: str, numbers: range, negative: bool | None, *, taken: set[str], rng: random.Random
 ) -> tuple[str, bool]:
-    """A problem that is not taken, and whether its answer is negative: as asked, or as it comes where None is."""
+    """Draw a new problem and whether its answer is negative, which ``negative`` determines unless it is None."""
     solve: Callable[[int, int], int] = int.__add__ if sign == "+" else int.__sub__
     while True:
         # random() of a seeded Random is the same on every version of Python; randint() promises less.

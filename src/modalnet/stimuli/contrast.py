@@ -1,7 +1,7 @@
-"""A contrast: positive conditions against negative ones.
+"""Contrasts: positive conditions against negative ones.
 
-A localizer asks which units respond more to one kind of stimulus than to another. The contrast is that question:
-it keeps the stimuli of the conditions it names, in the order they came, and knows on which side each one stands.
+A localizer selects units that respond more to one kind of stimulus than to another. A contrast states which: it holds
+the stimuli of its conditions, in the order given, and the side of each.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ SHOWN = 5
 
 
 class Contrast:
-    """Stimuli of positive conditions against stimuli of negative ones.
+    """Stimuli of positive conditions against stimuli of negative conditions.
 
     Parameters
     ----------
     stimuli
         :class:`~modalnet.stimuli.Stimulus` objects, each with a condition.
     positive
-        The condition, or list of conditions, expected to drive the units more.
+        The condition, or list of conditions, expected to evoke the larger response.
     negative
-        The condition or conditions to compare with; None means all the others.
+        The condition or conditions to compare with; None means all others.
     name
-        A name for reports; by default the conditions, as in ``"sentences > nonwords"``.
+        Name for reports; by default the conditions, as in ``"sentences > nonwords"``.
 
     Attributes
     ----------
     stimuli : tuple of Stimulus
-        Those of the named conditions, in the order given.
+        The stimuli of the named conditions, in the order given.
+    sides : tuple of str
+        ``"positive"`` or ``"negative"`` for each stimulus.
     positive, negative : tuple of str
-        Condition names.
+        Names of the conditions.
 
     Raises
     ------
     InputError
-        No stimuli; something else than a stimulus; a stimulus without condition; two stimuli with one id; a
-        condition that no stimulus has; a condition on both sides; fewer than two stimuli on a side, where a
-        variance needs two.
+        `stimuli` is empty, or holds something other than stimuli, a stimulus without a condition, or two with the same
+        id; a condition has no stimuli or is on both sides; a side has fewer than two stimuli, which a variance needs.
 
     Examples
     --------
@@ -65,8 +66,8 @@ class Contrast:
         negative: str | Sequence[str] | None = None,
         name: str | None = None,
     ) -> None:
-        given = _checked(stimuli)
-        known = Counter(stimulus.condition for stimulus in given if stimulus.condition is not None)
+        checked = _checked(stimuli)
+        known = Counter(stimulus.condition for stimulus in checked if stimulus.condition is not None)
         self.positive = _names(positive, "positive", known)
         self.negative = (
             tuple(condition for condition in known if condition not in self.positive)
@@ -75,14 +76,14 @@ class Contrast:
         )
         both = [condition for condition in self.positive if condition in self.negative]
         if both:
-            raise InputError(f"Conditions on both sides of the contrast: {', '.join(both)}. Each belongs on one side.")
+            raise InputError(f"Conditions on both sides of the contrast: {', '.join(both)}.")
         if not self.negative:
             raise InputError(
-                f"The negative side of the contrast is empty: every stimulus is of the positive side "
-                f"({_counts(known)}). Add stimuli of another condition to compare with."
+                f"The negative side of the contrast is empty: all stimuli are on the positive side "
+                f"({_counts(known)}). Add stimuli of another condition."
             )
         side = dict.fromkeys(self.positive, "positive") | dict.fromkeys(self.negative, "negative")
-        self.stimuli = tuple(stimulus for stimulus in given if stimulus.condition in side)
+        self.stimuli = tuple(stimulus for stimulus in checked if stimulus.condition in side)
         self.sides = tuple(side[stimulus.condition or ""] for stimulus in self.stimuli)
         self._side_of_condition = side
         self._given_name = name
@@ -90,8 +91,8 @@ class Contrast:
         for which in ("positive", "negative"):
             if (count := self.sides.count(which)) < MINIMUM_PER_SIDE:
                 raise InputError(
-                    f"The {which} side of the contrast has {count} stimulus; a variance needs at least "
-                    f"{MINIMUM_PER_SIDE}. Stimuli per condition: {_counts(known)}."
+                    f"The {which} side of the contrast needs at least {MINIMUM_PER_SIDE} stimuli, got {count}. "
+                    f"Stimuli per condition: {_counts(known)}."
                 )
 
     @property
@@ -101,20 +102,20 @@ class Contrast:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The condition names, positive ones first."""
+        """Names of the conditions, positive ones first."""
         return self.positive + self.negative
 
     @property
     def n(self) -> dict[str, int]:
-        """How many stimuli each condition has."""
+        """Condition -> number of stimuli."""
         return {condition: self._known[condition] for condition in self.conditions}
 
     def side(self, index: int) -> str:
-        """``"positive"`` or ``"negative"``: the side of the stimulus at this index; ``sides`` holds them all."""
+        """Side of the stimulus at this index, ``"positive"`` or ``"negative"``; ``sides`` holds all of them."""
         return self.sides[index]
 
     def flipped(self) -> Contrast:
-        """The opposite contrast: the same stimuli with the sides exchanged. ``~contrast`` is the same."""
+        """Return the contrast with the sides exchanged; ``~contrast`` is equivalent."""
         suffix = " (flipped)"
         name = self._given_name
         if name is not None:
@@ -124,20 +125,20 @@ class Contrast:
     __invert__ = flipped
 
     def describe(self, *, images: bool = True) -> pd.DataFrame:
-        """The conditions and how well they are matched.
+        """Describe the conditions and how well they are matched.
 
         Parameters
         ----------
         images
-            Decode the images and measure them; False leaves those columns out, and is quick.
+            Decode and measure the images; False omits their columns and is fast.
 
         Returns
         -------
         pandas.DataFrame
-            One row per condition: ``condition``, ``side``, ``n`` stimuli; the columns of
-            :func:`~modalnet.stimuli.matching.text_statistics` over the stimuli that have text (NaN where none has);
-            ``n_images`` in all; and where the contrast has images, the columns of
-            :func:`~modalnet.stimuli.matching.image_statistics` over them.
+            One row per condition: ``condition``, ``side``, ``n``; the columns of
+            :func:`~modalnet.stimuli.matching.text_statistics` over the stimuli with text (NaN where there are none);
+            ``n_images``; and for contrasts with images, the columns of
+            :func:`~modalnet.stimuli.matching.image_statistics`.
 
         Raises
         ------
@@ -148,7 +149,7 @@ class Contrast:
 
         from modalnet.stimuli.matching import image_statistics, text_statistics
 
-        pictured = images and any(stimulus.n_images for stimulus in self.stimuli)
+        has_images = images and any(stimulus.n_images for stimulus in self.stimuli)
         rows = []
         for condition in self.conditions:
             group = [stimulus for stimulus in self.stimuli if stimulus.condition == condition]
@@ -159,7 +160,11 @@ class Contrast:
                     "n": len(group),
                     **text_statistics([stimulus.text for stimulus in group if stimulus.text is not None]),
                     "n_images": sum(stimulus.n_images for stimulus in group),
-                    **(image_statistics(image for one in group for image in one.images()) if pictured else {}),
+                    **(
+                        image_statistics(image for stimulus in group for image in stimulus.images())
+                        if has_images
+                        else {}
+                    ),
                 }
             )
         return pd.DataFrame(rows)
@@ -174,44 +179,43 @@ class Contrast:
 
 def _checked(stimuli: Iterable[Stimulus]) -> list[Stimulus]:
     if isinstance(stimuli, Stimulus | str) or not hasattr(stimuli, "__iter__"):
-        raise InputError(f"A contrast takes a list of Stimulus objects; this is a {type(stimuli).__name__}.")
-    given = list(stimuli)
-    if not given:
-        raise InputError("A contrast needs stimuli; the list is empty.")
+        raise InputError(f"`stimuli` must be a list of Stimulus objects, got a {type(stimuli).__name__}.")
+    listed = list(stimuli)
+    if not listed:
+        raise InputError("`stimuli` is empty; a contrast needs stimuli.")
     ids: set[str] = set()
-    for index, stimulus in enumerate(given):
+    for index, stimulus in enumerate(listed):
         if not isinstance(stimulus, Stimulus):
             raise InputError(
-                f"A contrast takes Stimulus objects; item {index} is a {type(stimulus).__name__}. "
-                "Make it one: modalnet.Stimulus(text, condition=...)."
+                f"`stimuli[{index}]` must be a Stimulus, got a {type(stimulus).__name__}. Make one with "
+                "modalnet.Stimulus(text, condition=...)."
             )
         if stimulus.id is not None and stimulus.id in ids:
-            raise InputError(f"Two stimuli have the id {stimulus.id!r} (item {index} is one). Ids name one each.")
+            raise InputError(f"Two stimuli have the id {stimulus.id!r} (one is item {index}). Ids must be unique.")
         if stimulus.id is not None:
             ids.add(stimulus.id)
-    bare = [stimulus.label for stimulus in given if stimulus.condition is None]
-    if bare:
+    unlabelled = [stimulus.label for stimulus in listed if stimulus.condition is None]
+    if unlabelled:
         raise InputError(
-            f"{len(bare)} of {len(given)} stimuli have no condition: {_some(bare)}. Give each one, "
-            "Stimulus(..., condition='...'), or leave it out."
+            f"{len(unlabelled)} of {len(listed)} stimuli have no condition: {_some(unlabelled)}. Give each one, "
+            "Stimulus(..., condition='...'), or omit it."
         )
-    return given
+    return listed
 
 
 def _names(conditions: str | Sequence[str], side: str, known: Counter[str]) -> tuple[str, ...]:
     names = [conditions] if isinstance(conditions, str) else conditions
     if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
         raise InputError(
-            f"The {side} side of a contrast is a condition name or a list of them; this is {conditions!r}. "
-            f"There are: {_counts(known)}."
+            f"`{side}` must be a condition or a list of conditions, got {conditions!r}. Conditions: {_counts(known)}."
         )
     if not names:
-        raise InputError(f"The {side} side of the contrast names no condition. There are: {_counts(known)}.")
+        raise InputError(f"The {side} side names no condition. Conditions: {_counts(known)}.")
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"No stimulus has the {side} condition {name!r}.{hint} There are: {_counts(known)}.")
+            raise InputError(f"No stimulus has the {side} condition {name!r}.{hint} Conditions: {_counts(known)}.")
     return tuple(dict.fromkeys(names))
 
 

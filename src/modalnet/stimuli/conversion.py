@@ -1,4 +1,4 @@
-"""What is accepted wherever stimuli are taken, and the one function that turns it into a list of stimuli."""
+"""Conversion of everything that is accepted as stimuli to a list of stimuli."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_stimuli(stimuli: StimuliLike, name: str = "stimuli") -> list[Stimulus]:
     stimuli
         A :class:`~modalnet.Stimulus`, a string, an iterable of both, or a :class:`~modalnet.Contrast`.
     name
-        The argument as the caller calls it, for error messages.
+        Name of the argument, for error messages.
 
     Returns
     -------

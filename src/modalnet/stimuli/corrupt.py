@@ -1,8 +1,13 @@
-"""Corruptions: a stimulus with what matters taken out or changed, and everything else left as it was.
+"""Corruptions: a stimulus in which the relevant content is removed or replaced, and all else is preserved.
 
-Activation patching compares a clean stimulus with a corrupt one. The more alike the two are, the more exactly the
-difference says what was lost, so swapping one thing for another of its kind is the first choice, and noise the last
-(Zhang & Nanda 2024). Every function here takes one stimulus and gives a new one, of the same picture size.
+Activation patching compares a clean stimulus with a corrupted one. The more alike the two are, the more precisely the
+difference shows what was lost: replacing one thing by another of its kind is preferable to noise (Zhang & Nanda
+2024). Each function takes a stimulus and returns a new one with images of the same size.
+
+References
+----------
+Zhang & Nanda (2024). Towards best practices of activation patching in language models: metrics and methods. ICLR.
+arXiv 2309.16042.
 """
 
 from __future__ import annotations
@@ -10,116 +15,185 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
+from modalnet._validation import check_int, check_number, check_seed
 from modalnet.errors import InputError
 from modalnet.stimuli.images import load_image
 from modalnet.stimuli.scramble import phase_scramble as scrambled
 from modalnet.stimuli.stimulus import Stimulus
 
-Box = tuple[float, float, float, float]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from modalnet.stimuli.images import ImageLike
+
+Box: TypeAlias = tuple[float, float, float, float]
+Levels: TypeAlias = Float[np.ndarray, "height width 3"]
 
 
-def swap_image(stimulus: Stimulus, other: Any) -> Stimulus:
-    """The same text with another picture, scaled to the size of its own.
+def swap_image(stimulus: Stimulus, other: Stimulus | ImageLike) -> Stimulus:
+    """Replace the image by another, resized to the same size; the text is unchanged.
 
     Parameters
     ----------
     stimulus
-        With one picture.
+        A stimulus with one image.
     other
-        A stimulus with one picture, or a picture.
+        Another stimulus with one image, or an image.
+
+    Raises
+    ------
+    InputError
+        A stimulus does not have exactly one image, or the image cannot be used.
     """
-    picture = _one_picture(other) if isinstance(other, Stimulus) else load_image(other)
-    return replace(stimulus, image=picture.resize(_one_picture(stimulus).size))
+    picture = _only_image(other) if isinstance(other, Stimulus) else load_image(other)
+    return replace(stimulus, image=picture.resize(_only_image(stimulus).size))
 
 
 def grey(stimulus: Stimulus, level: int | None = None) -> Stimulus:
-    """Every picture becomes one grey: ``level`` 0..255, or its own mean luminance if None."""
-    if level is not None and (isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= 255):
-        raise InputError(f"level is a whole number from 0 to 255, or None; this is {level!r}.")
-
-    def flat(values: np.ndarray, _: int) -> np.ndarray:
-        # Rec. 601 luma, as Pillow's mode "L".
-        own = (values.mean((0, 1)) @ np.array([0.299, 0.587, 0.114])) if level is None else level
-        return np.full_like(values, round(float(own)))
-
-    return _pictures(stimulus, flat)
-
-
-def noise(stimulus: Stimulus, scale: float = 64.0, seed: int = 0) -> Stimulus:
-    """Gaussian noise is added to every picture, with a standard deviation of ``scale`` levels of 256; then clipped."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0 or not np.isfinite(scale):
-        raise InputError(f"scale is a standard deviation above 0, in levels of 256; this is {scale!r}.")
-    _check_seed(seed)
-
-    def noisy(values: np.ndarray, number: int) -> np.ndarray:
-        drawn = np.random.default_rng([seed, number]).normal(0, scale, values.shape)
-        return np.clip(np.rint(values + drawn), 0, 255)
-
-    return _pictures(stimulus, noisy)
-
-
-def phase_scramble(stimulus: Stimulus, seed: int = 0) -> Stimulus:
-    """Every picture is phase-scrambled: see :func:`modalnet.stimuli.phase_scramble`."""
-    _with_pictures(stimulus)
-    return _with(stimulus, [scrambled(picture, seed + number) for number, picture in enumerate(stimulus.images())])
-
-
-def occlude(stimulus: Stimulus, box: Box, level: int | None = None) -> Stimulus:
-    """A rectangle of every picture is covered.
+    """Replace every image by a uniform grey.
 
     Parameters
     ----------
     stimulus
-        With pictures.
-    box
-        Left, top, right and bottom as shares of width and height, from 0 to 1.
+        A stimulus with images.
     level
-        The grey that covers it; None for the mean colour of the rest of the picture.
+        Grey level, 0 to 255; None uses the mean luminance of each image (Rec. 601).
+
+    Raises
+    ------
+    InputError
+        The stimulus has no image, or `level` is out of range.
+    """
+    _check_level(level)
+
+    def flat(values: Levels, _: int) -> Levels:
+        # Rec. 601 luma, as Pillow's mode "L".
+        grey_level = (values.mean((0, 1)) @ np.array([0.299, 0.587, 0.114])) if level is None else level
+        return np.full_like(values, round(float(grey_level)))
+
+    return _map_images(stimulus, flat)
+
+
+def noise(stimulus: Stimulus, scale: float = 64.0, seed: int = 0) -> Stimulus:
+    """Add Gaussian noise to every image, and clip the result to 0..255.
+
+    Parameters
+    ----------
+    stimulus
+        A stimulus with images.
+    scale
+        Standard deviation in levels (of 256).
+    seed
+        Seed of the noise.
+
+    Raises
+    ------
+    InputError
+        The stimulus has no image, `scale` is not a positive number, or `seed` is not a non-negative integer.
+    """
+    check_number("scale", scale, above=0)
+    check_seed(seed)
+
+    def noisy(values: Levels, number: int) -> Levels:
+        drawn = np.random.default_rng([seed, number]).normal(0, scale, values.shape)
+        return np.clip(np.rint(values + drawn), 0, 255)
+
+    return _map_images(stimulus, noisy)
+
+
+def phase_scramble(stimulus: Stimulus, seed: int = 0) -> Stimulus:
+    """Phase-scramble every image: see :func:`modalnet.stimuli.phase_scramble`."""
+    _check_images(stimulus)
+    return _replace_images(
+        stimulus, [scrambled(picture, seed + number) for number, picture in enumerate(stimulus.images())]
+    )
+
+
+def occlude(stimulus: Stimulus, box: Box, level: int | None = None) -> Stimulus:
+    """Cover a rectangle of every image.
+
+    Parameters
+    ----------
+    stimulus
+        A stimulus with images.
+    box
+        Left, top, right and bottom edge as fractions of width and height, from 0 to 1.
+    level
+        Grey level of the rectangle, 0 to 255; None uses the mean colour of the rest of the image.
+
+    Raises
+    ------
+    InputError
+        The stimulus has no image, or `box` is not such a rectangle or contains no pixel.
     """
     try:
         left, top, right, bottom = (float(value) for value in box)
     except (TypeError, ValueError) as error:
-        raise InputError(f"box is (left, top, right, bottom) as shares from 0 to 1; this is {box!r}.") from error
+        raise InputError(f"`box` must be (left, top, right, bottom) as fractions from 0 to 1, got {box!r}.") from error
+    _check_level(level)
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise InputError(f"box is (left, top, right, bottom) with 0 <= left < right <= 1, also down; this is {box!r}.")
+        raise InputError(
+            f"`box` must be (left, top, right, bottom) with 0 <= left < right <= 1 and 0 <= top < bottom <= 1, "
+            f"got {box!r}."
+        )
 
-    def covered(values: np.ndarray, _: int) -> np.ndarray:
+    def covered(values: Levels, _: int) -> Levels:
         height, width = values.shape[:2]
         inside = np.zeros((height, width), dtype=bool)
         inside[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = True
         if not inside.any():
-            raise InputError(f"box {box!r} covers no pixel of a picture of {width} x {height}.")
+            raise InputError(f"`box` {box!r} contains no pixel of an image of {width} x {height}.")
         made = values.copy()
         rest = values[~inside] if not inside.all() else values.reshape(-1, 3)
         made[inside] = np.rint(rest.mean(0)) if level is None else level
         return made
 
-    return _pictures(stimulus, covered)
+    return _map_images(stimulus, covered)
 
 
 def resize(stimulus: Stimulus, size: tuple[int, int]) -> Stimulus:
-    """Every picture scaled to ``size`` (width, height) in pixels, so that pairs share their places."""
+    """Resize every image, so that the images of a pair have the same number of tokens.
+
+    Parameters
+    ----------
+    stimulus
+        A stimulus with images.
+    size
+        (width, height) in pixels.
+
+    Raises
+    ------
+    InputError
+        The stimulus has no image, or `size` is not two positive integers.
+    """
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise InputError(f"size is (width, height) in pixels; this is {size!r}.")
-    _with_pictures(stimulus)
-    return _with(stimulus, [picture.resize((size[0], size[1])) for picture in stimulus.images()])
+        raise InputError(f"`size` must be (width, height) in pixels, got {size!r}.")
+    _check_images(stimulus)
+    return _replace_images(stimulus, [picture.resize((size[0], size[1])) for picture in stimulus.images()])
 
 
 def swap_text(stimulus: Stimulus, old: str, new: str) -> Stimulus:
-    """Every ``old`` in the text, as a whole word, becomes ``new``."""
+    """Replace every occurrence of ``old`` in the text, as a whole word, by ``new``.
+
+    Raises
+    ------
+    InputError
+        The stimulus has no text, or `old` does not occur in it.
+    """
     text = _text(stimulus)
     made, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _: new, text)
     if not count:
-        raise InputError(f"the text of stimulus {stimulus.label} has no {old!r}.")
+        raise InputError(f"The text of stimulus {stimulus.label} does not contain {old!r}.")
     return replace(stimulus, text=made)
 
 
 def mask_text(stimulus: Stimulus, words: str | Sequence[str], mask: str = "_") -> Stimulus:
-    """Words of the text become ``mask``, each of them."""
+    """Replace words of the text, every occurrence of each, by ``mask``; raises as :func:`swap_text`."""
     made = stimulus
     for word in [words] if isinstance(words, str) else words:
         made = swap_text(made, word, mask)
@@ -127,57 +201,63 @@ def mask_text(stimulus: Stimulus, words: str | Sequence[str], mask: str = "_") -
 
 
 def shuffle_text(stimulus: Stimulus, seed: int = 0) -> Stimulus:
-    """The words of the text in a random order that is not theirs; white space stays where it is."""
-    _check_seed(seed)
+    """Shuffle the words of the text into another order; whitespace stays in place.
+
+    Raises
+    ------
+    InputError
+        The stimulus has no text or fewer than two different words, or `seed` is not a non-negative integer.
+    """
+    check_seed(seed)
     pieces = re.split(r"(\s+)", _text(stimulus))
-    places = [place for place, piece in enumerate(pieces) if piece and not piece.isspace()]
-    words = [pieces[place] for place in places]
+    positions = [index for index, piece in enumerate(pieces) if piece and not piece.isspace()]
+    words = [pieces[index] for index in positions]
     if len(set(words)) < 2:
-        raise InputError(f"the text of stimulus {stimulus.label} has no two different words to shuffle.")
+        raise InputError(f"The text of stimulus {stimulus.label} has fewer than two different words to shuffle.")
     rng = np.random.default_rng(seed)
-    drawn = words
-    while drawn == words:
-        drawn = [words[i] for i in rng.permutation(len(words))]
-    for place, word in zip(places, drawn, strict=True):
-        pieces[place] = word
+    shuffled = words
+    while shuffled == words:
+        shuffled = [words[i] for i in rng.permutation(len(words))]
+    for index, word in zip(positions, shuffled, strict=True):
+        pieces[index] = word
     return replace(stimulus, text="".join(pieces))
 
 
-def _pictures(stimulus: Stimulus, change: Callable[[np.ndarray, int], np.ndarray]) -> Stimulus:
-    from PIL import Image
+def _map_images(stimulus: Stimulus, change: Callable[[Levels, int], Levels]) -> Stimulus:
+    from PIL import Image as pil
 
-    _with_pictures(stimulus)
+    _check_images(stimulus)
     made = [
-        Image.fromarray(change(np.asarray(picture, dtype=np.float64), number).astype(np.uint8))
+        pil.fromarray(change(np.asarray(picture, dtype=np.float64), number).astype(np.uint8))
         for number, picture in enumerate(stimulus.images())
     ]
-    return _with(stimulus, made)
+    return _replace_images(stimulus, made)
 
 
-def _with(stimulus: Stimulus, pictures: list[Any]) -> Stimulus:
+def _replace_images(stimulus: Stimulus, pictures: list[Image]) -> Stimulus:
     return replace(stimulus, image=pictures if isinstance(stimulus.image, tuple) else pictures[0])
 
 
-def _with_pictures(stimulus: Stimulus) -> None:
+def _check_images(stimulus: Stimulus) -> None:
     if not isinstance(stimulus, Stimulus) or not stimulus.n_images:
         label = stimulus.label if isinstance(stimulus, Stimulus) else f"a {type(stimulus).__name__}"
-        raise InputError(f"a stimulus with a picture is expected; {label} has none.")
+        raise InputError(f"`stimulus` must have an image; {label} has none.")
 
 
-def _one_picture(stimulus: Stimulus) -> Any:
-    _with_pictures(stimulus)
+def _only_image(stimulus: Stimulus) -> Image:
+    _check_images(stimulus)
     if stimulus.n_images != 1:
-        raise InputError(f"stimulus {stimulus.label} has {stimulus.n_images} pictures; one is expected.")
+        raise InputError(f"`stimulus` must have one image; {stimulus.label} has {stimulus.n_images}.")
     return stimulus.images()[0]
 
 
 def _text(stimulus: Stimulus) -> str:
     if not isinstance(stimulus, Stimulus) or stimulus.text is None:
         label = stimulus.label if isinstance(stimulus, Stimulus) else f"a {type(stimulus).__name__}"
-        raise InputError(f"a stimulus with a text is expected; {label} has none.")
+        raise InputError(f"`stimulus` must have text; {label} has none.")
     return stimulus.text
 
 
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed is a whole number from 0; this is {seed!r}.")
+def _check_level(level: int | None) -> None:
+    if level is not None:
+        check_int("level", level, minimum=0, maximum=255)

@@ -1,7 +1,7 @@
-"""The same stimulus twice: a copying mistake more often than a wish.
+"""Detection of repeated stimuli, which are more often a mistake than intended.
 
-A text or picture that stands twice in a condition counts twice; one that stands in both conditions of a contrast
-pulls them together, and one that stands in two folds makes held-out figures look better than they are.
+A stimulus that occurs twice in a condition counts twice; one that occurs in both conditions of a contrast reduces their
+difference; one that occurs in two folds inflates cross-validated estimates.
 """
 
 from __future__ import annotations
@@ -18,56 +18,57 @@ from modalnet.stimuli.images import describe_source, load_image
 from modalnet.stimuli.stimulus import Stimulus
 
 
-def refuse_duplicates(source: object, stimuli: Sequence[Stimulus], places: Mapping[str, str] | None = None) -> None:
-    """Complain about stimuli with the same text (spaces apart) and the same images.
+def refuse_duplicates(source: object, stimuli: Sequence[Stimulus], locations: Mapping[str, str] | None = None) -> None:
+    """Raise an error if two stimuli have the same text (up to whitespace) and the same images.
 
-    Images are the same when their files are, byte for byte, whatever their names. Only files of one size are
-    compared, so a folder of photographs is not read as a whole.
+    Images are the same if their files are identical byte for byte, whatever their names. Only files of the same size
+    are compared, so a folder of photographs is not read completely.
 
     Parameters
     ----------
     source
-        The file or folder they were read from, for the message.
+        The file or folder that the stimuli were read from, for the message.
     stimuli
-        What to compare.
-    places
-        Id of a stimulus → where in the source it stands, such as ``"row 7"``; by default its label.
+        The stimuli to compare.
+    locations
+        Id of a stimulus -> its location in the source, such as ``"row 7"``; by default its label.
 
     Raises
     ------
     InputError
-        Two are the same. The message names both, and their conditions where these differ.
+        Two stimuli are the same. The message names both, and their conditions.
     """
-    looks = [_look(stimulus) for stimulus in stimuli]
-    how_many = Counter(looks)
+    signatures = [_signature(stimulus) for stimulus in stimuli]
+    counts = Counter(signatures)
     first: dict[Any, Stimulus] = {}
     repeats = []
-    for look, stimulus in zip(looks, stimuli, strict=True):
-        if how_many[look] == 1:
+    for signature, stimulus in zip(signatures, stimuli, strict=True):
+        if counts[signature] == 1:
             continue
-        content = (look, *(_content(image, stimulus.label) for image in stimulus.sources))
+        content = (signature, *(_content(image, stimulus.label) for image in stimulus.sources))
         if (earlier := first.setdefault(content, stimulus)) is not stimulus:
             repeats.append((earlier, stimulus))
     if not repeats:
         return
     earlier, later = repeats[0]
 
-    def place(stimulus: Stimulus) -> str:
-        return (places or {}).get(stimulus.id or "", stimulus.label)
+    def location(stimulus: Stimulus) -> str:
+        return (locations or {}).get(stimulus.id or "", stimulus.label)
 
     conditions = (
-        f"both of the condition {later.condition}"
+        f"both in the condition {later.condition}"
         if later.condition == earlier.condition
-        else f"under the conditions {earlier.condition} and {later.condition}"
+        else f"in the conditions {earlier.condition} and {later.condition}"
     )
     others = f" So do {len(repeats) - 1} others." if len(repeats) > 1 else ""
     raise InputError(
-        f"{source}, {place(later)} repeats {place(earlier)}: the same {later.kind.replace('+', ' and ')}, {conditions}."
-        f"{others} Take one of each out, or pass duplicates='keep' if they are meant."
+        f"{source}, {location(later)} repeats {location(earlier)}: the same {later.kind.replace('+', ' and ')}, "
+        f"{conditions}."
+        f"{others} Remove one of each, or pass duplicates='keep' if they are intended."
     )
 
 
-def _look(stimulus: Stimulus) -> tuple[Any, ...]:
+def _signature(stimulus: Stimulus) -> tuple[Any, ...]:
     """What can be compared without reading the images."""
     text = None if stimulus.text is None else " ".join(stimulus.text.split())
     return text, *(_size(image) for image in stimulus.sources)

@@ -1,7 +1,7 @@
-"""A Hugging Face dataset as a contrast.
+"""Contrasts from Hugging Face datasets.
 
-Only the rows of the named conditions are read, and images stay as they are stored (compressed bytes or a path)
-until a model is shown them, so a large dataset does not have to fit in memory decoded.
+Only the rows of the named conditions are read, and images remain as stored (compressed bytes or a path) until a model
+needs them, so that a large dataset does not have to fit into memory decoded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.readers import Duplicates, listed, make_contrast, stimulus_at
@@ -34,36 +35,36 @@ def from_dataset(
     Parameters
     ----------
     dataset
-        A ``datasets.Dataset`` or ``IterableDataset``, a ``DatasetDict`` (with ``split``), a list of dicts, the name
-        of a dataset on the hub, or the path of a local copy (``save_to_disk``, or whatever
-        ``datasets.load_dataset`` takes).
+        A ``datasets.Dataset`` or ``IterableDataset``, a ``DatasetDict`` (with ``split``), a list of dicts, the name of
+        a dataset on the hub, or the path of a local copy (``save_to_disk``, or whatever ``datasets.load_dataset``
+        takes).
     text, image, condition
         Column names; at least one of text and image. Class labels become their names, other values their string.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`. With ``negative=None`` every row is read.
     split
-        Which split, where there are several.
+        Name of the split, for datasets with several.
     limit
-        At most this many stimuli per condition, the first ones.
+        Maximum number of stimuli per condition; the first ones are taken. None takes all.
     duplicates
-        What to do about two rows of the contrast with the same text and image, in one condition or in two:
-        ``"error"`` or ``"keep"``.
+        ``"error"`` refuses two rows of the contrast with the same text and image, in one condition or in two;
+        ``"keep"`` accepts them.
 
     Returns
     -------
     Contrast
-        Ids are row numbers, counted from 0: ``"row-17"``.
+        Ids are row numbers from 0: ``"row-17"``.
 
     Raises
     ------
     InputError
-        ``datasets`` is not installed, the dataset cannot be opened, no such split or column, an empty cell, two
-        rows with the same text and image, or conditions that make no contrast.
+        ``datasets`` is not installed; the dataset cannot be opened; a split or column does not exist; a cell is empty;
+        two rows have the same text and image; or the conditions do not form a contrast.
     """
     if text is None and image is None:
-        raise InputError("Name the column of the texts (text=), of the images (image=), or both.")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise InputError(f"limit is the largest number of stimuli per condition, at least 1; this is {limit!r}.")
+        raise InputError("Name the text column (`text`), the image column (`image`), or both.")
+    if limit is not None:
+        check_int("limit", limit, minimum=1)
     source = "The dataset"
     if isinstance(dataset, str | os.PathLike):
         source = f"The dataset {os.fspath(dataset)!r}"
@@ -90,7 +91,7 @@ def _open(name: str, split: str | None) -> Any:
         import datasets
     except ImportError as error:
         raise InputError(
-            f"Opening the dataset {name!r} needs the package datasets: pip install 'modalnet[datasets]'. "
+            f"Opening the dataset {name!r} requires the package datasets: pip install 'modalnet[datasets]'. "
             "A dataset object or a list of dicts works without it."
         ) from error
     try:
@@ -98,7 +99,7 @@ def _open(name: str, split: str | None) -> Any:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             return datasets.load_from_disk(name)
         return datasets.load_dataset(name, split=split)
-    except Exception as error:  # whatever the hub, the network or a damaged copy brings up
+    except Exception as error:  # the hub, the network and damaged copies raise almost anything
         raise InputError(
             f"The dataset {name!r} (split {split!r}) cannot be opened: {error}. Check the name, the split and the "
             "connection, or open it with the datasets package and pass the object."
@@ -112,8 +113,8 @@ def _one_split(dataset: Any, split: str | None, source: str) -> Any:
         return next(iter(dataset.values()))
     if split in dataset:
         return dataset[split]
-    asked = "Pass split=, one of them" if split is None else f"There is no split {split!r}"
-    raise InputError(f"{source} has the splits {', '.join(map(str, dataset))}. {asked}.")
+    hint = "Pass one of them as `split`" if split is None else f"It has no split {split!r}"
+    raise InputError(f"{source} has the splits {', '.join(map(str, dataset))}. {hint}.")
 
 
 def _check_columns(dataset: Any, names: list[str], source: str) -> None:
@@ -125,8 +126,8 @@ def _check_columns(dataset: Any, names: list[str], source: str) -> None:
         present = getattr(dataset, "column_names", None)
         if present is None and not hasattr(dataset, "features"):
             raise InputError(
-                "A dataset is a datasets.Dataset, a list of dicts, a name or a path; "
-                f"this is a {type(dataset).__name__}."
+                "`dataset` must be a datasets.Dataset, a list of dicts, a name or a path, "
+                f"got a {type(dataset).__name__}."
             )
     # A stream may not know its columns before its first row.
     missing = [name for name in names if present is not None and name not in present]
@@ -135,7 +136,7 @@ def _check_columns(dataset: Any, names: list[str], source: str) -> None:
 
 
 def _undecoded(dataset: Any, image: str | None) -> Any:
-    """The same dataset, with the image column as stored bytes or paths where it is an image feature."""
+    """The same dataset, with an image column as stored bytes or paths."""
     feature: Any = (getattr(dataset, "features", None) or {}).get(image)
     if image is None or not getattr(feature, "decode", False):
         return dataset
@@ -145,17 +146,17 @@ def _undecoded(dataset: Any, image: str | None) -> Any:
 def _rows(
     dataset: Any, condition: str, wanted: set[str] | None, limit: int | None, source: str
 ) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
-    """Row number, condition and cells of each row that the contrast needs."""
+    """Row number, condition and cells of each row of the contrast."""
     name_of = _label_names((getattr(dataset, "features", None) or {}).get(condition))
     taken: Counter[str] = Counter()
-    # A dataset on disk hands over one column at a time: choose the rows by their label, then read only those.
+    # A dataset on disk reads one column at a time: select the rows by their label, then read only those.
     rows = ({condition: value} for value in dataset[condition]) if hasattr(dataset, "select") else dataset
     for number, cells in enumerate(rows):
         if not isinstance(cells, Mapping) or condition not in cells:
             raise InputError(f"{source}, row {number}: no column {condition!r} in {cells!r}.")
         label = name_of(cells[condition])
         if label is None:
-            raise InputError(f"{source}, row {number}: the column {condition!r} is empty. Filter such rows out first.")
+            raise InputError(f"{source}, row {number}: the column {condition!r} is empty. Filter out such rows first.")
         if (wanted is not None and label not in wanted) or (limit is not None and taken[label] >= limit):
             continue
         taken[label] += 1
@@ -171,14 +172,14 @@ def _label_names(feature: Any) -> Callable[[Any], str | None]:
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
         if names is not None and isinstance(value, int):
-            return names[value] if value >= 0 else None  # -1 is the hub's mark for "no label"
+            return names[value] if value >= 0 else None  # -1 means "no label" on the hub
         return str(value)
 
     return name_of
 
 
 def _image(cell: Any) -> Any:
-    """An image column's cell as an image source."""
+    """Convert a cell of an image column to an image source."""
     if isinstance(cell, list):
         return [_image(item) for item in cell]
     if isinstance(cell, Mapping):

@@ -1,17 +1,17 @@
-"""Any picture in, one 8-bit RGB picture out.
+"""Conversion of any image to 8-bit RGB.
 
-A model sees three channels of eight bits. Every other kind of picture is brought there in one stated way, or is
-refused with a reason, because a silent conversion changes what the model is shown:
+A model reads three channels of eight bits. Every other kind of image is converted in one stated way, or refused with a
+reason, because a silent conversion would change what the model is shown:
 
 ===========================  ===========================================================================
-given                        what happens
+input                        conversion
 ===========================  ===========================================================================
 grayscale, palette, 1 bit    repeated or looked up into RGB
 CMYK, YCbCr, HSV             converted by Pillow, without colour management
-16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion would clip at 255
-transparency                 laid over white
+16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion clips at 255
+transparency                 composited over white
 camera orientation (EXIF)    applied
-several frames               refused: choose a frame. A camera's MPO file counts as its main picture
+several frames               refused: select a frame. Of a camera's MPO file the main picture is used
 arrays uint8, uint16, bool   0..255, 0..65535 and False/True as black to white
 arrays of floats             0..1 as black to white; anything outside is refused
 ===========================  ===========================================================================
@@ -38,7 +38,7 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
 
 WHITE = (255, 255, 255, 255)
 FULL_16_BIT = 65535
-# Resizing filters leave floats a hair outside 0..1; that is rounding, not another scale.
+# Resizing filters produce floats slightly outside 0..1: rounding, not another scale.
 FLOAT_TOLERANCE = 1e-6
 CHANNELS = (1, 3, 4)
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
@@ -46,20 +46,20 @@ KEYED_MODES = ("1", "L", "P", "RGB")  # one colour of these can be declared tran
 
 
 def check_source(source: object, label: str) -> None:
-    """Check what can be checked without decoding.
+    """Validate an image source as far as possible without decoding it.
 
     Parameters
     ----------
     source
-        What stands for one image.
+        The image source.
     label
-        The name of the stimulus, for the message.
+        Name of the stimulus, for the message.
 
     Raises
     ------
     InputError
-        The type is none of those that :func:`load_image` takes, the path leads to no file, or the array has no
-        shape or type of a picture.
+        The type is none of those that :func:`load_image` accepts, the path does not exist, or the array does not have
+        the shape or type of an image.
     """
     if isinstance(source, str | os.PathLike):
         _check_path(Path(source), label)
@@ -71,32 +71,32 @@ def check_source(source: object, label: str) -> None:
         hint = " (an empty cell of a table?)" if isinstance(source, float) else ""
         raise InputError(
             f"Stimulus {label}: an image must be a path, a PIL image, an array, the bytes of an image file, or a "
-            f"list of these; this is a {type(source).__name__}{hint}."
+            f"list of these, got a {type(source).__name__}{hint}."
         )
 
 
 def load_image(source: ImageLike, label: str = "image") -> Image:
-    """Decode one picture to 8-bit RGB.
+    """Decode an image to 8-bit RGB.
 
     Parameters
     ----------
     source
-        A path; the bytes of an image file; a PIL image of any mode; or an array (height, width),
-        (height, width, 1), (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or floats in 0..1.
-        A tensor works where ``numpy.asarray`` takes it.
+        A path; the bytes of an image file; a PIL image of any mode; or an array (height, width), (height, width, 1),
+        (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or floats in 0..1. Tensors are accepted where
+        ``numpy.asarray`` accepts them.
     label
-        The name of the stimulus, for the message.
+        Name of the stimulus, for the message.
 
     Returns
     -------
     PIL.Image.Image
-        A new picture in mode ``RGB``, upright, with transparency laid over white.
+        A new image in mode ``RGB``, upright, with transparency composited over white.
 
     Raises
     ------
     InputError
-        The source is no picture, is damaged, has no pixels, has more than ``PIL.Image.MAX_IMAGE_PIXELS``, has
-        several frames, or holds values of unknown scale.
+        The source is not an image, is damaged, has no pixels, has more than ``PIL.Image.MAX_IMAGE_PIXELS``, has several
+        frames, or holds values of unknown scale.
     """
     check_source(source, label)
     where = f"Stimulus {label}: the image"
@@ -111,7 +111,7 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
 
 
 def describe_source(source: object) -> str:
-    """A few words for messages: a file name, or the kind and size of a picture."""
+    """Describe an image source for messages: a file name, or the kind and size of an image."""
     if isinstance(source, str | os.PathLike):
         return Path(source).name
     if _is_pil(source):
@@ -136,7 +136,7 @@ def _check_path(path: Path, label: str) -> None:
         return
     if path.is_dir():
         raise InputError(
-            f"Stimulus {label}: {str(path)!r} is a folder, not an image; modalnet.stimuli.from_folder reads folders."
+            f"Stimulus {label}: {str(path)!r} is a folder, not an image; use modalnet.stimuli.from_folder."
         )
     hint = "; download it first and give its path" if "//" in str(path) or ":/" in str(path) else ""
     raise InputError(f"Stimulus {label}: there is no image file at {str(path)!r}{hint}.")
@@ -151,7 +151,7 @@ def _read_file(file: str | os.PathLike[str] | io.BytesIO, where: str) -> Image:
 
 @contextmanager
 def _decoding(where: str) -> Iterator[None]:
-    """Say what Pillow's errors mean for this picture."""
+    """Translate Pillow's errors for this image."""
     from PIL import Image as pil, UnidentifiedImageError
 
     try:
@@ -168,7 +168,7 @@ def _decoding(where: str) -> Iterator[None]:
         raise InputError(f"{where} may not be read ({error.strerror}). Check its permissions.") from error
     except Exception as error:  # decoders raise almost anything on damaged bytes
         raise InputError(
-            f"{where} is damaged or truncated: {error}. Copy or download it again, or leave the stimulus out."
+            f"{where} is damaged or truncated: {error}. Copy or download it again, or omit the stimulus."
         ) from error
 
 
@@ -182,9 +182,9 @@ def _check_size(image: Image, where: str) -> None:
     from PIL import Image as pil
 
     if image.width == 0 or image.height == 0:
-        raise InputError(f"{where} has no pixels ({image.width} x {image.height}). Leave it out, or give one that has.")
-    # Pillow itself raises only at twice its limit. Its warning below that is not made an error here: the warning
-    # filters belong to the whole process, and pictures are decoded in several threads.
+        raise InputError(f"{where} has no pixels ({image.width} x {image.height}). Omit or replace it.")
+    # Pillow itself raises only at twice its limit, and warns below that. The warning is not turned into an error, as
+    # warning filters belong to the whole process and images are decoded in several threads.
     limit = pil.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise InputError(
@@ -194,15 +194,15 @@ def _check_size(image: Image, where: str) -> None:
 
 
 def _to_rgb(image: Image, where: str) -> Image:
-    """Bring an opened picture of any mode to upright RGB. Decodes it; Pillow's errors pass to the caller."""
+    """Convert an opened image of any mode to upright RGB. This decodes it; Pillow's errors pass to the caller."""
     from PIL import Image as pil, ImageOps
 
     _check_size(image, where)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise InputError(
-            f"{where} has {frames} frames. Choose one, for example the first: "
-            "image = PIL.Image.open(path); image.seek(0); image.convert('RGBA'), or give several as a list."
+            f"{where} has {frames} frames. Select one, for example the first: "
+            "image = PIL.Image.open(path); image.seek(0); image.convert('RGBA'); or pass several as a list."
         )
     image.load()
     try:
@@ -223,7 +223,7 @@ def _to_rgb(image: Image, where: str) -> Image:
 
 
 def _narrow(image: Image, where: str) -> Image:
-    """Bring a picture of 16 bits, 32 bits or floats (modes I;16, I, F) to 8 bits."""
+    """Convert an image of 16 bits, 32 bits or floats (modes I;16, I, F) to 8 bits."""
     import numpy as np
     from PIL import Image as pil
 
@@ -233,7 +233,7 @@ def _narrow(image: Image, where: str) -> Image:
     if mode == "F":
         return pil.fromarray(_floats_to_8_bit(values, where))
     lowest, highest = int(values.min()), int(values.max())
-    # Mode I is how Pillow opens 16-bit files of some formats and versions. It states no full scale.
+    # Pillow opens 16-bit files of some formats and versions in mode I, which has no defined full scale.
     if lowest < 0 or highest > FULL_16_BIT:
         raise InputError(
             f"{where} holds 32-bit values from {lowest} to {highest}, of unknown scale. Scale them to 8 bits (0..255) "
@@ -268,7 +268,7 @@ def _floats_to_8_bit(values: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.
             "undo the normalization first" if lowest < 0 else "divide them by their full scale (255 for 8-bit values)"
         )
         raise InputError(
-            f"{where} holds floats from {lowest:.4g} to {highest:.4g}; floats are taken as 0 (black) to 1 (white): "
+            f"{where} holds floats from {lowest:.4g} to {highest:.4g}; floats must be from 0 (black) to 1 (white): "
             f"{cure}."
         )
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
@@ -281,7 +281,7 @@ def _as_array(source: object, label: str) -> Shaped[np.ndarray, "..."]:
         return np.asarray(source)
     except Exception as error:  # each tensor library has its own error for "on the GPU", "needs grad", "bfloat16"
         raise InputError(
-            f"Stimulus {label}: numpy cannot read this {type(source).__name__} as an array ({error}). Give a numpy "
+            f"Stimulus {label}: numpy cannot convert this {type(source).__name__} to an array ({error}). Pass a numpy "
             "array; for a torch tensor, tensor.detach().cpu().float().numpy()."
         ) from error
 
@@ -290,19 +290,19 @@ def _check_array(array: Shaped[np.ndarray, "..."], label: str) -> None:
     shape = " x ".join(str(size) for size in array.shape)
     where = f"Stimulus {label}: the image array of shape ({shape})"
     if array.size == 0:
-        raise InputError(f"{where} has no pixels. Leave it out, or give one that has.")
+        raise InputError(f"{where} has no pixels. Omit it or replace it.")
     if array.ndim == 4:
-        raise InputError(f"{where} is a batch; give its pictures as a list: list(array).")
+        raise InputError(f"{where} is a batch; pass its images as a list: list(array).")
     if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
         raise InputError(
             f"{where} has its channels first; transpose it to (height, width, channels): array.transpose(1, 2, 0)."
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in CHANNELS):
-        raise InputError(f"{where} is no picture; (height, width) or (height, width, 1, 3 or 4 channels) is.")
+        raise InputError(f"{where} is not an image; its shape must be (height, width) or (height, width, 1, 3 or 4).")
     if not (array.dtype in ("uint8", "uint16", "bool") or array.dtype.kind == "f"):
         raise InputError(
             f"{where} holds {array.dtype}, whose scale is unknown. Cast it to uint8 (0..255) or uint16 (0..65535), or "
-            "give floats in 0..1."
+            "to floats in 0..1."
         )
 
 

@@ -1,7 +1,7 @@
-"""How well conditions are matched, in numbers: length and frequency of texts, luminance and contrast of images.
+"""Measures of how well conditions are matched: length and frequency of texts, luminance and contrast of images.
 
-Units that differ between two conditions may follow whatever else differs between them. These are the properties
-that localizers match their conditions in.
+Units that distinguish two conditions may respond to any property in which the conditions differ. These are the
+properties in which localizers match their conditions.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def text_statistics(texts: Sequence[str]) -> dict[str, float]:
-    """Length and frequency of texts; every value is NaN where nothing was there to measure.
+    """Length and word frequency of texts; NaN where there is nothing to measure.
 
     Parameters
     ----------
     texts
-        Those of one condition.
+        The texts of one condition.
 
     Returns
     -------
     dict
-        ``mean_words``, ``sd_words`` (split at spaces) and ``mean_characters``, ``sd_characters`` per text;
-        ``word_letters``, the mean letters per word; ``known_words``, the share of words among the some 5,000 most
-        common ones of English; ``mean_zipf``, the mean Zipf frequency (log10 of the occurrences in a thousand
-        million words) of those.
+        ``mean_words``, ``sd_words`` (separated by whitespace) and ``mean_characters``, ``sd_characters`` per text;
+        ``word_letters``, the mean number of letters per word; ``known_words``, the share of words among the roughly
+        5,000 most common English words; ``mean_zipf``, the mean Zipf frequency (log10 of the occurrences per billion
+        words) of those.
     """
     frequencies = zipf_frequencies()
     words = [word.lower().replace("’", "'") for text in texts for word in WORD.findall(text)]
@@ -49,19 +49,23 @@ def text_statistics(texts: Sequence[str]) -> dict[str, float]:
 
 
 def image_statistics(images: Iterable[Image]) -> dict[str, float]:
-    """Luminance and contrast of images, one decoded at a time.
+    """Luminance and contrast of images, which are decoded one at a time.
 
     Parameters
     ----------
     images
-        Those of one condition, in RGB.
+        The RGB images of one condition.
 
     Returns
     -------
     dict
-        ``mean_luminance``, ``sd_luminance`` over images of an image's mean luma (ITU-R 601, of the gamma-coded
-        values, black 0 to white 1), and ``rms_contrast``, the mean over images of the standard deviation of the luma
-        over an image's pixels (Peli, 1990).
+        ``mean_luminance``, ``sd_luminance`` over images of an image's mean luma (ITU-R 601, of the gamma-coded values,
+        black 0 to white 1), and ``rms_contrast``, the mean over images of the standard deviation of luma over pixels
+        (Peli, 1990).
+
+    References
+    ----------
+    Peli (1990). Contrast in complex images. Journal of the Optical Society of America A 7, 2032-2040.
     """
     import numpy as np
 
@@ -78,7 +82,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _sd(values: Sequence[float]) -> float:
-    """The standard deviation of a sample (n - 1); NaN for less than two values."""
+    """Sample standard deviation (n - 1); NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan")
     mean = _mean(values)

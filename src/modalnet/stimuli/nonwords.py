@@ -1,8 +1,8 @@
-"""Pronounceable nonwords: the shape of language without its words.
+"""Pronounceable nonwords, which have the form of words without their meaning.
 
-The control condition of a language localizer should be read like text and mean nothing. :func:`nonword` builds
-syllables from an onset, a nucleus and a coda, each drawn about as often as English uses it, until they have exactly
-as many letters as the word they replace. A draw that English has as a word is thrown away.
+The control condition of a language localizer should be read like text but have no meaning. :func:`nonword` builds
+syllables from an onset, a nucleus and a coda, each drawn roughly as often as it occurs in English, until they have
+exactly as many letters as the word they replace. Draws that are English words are rejected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modalnet.errors import InputError
 # Letters, with apostrophes between them: "don't" is one word of four letters.
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
-# Weights are rough counts of how often English words begin, are centred and end so.
+# Weights: rough counts of how often these occur in English words.
 FIRST_ONSETS = {
     "": 12, "b": 9, "c": 8, "d": 8, "f": 7, "g": 6, "h": 7, "j": 2, "k": 2, "l": 8, "m": 9, "n": 6, "p": 9, "r": 8,
     "s": 10, "t": 9, "v": 3, "w": 6, "y": 1, "z": 1, "bl": 2, "br": 3, "ch": 3, "cl": 3, "cr": 3, "dr": 3, "fl": 3,
@@ -39,8 +39,8 @@ LAST_CODAS = {
 }  # fmt: skip
 SILENT_E = {"d": 2, "k": 3, "l": 3, "m": 2, "n": 4, "p": 2, "r": 3, "s": 3, "t": 4, "v": 2}
 OPEN_ENDS = {"a": 3, "e": 2, "o": 2, "y": 6, "ay": 2, "ee": 1, "ow": 2}
-# What English does not spell: three of a letter or of vowels, four consonants, a doubled consonant before another or
-# at the beginning, a long vowel before a heavy coda, and some neighbours that no word has.
+# Sequences that English does not have: a letter three times, three vowels, four consonants, a doubled consonant before
+# another or at the beginning, a long vowel before a heavy coda, and some other letter pairs.
 UNSPELLABLE = re.compile(
     r"(.)\1\1|[aeiou]{3}|[^aeiouy]{4}|([^aeiou])\2[^aeiouy]|^([^aeiou])\3"
     r"|[aeiou]{2}(?:ck|ct|ft|ll|lt|mp|ng|nk|sk|ss)|m[^aeiouybmp]|[^aeiou]sh$|w[ou]{2}|yi"
@@ -48,32 +48,32 @@ UNSPELLABLE = re.compile(
 ONE_LETTER = {"e": 1, "o": 1, "u": 1}  # "a" and "i" are words
 ATTEMPTS = 100_000
 REDRAWS = 100
-LAST_SYLLABLE = {4: 0.6, 3: 0.8}  # with so many letters left, how often one syllable takes them all
+LAST_SYLLABLE = {4: 0.6, 3: 0.8}  # letters left -> probability that one syllable takes them all
 
 
 def nonword(word: str, seed: int | str = 0) -> str:
-    """Replace a word, or each word of a text, by a pronounceable nonword of as many letters.
+    """Replace a word, or each word of a text, by a pronounceable nonword with the same number of letters.
 
     Parameters
     ----------
     word
-        A word in Latin letters, or a text; digits, spaces and punctuation stay as they are, and each letter of the
+        A word in Latin letters, or a text. Digits, whitespace and punctuation are unchanged, and each letter of the
         nonword has the case of the letter it replaces.
     seed
-        Another seed gives another nonword. The same word and seed give the same nonword on every machine and every
-        Python version, whatever the case of the word.
+        Seed of the draw. The same word and seed give the same nonword on every machine and Python version, whatever the
+        case of the word.
 
     Returns
     -------
     str
-        As long as ``word`` (after Unicode composition, NFC). A nonword of three or more letters contains a vowel,
-        never four consonants in a row, and is neither ``word`` nor one of the common English words that
+        As long as ``word`` (after Unicode composition, NFC). A nonword of three or more letters contains a vowel, never
+        has four consonants in a row, and is neither ``word`` nor one of the common English words that
         :func:`english_words` lists.
 
     Raises
     ------
     InputError
-        Not a string, no letters, or letters that are not Latin.
+        ``word`` is not a string, has no letters, or has letters that are not Latin.
 
     Examples
     --------
@@ -81,20 +81,20 @@ def nonword(word: str, seed: int | str = 0) -> str:
     True
     """
     if not isinstance(word, str):
-        raise InputError(f"nonword takes a string; this is a {type(word).__name__}: {word!r}.")
+        raise InputError(f"`word` must be a string, got {word!r}.")
     composed = unicodedata.normalize("NFC", word)
     letters = [letter for match in WORD.finditer(composed) for letter in match[0] if letter.isalpha()]
     if not letters:
-        raise InputError(f"nonword needs at least one letter; {word!r} has none.")
+        raise InputError(f"`word` must have at least one letter, got {word!r}.")
     foreign = sorted({letter for letter in letters if not unicodedata.name(letter, "").startswith("LATIN ")})
     if foreign:
-        raise InputError(f"nonword makes words of Latin letters; {word!r} has {', '.join(foreign)}.")
+        raise InputError(f"`word` must be in Latin letters; {word!r} has {', '.join(foreign)}.")
     return WORD.sub(lambda match: _shaped(like=match[0], seed=seed), composed)
 
 
 @cache
 def english_words() -> frozenset[str]:
-    """The words that a nonword must not be: common English words that the syllables could spell, in lower case."""
+    """The words that are rejected as nonwords: common English words that the syllables could form, in lower case."""
     data = resources.files("modalnet.stimuli").joinpath("data")
     listed = data.joinpath("words.txt").read_text(encoding="utf-8").split()
     sentences = data.joinpath("sentences.txt").read_text(encoding="utf-8").lower()
@@ -102,7 +102,7 @@ def english_words() -> frozenset[str]:
 
 
 def _shaped(like: str, seed: int | str) -> str:
-    """A nonword with the apostrophes and the capitals of the word it replaces."""
+    """A nonword with the apostrophes and capitals of the word it replaces."""
     letters = iter(_draw("".join(filter(str.isalpha, like)).lower(), seed))
     shaped = ""
     for old in like:
@@ -122,11 +122,11 @@ def _draw(word: str, seed: int | str) -> str:
 
 
 def _syllables(length: int, rng: random.Random) -> str:
-    """Syllables of this many letters, or an empty string where the draw ran into a dead end."""
+    """Syllables with this many letters in all, or an empty string where the draw reached a dead end."""
     letters = _fitting(lambda: _pick(FIRST_ONSETS, rng), "", range(length))
     while left := length - len(letters):
         last = rng.random() < LAST_SYLLABLE.get(left, left < 3)
-        # What stays open needs room for a vowel and a consonant; of three letters, for a vowel ("-ly", "-to").
+        # An inner part leaves room for a vowel and a consonant; with three letters left, for a vowel ("-ly", "-to").
         sizes = range(left, left + 1) if last else range(2, max(left - 1, 3))
         piece = _fitting(lambda: _ending(rng) if last else _inner(rng), letters, sizes)  # noqa: B023 called at once
         if not piece:
@@ -136,7 +136,7 @@ def _syllables(length: int, rng: random.Random) -> str:
 
 
 def _fitting(draw: Callable[[], str], before: str, sizes: range) -> str:
-    """The first draw of a fitting size that English can spell after what stands before it, or an empty string."""
+    """The first draw of a fitting size that can follow the preceding letters in English, or an empty string."""
     for _ in range(REDRAWS):
         piece = draw()
         if len(piece) in sizes and not UNSPELLABLE.search(before + piece):
@@ -145,12 +145,12 @@ def _fitting(draw: Callable[[], str], before: str, sizes: range) -> str:
 
 
 def _inner(rng: random.Random) -> str:
-    """The rest of a syllable and the beginning of the next, so that the word can go on or end after it."""
+    """The rest of a syllable and the onset of the next, after which the word can go on or end."""
     return _pick(NUCLEI, rng) + _pick(INNER_CODAS, rng) + _pick(LATER_ONSETS, rng)
 
 
 def _ending(rng: random.Random) -> str:
-    """A nucleus and a coda, an open end, or a vowel with a silent e."""
+    """A nucleus with a coda, an open ending, or a nucleus with a consonant and a silent e."""
     chance = rng.random()
     if chance < 0.15:
         return _pick(OPEN_ENDS, rng)

@@ -1,28 +1,28 @@
-"""Bundled sets of pictures: seen things against the same pixels in disorder, and kinds of things against each other."""
+"""Bundled picture sets: intact against scrambled pictures, and visual categories against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalnet.errors import InputError
+from modalnet._validation import check_options
 from modalnet.stimuli.contrast import Contrast
-from modalnet.stimuli.exemplars import KINDS, check_count, check_size, draw
+from modalnet.stimuli.picture_sets import KINDS, check_count, check_size, draw
 from modalnet.stimuli.scramble import box_scramble, phase_scramble, to_picture
 from modalnet.stimuli.stimulus import Stimulus
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# condition -> the kind of drawing that it shows
+# condition -> kind of picture
 CATEGORIES = {"faces": "face", "houses": "house", "objects": "object", "words": "word"}
 _VISION, _CATEGORIES = 1, 2
 
 
 def _noise(image: Image, seed: int) -> Image:
-    """The picture's own pixels in random order."""
+    """The picture's pixels in random order."""
     values = np.asarray(image)
     return to_picture(np.random.default_rng(seed).permutation(values.reshape(-1, 3)).reshape(values.shape))
 
@@ -33,7 +33,7 @@ def _blank(image: Image, seed: int) -> Image:
     return to_picture(np.broadcast_to(values.mean((0, 1)), values.shape))
 
 
-# condition -> how it is made from an intact picture
+# condition -> function of an intact picture and a seed
 CONTROLS: dict[str, Callable[[Image, int], Image]] = {
     "phase-scrambled": phase_scramble,
     "box-scrambled": box_scramble,
@@ -43,33 +43,35 @@ CONTROLS: dict[str, Callable[[Image, int], Image]] = {
 
 
 def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 120, size: int = 224) -> Contrast:
-    """Intact pictures > the same pictures scrambled: what a model does with things that it sees.
+    """Intact pictures > scrambled versions of them: units that respond to visual objects.
 
     The intact pictures are drawn: faces, houses, objects, printed words and scenes of one to five shapes in turn, in
-    eight colours. All are brought to one mean luminance (128 of 255) and contrast. Every other condition is made from
+    eight colours. All are matched to one mean luminance (128 of 255) and contrast. Every other condition is made from
     them, picture by picture:
 
     ===================  ============================================================================================
     ``phase-scrambled``  the same amplitude spectrum in each colour channel, random phases (:func:`phase_scramble`)
     ``box-scrambled``    8 x 8 boxes in other places, the same pixels (:func:`box_scramble`)
     ``noise``            the same pixels in random order: white noise of equal luminance, contrast and colours
-    ``blank``            the mean colour everywhere; a few pictures share theirs
+    ``blank``            the mean colour everywhere; a few pictures have the same one
     ===================  ============================================================================================
 
     The design is that of Malach et al. (1995) and Grill-Spector et al. (1998), who contrast objects with scrambled
-    ones; the pictures are this package's own. ``vision(against=None)`` holds all five conditions, for a profile.
+    objects; the pictures are this package's own. ``vision(against=None)`` holds all five conditions, for response
+    profiles.
 
-    On DINOv2-S the top 1% of this contrast overlaps with that of fLoc's photographs (intact > scrambled) at a Dice of
-    0.11, the top 5% at 0.24; layer-matched random units at 0.01 and 0.04. On held-out pictures the 1% keep g = 3.8.
+    On DINOv2-S the top 1% of units of this contrast overlap with those of fLoc's photographs (intact > scrambled) at a
+    Dice coefficient of 0.11, the top 5% at 0.24; layer-matched random units at 0.01 and 0.04. On held-out pictures the
+    top 1% have an effect of g = 3.8.
 
     Parameters
     ----------
     against
         The condition, or list of conditions, to compare with; None means all four.
     n
-        Pictures per condition; a multiple of 5 gives equally many of each kind. Picture *i* does not depend on it.
+        Pictures per condition; a multiple of 5 gives equally many of each kind. Picture *i* does not depend on ``n``.
     size
-        Pixels per side, 32 to 2048. Pictures are drawn at this size, so give what the model reads.
+        Pixels per side, 32 to 2048. Pictures are drawn at this size; choose the input size of the model.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 
     Raises
     ------
     InputError
-        ``against`` names no condition, or ``n`` or ``size`` is out of range.
+        ``against`` names an unknown condition, or ``n`` or ``size`` is out of range.
 
     References
     ----------
@@ -104,30 +106,30 @@ def categories(
     n: int = 64,
     size: int = 224,
 ) -> Contrast:
-    """One kind of thing > the other kinds: faces, houses, objects and printed words.
+    """One visual category > the others: faces, houses, objects and printed words.
 
-    The design is that of the fLoc localizer, drawn (:func:`floc` reads its photographs). Picture *i* of each category
-    is drawn on the same ground, in the same one of eight colours (of hair, walls, object, letters). All pictures are
-    then brought to one mean luminance (128 of 255) and one contrast (24 of 255, over the three channels). Words fill
-    less of a picture than the others, and that is not matched: their contrast lies in fewer pixels, with more grain
-    around them, and clipping leaves it 10% lower.
+    The design is that of the fLoc localizer, with drawings (:func:`floc` reads its photographs). Picture *i* of every
+    category has the same background and the same one of eight colours (of hair, walls, object, letters). All pictures
+    are matched to one mean luminance (128 of 255) and one contrast (24 of 255, over the three channels). Words fill
+    less of a picture than the other categories, which is not matched: their contrast is concentrated in fewer pixels,
+    with more grain around them, and clipping reduces it by 10%.
 
-    Drawn faces are not photographs: on DINOv2-S the top 1% for drawn faces come back on held-out drawings (g = 2.0,
-    split-half Dice 0.73), but overlap little with those for the photographed faces of fLoc (Dice 0.04, within the range
-    of random units; 0.12 for the top 5%, random 0.06). Use :func:`floc` to find what serves natural faces.
+    Drawn faces are not photographs: on DINOv2-S the top 1% of units for drawn faces replicate on held-out drawings (g =
+    2.0, split-half Dice 0.73), but overlap little with those for the photographed faces of fLoc (Dice 0.04, within the
+    range of random units; 0.12 for the top 5%, random 0.06). Use :func:`floc` to find units for natural faces.
 
     Parameters
     ----------
     positive
-        The category, or list of categories, expected to drive the units more: ``"faces"``, ``"houses"``,
+        The category, or list of categories, expected to evoke the larger response: ``"faces"``, ``"houses"``,
         ``"objects"`` or ``"words"``.
     against
-        Those to compare with; None means all the others.
+        The categories to compare with; None means all others.
     n
         Pictures per category; a multiple of 8 shows every colour equally often, and 64 every object in every colour.
-        Picture *i* does not depend on it.
+        Picture *i* does not depend on ``n``.
     size
-        Pixels per side, 32 to 2048. Pictures are drawn at this size, so give what the model reads.
+        Pixels per side, 32 to 2048. Pictures are drawn at this size; choose the input size of the model.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def categories(
     Raises
     ------
     InputError
-        An unknown category, one on both sides, nothing to compare with, or ``n`` or ``size`` out of range.
+        A category is unknown or on both sides, there is nothing to compare with, or ``n`` or ``size`` is out of range.
 
     References
     ----------
@@ -163,15 +165,9 @@ def _contrast(shown: dict[str, list[Image]], positive: list[str], negative: list
     return Contrast(stimuli, positive, negative)
 
 
-def _named(argument: str, names: str | Sequence[str] | None, known: Mapping[str, object]) -> list[str]:
-    """The conditions that an argument names, checked before anything is drawn."""
+def _named(argument: str, names: str | Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """The conditions that an argument names, in a fixed order."""
     if names is None:
         return list(known)
-    listed = [names] if isinstance(names, str) else names
-    if (
-        not isinstance(listed, list | tuple | set | frozenset)
-        or not listed
-        or not all(name in known for name in listed)
-    ):
-        raise InputError(f"{argument} is one or several of {', '.join(known)}; this is {names!r}.")
-    return [name for name in known if name in listed]
+    chosen = check_options(argument, names, known)
+    return [name for name in known if name in chosen]

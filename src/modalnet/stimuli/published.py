@@ -1,4 +1,4 @@
-"""Published localizers, read from the files as their authors share them."""
+"""Published localizers, read from the files that their authors distribute."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ FACES = ("adult", "child")
 
 
 def fedorenko2010(folder: str | os.PathLike[str], *, lower: bool = True, duplicates: Duplicates = "error") -> Contrast:
-    """The language localizer: sentences > strings of nonwords.
+    """The language localizer of Fedorenko et al. (2010): sentences > strings of nonwords.
 
     Parameters
     ----------
     folder
-        The folder with the ten files ``langloc_fmri_run{1,2}_stim_set{1..5}.csv``: twelve words per row in the
-        columns stim2 to stim13, S (sentence) or N (nonwords) in stim14.
+        The folder with the ten files ``langloc_fmri_run{1,2}_stim_set{1..5}.csv``: twelve words per row in the columns
+        stim2 to stim13, S (sentence) or N (nonwords) in stim14.
     lower
-        Lower-case the words, which the files hold in capitals, as the published code of "The LLM Language Network"
-        does: a tokenizer cuts capitals into more pieces than a model usually reads. False leaves them as they are.
+        Lower-case the words, which the files hold in capitals, as in the published code of "The LLM Language Network":
+        tokenizers split capitals into more tokens than ordinary text. False keeps the capitals.
     duplicates
-        The published items are all different, so a text that comes twice is an error of the copy; ``"keep"`` takes it.
+        The published items are all different, so a repeated text is an error of the copy; ``"keep"`` accepts it.
 
     Returns
     -------
     Contrast
         240 stimuli of the condition ``sentences`` and 240 of ``nonwords``, the words joined by single spaces. An id
-        such as ``"run1-set3-07"`` says file and item.
+        such as ``"run1-set3-07"`` names file and item.
 
     Raises
     ------
     InputError
-        A file or column is missing, a cell is empty, a label is neither S nor N, a row has another width, or a text
-        comes twice. The message names the file and the row, or the ids.
+        A file or column is missing, a cell is empty, a label is neither S nor N, a row has another number of cells, or
+        a text is repeated. The message names the file and the row, or the ids.
 
     References
     ----------
@@ -76,7 +76,7 @@ def _language_file(path: Path, lower: bool) -> list[Stimulus]:
             raise InputError(f"{path}, row {number}: column {WORD_COLUMNS[words.index('')]} is empty.")
         label = row[label_column].strip()
         if label not in LABELS:
-            raise InputError(f"{path}, row {number}: column {LABEL_COLUMN} says {label!r}; S or N was expected.")
+            raise InputError(f"{path}, row {number}: column {LABEL_COLUMN} must be S or N, got {label!r}.")
         text = " ".join(words)
         stimuli.append(
             Stimulus(text.lower() if lower else text, condition=LABELS[label], id=f"{run}-{part}-{item:02d}")
@@ -91,24 +91,24 @@ def floc(
     *,
     duplicates: Duplicates = "error",
 ) -> Contrast:
-    """The fLoc functional localizer of visual categories; by default faces > the other intact categories.
+    """The fLoc localizer of visual categories; by default faces > the other intact categories.
 
-    Other contrasts by their categories: ``positive=("house", "corridor")`` for places, ``("word", "number")`` for
+    Other contrasts are selected by category: ``positive=("house", "corridor")`` for places, ``("word", "number")`` for
     characters, ``("body", "limb")`` for bodies. Intact > scrambled is
     ``floc(folder, positive=INTACT, negative="scrambled")`` with ``INTACT`` from ``modalnet.stimuli.published``.
 
     Parameters
     ----------
     folder
-        Images named by category and number (``adult-001.jpg``): adult, child, body, limb, car, instrument,
-        corridor, house, word, number, scrambled.
+        Images named by category and number (``adult-001.jpg``): adult, child, body, limb, car, instrument, corridor,
+        house, word, number, scrambled.
     positive
         Categories.
     negative
-        Categories; None means the intact ones that are not positive, never ``scrambled``.
+        Categories; None means the intact categories that are not positive, never ``scrambled``.
     duplicates
-        The published images are all different, so two files with one content are an error of the copy; ``"keep"``
-        takes them.
+        The published images are all different, so two identical files are an error of the copy; ``"keep"`` accepts
+        them.
 
     Returns
     -------
@@ -118,8 +118,8 @@ def floc(
     Raises
     ------
     InputError
-        No such folder, images of another name or category, a named category without images, two files with the
-        same content.
+        The folder does not exist, an image has another name or category, a named category has no images, or two files
+        are identical.
 
     References
     ----------
@@ -129,13 +129,13 @@ def floc(
     folder = open_folder(folder)
     images = images_in(folder)
     if not images:
-        raise InputError(f"{folder} has no images; fLoc images are named adult-001.jpg and the like.")
+        raise InputError(f"{folder} has no images; fLoc images are named like adult-001.jpg.")
     groups = by_prefix(folder, images)
-    strangers = [name for name in groups if name not in (*INTACT, SCRAMBLED)]
-    if strangers:
+    unknown = [name for name in groups if name not in (*INTACT, SCRAMBLED)]
+    if unknown:
         raise InputError(
-            f"{folder} holds images of categories that fLoc does not have: {', '.join(strangers)}. It has "
-            f"{', '.join((*INTACT, SCRAMBLED))}. modalnet.stimuli.from_folder reads any categories."
+            f"{folder} has images of categories that fLoc does not have: {', '.join(unknown)}. fLoc has "
+            f"{', '.join((*INTACT, SCRAMBLED))}; modalnet.stimuli.from_folder reads any categories."
         )
     if negative is None:
         negative = tuple(name for name in INTACT if name not in listed(positive))
@@ -143,6 +143,6 @@ def floc(
         if missing:
             raise InputError(
                 f"{folder} has no images of {', '.join(missing)}, which the default negative side includes. Name the "
-                "negative categories (negative=...) to go without."
+                "negative categories with `negative` to omit them."
             )
     return make_contrast(folder, image_stimuli(folder, groups), positive, negative, duplicates=duplicates)

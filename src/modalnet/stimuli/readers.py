@@ -1,4 +1,4 @@
-"""A researcher's own files as contrasts: a table of texts and image paths, or a folder of images."""
+"""Contrasts from files: a table of texts and image paths, or a folder of images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.duplicates import refuse_duplicates
@@ -42,16 +43,16 @@ def from_csv(
     path
         The file.
     text, image, condition, id
-        Column names. ``text=None`` reads image-only stimuli. Image paths count from the folder of the CSV file.
+        Column names. ``text=None`` reads image-only stimuli. Image paths are relative to the folder of the CSV file.
         Where both text and image are named, a row may leave one of them empty. Without an id column, a stimulus is
-        called after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1.
+        named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
     encoding, delimiter
-        How the file is written.
+        Text encoding and cell delimiter of the file.
     duplicates
-        What to do about two rows of the contrast with the same text and image, in one condition or in two:
-        ``"error"`` or ``"keep"``.
+        ``"error"`` refuses two rows of the contrast with the same text and image, in one condition or in two;
+        ``"keep"`` accepts them.
 
     Returns
     -------
@@ -61,13 +62,13 @@ def from_csv(
     Raises
     ------
     InputError
-        No such file or column; another encoding; a row with an empty cell, another width, or an image that is not
-        there; an id twice; two rows with the same text and image; conditions that make no contrast. The message
-        names the file and the row.
+        The file or a column does not exist, or the encoding is another; a row has an empty cell, another number of
+        cells, or an image that does not exist; an id or a stimulus is repeated; or the conditions do not form a
+        contrast. The message names the file and the row.
     """
     path = Path(path)
     if text is None and image is None:
-        raise InputError(f"{path}: name the column of the texts (text=), of the images (image=), or both.")
+        raise InputError(f"{path}: name the text column (`text`), the image column (`image`), or both.")
     header, rows = read_table(path, encoding, delimiter)
     columns = {
         field: column(path, header, name, delimiter)
@@ -84,11 +85,11 @@ def from_csv(
             empty = [field for field in empty if field not in ("text", "image")]
         if empty:
             raise InputError(
-                f"{where}: the cell for the {' and the '.join(empty)} is empty. Fill it, or take the row out."
+                f"{where}: the cell for the {' and the '.join(empty)} is empty. Fill it in, or remove the row."
             )
         name = cells.get("id", f"{path.stem}:{number}").strip()
         if name in ids:
-            raise InputError(f"{where} has the id {name!r} of row {ids[name]}. Ids name one stimulus each.")
+            raise InputError(f"{where} has the id {name!r} of row {ids[name]}. Ids must be unique.")
         ids[name] = number
         stimuli.append(
             stimulus_at(
@@ -101,8 +102,8 @@ def from_csv(
         )
     if not stimuli:
         raise InputError(f"{path} has a header and no rows.")
-    places = {name: f"row {number}" for name, number in ids.items()}
-    return make_contrast(path, stimuli, positive, negative, duplicates=duplicates, places=places)
+    locations = {name: f"row {number}" for name, number in ids.items()}
+    return make_contrast(path, stimuli, positive, negative, duplicates=duplicates, locations=locations)
 
 
 def from_folder(
@@ -118,48 +119,46 @@ def from_folder(
     Parameters
     ----------
     folder
-        Either one subfolder per condition (``faces/anna.png``), or names that begin with the condition and end in a
-        number (``face-001.png``, ``face_1.jpg``).
+        Either one subfolder per condition (``faces/anna.png``), or file names that begin with the condition and end in
+        a number (``face-001.png``, ``face_1.jpg``).
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
     condition
-        ``"subfolder"``, ``"prefix"``, or ``"auto"``: whichever of the two the folder holds.
+        ``"subfolder"``, ``"prefix"``, or ``"auto"``: whichever of the two the folder uses.
     duplicates
-        What to do about two files of the contrast with the same content, in one condition or in two: ``"error"`` or
-        ``"keep"``.
+        ``"error"`` refuses two identical files in the contrast, in one condition or in two; ``"keep"`` accepts them.
 
     Returns
     -------
     Contrast
-        Image-only stimuli sorted by name; their ids are the paths inside the folder. Hidden files and files that
-        are no PNG, JPEG, BMP, GIF, TIFF, WebP, PGM or PPM by their ending are passed over.
+        Image-only stimuli sorted by name; their ids are the paths inside the folder. Hidden files are ignored, and
+        files whose ending is not that of a PNG, JPEG, BMP, GIF, TIFF, WebP, PGM or PPM.
 
     Raises
     ------
     InputError
-        No such folder; no images; images both beside and inside the subfolders (``"auto"``); a name without prefix
-        and number; a condition whose subfolder holds no images; two files with the same content; conditions that
-        make no contrast.
+        The folder does not exist or has no images; it has images both beside and inside subfolders (``"auto"``); a name
+        has no prefix and number; the subfolder of a condition has no images; two files are identical; or the conditions
+        do not form a contrast.
     """
     folder = open_folder(folder)
-    if condition not in ("auto", "subfolder", "prefix"):
-        raise InputError(f"condition is 'auto', 'subfolder' or 'prefix'; this is {condition!r}.")
+    check_option("condition", condition, ("auto", "subfolder", "prefix"))
     subfolders = {item.name: images_in(item) for item in _visible(folder) if item.is_dir()}
     beside = images_in(folder)
     inside = any(subfolders.values())
     if condition == "auto":
         if inside and beside:
             raise InputError(
-                f"{folder} holds images ({_some(beside)}) beside subfolders with images. Pass condition='prefix' to "
-                "read the first, condition='subfolder' to read the others."
+                f"{folder} has images ({_some(beside)}) beside subfolders with images. Pass condition='prefix' to read "
+                "the former, condition='subfolder' to read the latter."
             )
         condition = "subfolder" if inside else "prefix"
     if condition == "subfolder" and inside:
         wanted = None if negative is None else {*listed(positive), *listed(negative)}
-        bare = [name for name, images in subfolders.items() if not images and (wanted is None or name in wanted)]
-        if bare:
+        empty = [name for name, images in subfolders.items() if not images and (wanted is None or name in wanted)]
+        if empty:
             raise InputError(
-                f"Subfolders of {folder} without images: {', '.join(bare)}. Fill them, or name the negative "
+                f"Subfolders of {folder} without images: {', '.join(empty)}. Fill them, or name the negative "
                 "conditions without them."
             )
         groups = subfolders
@@ -168,8 +167,8 @@ def from_folder(
     else:
         where = "in its subfolders" if condition == "subfolder" else "in it"
         raise InputError(
-            f"{folder} has no images {where}. Endings that count: {', '.join(IMAGE_SUFFIXES)}. "
-            "One subfolder per condition or names such as face-001.png were expected."
+            f"{folder} has no images {where} (endings: {', '.join(IMAGE_SUFFIXES)}). Use one subfolder per condition, "
+            "or names such as face-001.png."
         )
     return make_contrast(folder, image_stimuli(folder, groups), positive, negative, duplicates=duplicates)
 
@@ -180,24 +179,24 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def by_prefix(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
-    """Sort images named ``condition-number`` by condition; an :class:`InputError` names those that are not."""
+    """Group images named ``condition-number`` by condition; an :class:`InputError` names those that are not."""
     groups: dict[str, list[Path]] = {}
-    strangers = []
+    unnumbered = []
     for path in images:
         if match := PREFIX.match(path.stem):
             groups.setdefault(match["condition"], []).append(path)
         else:
-            strangers.append(path)
-    if strangers:
+            unnumbered.append(path)
+    if unnumbered:
         raise InputError(
-            f"{folder} holds {len(strangers)} images whose names do not end in a condition, '-' or '_', and a number "
-            f"(face-001.png): {_some(strangers)}. Rename them, move them, or use one subfolder per condition."
+            f"{folder} has {len(unnumbered)} images whose names are not a condition, '-' or '_', and a number "
+            f"(face-001.png): {_some(unnumbered)}. Rename them, move them, or use one subfolder per condition."
         )
     return groups
 
 
 def image_stimuli(folder: Path, groups: dict[str, list[Path]]) -> list[Stimulus]:
-    """One image-only stimulus per file, called by its path inside the folder."""
+    """One image-only stimulus per file, with its path inside the folder as id."""
     return [
         Stimulus(image=path, condition=condition, id=path.relative_to(folder).as_posix())
         for condition, paths in groups.items()
@@ -206,21 +205,21 @@ def image_stimuli(folder: Path, groups: dict[str, list[Path]]) -> list[Stimulus]
 
 
 def open_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path; an :class:`InputError` where there is none, or none that may be read."""
+    """Return the folder as a path; an :class:`InputError` where it does not exist or cannot be read."""
     folder = Path(folder)
     try:
-        there, is_folder = folder.exists(), folder.is_dir()
+        exists, is_folder = folder.exists(), folder.is_dir()
         if is_folder:
             next(folder.iterdir(), None)
-    except OSError as error:  # no permission for it, or for a folder above it
+    except OSError as error:  # no permission for the folder, or for one above it
         raise InputError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
     if not is_folder:
-        raise InputError(f"{str(folder)!r} is a file, not a folder." if there else f"No folder at {str(folder)!r}.")
+        raise InputError(f"{str(folder)!r} is a file, not a folder." if exists else f"No folder at {str(folder)!r}.")
     return folder
 
 
 def stimulus_at(where: str, **fields: Any) -> Stimulus:
-    """A stimulus whose complaint says where in the file it stands."""
+    """Make a stimulus; errors name its location in the source."""
     try:
         return Stimulus(**fields)
     except InputError as error:
@@ -234,17 +233,16 @@ def make_contrast(
     negative: str | Sequence[str] | None,
     *,
     duplicates: Duplicates = "error",
-    places: Mapping[str, str] | None = None,
+    locations: Mapping[str, str] | None = None,
 ) -> Contrast:
-    """A contrast whose complaint says which file or folder, and which rows of it, it was read from."""
-    if duplicates not in ("error", "keep"):
-        raise InputError(f"duplicates is 'error' or 'keep'; this is {duplicates!r}.")
+    """Make a contrast; errors name the file or folder, and the rows, that it was read from."""
+    check_option("duplicates", duplicates, get_args(Duplicates))
     try:
         contrast = Contrast(stimuli, positive, negative)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     if duplicates == "error":
-        refuse_duplicates(source, contrast.stimuli, places)
+        refuse_duplicates(source, contrast.stimuli, locations)
     return contrast
 
 

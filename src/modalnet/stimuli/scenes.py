@@ -1,9 +1,10 @@
-"""Scenes: several coloured shapes in one picture, none touching another, and the same scene in words."""
+"""Scenes of several coloured shapes that do not touch, and their descriptions in words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.stimuli.rendering import COLOURS, Shape
 
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
 MOST_SHAPES = 5
 RELATIONS = ("left", "right", "above", "below")
 RADII = (0.09, 0.16)
-# No drawn shape reaches further than 1.1 radii from its centre along either axis (the point of a star does).
+# Extent of a shape along either axis in radii; the points of a star reach furthest.
 REACH = 1.1
 GAP = 0.02
-# Beside and not above: the one distance must be this many times the other.
+# A relation is clear where the distance along one axis is this many times that along the other.
 CLEARLY = 1.7
 _TRIES = 50
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Centre and radius of a shape, as fractions of the picture."""
 
     x: float
@@ -31,21 +32,21 @@ class Place(NamedTuple):
     radius: float
 
 
-def place_shapes(rng: np.random.Generator, count: int) -> list[Place]:
-    """Random places for shapes that do not touch each other or the edge.
+def place_shapes(rng: np.random.Generator, count: int) -> list[Placement]:
+    """Draw random positions and sizes of shapes that touch neither each other nor the edge.
 
     Parameters
     ----------
     rng
-        The source of chance.
+        Source of randomness.
     count
-        1 to 5 shapes.
+        Number of shapes, 1 to 5.
 
     Returns
     -------
-    list of Place
-        Radii are uniform in 0.09..0.16 before crowding; five shapes together are a little smaller than one alone,
-        because small ones fit more often. The boxes that two shapes fill are at least 0.02 of the picture apart along
+    list of Placement
+        Radii are drawn uniformly from 0.09 to 0.16 and rejected where the shape does not fit, so five shapes are on
+        average a little smaller than one. The bounding boxes of two shapes are at least 0.02 of the picture apart along
         one axis, and as far from the edge.
 
     Raises
@@ -53,37 +54,37 @@ def place_shapes(rng: np.random.Generator, count: int) -> list[Place]:
     InputError
         ``count`` is out of range.
     """
-    if count not in range(1, MOST_SHAPES + 1):
-        raise InputError(f"A scene has 1 to {MOST_SHAPES} shapes; this is {count!r}.")
+    check_int("count", count, minimum=1, maximum=MOST_SHAPES)
     while True:
-        places: list[Place] = []
+        places: list[Placement] = []
         for _ in range(_TRIES):
             radius = rng.uniform(*RADII)
             edge = REACH * radius + GAP
             x, y = rng.uniform(edge, 1 - edge, size=2)
-            new = Place(float(x), float(y), float(radius))
+            new = Placement(float(x), float(y), float(radius))
             if all(_apart(new, other) for other in places):
                 places.append(new)
             if len(places) == count:
                 return places
 
 
-def _apart(one: Place, other: Place) -> bool:
-    return max(abs(one.x - other.x), abs(one.y - other.y)) >= REACH * (one.radius + other.radius) + GAP
+def _apart(first: Placement, second: Placement) -> bool:
+    distance = max(abs(first.x - second.x), abs(first.y - second.y))
+    return distance >= REACH * (first.radius + second.radius) + GAP
 
 
 def scene(rng: np.random.Generator, kinds: Sequence[str], colour: int) -> list[Shape]:
-    """Shapes of the given kinds in different colours, which do not touch.
+    """Draw shapes of given kinds in different colours, which do not touch.
 
     Parameters
     ----------
     rng
-        The source of chance.
+        Source of randomness.
     kinds
-        1 to 5 kinds of shape.
+        Kinds of the 1 to 5 shapes.
     colour
-        The first shape's, as an index that goes round ``COLOURS``. The others follow at one random odd step, so over
-        scenes of all first colours each colour is shown equally often.
+        Index of the first shape's colour, modulo the number of ``COLOURS``. The other colours follow at one random odd
+        step, so that over scenes with all first colours each colour occurs equally often.
     """
     names, step = list(COLOURS), int(rng.choice([1, 3, 5, 7]))
     places = place_shapes(rng, len(kinds))
@@ -94,13 +95,13 @@ def scene(rng: np.random.Generator, kinds: Sequence[str], colour: int) -> list[S
 
 
 def describe(shapes: Sequence[Shape]) -> str:
-    """What is there, from left to right: ``"there is a red circle and a blue square."``"""
+    """Describe a scene from left to right: ``"there is a red circle and a blue square."``"""
     named = [with_article(str(shape)) for shape in sorted(shapes, key=lambda shape: shape.x)]
     return f"there is {', '.join(named[:-1])}{' and ' if len(named) > 1 else ''}{named[-1]}."
 
 
 def relation(first: Shape, second: Shape) -> str | None:
-    """Where the first is from the second: left, right, above, below; None where it is beside as much as above."""
+    """Position of the first shape relative to the second: left, right, above or below; None where it is ambiguous."""
     right, down = first.x - second.x, first.y - second.y
     if abs(right) > CLEARLY * abs(down):
         return "right" if right > 0 else "left"
@@ -110,24 +111,24 @@ def relation(first: Shape, second: Shape) -> str | None:
 
 
 def describe_relation(first: Shape, second: Shape) -> str:
-    """The relation as a sentence: ``"the red circle is left of the blue square."``
+    """Describe the relation of two shapes: ``"the red circle is left of the blue square."``
 
     Raises
     ------
     InputError
-        The two stand aslant, so that no one word says it.
+        The relation is ambiguous: the shapes stand diagonally to each other.
     """
-    where = relation(first, second)
-    if where is None:
+    position = relation(first, second)
+    if position is None:
         raise InputError(f"The {first} is neither clearly beside nor clearly above or below the {second}.")
-    return f"the {first} is {where}{' of' if where in ('left', 'right') else ''} the {second}."
+    return f"the {first} is {position}{' of' if position in ('left', 'right') else ''} the {second}."
 
 
 def with_article(name: str) -> str:
-    """``"a red circle"``, ``"an orange square"``."""
+    """Put the indefinite article before a name: ``"a red circle"``, ``"an orange square"``."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def plural(kind: str) -> str:
-    """``"circles"``, ``"crosses"``."""
+    """Plural of a kind of shape: ``"circles"``, ``"crosses"``."""
     return kind + ("es" if kind.endswith("s") else "s")

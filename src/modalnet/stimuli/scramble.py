@@ -1,8 +1,8 @@
-"""Scrambled pictures: what a picture is made of stays, what it shows goes.
+"""Scrambled images, which preserve image statistics and destroy content.
 
-Two ways, for two questions. Phase scrambling keeps how much contrast there is at every spatial frequency and
-orientation, and destroys where it is: edges, parts and things. Box scrambling keeps the parts within each box, edges
-and colours included, and destroys their arrangement.
+Phase scrambling preserves the contrast at every spatial frequency and orientation and destroys its location: edges,
+parts and objects. Box scrambling preserves the content of each box, edges and colours included, and destroys the
+arrangement.
 """
 
 from __future__ import annotations
@@ -11,73 +11,75 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modalnet._validation import check_int, check_seed
 from modalnet.errors import InputError
 from modalnet.stimuli.images import load_image
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float, Int, UInt8
     from PIL.Image import Image
 
     from modalnet.stimuli.images import ImageLike
 
-FEWEST_BOXES = 2
+MINIMUM_BOXES = 2
 
 
 def phase_scramble(image: ImageLike, seed: int = 0) -> Image:
-    """The picture with its Fourier phases randomized and its amplitude spectrum kept.
+    """Randomize the Fourier phases of an image and preserve its amplitude spectrum.
 
-    The phases of one white-noise picture are added to those of each colour channel. One field for all channels keeps
-    the phase differences between them, hence the colours that go together; the phases of a *real* noise picture are
-    antisymmetric, hence the result is real. The mean of a channel is not touched.
+    The phases of one white-noise image are added to those of each colour channel. The same phases for all channels
+    preserve the phase differences between channels, hence the combinations of colours; the phases of a *real* noise
+    image are antisymmetric, so the result is real. The mean of each channel is unchanged.
 
-    A scrambled picture takes more levels than its original, so a few values can fall outside 0..255. They are clipped,
-    as is common: rescaling instead would change mean and contrast of the whole picture. How far the amplitude spectra
-    then differ, as a fraction of the norm without the mean: 0.008 for the pictures of :func:`modalnet.stimuli.vision`,
-    whose contrast leaves room, and for the photographs of fLoc, most of it rounding; 0.06, with 3% of the values
-    clipped, for strongly coloured drawings of full contrast (0.18 and 14% at the worst). Opposite edges of a picture
-    that do not match give the scrambled one horizontal and vertical streaks, as in every such spectrum.
+    A scrambled image has a wider range of levels than the original, so a few values can fall outside 0..255. They are
+    clipped, as is common: rescaling instead would change the mean and contrast of the whole image. The resulting error
+    of the amplitude spectrum, relative to its norm without the mean, is 0.008 for the pictures of
+    :func:`modalnet.stimuli.vision`, whose contrast leaves room, and for the photographs of fLoc, most of it rounding;
+    0.06, with 3% of the values clipped, for strongly coloured drawings of full contrast (at worst 0.18 and 14%).
+    Opposite edges of an image that do not match give the scrambled image horizontal and vertical streaks, as in every
+    such spectrum.
 
     Parameters
     ----------
     image
-        Anything that :func:`modalnet.stimuli.images.load_image` reads.
+        Any input of :func:`modalnet.stimuli.images.load_image`.
     seed
-        Settles the noise. Pictures of one size and seed get the same phases added.
+        Seed of the noise. Images of the same size and seed get the same added phases.
 
     Returns
     -------
     PIL.Image.Image
-        RGB, of the same size. A grey picture stays grey.
+        RGB, of the same size. A grey image stays grey.
 
     Raises
     ------
     InputError
-        No image, as ``load_image`` says, or a seed that is no whole number from 0.
+        The image cannot be used (see ``load_image``), or ``seed`` is not a non-negative integer.
 
     References
     ----------
     Dakin, Hess, Ledgeway & Achtman (2002). What causes non-monotonic tuning of fMRI response to noisy images? Current
-    Biology 12, R476-R477. Sadr & Sinha (2004). Object recognition and Random Image Structure Evolution. Cognitive
-    Science 28, 259-287.
+    Biology 12, R476-R477.
+    Sadr & Sinha (2004). Object recognition and Random Image Structure Evolution. Cognitive Science 28, 259-287.
     """
-    rng = _generator(seed)
+    rng = np.random.default_rng(check_seed(seed))
     values = np.asarray(load_image(image), dtype=np.float64)
     return to_picture(with_random_phases(values, rng))
 
 
 def box_scramble(image: ImageLike, seed: int = 0, boxes: int = 8) -> Image:
-    """The picture cut into a grid of boxes that change places.
+    """Cut an image into a grid of boxes and permute them.
 
-    No box stays in its place. Boxes are equal and as large as fits, so where a side is not a multiple of ``boxes``,
-    up to ``boxes - 1`` pixels of it are left over; they stay where they are, half at each end. Every pixel of the
-    picture is in the result once.
+    No box stays in place. Boxes are equal and as large as possible; where a side is not a multiple of ``boxes``, up to
+    ``boxes - 1`` pixels of it are left over and stay in place, half at each end. The result contains every pixel of the
+    image once.
 
     Parameters
     ----------
     image
-        Anything that :func:`modalnet.stimuli.images.load_image` reads.
+        Any input of :func:`modalnet.stimuli.images.load_image`.
     seed
-        Settles the places.
+        Seed of the permutation.
     boxes
         Boxes per side, at least 2.
 
@@ -89,28 +91,28 @@ def box_scramble(image: ImageLike, seed: int = 0, boxes: int = 8) -> Image:
     Raises
     ------
     InputError
-        No image, as ``load_image`` says; a seed that is no whole number from 0; fewer boxes than 2, or more than the
-        shorter side has pixels.
+        The image cannot be used (see ``load_image``), ``seed`` is not a non-negative integer, or ``boxes`` is less than
+        2 or more than the pixels of the shorter side.
 
     References
     ----------
     Grill-Spector, Kushnir, Hendler, Edelman, Itzchak & Malach (1998). A sequence of object-processing stages revealed
-    by fMRI in the human occipital lobe. Human Brain Mapping 6, 316-328. Vogels (1999). Effect of image scrambling on
-    inferior temporal cortical responses. NeuroReport 10, 1811-1816.
+    by fMRI in the human occipital lobe. Human Brain Mapping 6, 316-328.
+    Vogels (1999). Effect of image scrambling on inferior temporal cortical responses. NeuroReport 10, 1811-1816.
     """
-    rng = _generator(seed)
+    rng = np.random.default_rng(check_seed(seed))
     values = np.array(load_image(image))
     height, width = values.shape[:2]
-    if not _is_whole(boxes) or not FEWEST_BOXES <= boxes <= min(height, width):
+    if check_int("boxes", boxes, minimum=MINIMUM_BOXES) > min(height, width):
         raise InputError(
-            f"boxes is the number of boxes per side, {FEWEST_BOXES} to the {min(height, width)} pixels of the shorter "
-            f"side of this picture ({width} x {height}); this is {boxes!r}."
+            f"`boxes` must be at most the {min(height, width)} pixels of the shorter side of the image ({width} x "
+            f"{height}), got {boxes}."
         )
     tall, wide = height // boxes, width // boxes
     top, left = height % boxes // 2, width % boxes // 2
     inner = values[top : top + boxes * tall, left : left + boxes * wide]
     grid = inner.reshape(boxes, tall, boxes, wide, 3).swapaxes(1, 2).reshape(-1, tall, wide, 3)
-    moved = grid[_nowhere_the_same(len(grid), rng)].reshape(boxes, boxes, tall, wide, 3).swapaxes(1, 2)
+    moved = grid[_derangement(len(grid), rng)].reshape(boxes, boxes, tall, wide, 3).swapaxes(1, 2)
     inner[:] = moved.reshape(inner.shape)
     return to_picture(values)
 
@@ -118,7 +120,7 @@ def box_scramble(image: ImageLike, seed: int = 0, boxes: int = 8) -> Image:
 def with_random_phases(
     values: Float[np.ndarray, "height width channel"], rng: np.random.Generator
 ) -> Float[np.ndarray, "height width channel"]:
-    """The phases of one noise picture added to every channel; neither rounded nor clipped."""
+    """Add the phases of one noise image to every channel, without rounding or clipping."""
     height, width = values.shape[:2]
     turn = np.fft.rfft2(rng.standard_normal((height, width)))
     turn /= np.abs(turn)
@@ -127,25 +129,15 @@ def with_random_phases(
 
 
 def to_picture(values: Float[np.ndarray, "height width 3"] | UInt8[np.ndarray, "height width 3"]) -> Image:
-    """Levels as an 8-bit RGB picture: rounded, then clipped to 0..255."""
+    """Convert levels to an 8-bit RGB image: rounded, then clipped to 0..255."""
     from PIL import Image as pil
 
     return pil.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def _nowhere_the_same(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A permutation that leaves nothing in place; about every third permutation is one."""
+def _derangement(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Draw a derangement: a permutation without fixed points, as about every third permutation is."""
     while True:
         order = rng.permutation(n)
         if not (order == np.arange(n)).any():
             return order
-
-
-def _generator(seed: object) -> np.random.Generator:
-    if not _is_whole(seed) or seed < 0:  # type: ignore[operator]
-        raise InputError(f"seed is a whole number from 0; this is {seed!r}.")
-    return np.random.default_rng(seed)  # type: ignore[arg-type]
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

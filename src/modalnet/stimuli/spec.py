@@ -1,21 +1,22 @@
-"""Contrasts as the command line names them: a kind, and where that kind needs one, a path after a colon."""
+"""Contrast specifications of the command line: a kind, and a path after a colon where the kind needs one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from modalnet.errors import InputError
 from modalnet.stimuli.arithmetic import multiple_demand
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.pictures import categories, vision
 from modalnet.stimuli.published import FACES, fedorenko2010, floc
-from modalnet.stimuli.questions import vision_vs_text
 from modalnet.stimuli.readers import Duplicates, from_csv, from_folder
 from modalnet.stimuli.refusal import refusal
+from modalnet.stimuli.scene_questions import vision_vs_text
 from modalnet.stimuli.sentences import language, language_conditions
 from modalnet.stimuli.stories import theory_of_mind, tom_saxe
 
-# Sets that come with the package: a name is enough.
+# Bundled sets, which need no path.
 BUNDLED: dict[str, Callable[[], Contrast]] = {
     "language": language,
     "language-conditions": language_conditions,
@@ -26,9 +27,9 @@ BUNDLED: dict[str, Callable[[], Contrast]] = {
     "categories": categories,
     "vision-vs-text": vision_vs_text,
 }
-# Published localizers with conditions of their own: a folder, and what to do about the same stimulus twice.
+# Published localizers with default conditions, read from a folder.
 PUBLISHED: dict[str, Callable[..., Contrast]] = {"fedorenko2010": fedorenko2010, "tom-saxe": tom_saxe}
-# kind -> (an example, which of the further options it takes)
+# kind -> (an example, the options that apply to it)
 KINDS = {
     **{kind: (kind, ("positive", "negative")) for kind in BUNDLED},
     **{kind: (f"{kind}:FOLDER", ("positive", "negative", "duplicates")) for kind in (*PUBLISHED, "floc")},
@@ -47,7 +48,7 @@ def parse(
     condition: str | None = None,
     duplicates: Duplicates | None = None,
 ) -> Contrast:
-    """Make the contrast that a string such as ``"floc:stimuli/floc"`` names.
+    """Make the contrast of a specification such as ``"floc:stimuli/floc"``.
 
     Parameters
     ----------
@@ -56,16 +57,16 @@ def parse(
         lists them), ``"fedorenko2010:FOLDER"``, ``"tom-saxe:FOLDER"``, ``"floc:FOLDER"``, ``"csv:FILE"`` or
         ``"folder:FOLDER"``.
     positive, negative
-        Conditions, as a list or separated by commas. ``csv`` and ``folder`` need ``positive``; the other sets
-        have their own, and these replace them.
+        Conditions, as a list or separated by commas. ``csv`` and ``folder`` need ``positive``; the other sets have
+        defaults, which these replace.
     text, image
-        Column names, for ``csv``. With an image column and no text column, the stimuli are images only; with
-        neither, the text column is called ``text``.
+        Column names, for ``csv``. With an image column and no text column, the stimuli are image-only; with neither,
+        the text column is ``text``.
     condition
-        For ``csv`` the column of the conditions (by default ``condition``); for ``folder`` where they are written:
-        ``auto``, ``subfolder`` or ``prefix``.
+        For ``csv`` the column of the conditions (by default ``condition``); for ``folder`` where the conditions are
+        stated: ``auto``, ``subfolder`` or ``prefix``.
     duplicates
-        What the readers do about the same stimulus twice: ``error`` (the default) or ``keep``.
+        ``error`` (the default) or ``keep``, as for the readers.
 
     Returns
     -------
@@ -74,18 +75,18 @@ def parse(
     Raises
     ------
     InputError
-        An unknown kind, a path or a positive condition that is missing, an option that the kind does not take, or
-        whatever the reader of that kind raises.
+        The kind is unknown, a path or a positive condition is missing, an option does not apply to the kind, or as the
+        reader of that kind raises.
     """
     kind, _, path = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     kind = kind.replace("_", "-")
     if kind not in KINDS:
         examples = ", ".join(example for example, _ in KINDS.values())
-        raise InputError(f"No kind of contrast is called {spec!r}. There are: {examples}.")
+        raise InputError(f"Unknown contrast {spec!r}. Known contrasts: {examples}.")
     example, takes = KINDS[kind]
     if bool(path) != (":" in example):
-        raise InputError(f"The contrast {spec!r} should read {example}.")
-    given = {
+        raise InputError(f"The contrast {spec!r} must have the form {example}.")
+    options = {
         "positive": positive,
         "negative": negative,
         "text": text,
@@ -93,30 +94,31 @@ def parse(
         "condition": condition,
         "duplicates": duplicates,
     }
-    useless = [option for option, value in given.items() if value is not None and option not in takes]
-    if useless:
-        raise InputError(f"The contrast {example} takes no {', '.join(useless)}; it takes {', '.join(takes)}.")
-    above, below = _names(positive), _names(negative)
-    if kind == "vision" and (above or below):
-        return _sides(vision(None), above, below)  # other sides can name any of its conditions
+    unused = [option for option, value in options.items() if value is not None and option not in takes]
+    if unused:
+        raise InputError(f"The contrast {example} takes no {', '.join(unused)}; it takes {', '.join(takes)}.")
+    positive, negative = _names(positive), _names(negative)
+    if kind == "vision" and (positive or negative):
+        return _sides(vision(None), positive, negative)  # the sides can name any of its conditions
     if kind in BUNDLED:
-        return _sides(BUNDLED[kind](), above, below)
+        return _sides(BUNDLED[kind](), positive, negative)
     repeats = duplicates or "error"
     if kind in PUBLISHED:
-        return _sides(PUBLISHED[kind](path, duplicates=repeats), above, below)
+        return _sides(PUBLISHED[kind](path, duplicates=repeats), positive, negative)
     if kind == "floc":
-        return floc(path, FACES if above is None else above, below, duplicates=repeats)
-    if above is None:
-        raise InputError(f"The contrast {spec!r} needs its positive condition, or several separated by commas.")
+        return floc(path, FACES if positive is None else positive, negative, duplicates=repeats)
+    if positive is None:
+        raise InputError(f"The contrast {spec!r} needs a positive condition, or several separated by commas.")
     if kind == "folder":
-        return from_folder(path, positive=above, negative=below, condition=condition or "auto", duplicates=repeats)  # type: ignore[arg-type]
+        layout: Any = condition or "auto"  # from_folder validates it
+        return from_folder(path, positive=positive, negative=negative, condition=layout, duplicates=repeats)
     return from_csv(
         path,
         text=text or (None if image else "text"),
         image=image,
         condition=condition or "condition",
-        positive=above,
-        negative=below,
+        positive=positive,
+        negative=negative,
         duplicates=repeats,
     )
 
@@ -129,7 +131,7 @@ def _names(conditions: str | Sequence[str] | None) -> list[str] | None:
 
 
 def _sides(contrast: Contrast, positive: list[str] | None, negative: list[str] | None) -> Contrast:
-    """The same stimuli, with the conditions asked for on each side."""
+    """The same stimuli, with other conditions on the sides."""
     if positive is None and negative is None:
         return contrast
     if positive is None:

@@ -1,8 +1,8 @@
-"""One stimulus: a text, one or more images, or both, with the label of its condition.
+"""A stimulus: a text, one or more images, or both, with the label of its condition.
 
-A stimulus keeps what it was given, a path stays a path, and decodes its images afresh each time they are asked
-for. Ten thousand image stimuli therefore cost no more memory than ten thousand file names. What can be checked
-without decoding is checked when the stimulus is made; :meth:`Stimulus.inspect` checks the rest.
+A stimulus stores what it was made from; a path remains a path, and images are decoded each time they are needed. Ten
+thousand image stimuli therefore need no more memory than ten thousand file names. What can be validated without
+decoding is validated at construction; :meth:`Stimulus.inspect` validates the rest.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LABEL_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Inspected:
-    """What a full decoding of a stimulus shows.
+    """What decoding a stimulus yields.
 
     Attributes
     ----------
     sizes
         (width, height) of each image in pixels, as decoded.
     digest
-        SHA-256, in hexadecimal, of the text and of the decoded RGB pixels with their sizes. The condition and the
-        id are no part of it: the same content under another label has the same digest.
+        SHA-256, in hexadecimal, of the text and of the decoded RGB pixels with their sizes. The condition and the id do
+        not enter: the same content with another label has the same digest.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -44,28 +44,28 @@ class Inspected:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stimulus:
-    """One text and/or image, with its condition.
+    """A text and/or images, with a condition.
 
-    Two stimuli are equal only when they are the same object; compare :meth:`inspect` digests to compare content.
+    Two stimuli are equal only if they are the same object; compare the digests of :meth:`inspect` to compare content.
 
     Parameters
     ----------
     text
-        The text, or None for an image-only stimulus.
+        The text; None for an image-only stimulus.
     image
-        A PIL image, an array (height, width), (height, width, 1 | 3 | 4), a path, the bytes of an image file, or a
-        list of these; None for a text-only stimulus. :func:`modalnet.stimuli.images.load_image` says how each kind
-        becomes 8-bit RGB. The list becomes a tuple; pictures and arrays are kept, not copied.
+        A PIL image, an array (height, width) or (height, width, 1 | 3 | 4), a path, the bytes of an image file, or a
+        list of these; None for a text-only stimulus. :func:`modalnet.stimuli.images.load_image` states how each is
+        converted to 8-bit RGB. Images and arrays are not copied.
     condition
-        The label that a :class:`~modalnet.stimuli.Contrast` selects by.
+        The label by which a :class:`~modalnet.stimuli.Contrast` selects stimuli.
     id
-        A name for messages and tables.
+        Name for messages and tables.
 
     Raises
     ------
     InputError
-        Neither text nor image; a text that is empty or no string; an image that is of another type, an array of
-        another shape, or a path where no file lies.
+        There is neither text nor image; the text is empty or not a string; an image has an unsupported type, an array
+        another shape, or a path does not exist.
     """
 
     text: str | None = None
@@ -78,29 +78,27 @@ class Stimulus:
             _check_name(getattr(self, field), field)
         if isinstance(self.image, list):
             object.__setattr__(self, "image", tuple(self.image))
-        # The label comes from the fields being checked, so each check names the stimulus with what is known by then.
-        name = repr(self.id) if self.id else "this one"
+        # The label depends on fields that are not validated yet, so the first messages use the id alone.
+        name = repr(self.id) if self.id else "without id"
         if self.text is None and self.image is None:
-            raise InputError(f"A stimulus needs a text, an image or both; {name} has neither.")
+            raise InputError(f"A stimulus needs a text, an image or both; stimulus {name} has neither.")
         if self.text is not None:
             _check_text(self.text, name)
         if isinstance(self.image, tuple) and not self.image:
-            raise InputError(
-                f"The list of images of stimulus {name} is empty; leave image out (None) for a text-only stimulus."
-            )
+            raise InputError(f"The image list of stimulus {name} is empty; use image=None for a text-only stimulus.")
         for source in self.sources:
             check_source(source, self.label)
 
     @property
     def sources(self) -> tuple[Any, ...]:
-        """What was given for each image, not decoded; empty for a text-only stimulus."""
+        """The image sources as given, not decoded; empty for a text-only stimulus."""
         if self.image is None:
             return ()
         return self.image if isinstance(self.image, tuple) else (self.image,)
 
     @property
     def n_images(self) -> int:
-        """How many images the stimulus has."""
+        """Number of images."""
         return len(self.sources)
 
     @property
@@ -110,7 +108,7 @@ class Stimulus:
 
     @property
     def label(self) -> str:
-        """A short name for messages: the id, else the beginning of the text, else the first image."""
+        """Short name for messages: the id, else the beginning of the text, else the first image."""
         if self.id is not None:
             return self.id
         if self.text is not None:
@@ -119,7 +117,7 @@ class Stimulus:
         return describe_source(self.sources[0])
 
     def images(self) -> list[Image]:
-        """Decode the images, anew on each call.
+        """Decode the images. Each call decodes them anew.
 
         Returns
         -------
@@ -129,33 +127,33 @@ class Stimulus:
         Raises
         ------
         InputError
-            An image cannot be decoded or used; the message names the stimulus, the image and the cure.
+            An image cannot be decoded or used; the message names the stimulus, the image and a remedy.
         """
         return [load_image(source, self.label) for source in self.sources]
 
     @classmethod
     def blank(cls) -> Stimulus:
-        """What comes before a text that nothing comes before. Not for users: an empty text is mostly a mistake."""
+        """A stimulus without content: the context of a text from its beginning. Users' stimuli are never empty."""
         made = object.__new__(cls)
         for name, value in {"text": "", "image": None, "condition": None, "id": "(nothing)"}.items():
             object.__setattr__(made, name, value)
         return made
 
     def inspect(self) -> Inspected:
-        """Decode everything once, so that a damaged file is found before a long job starts.
+        """Decode everything once, so that a damaged file is found before a long computation starts.
 
         Returns
         -------
         Inspected
-            The image sizes and a digest of the content.
+            Image sizes and a digest of the content.
 
         Raises
         ------
         InputError
-            As :meth:`images`.
+            As for :meth:`images`.
         """
         digest = hashlib.sha256()
-        # Every part carries its length, so no two different stimuli feed the same bytes to the hash.
+        # Each part is preceded by its length, so different stimuli never feed the same bytes to the hash.
         if self.text is not None:
             encoded = self.text.encode()
             digest.update(f"text {len(encoded)}\n".encode() + encoded)
@@ -178,23 +176,23 @@ class Stimulus:
 
 def _check_text(text: object, name: str) -> None:
     if isinstance(text, float) and math.isnan(text):
-        raise InputError(f"The text of stimulus {name} is NaN: an empty cell of a table? Fill it, or drop its row.")
-    if not isinstance(text, str):
-        raise InputError(f"The text of stimulus {name} must be a string; it is a {type(text).__name__}: {text!r}.")
-    if not text.strip():
         raise InputError(
-            f"The text of stimulus {name} is empty: {text!r}. Leave text out (None) for an image-only stimulus."
+            f"The text of stimulus {name} is NaN: an empty cell of a table? Fill it in, or remove the row."
         )
+    if not isinstance(text, str):
+        raise InputError(f"The text of stimulus {name} must be a string, got {text!r}.")
+    if not text.strip():
+        raise InputError(f"The text of stimulus {name} is empty: {text!r}. Use text=None for an image-only stimulus.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"The text of stimulus {name} holds half a character (a lone surrogate) at position {error.start}; "
-            "read it again with the right encoding."
+            f"The text of stimulus {name} contains a lone surrogate at position {error.start}; read it again with the "
+            "correct encoding."
         ) from error
 
 
 def _check_name(value: object, field: str) -> None:
     if value is None or (isinstance(value, str) and value.strip()):
         return
-    raise InputError(f"The {field} of a stimulus must be a string that is not empty, or None; it is {value!r}.")
+    raise InputError(f"`{field}` of a stimulus must be a non-empty string or None, got {value!r}.")

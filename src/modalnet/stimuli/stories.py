@@ -1,8 +1,8 @@
-"""Stories with a representation that the world has left behind: in a head, or on paper.
+"""Stories about a representation that is out of date: a belief, or a photograph.
 
-A reader of a false-belief story keeps apart what a person believes and what is the case. A false-photograph story
-asks for the same separation without a mind: a photograph, map, sign or list says what is no longer so. What the
-first needs beyond the second is thinking about thoughts.
+A reader of a false-belief story distinguishes what a person believes from what is the case. A false-photograph story
+requires the same distinction without a mind: a photograph, map, sign or list states what is no longer true. What the
+former requires beyond the latter is the representation of thoughts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from modalnet.errors import InputError
-from modalnet.stimuli.bundled import data_rows, numbered
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.package_data import data_rows, numbered
 from modalnet.stimuli.readers import Duplicates, make_contrast, open_folder
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import read_text
@@ -23,38 +23,38 @@ from modalnet.stimuli.tables import read_text
 TEMPLATE = "{story}\n{question}"
 SAXE_CONDITIONS = {"b": "belief", "p": "photo"}
 SAXE_ITEMS = range(1, 11)
-# The files end in the two buttons, "True      False".
+# The files end in the labels of the two response buttons, "True      False".
 BUTTONS = re.compile(r"^\W*true\W+false\W*$", re.IGNORECASE)
 
 
 def theory_of_mind(n: int | None = None, *, template: str = TEMPLATE) -> Contrast:
     """False-belief > false-photograph stories, the contrast for the theory-of-mind network.
 
-    24 pairs, written for this package after the design of Saxe & Kanwisher (2003) and Dodell-Feder et al. (2011).
-    Both stories of a pair tell the same change of the world; in one a person has not learned of it, in the other a
-    photograph, drawing, map, sign or list has not followed it. Both have people in them. After the story stands a
-    statement that is true or false, as in the published localizer: it is about the belief or picture in 15 pairs
-    and about the world in 9, true in 12 and false in 12, the same on both sides of a pair. The answer is not shown.
+    24 pairs, written for this package after the design of Saxe & Kanwisher (2003) and Dodell-Feder et al. (2011). Both
+    stories of a pair describe the same change of the world; in one a person is unaware of it, in the other a
+    photograph, drawing, map, sign or list does not show it. Both stories mention people. As in the published localizer,
+    the story is followed by a statement that is true or false: it is about the belief or picture in 15 pairs and about
+    the world in 9, true in 12 and false in 12, the same in both stories of a pair. The answer is not shown.
 
-    The two sides agree in words, in each pair to within two for the story and one for the statement.
+    The conditions are matched in words, in each pair to within two for the story and one for the statement.
 
     Parameters
     ----------
     n
-        Take the first ``n`` pairs, 2 to 24; None takes all.
+        Number of pairs, 2 to 24; None takes all.
     template
-        How a stimulus is put together from ``{story}`` and ``{question}``. ``"{story}"`` leaves the statement out.
-        AlKhamissi et al. (2025) show LLMs ``"Story: {story}\\nQuestion: {question}\\nAnswer:"`` after an instruction.
+        Format string that combines ``{story}`` and ``{question}``. ``"{story}"`` omits the statement. AlKhamissi et al.
+        (2025) present ``"Story: {story}\\nQuestion: {question}\\nAnswer:"`` after an instruction.
 
     Returns
     -------
     Contrast
-        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …: the same number, the same pair.
+        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …. Stimuli with the same number form a pair.
 
     Raises
     ------
     InputError
-        ``n`` is out of range; a template without ``{story}``, or with another field.
+        ``n`` is out of range, or the template lacks ``{story}`` or has another field.
 
     References
     ----------
@@ -83,16 +83,16 @@ def tom_saxe(
     Parameters
     ----------
     folder
-        The folder ``text_files`` of the distribution, or the one that holds it: ``1b_story.txt`` to
-        ``10b_story.txt`` (belief), ``1p_story.txt`` to ``10p_story.txt`` (photograph), and a ``_question.txt``
-        beside each story. Line breaks within a file become spaces, and the line with the two buttons ("True
-        False"), with all that follows it, is left out.
+        The folder ``text_files`` of the distribution, or the folder that contains it: ``1b_story.txt`` to
+        ``10b_story.txt`` (belief), ``1p_story.txt`` to ``10p_story.txt`` (photograph), and a ``_question.txt`` for each
+        story. Line breaks within a file become spaces; the line of the response buttons ("True  False") and all that
+        follows it are removed.
     template
         As for :func:`theory_of_mind`. A template without ``{question}`` needs no question files.
     encoding
-        How the files are written.
+        Encoding of the files.
     duplicates
-        The published items are all different, so a text that comes twice is an error of the copy; ``"keep"`` takes it.
+        The published items are all different, so a repeated text is an error of the copy; ``"keep"`` accepts it.
 
     Returns
     -------
@@ -102,8 +102,8 @@ def tom_saxe(
     Raises
     ------
     InputError
-        No such folder; files are missing, empty, of another encoding, or the same; a template without ``{story}``
-        or with another field. The message names the file.
+        The folder does not exist; files are missing, empty, identical, or in another encoding; the template lacks
+        ``{story}`` or has another field. The message names the file.
 
     References
     ----------
@@ -120,8 +120,8 @@ def tom_saxe(
     if missing:
         some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise InputError(
-            f"{folder} lacks {len(missing)} of the {len(wanted)} files of the localizer: {some}. It is the folder "
-            "text_files of the Saxe lab's distribution, or the folder that holds it."
+            f"{folder} lacks {len(missing)} of the {len(wanted)} files of the localizer: {some}. Pass the folder "
+            "text_files of the Saxe lab's distribution, or the folder that contains it."
         )
     stimuli = [
         Stimulus(
@@ -135,23 +135,21 @@ def tom_saxe(
 
 
 def _one_line(path: Path, encoding: str) -> str:
-    """The text of a file up to the buttons, its line breaks made spaces."""
-    kept = list(takewhile(lambda line: not BUTTONS.match(line), read_text(path, encoding).splitlines()))
-    kept = " ".join(kept).split()
-    if not kept:
-        raise InputError(f"{path} is empty; a text was expected. Copy it again from the distribution.")
-    return " ".join(kept)
+    """The text of a file up to the response buttons, as one line."""
+    lines = takewhile(lambda line: not BUTTONS.match(line), read_text(path, encoding).splitlines())
+    words = " ".join(lines).split()
+    if not words:
+        raise InputError(f"{path} is empty. Copy it again from the distribution.")
+    return " ".join(words)
 
 
 def _check_template(template: str) -> set[str]:
-    """The fields that a template names."""
+    """The fields of a template."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
         template.format(story="", question="")
     except (TypeError, ValueError, LookupError, AttributeError):
         fields = set()
     if "story" not in fields or fields - {"story", "question"}:
-        raise InputError(
-            f"template puts a stimulus together from {{story}} and, if wanted, {{question}}; this is {template!r}."
-        )
+        raise InputError(f"`template` must contain {{story}} and optionally {{question}}, got {template!r}.")
     return fields

@@ -8,7 +8,7 @@ import numpy as np
 
 from modalnet._validation import check_int, check_option, check_seed
 from modalnet.errors import InputError
-from modalnet.stimuli.bundled import data_rows
+from modalnet.stimuli.package_data import data_rows
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.choices import check_template
 from modalnet.tasks.multiple_choice import MultipleChoice, MultipleChoiceQuestion
