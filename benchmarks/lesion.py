@@ -21,7 +21,7 @@ import torch
 
 import modalnet as mn
 from localize import in_turns, machine, note, ratio_row, show, test_asset
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from modalnet.tasks import minimal_pairs
 
 LESIONS = 8

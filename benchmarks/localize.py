@@ -27,7 +27,7 @@ import psutil
 import torch
 
 import modalnet as mn
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from published import published_activations, published_t
 from real_material import of_tests
 

@@ -21,7 +21,7 @@ from PIL import Image
 import modalnet as mn
 from concurrent_runs import forty
 from families import FAMILIES, build, picture
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
 
 HERE = Path(__file__).parent
@@ -333,7 +333,7 @@ def test_warnings_of_transformers_about_length_stay_out(caplog):
 
 PROGRAM = """
 import sys, time
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from modalnet.results.store import Store
 from concurrent_runs import forty
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
 from modalnet.errors import InputError
-from modalnet.execution.backends.ndif import Remote, check_mode
+from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
+from modalnet.execution.backends.local import LocalBackend
+from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.edits import flatten
 from modalnet.execution.executor import Executor
 from modalnet.execution.likelihood import Likelihood, Request, Scores, pairs
@@ -115,9 +117,10 @@ class Model:
         return loaded.processor if loaded.processor is not None else loaded.image_processor
 
     @property
-    def remote(self) -> Remote | None:
-        """The server that the model runs on, with the jobs that were sent and their bytes; None where it runs here."""
-        return self._executor.remote
+    def remote(self) -> Backend | None:
+        """The backend that the model runs on, with the jobs that were sent and their bytes; None where it runs here."""
+        backend = self._executor.backend
+        return None if isinstance(backend, LocalBackend) else backend
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
@@ -173,8 +176,7 @@ class Model:
     def __str__(self) -> str:
         parameters = list(self.module.parameters())
         devices = ", ".join(sorted({str(parameter.device) for parameter in parameters}))
-        if self.remote is not None and not self.remote.simulated:
-            devices = self.remote.host
+        devices = self._executor.backend.where() or devices
         dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}))
         count = sum(parameter.numel() for parameter in parameters)
         lines = [f"{self.name} ({type(self.module).__name__}, {_short(count)} parameters, {dtypes} on {devices})"]
@@ -440,7 +442,7 @@ class Model:
         view._executor = executor
         return view
 
-    def _at(self, remote: bool | str | None) -> Model:
+    def _at(self, remote: RemoteLike | None) -> Model:
         """The model where ``remote`` says; None leaves it where it is. See :meth:`.executor.Executor.at`."""
         executor = self._executor.at(remote)
         return self if executor is self._executor else self._with(executor)
@@ -457,7 +459,7 @@ def load(
     processor: Any = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-    remote: bool | str = False,
+    remote: RemoteLike = False,
     chat_template: bool | Literal["auto"] = "auto",
     untrained: bool | int = False,
     **kwargs: Any,
@@ -480,7 +482,8 @@ def load(
         True: the model runs on the NDIF server that ``NDIF_HOST`` names (else nnsight's configured one); here it is
         built without weights, and only its tokenizer or processor is loaded. An address names another server.
         ``"local"``: a dry run; the weights are here, and every job is written and read as a server would. ``task=``
-        then names the pipeline task that the server loads the model for, where the hub's own is not it.
+        then names the pipeline task that the server loads the model for, where the hub's own is not it. Or a backend of
+        your own, see :mod:`modalnet.execution.backends.protocol`.
     chat_template
         ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
         not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
@@ -512,11 +515,11 @@ def load(
 
     >>> model = mn.load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
     """
-    mode = check_mode(remote)
-    if mode and untrained is not False:
+    remote = checked(remote)
+    if named_by_server(remote) and untrained is not False:
         raise InputError(f"no server has an untrained copy: load it here, without remote={remote!r}.")
     if isinstance(source, Model):
-        model = source._at(mode) if mode else source
+        model = source._at(remote) if remote else source
         return model._untrained(_seed(untrained)) if untrained is not False else model
     loaded = load_source(
         source,
@@ -524,14 +527,23 @@ def load(
         processor=processor,
         device=device,
         dtype=dtype,
-        served=bool(mode),
-        weights=not mode or mode == "local",
+        served=named_by_server(remote),
+        weights=capabilities_of(remote).weights_here,
         **kwargs,
     )
     if untrained is not False:
         loaded = untrained_copy(loaded, _seed(untrained))
-    executor = Executor(loaded, chat_template=chat_template)
-    return Model(executor.at(mode) if mode else executor)
+    return Model(Executor(loaded, chat_template=chat_template).at(remote))
+
+
+def as_model(source: Any, remote: RemoteLike | None = None) -> Model:
+    """The model that an analysis runs: anything that :func:`load` takes, where ``remote`` says.
+
+    None leaves a :class:`Model` where it is, and loads anything else here.
+    """
+    if isinstance(source, Model):
+        return source._at(remote)
+    return load(source) if remote is None else load(source, remote=remote)
 
 
 def _seed(untrained: bool | int) -> int:

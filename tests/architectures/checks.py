@@ -18,8 +18,8 @@ import torch
 
 import modalnet as mn
 from families import picture
+from modalnet.execution.compile import output_head
 from modalnet.execution.plan import Plan, Pool, Sites, Write
-from modalnet.execution.trace import output_head
 from modalnet.models.sites import Space
 from modalnet.models.towers import Tower
 

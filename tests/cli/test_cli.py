@@ -24,7 +24,7 @@ from families import build
 from modalnet.cli import app
 from modalnet.cli.parsing import parse_protocols, parse_tokens, parse_top
 from modalnet.errors import InputError
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from modalnet.results.store import Store
 
 FILES = ["layers.png", "localization.safetensors", "summary.csv", "units.json"]

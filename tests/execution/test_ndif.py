@@ -13,8 +13,12 @@ import torch
 
 import modalnet as mn
 from modalnet.errors import RemoteError, RemoteLimitError, RemoteMemoryError, TransportError
-from modalnet.execution.backends import ndif as remote
-from modalnet.execution.backends.ndif import Limits, Pace, Remote, gathered, packed, unpacked
+from modalnet.execution.backends import refusals
+from modalnet.execution.backends.accounting import Limits, Pace
+from modalnet.execution.backends.ndif import PUBLIC_HOST
+from modalnet.execution.compile import Program
+from modalnet.execution.packing import packed, unpacked
+from modalnet.execution.reduction import Reduction, gathered
 from modalnet.models.loading import BUNDLED
 from modalnet.stats.moments import Moments
 
@@ -28,7 +32,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("NDIF_HOST", raising=False)
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
-    monkeypatch.setattr(CONFIG.API, "HOST", remote.PUBLIC_HOST)
+    monkeypatch.setattr(CONFIG.API, "HOST", PUBLIC_HOST)
     monkeypatch.setattr(CONFIG.API, "APIKEY", None)
 
 
@@ -97,9 +101,10 @@ def test_the_dry_run_aligns(pair: tuple[mn.Model, mn.Model], measure: str) -> No
 
 def test_the_dry_run_finds_what_a_server_does_not_have(pair: tuple[mn.Model, mn.Model]) -> None:
     _, there = pair
+    engine = there._executor.engine
     # A function of another room goes by its name, which means nothing to a server.
     with pytest.raises(ModuleNotFoundError, match="modalnet"):
-        there._executor.runner.engine._session(Moments.zeros, [{"moved": {}, "shape": 3}])
+        engine.backend.run(engine.envoy, [Program(Moments.zeros, engine.envoy, {})])
 
 
 def test_what_is_pickled_elsewhere_stays_as_it_was(pair: tuple[mn.Model, mn.Model]) -> None:
@@ -155,7 +160,7 @@ def test_moments_on_a_server_are_those_here() -> None:
         sums: dict[str, dict[str, torch.Tensor]] = {}
         for batch in (slice(0, 3), slice(3, 8)):
             vectors = [torch.from_numpy(data[batch, layer]) for layer in range(2)]
-            gathered(sums, vectors, [("decoder", 2)], groups[batch], 4, absolute)
+            gathered(sums, vectors, Reduction(["decoder", "decoder"], groups[batch], 4, absolute))
         for group in range(3):
             expected = Moments.zeros((2, 5))
             members = [place for place, one in enumerate(groups) if one == group]
@@ -302,11 +307,11 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Traceback ...\nValueError: bad", RemoteError),
         ("CUDA out of memory. Tried to allocate", RemoteMemoryError),
         ("Your job exceeded the execution timeout of 5s.", RemoteLimitError),
-        ("Your job was cancelled or preempted by the server.", remote._LostError),
+        ("Your job was cancelled or preempted by the server.", refusals.LostError),
     ],
 )
 def test_ends_of_jobs(description: str, kind: type) -> None:
-    assert type(remote._failed(Remote("key", "http://127.0.0.1:9"), description)) is kind
+    assert type(refusals.ended("http://127.0.0.1:9", "key", description)) is kind
 
 
 @pytest.mark.parametrize(
@@ -317,7 +322,7 @@ def test_ends_of_jobs(description: str, kind: type) -> None:
     ],
 )
 def test_a_model_that_is_not_deployed(reason: str) -> None:
-    error = remote._failed(Remote("the-key", "http://127.0.0.1:9"), f"Could not deploy this model. {reason}")
+    error = refusals.ended("http://127.0.0.1:9", "the-key", f"Could not deploy this model. {reason}")
     assert type(error) is RemoteError
     assert "does not serve the-key" in str(error)
     assert " ".join(reason.split()) in str(error)

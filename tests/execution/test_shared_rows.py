@@ -11,9 +11,10 @@ import torch
 import modalnet as mn
 from families import build, picture
 from modalnet import tasks
-from modalnet.execution.backends.ndif import Remote
+from modalnet.execution.backends.simulated import SimulatedBackend
+from modalnet.execution.compile import Compiler
+from modalnet.execution.engine import Engine
 from modalnet.execution.likelihood import Request
-from modalnet.execution.trace import Engine
 from reference import TEXT_ONLY, editing, load
 
 # One token each after a stimulus of letters; the last ones are of several tokens.
@@ -35,11 +36,11 @@ def ran(monkeypatch):
             seen.append((rows, len(plan.logit_rows), len(plan.targets)))
 
     one, many = Engine.run, Engine.run_many
-    monkeypatch.setattr(Engine, "run", lambda self, *given: (self.remote or keep(*given[:2]), one(self, *given))[1])
+    monkeypatch.setattr(Engine, "run", lambda self, *given: (keep(*given[:2]), one(self, *given))[1])
     monkeypatch.setattr(
         Engine,
         "run_many",
-        lambda self, asked: ([keep(*each) for each in asked if self.remote], many(self, asked))[1],
+        lambda self, asked: ([keep(*each) for each in asked if self.capabilities.jobs], many(self, asked))[1],
     )
     return seen
 
@@ -234,7 +235,7 @@ def test_targets_are_gathered_part_by_part(monkeypatch, vocabulary):
     model = load("llama")
     requests = [Request(mn.Stimulus(text), more) for text in ("a dog", "the cat") for more in (*SHORT[:3], *LONG[:2])]
     expected = [one.logprob for one in model._executor.likelihoods(requests)]
-    monkeypatch.setattr(Engine, "_rows_at_once", lambda self: vocabulary)
+    monkeypatch.setattr(Compiler, "_rows_at_once", lambda self: vocabulary)
     np.testing.assert_allclose([one.logprob for one in model._executor.likelihoods(requests)], expected, atol=1e-6)
 
 
@@ -291,8 +292,7 @@ def test_rows_are_shared_on_a_server_too(tiny, ran, lesion):
 
 
 def test_a_prompt_that_is_read_both_ways_does_not_see_the_answer_on_a_server():
-    here, there = load("paligemma"), load("paligemma")
-    there._executor.remote = Remote("paligemma", "local", {})
+    here, there = load("paligemma"), mn.load(load("paligemma"), remote=SimulatedBackend("paligemma"))
     stimulus = mn.Stimulus("what is this", image=picture(1, 64, 64))
     one, other = (model.score([stimulus], [SHORT[:3]]).logprob[0] for model in (there, here))
     np.testing.assert_allclose(one, other, atol=1e-5)

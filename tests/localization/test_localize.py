@@ -11,7 +11,7 @@ from scipy import stats
 
 import modalnet as mn
 from families import CORPUS, FAMILIES, build, picture
-from modalnet.execution.trace import Engine
+from modalnet.execution.engine import Engine
 from reference import SIZES, TEXT_ONLY, load, paths, watch
 
 WORDS = sorted({word for line in CORPUS for word in line.lower().split()})

@@ -168,9 +168,9 @@ def test_a_server_that_dies_in_the_middle_of_a_job(ndif: Server, sources: dict[s
     def work() -> None:
         found.append(mn.localize(model, contrast, batch_size=16, cache=False, progress=False))
 
-    from modalnet.execution.backends import ndif as remote
+    from modalnet.execution.backends import transport
 
-    post = remote._post
+    post = transport.post
 
     def watched(*args: object) -> str:
         job = post(*args)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def test_a_server_that_dies_in_the_middle_of_a_job(ndif: Server, sources: dict[s
         return job
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote, "_post", watched)
+        patch.setattr(transport, "post", watched)
         thread = threading.Thread(target=work)
         thread.start()
         assert killed.wait(120)

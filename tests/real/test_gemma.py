@@ -15,7 +15,8 @@ from scipy import stats
 
 import assets
 import modalnet as mn
-from modalnet.execution.trace import Engine, Reading
+from modalnet.execution.engine import Engine
+from modalnet.execution.reading import Reading
 from reference import close, watch
 
 pytestmark = pytest.mark.real

@@ -9,6 +9,7 @@ the number of stimuli.
 from __future__ import annotations
 
 import gc
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +18,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from modalnet.errors import InputError, ModalnetError, RemoteLimitError, RemoteMemoryError
-from modalnet.execution.backends.ndif import Pace
 from modalnet.execution.edits import Edits
+from modalnet.execution.engine import Engine
 from modalnet.execution.layout import Layouts, is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites
-from modalnet.execution.trace import Engine, LayoutError, Reading, RowsError
+from modalnet.execution.reading import LayoutError, Reading, RowsError
 from modalnet.inputs.batch import Batch, Encoded, Prepared
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span, TokenChoice, select
@@ -160,7 +161,7 @@ class Runner:
         towers = self._towers(asked)
         encoded = _ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         groups = self._groups(_batches(encoded, limit), asked, towers)
-        if self.engine.remote is not None:
+        if self.engine.capabilities.jobs:
             for questions, readings in self.jobs(groups, self._asking(asked), self.read_job, limit):
                 yield from (self._answer(*each) for each in zip(questions, readings, strict=True))
             return
@@ -241,7 +242,7 @@ class Runner:
         ------
         indices, sums
             The stimuli that a job took in, and per space ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``
-            and ``size`` ``[layer, dim]``; see :func:`modalnet.execution.backends.ndif.gathered`.
+            and ``size`` ``[layer, dim]``; see :func:`modalnet.execution.reduction.gathered`.
         """
         limit = BatchLimit(batch_size, self.engine)
         asked = _Asked(sites, tokens, None, [edits], True, 0)
@@ -251,13 +252,10 @@ class Runner:
         def reduce(questions: Sequence[Question]) -> dict[str, dict[str, torch.Tensor]]:
             members = [[groups[item.index] for item in one.batch.items] for one in questions]
             passes = [(one.batch.inputs, one.plan) for one in questions]
-            remote = self.engine.remote
-            assert remote is not None
-            remote.later = later
-            try:
+            if later is None:
                 return self.engine.reduce(passes, members, count, absolute=absolute)
-            finally:
-                remote.later = None
+            later.append(self.engine.write(passes, members, count, absolute=absolute))
+            return {}
 
         towers = self._towers(asked)
         found = (group for items in _batches(encoded, limit) for group in self.layouts.group(items, towers))
@@ -315,8 +313,7 @@ class Runner:
         written
             Whether jobs are written and not sent, so that nobody tells how long they take.
         """
-        assert self.engine.remote is not None
-        pace = Pace(self.engine.remote.limits)
+        pace = self.engine.backend.pace()
         back: deque[list[_T]] = deque()
         while True:
             groups: list[list[_T]] = []
@@ -337,6 +334,7 @@ class Runner:
                 down += 0 if reduced else sum(_bytes_back(one.plan, self.engine) for one in asking)
             if not groups:
                 return
+            started = time.monotonic()
             try:
                 result = self._sent(send, questions)
             except (RemoteMemoryError, RemoteLimitError) as error:
@@ -354,7 +352,8 @@ class Runner:
             if written:
                 pace.unknown()
             else:
-                pace.ran(len(questions), self.engine.remote.jobs[-1].running)
+                running = self.engine.backend.last_seconds()
+                pace.ran(len(questions), time.monotonic() - started if running is None else running)
             yield questions, result
 
     def _sent(self, send: Callable[[list[Question]], Any], questions: list[Question]) -> Any:

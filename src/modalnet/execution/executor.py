@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.backends.ndif import Remote, check_mode
+from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
+from modalnet.execution.backends.local import LocalBackend
+from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.batching import Runner, Step
 from modalnet.execution.edits import Edits, flatten
+from modalnet.execution.engine import Engine
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.plan import choose_sites
 from modalnet.execution.run import Run
 from modalnet.execution.sweep import Cell, Outcome, State, Sweep
 from modalnet.execution.token_locations import image_places
-from modalnet.execution.trace import Engine
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
@@ -39,7 +41,7 @@ from modalnet.models.fingerprint import (
     weights_read_once,
     why_not_stored,
 )
-from modalnet.models.loading import Loaded, served_as
+from modalnet.models.loading import Loaded
 from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space
 from modalnet.models.towers import Tower, find_towers
 from modalnet.models.untrained import untrained_copy
@@ -84,8 +86,8 @@ class Executor:
         Turns stimuli into model inputs.
     interventions
         Applied in every run, before those of a call.
-    remote
-        The server that the model runs on; None where it runs in this process.
+    backend
+        Where the model runs.
     """
 
     def __init__(self, loaded: Loaded, *, chat_template: bool | Literal["auto"] = "auto") -> None:
@@ -95,7 +97,7 @@ class Executor:
         self.spaces: dict[str, Space] = find_spaces(self.towers)
         self.encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self.interventions: tuple[Intervention, ...] = ()
-        self.remote: Remote | None = None
+        self.backend: Backend = LocalBackend()
         self._machinery = _Machinery()
 
     # -- views -------------------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ class Executor:
         view.interventions = (*self.interventions, *interventions)
         return view
 
-    def at(self, remote: bool | str | None) -> Executor:
+    def at(self, remote: RemoteLike | None) -> Executor:
         """The same model where ``remote`` says; None leaves it where it is.
 
         Raises
@@ -114,16 +116,11 @@ class Executor:
         InputError
             Where a server cannot be told which model this is; for False, where the weights are not here.
         """
-        if remote is None or (self.remote is not None and remote == self.remote.mode):
+        if remote is None or is_at(self.backend, remote):
             return self
-        mode = check_mode(remote)
         view = copy.copy(self)
+        view.backend = chosen(remote, self.loaded)
         view._machinery = _Machinery()
-        view.remote = None
-        if mode:
-            key, env = self.loaded.served or served_as(self.loaded)
-            view.remote = Remote(key, mode, env)
-            view.remote.check()
         return view
 
     def untrained(self, seed: int = 0) -> Executor:
@@ -159,8 +156,8 @@ class Executor:
 
         Where the weights are on a server, the server's name for the model stands for them.
         """
-        if self.module_is_empty and self.remote is not None:
-            return served_fingerprint(self.module, self.remote.key)
+        if self.module_is_empty and not self.backend.capabilities.weights_here:
+            return served_fingerprint(self.module, self.backend.key)
         return model_fingerprint(self.module)
 
     @property
@@ -205,12 +202,11 @@ class Executor:
         """Runs plans; it wraps every module, so it is made when the first stimulus runs."""
         made = self._machinery
         if made.engine is None:
-            away = self.remote is not None and not self.remote.simulated
-            if not away and self.module_is_empty:
+            if self.backend.capabilities.weights_here and self.module_is_empty:
                 raise InputError(
                     f"{self.name} has weights on the meta device, so it cannot run. Load it with its weights."
                 )
-            made.engine = Engine(self.module, self.loaded.envoy, self.remote)
+            made.engine = Engine(self.module, self.loaded.envoy, self.backend)
         return made.engine
 
     @property
@@ -390,7 +386,7 @@ class Executor:
         batch_size: int | Literal["auto"] = "auto",
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
-        """Yield moments of groups of stimuli that the server reduced; see :meth:`.batching.Runner.moments`."""
+        """Yield moments of groups of stimuli that the backend reduced; see :meth:`.batching.Runner.moments`."""
         sites = choose_sites(self.spaces, list(spaces), list(self.towers))
         edits = self.edits((), [item.stimulus for item in prepared])
         yield from self.runner.moments(
@@ -545,6 +541,14 @@ class Executor:
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
         yield from self.sweep.gradients(prepared, chosen, measure, self.edits((), stimuli), batch_size)
 
+    def check_input_gradients(self) -> None:
+        """Raise an InputError where the backend takes no gradients at model inputs."""
+        if not self.backend.capabilities.input_gradients:
+            raise InputError(
+                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
+                "passes, one after the other. Load the model here."
+            )
+
     def inward(
         self,
         encoded: Encoded,
@@ -555,13 +559,9 @@ class Executor:
     ) -> tuple[Float[torch.Tensor, " stimulus"], Float[torch.Tensor, "..."]]:
         """The value of a measure of one stimulus, and its gradient at one of the stimulus' inputs.
 
-        See :meth:`modalnet.execution.trace.Engine.inward`.
+        See :meth:`modalnet.execution.engine.Engine.inward`.
         """
-        if self.remote is not None:
-            raise InputError(
-                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
-                "passes, one after the other. Load the model here."
-            )
+        self.check_input_gradients()
         sites = choose_sites(self.spaces, layers, list(self.towers))
         edits = self.edits((), [encoded.prepared.stimulus])
         reading = self.runner.inward(encoded, sites, tokens, source, measure, edits)

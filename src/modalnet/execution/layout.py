@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet._warnings import warn
 from modalnet.errors import InputError, RemoteError
+from modalnet.execution.engine import Engine
 from modalnet.execution.plan import Plan, Pool, Sites
-from modalnet.execution.trace import Engine, LayoutError
+from modalnet.execution.reading import LayoutError
 from modalnet.inputs.batch import Batch, Encoded, TextTokens
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span

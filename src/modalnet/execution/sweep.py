@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
 
-    from modalnet.execution.trace import Reading
+    from modalnet.execution.reading import Reading
 
 # How far logits may differ between a run that skips blocks and a whole one, as a share of their spread.
 AGREE, AGREE_HALF = 1e-3, 5e-2
@@ -273,10 +273,10 @@ class Sweep:
         asked = _Asked(states, outcome, edits)
         groups: dict[Any, list[int]] = {}
         for number, cell in enumerate(cells):
-            # A server runs every block anyway, so there cells may share a batch wherever they begin.
-            entry = self._entry(cell) if self.engine.remote is None else None
+            # Where every block runs anyway, cells may share a batch wherever they begin.
+            entry = self._entry(cell) if self.engine.capabilities.skips_blocks else None
             groups.setdefault((states[cell.state].encoded.kind, entry), []).append(number)
-        if self.engine.remote is not None:
+        if self.engine.capabilities.jobs:
             yield from self._there(asked, cells, list(groups.values()), limit)
             return
         for (_, entry), numbers in groups.items():
@@ -300,7 +300,7 @@ class Sweep:
     def _there(
         self, asked: _Asked, cells: Sequence[Cell], groups: Sequence[list[int]], limit: BatchLimit
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """The cells on a server: many passes to a job."""
+        """The cells as jobs: many passes to each."""
 
         def batches() -> Iterator[list[int]]:
             for numbers in groups:

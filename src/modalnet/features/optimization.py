@@ -128,11 +128,7 @@ def optimize(
     Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill, doi:10.23915/distill.00007.
     """
     model = load(model)
-    if model.remote is not None:
-        raise InputError(
-            f"{model.name} runs on a server, and optimizing a picture takes hundreds of passes, one after the other. "
-            "Load the model here."
-        )
+    model._executor.check_input_gradients()
     brush = _brush(steps, rate, Shake() if shake is None else shake, smooth, colour, seed)
     if isinstance(n_controls, bool) or not isinstance(n_controls, int) or n_controls < 0:
         raise InputError(f"n_controls={n_controls!r}: give how many sets of random units, a whole number from 0.")

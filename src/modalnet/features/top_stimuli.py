@@ -16,7 +16,7 @@ from modalnet.errors import InputError
 from modalnet.features.response import Response, check_reach, respond, token_choices, watch
 from modalnet.features.result import NETWORK, Shown, TopStimuli
 from modalnet.features.running_top import RunningTop
-from modalnet.model import Model, load
+from modalnet.model import Model, as_model
 from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def top_stimuli(
     from tqdm.auto import tqdm
 
     _check_n(n)
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
+    model = as_model(model, remote)
     response = respond(model, units, magnitude, scaled=scaled)
     chunks, total = _chunks(stimuli)
     best = Best(response, n, bottom=bottom)

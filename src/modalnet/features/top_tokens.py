@@ -16,7 +16,7 @@ from modalnet.errors import InputError
 from modalnet.features.response import respond, watch
 from modalnet.features.result import Shown, TopStimuli
 from modalnet.features.top_stimuli import Best, _check_n
-from modalnet.model import Model, load
+from modalnet.model import Model, as_model
 
 if TYPE_CHECKING:
     from modalnet.inputs.batch import Prepared
@@ -68,7 +68,7 @@ def top_tokens(
     from tqdm.auto import tqdm
 
     _check_n(n)
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
+    model = as_model(model, remote)
     response = respond(model, units, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
     if outside:

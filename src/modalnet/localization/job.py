@@ -17,7 +17,8 @@ import numpy as np
 from modalnet._files import write_bytes
 from modalnet._warnings import warn
 from modalnet.errors import InputError
-from modalnet.execution.backends.ndif import Remote, ask, fetch, post
+from modalnet.execution.backends.choice import restored
+from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.localization.result import Localization
 from modalnet.results.cache import CacheLike, Slot
 from modalnet.stats.moments import Moments
@@ -108,9 +109,9 @@ class LocalizationJob:
         Identifies the job; :meth:`from_id` finds it again.
     """
 
-    def __init__(self, job_id: str, remote: Remote | None, slot: Slot | None, asked: dict[str, Any]) -> None:
+    def __init__(self, job_id: str, backend: DeferredBackend | None, slot: Slot | None, asked: dict[str, Any]) -> None:
         self.id = job_id
-        self.remote = remote
+        self.backend = backend
         self._slot = slot
         self._asked = asked
         self._result: Localization | None = None
@@ -118,7 +119,7 @@ class LocalizationJob:
     @classmethod
     def submit(
         cls,
-        remote: Remote,
+        backend: DeferredBackend,
         *,
         tally: Tally,
         meta: dict[str, Any],
@@ -131,17 +132,17 @@ class LocalizationJob:
         asked: dict[str, Any] = {
             "id": job_id,
             "key": slot.key,
-            "remote": {"key": remote.key, "mode": remote.host, "env": dict(remote.env)},
+            "remote": dict(backend.to_dict()),
             "names": tally.names,
             "shapes": tally.shapes,
             "n_folds": tally.n_folds,
             "meta": meta,
             "jobs": [],
         }
-        job = cls(job_id, remote, slot, asked)
+        job = cls(job_id, backend, slot, asked)
         for number, blob in enumerate(blobs):
             write_bytes(job._payload(number), blob)
-            asked["jobs"].append(post(remote, blob))
+            asked["jobs"].append(backend.submit(blob))
         job._write()
         return job
 
@@ -177,13 +178,13 @@ class LocalizationJob:
                 f"There is no job {job_id!r} in {slot.folder()}. If it was submitted with a store of its own, give its "
                 "folder as cache=."
             ) from None
-        return cls(job_id, Remote(**asked["remote"]), replace(slot, key=asked["key"]), asked)
+        return cls(job_id, restored(asked["remote"]), replace(slot, key=asked["key"]), asked)
 
     def status(self) -> str:
         """Where it stands: ``"completed"``, or how many of its jobs are in which state."""
-        if self._result is not None or self.remote is None:
+        if self._result is not None or self.backend is None:
             return "completed"
-        states = [ask(self.remote, one) for one in self._asked["jobs"]]
+        states = [self.backend.status(one) for one in self._asked["jobs"]]
         if set(states) == {"completed"}:
             return "completed"
         return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -198,15 +199,15 @@ class LocalizationJob:
         TransportError
             Where the server cannot be reached; ask again later.
         """
-        if self._result is not None or self.remote is None or self._slot is None:
+        if self._result is not None or self.backend is None or self._slot is None:
             assert self._result is not None
             return self._result
         asked = self._asked
         names = [(str(side), int(fold), str(condition)) for side, fold, condition in asked["names"]]
         tally = Tally(names, {tower: tuple(shape) for tower, shape in asked["shapes"].items()}, asked["n_folds"])
         for number, one in enumerate(asked["jobs"]):
-            found, asked["jobs"][number] = fetch(self.remote, one, self._payload(number).read_bytes())
-            tally.add({tower: {what: v.numpy() for what, v in sums.items()} for tower, sums in found["sums"].items()})
+            sums, asked["jobs"][number] = self.backend.fetch(one, self._payload(number).read_bytes())
+            tally.add({name: {what: v.numpy() for what, v in found.items()} for name, found in sums.items()})
         self._result = made_of(tally, asked["meta"])
         self._slot.write(self._result)
         return self._result

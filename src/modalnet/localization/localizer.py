@@ -15,10 +15,12 @@ import numpy as np
 
 from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
+from modalnet.execution.backends.choice import RemoteLike
+from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.result import Localization
-from modalnet.model import Model, load
+from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
@@ -107,7 +109,7 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     magnitude: Literal["absolute", "signed"] = "absolute",
     protocol: str | None = None,
     batch_size: int | Literal["auto"] = "auto",
-    remote: bool | str | None = None,
+    remote: RemoteLike | None = None,
     blocking: bool = True,
     cache: CacheLike = True,
     progress: bool = True,
@@ -190,9 +192,10 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
             "positive=..., negative=...) or modalnet.stimuli.language()."
         )
     access = Access.of(cache)
-    if not blocking and not remote and getattr(model, "remote", None) is None:
+    model = as_model(model, remote)
+    capabilities = model._executor.backend.capabilities
+    if not blocking and not capabilities.deferred:
         raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
-    model = (load(model, remote=remote) if remote and not isinstance(model, Model) else load(model))._at(remote)
     settings = _settings(contrast, protocol, tokens, magnitude)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
     names = _choose_towers(model, contrast, towers)
@@ -220,8 +223,8 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     if not blocking:
         return _submit(question, prepared, batch_size, slot, meta)
     sums: _Sums | Tally
-    if model.remote is not None:
-        sums = _run_remotely(question, prepared, batch_size, slot.journal(), progress=progress)
+    if capabilities.reduces:
+        sums = _run_reduced(question, prepared, batch_size, slot.journal(), progress=progress)
     else:
         sums = _run(question, prepared, batch_size, progress=progress)
     made = made_of(sums, meta)
@@ -379,7 +382,7 @@ def _write_part(journal: Journal, indices: Sequence[int], sums: Mapping[str, Map
     journal.write(arrays, {"kind": "part", "indices": list(indices)})
 
 
-def _run_remotely(
+def _run_reduced(
     question: _Question,
     prepared: Sequence[Prepared],
     batch_size: int | Literal["auto"],
@@ -387,11 +390,10 @@ def _run_remotely(
     *,
     progress: bool,
 ) -> Tally:
-    """Run every stimulus once on the server, and take in the moments that come back."""
+    """Run every stimulus once, and take in the moments that the backend reduces them to."""
     from tqdm.auto import tqdm
 
-    contrast, remote = question.contrast, question.model.remote
-    assert remote is not None
+    contrast, backend = question.contrast, question.model._executor.backend
     absolute = question.magnitude == "absolute"
     tally, numbers = _tally(question)
     left = set(range(len(contrast)))
@@ -404,8 +406,7 @@ def _run_remotely(
 
         for indices, found in _read_parts(journal):
             take(indices, found)
-        before, remote.told = remote.told, lambda state: bar.set_postfix_str(f"{state} on {remote.host}")
-        try:
+        with backend.telling(lambda state: bar.set_postfix_str(f"{state} on {backend.where()}")):
             for indices, moments in question.model._executor.moments(
                 [item for item in prepared if item.index in left],
                 question.towers,
@@ -417,8 +418,6 @@ def _run_remotely(
                 arrays = {name: {what: value.numpy() for what, value in one.items()} for name, one in moments.items()}
                 _write_part(journal, indices, arrays)
                 take(indices, arrays)
-        finally:
-            remote.told = before
     if left:
         raise ModalnetError(f"{len(left)} of {len(contrast)} stimuli were not read. Please report it.")
     return tally
@@ -440,8 +439,8 @@ def _submit(
     meta: dict[str, Any],
 ) -> LocalizationJob:
     """Write all jobs, send them, and hand out what asks for them."""
-    remote = question.model.remote
-    assert remote is not None
+    backend = question.model._executor.backend
+    assert isinstance(backend, DeferredBackend)
     tally, numbers = _tally(question)
     blobs: list[bytes] = []
     sent = question.model._executor.moments(
@@ -455,4 +454,4 @@ def _submit(
     )
     for _ in sent:
         pass
-    return LocalizationJob.submit(remote, tally=tally, meta=meta, blobs=blobs, slot=slot)
+    return LocalizationJob.submit(backend, tally=tally, meta=meta, blobs=blobs, slot=slot)

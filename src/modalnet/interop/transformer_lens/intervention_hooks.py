@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
+from modalnet.execution.compile import Edit
 from modalnet.execution.edits import Edits, Part, flatten
 from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
@@ -63,7 +64,7 @@ class Hook:
         flat = value.reshape(-1, width)
         rows = torch.arange(len(flat), device=value.device).reshape(-1, n_tokens)[:, self._positions(n_tokens)]
         dims, vector = self.part.dims, self.part.vector
-        edit = (
+        edit = Edit(
             rows.reshape(-1, 1),
             None if dims is None else torch.as_tensor(dims, device=value.device)[None],
             None if vector is None else torch.tensor(vector),

@@ -1,0 +1,69 @@
+"""What an NDIF server says where it does not take a job or does not finish it, as errors that say what to do."""
+
+from __future__ import annotations
+
+from modalnet.errors import InputError, RemoteError, RemoteLimitError, RemoteMemoryError
+
+#: Answers of the server that say "not now".
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+#: Ends of a job that are no fault of what was sent.
+PASSING = ("cancelled or preempted", "evicted", "could not be reached", "temporarily unavailable", "actor died")
+
+
+class LostError(Exception):
+    """The server no longer knows of a job, or gave it up for a reason of its own."""
+
+
+def refused(host: str, status: int, message: str, size: int) -> Exception:
+    """The error that an HTTP status stands for.
+
+    Parameters
+    ----------
+    host, status, message
+        Who answered what, the API key removed.
+    size
+        Number of bytes that were sent.
+    """
+    if status in (400, 401, 403) and "key" in message.lower():
+        return InputError(
+            f"{host} does not take the API key ({status}). Set NDIF_API_KEY to a key of that server, or NDIF_HOST to "
+            "the server that the key is for; nnsight.CONFIG.set_default_api_key(...) keeps one."
+        )
+    if status == 413:
+        return RemoteLimitError(f"{host} does not take a job of {size / 1e6:.1f} MB.")
+    if status == 400 and "version" in message.lower():
+        return InputError(
+            f"{host} does not work with what is installed here: {message} Install the version that it asks for."
+        )
+    if status in (404, 405):
+        return InputError(f"{host} is no NDIF server, or one of another version: {message}. Set NDIF_HOST.")
+    return RemoteError(f"{host} refused the job ({status}): {message}")
+
+
+def ended(host: str, key: str, message: str) -> Exception:
+    """The error that the end of a job stands for.
+
+    Parameters
+    ----------
+    host, key
+        The server, and its name for the model.
+    message
+        What the server says, the API key removed.
+    """
+    low = message.lower()
+    if any(words in low for words in PASSING):
+        return LostError(message)
+    if "out of memory" in low:
+        return RemoteMemoryError(f"the job ran out of memory on {host}: {_last_line(message)}")
+    if "execution timeout" in low or "timed out" in low:
+        return RemoteLimitError(f"the job took longer than {host} allows: {_last_line(message)}")
+    if "deploy" in low and "traceback" not in low:
+        return RemoteError(
+            f"{host} does not serve {key}: {' '.join(message.split())} Check the name; nnsight.ndif_status() lists "
+            "what it serves."
+        )
+    return RemoteError(f"the job failed on {host}: {message}")
+
+
+def _last_line(message: str) -> str:
+    return (message.strip().splitlines() or [""])[-1]

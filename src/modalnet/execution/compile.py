@@ -1,0 +1,401 @@
+"""From a plan to a program: what one trace body runs.
+
+A plan speaks of towers, layers and positions. A program holds the envoys of the blocks, tensors where the model is, and
+plain Python: all that a trace needs, and all that a server can be sent. Programs are unpickled there as plain
+namespaces of the same fields (:class:`modalnet.execution.shipping.Shipped`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from modalnet.errors import InputError
+from modalnet.execution import trace
+from modalnet.execution.plan import Plan, Pool, Write
+from modalnet.execution.reading import LayoutError
+from modalnet.execution.shipping import Shipped
+from modalnet.models.sites import Space
+from modalnet.models.towers import Tower
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+    from nnsight import Envoy
+
+#: How a site lays out its activations: width, number of streams, whether streams come first, whether it is an input.
+Form: TypeAlias = tuple[int, int, bool, bool]
+#: Model inputs by name: tensors, or packed ones on their way to a server.
+Inputs: TypeAlias = dict[str, Any]
+
+# Logits that are converted to float32 at once: on a CPU as many as its caches hold, which is several times faster.
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
+
+
+@dataclass
+class Edit(Shipped):
+    """A write as tensors where the model is: ``a * x + b`` for some dims or one direction, at some positions."""
+
+    rows: Int[torch.Tensor, "position 1"]
+    dims: Int[torch.Tensor, "1 dims"] | None
+    vector: Float[torch.Tensor, " dim"] | None
+    a: float
+    b: Float[torch.Tensor, "... dims"]
+
+
+@dataclass
+class SiteStep(Shipped):
+    """What a pass does at one site.
+
+    Attributes
+    ----------
+    module
+        The envoy of the module whose output or input the site is.
+    tower, form
+        Name of the tower, and how the site lays out its activations.
+    order
+        Sorts towers as the forward pass reaches them.
+    positions, rows
+        The expected number of positions (None: any) and of rows (1: any).
+    edits
+        In their order.
+    read
+        Whether the site is read, after the edits.
+    index, lengths
+        The positions that are pooled, and how many belong to each stimulus; None where every position is read. An empty
+        index stands for all positions in order.
+    instead
+        Stands for the output of a block that is skipped.
+    """
+
+    module: Envoy
+    tower: str
+    form: Form
+    order: int
+    positions: int | None = None
+    rows: int = 1
+    edits: Sequence[Edit] = ()
+    read: bool = False
+    index: Int[torch.Tensor, " position"] | None = None
+    lengths: list[int] | None = None
+    instead: Float[torch.Tensor, "..."] | None = None
+
+
+@dataclass
+class Program(Shipped):
+    """One trace: a body and what it needs.
+
+    Attributes
+    ----------
+    body
+        A function of :mod:`modalnet.execution.trace`, called with the program.
+    root
+        The part of the model that runs.
+    moved
+        Model inputs, where the model is.
+    steps
+        Sites in forward order.
+    call
+        Name of the method that runs the root; empty where the body chooses it.
+    stop
+        Whether the pass may stop before its end.
+    """
+
+    body: Callable[[Any], dict[str, Any]]
+    root: Envoy
+    moved: Inputs
+    steps: Sequence[SiteStep] = ()
+    call: str = "__call__"
+    stop: bool = True
+
+
+@dataclass
+class ForwardProgram(Program):
+    """A forward pass.
+
+    Attributes
+    ----------
+    head, rows, n_text
+        The LM head, the positions whose logits are taken, and the number of positions that it sees; None for no logits.
+    targets, columns
+        As in a :class:`~modalnet.execution.plan.Plan`, targets by parts of ``size`` rows.
+    size
+        Number of rows of logits that are converted to float32 at once.
+    idle
+        The LM head, which a pass that cannot be stopped gives next to nothing to do.
+    measure, slope
+        Of the logits: a function whose sum is differentiated, or the gradient of one that is known already.
+    leaf
+        The input that the measure, then of what is read, is differentiated by.
+    narrow
+        Weight and bias of the LM head at some columns alone.
+    """
+
+    head: Envoy | None = None
+    rows: Int[torch.Tensor, " position"] | None = None
+    n_text: int = 0
+    targets: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
+    columns: Int[torch.Tensor, "position token"] | None = None
+    size: int = 1
+    idle: Envoy | None = None
+    measure: Callable[[Any], torch.Tensor] | None = None
+    slope: Float[torch.Tensor, "position vocab"] | None = None
+    leaf: Float[torch.Tensor, "..."] | None = None
+    narrow: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+
+@dataclass
+class EntranceProgram(Program):
+    """A pass up to a block, for what enters it."""
+
+    block: Envoy | None = None
+    form: Form = (0, 1, False, True)
+
+
+@dataclass
+class GenerationProgram(Program):
+    """A generation.
+
+    Attributes
+    ----------
+    settings
+        For ``generate`` of transformers.
+    prompt, after
+        Blocks that are edited in the pass over the prompt, and in each pass over one new token.
+    fed_to, ids
+        Where the tokens that are fed to a pass are seen: an envoy, and the name of its input; empty for the only one.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    prompt: Sequence[SiteStep] = ()
+    after: Sequence[SiteStep] = ()
+    fed_to: Envoy | None = None
+    ids: str = ""
+
+
+class Compiler:
+    """Makes programs for one model.
+
+    Parameters
+    ----------
+    envoy
+        nnsight's wrapper of the model.
+    in_place
+        Whether programs run on this module as they are: tensors are then put where it is. Otherwise they stay on the
+        CPU, and whoever runs the programs knows better where its model is.
+    """
+
+    def __init__(self, envoy: Envoy, *, in_place: bool) -> None:
+        self.envoy = envoy
+        self.module: torch.nn.Module = envoy._module
+        self.in_place = in_place
+        self._envoys: dict[torch.nn.Module, Envoy] = {}
+
+    def forward(self, inputs: Inputs, plan: Plan) -> ForwardProgram:
+        """The program of a forward pass."""
+        # Positions are moved once for all blocks that share a pool.
+        indices = {id(pool): self._index(pool) for _, pool in plan.reads}
+        stimuli = len(inputs["input_ids"]) if "input_ids" in inputs else 1
+        steps = self._skips(plan)
+        for space, layer, writes, pool in plan.steps():
+            step = self._step(space, layer, writes)
+            step.rows = stimuli if space.modality == "text" else 1
+            if pool is not None:
+                # A pool of no positions is one that asks how many there are.
+                step.positions = step.positions or pool.n_positions or None
+                step.read, step.index = True, indices[id(pool)]
+                step.lengths = None if pool.lengths is None else pool.lengths.tolist()
+            steps.append(step)
+        # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
+        steps.sort(key=lambda step: (step.order, step.instead is None))
+        size = self._rows_at_once()
+        return ForwardProgram(
+            trace.forward,
+            self._root(plan),
+            self.moved(inputs, plan.root),
+            steps,
+            head=self.head() if plan.logit_rows is not None else None,
+            rows=plan.logit_rows,
+            n_text=plan.n_text_positions,
+            targets=_by_part(plan, size),
+            columns=plan.columns,
+            size=size,
+            idle=None if self.in_place or output_head(self.module) is None else self.head(),
+        )
+
+    def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:
+        """The program of a pass up to the first block of a tower."""
+        return EntranceProgram(
+            trace.entrance,
+            self._root(plan),
+            {name: self._placed(value) for name, value in inputs.items()},
+            self._skips(plan),
+            block=self.envoy.get(tower.paths[0]),
+            form=_form(Space(tower)),
+        )
+
+    def generation(
+        self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], settings: Mapping[str, Any]
+    ) -> GenerationProgram:
+        """The program of a generation; see :meth:`modalnet.execution.engine.Engine.generate`."""
+        # Some models hand their decoder embeddings and let that one generate: there the tokens that are fed to a step
+        # are seen at the embedding, and otherwise at the model, since an embedding may have other calls.
+        from transformers import GenerationMixin
+
+        module: Any = self.module
+        own = type(module).generate is not GenerationMixin.generate
+        embedding = self.at(module.get_input_embeddings()) if own else self.envoy
+        return GenerationProgram(
+            trace.generation,
+            self.envoy,
+            {name: self._placed(value) for name, value in inputs.items()},
+            call="",
+            settings=dict(settings),
+            prompt=self._written(writes),
+            after=self._written(later),
+            fed_to=embedding,
+            ids="" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
+        )
+
+    def head(self) -> Envoy:
+        """The envoy of the LM head; an InputError where the model has none."""
+        head = output_head(self.module)
+        if head is None:
+            raise InputError(
+                f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
+                "(a ...ForCausalLM or ...ForConditionalGeneration class)."
+            )
+        return self.at(head)
+
+    def at(self, module: torch.nn.Module) -> Envoy:
+        """The envoy of a module."""
+        # nnsight gives a submodule that is called "output" another name, so a path does not always lead to it.
+        if module not in self._envoys:
+            self._envoys[module] = next(envoy for envoy in self.envoy.modules() if envoy._module is module)
+        return self._envoys[module]
+
+    def moved(self, inputs: Mapping[str, Any], root: str) -> Inputs:
+        """The inputs of one forward pass where the model is."""
+        moved = {name: self._placed(value) for name, value in inputs.items()}
+        if self._caches and not root:
+            moved["use_cache"] = False
+        return moved
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of the LM head; a guess where it does not say."""
+        head: Any = output_head(self.module)
+        return head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
+
+    def _root(self, plan: Plan) -> Envoy:
+        return self.envoy.get(plan.root) if plan.root else self.envoy
+
+    def _step(self, space: Space, layer: int, writes: Sequence[Write] = ()) -> SiteStep:
+        return SiteStep(
+            self.envoy.get(space.paths[layer]),
+            space.tower.name,
+            _form(space),
+            space.tower.order,
+            positions=writes[0].n_positions if writes else None,
+            edits=[self._edit(write) for write in writes],
+        )
+
+    def _written(self, writes: Sequence[Write]) -> list[SiteStep]:
+        """The sites that are written to, in forward order."""
+        return [self._step(space, layer, here) for space, layer, here, _ in Plan((), writes=tuple(writes)).steps()]
+
+    def _skips(self, plan: Plan) -> list[SiteStep]:
+        """The blocks that a plan skips."""
+        steps = []
+        for prefix in plan.prefixes:
+            for layer, path in enumerate(prefix.tower.paths[: prefix.layer]):
+                step = self._step(Space(prefix.tower), layer)
+                step.instead = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
+                if self.in_place:
+                    weight = next(self.module.get_submodule(path).parameters())
+                    step.instead = step.instead.to(weight.device, weight.dtype)
+                steps.append(step)
+        return steps
+
+    def _index(self, pool: Pool) -> Int[torch.Tensor, " position"] | None:
+        """A pool's positions where the model is; empty for every position in order."""
+        import torch
+
+        if pool.index is None:
+            return None
+        everything = torch.equal(pool.index, torch.arange(pool.n_positions))
+        index: torch.Tensor = self._placed(pool.index[:0] if everything else pool.index)
+        return index
+
+    def _edit(self, write: Write) -> Edit:
+        """A write as tensors where the model is; values in float32, whatever the model computes in."""
+        device = self._device if self.in_place else "cpu"
+        dims = None if write.dims is None else write.dims.to(device)[None, :]
+        vector = None if write.vector is None else write.vector.to(device)
+        return Edit(write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device))
+
+    def _rows_at_once(self) -> int:
+        """How many rows of logits are converted to float32 at once."""
+        on_cpu = self.in_place and self._device.type == "cpu"
+        return max(1, (CPU_LOGITS if on_cpu else GPU_LOGITS) // self.vocabulary)
+
+    @property
+    def _caches(self) -> bool:
+        """Whether the model would fill a key-value cache, which one forward pass has no use for."""
+        config: Any = getattr(self.module, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        takes = inspect.signature(self.module.forward).parameters
+        return bool(getattr(text, "use_cache", False)) and "use_cache" in takes
+
+    @property
+    def _device(self) -> torch.device:
+        return next(p.device for p in self.module.parameters() if p.device.type != "meta")
+
+    def _placed(self, value: Any) -> Any:
+        """An input where the model is, in the precision that the model computes in."""
+        import torch
+
+        if not isinstance(value, torch.Tensor) or not self.in_place:
+            return value
+        parameter = next((p for p in self.module.parameters() if p.device.type != "meta"), None)
+        device = parameter.device if parameter is not None else value.device
+        floating = value.is_floating_point()
+        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
+        return value.to(device=device, dtype=dtype if floating else value.dtype)
+
+
+def output_head(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The LM head of a model, or of the part of it that generates; None where there is none."""
+    for sub in module.modules():
+        try:
+            head: torch.nn.Module | None = sub.get_output_embeddings()  # type: ignore[operator]
+        except (AttributeError, NotImplementedError):
+            continue
+        if head is not None:
+            return head
+    return None
+
+
+def _by_part(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """A plan's targets by parts of so many logit rows: where in its part each stands, and its token."""
+    import torch
+
+    if plan.targets is None or plan.logit_rows is None:
+        return None
+    # A negative number would count from the end of the vocabulary and give some other token's probability.
+    if bool((plan.targets < 0).any()):
+        raise LayoutError("a row does not end with the tokens of its text")
+    rows = torch.arange(len(plan.targets)) if plan.target_rows is None else plan.target_rows
+    parts = []
+    for start in range(0, len(plan.logit_rows), size):
+        here = (rows >= start) & (rows < start + size)
+        parts.append((rows[here] - start, plan.targets[here]))
+    return parts
+
+
+def _form(space: Space) -> Form:
+    # What is inside a block is computed for one stream.
+    streams = space.tower.streams if space.whole else 1
+    return space.width, streams, space.tower.streams_first, space.side == "input"

@@ -1,0 +1,365 @@
+"""Runs plans on one model: compiled to programs, run by a backend, decoded to readings.
+
+Two things make one pass cheaper or richer. A plan's *prefixes* stand in for blocks that an earlier pass ran, which are
+then skipped; and with a *measure* of the logits the pass goes backward too, to the gradient at every site that is read.
+Or the measure is of what is read, and the pass goes back to an input, such as pixels (:meth:`Engine.inward`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import InputError, RemoteError
+from modalnet.execution import trace
+from modalnet.execution.backends.local import LocalBackend
+from modalnet.execution.backends.protocol import DeferredBackend
+from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, output_head
+from modalnet.execution.plan import Plan, Write
+from modalnet.execution.reading import Reading, check_layout, decode
+from modalnet.execution.reduction import Reduction
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from nnsight import Envoy
+
+    from modalnet.execution.backends.protocol import Backend
+    from modalnet.execution.reduction import Sums
+    from modalnet.models.towers import Tower
+
+#: A function of the logits ``[position, vocab]`` whose sum is differentiated.
+Measure = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+class Engine:
+    """Runs plans on one model.
+
+    Parameters
+    ----------
+    module
+        A torch module.
+    envoy
+        An nnsight model around it, if the user has one; its stored edits then apply.
+    backend
+        Where its passes run; by default in this process.
+    """
+
+    def __init__(self, module: torch.nn.Module, envoy: Envoy | None = None, backend: Backend | None = None) -> None:
+        self.module = module
+        self.backend: Backend = backend or LocalBackend()
+        self.capabilities = self.backend.capabilities
+        self.envoy = _wrapped(module, envoy)
+        self.compiler = Compiler(self.envoy, in_place=self.capabilities.in_place)
+        self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits of the LM head."""
+        return self.compiler.vocabulary
+
+    def head(self) -> Envoy:
+        """The envoy of the LM head; an InputError where the model has none."""
+        return self.compiler.head()
+
+    def run(self, inputs: Inputs, plan: Plan, measure: Measure | None = None) -> Reading:
+        """One forward pass, and a backward pass where there is a measure.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs, on any device.
+        plan
+            What to read and write.
+        measure
+            From the logits at the plan's rows, ``[position, vocab]``, to values whose sum is differentiated. The plan's
+            reads must not pool then, and no parameter's gradient is touched.
+
+        Raises
+        ------
+        InputError
+            If these inputs make the model leave out a block that the plan reads.
+        LayoutError
+            If a tower holds another number of positions than the plan expects.
+        """
+        if measure is not None and not self.capabilities.measures:
+            return self._slope(inputs, plan, measure)
+        narrows = self.capabilities.in_place and self._narrows is not False
+        if plan.columns is not None and narrows and measure is None:
+            return self._narrowly(inputs, plan)
+        program = self.compiler.forward(inputs, plan)
+        program.measure = measure
+        return self._read([program], [plan])[0]
+
+    def run_many(self, passes: Sequence[tuple[Inputs, Plan]]) -> list[Reading]:
+        """Several forward passes, as one job where there are jobs. Errors are those of :meth:`run`."""
+        if not self.capabilities.jobs:
+            return [self.run(inputs, plan) for inputs, plan in passes]
+        return self._read(
+            [self.compiler.forward(inputs, plan) for inputs, plan in passes], [plan for _, plan in passes]
+        )
+
+    def reduce(
+        self,
+        passes: Sequence[tuple[Inputs, Plan]],
+        groups: Sequence[Sequence[int]],
+        n_groups: int,
+        *,
+        absolute: bool,
+    ) -> Sums:
+        """Several forward passes in one job, of which only moments come back.
+
+        Parameters
+        ----------
+        passes
+            Inputs and plans, which pool.
+        groups
+            Per pass, the group of each stimulus.
+        n_groups, absolute
+            As in a :class:`~modalnet.execution.reduction.Reduction`.
+        """
+        programs, reductions = self._reducing(passes, groups, n_groups, absolute=absolute)
+        with self._explained(programs[0].moved):
+            return self.backend.reduce(self.envoy, programs, reductions)
+
+    def write(
+        self,
+        passes: Sequence[tuple[Inputs, Plan]],
+        groups: Sequence[Sequence[int]],
+        n_groups: int,
+        *,
+        absolute: bool,
+    ) -> bytes:
+        """The job of :meth:`reduce`, written and not sent."""
+        assert isinstance(self.backend, DeferredBackend)
+        return self.backend.write(self.envoy, *self._reducing(passes, groups, n_groups, absolute=absolute))
+
+    def _reducing(
+        self, passes: Sequence[tuple[Inputs, Plan]], groups: Sequence[Sequence[int]], n_groups: int, *, absolute: bool
+    ) -> tuple[list[ForwardProgram], list[Reduction]]:
+        """The programs of :meth:`reduce`, and how what they read is reduced."""
+        programs = [self.compiler.forward(inputs, plan) for inputs, plan in passes]
+        reductions = [
+            Reduction(plan.names(), list(members), n_groups, absolute)
+            for (_, plan), members in zip(passes, groups, strict=True)
+        ]
+        return programs, reductions
+
+    def inward(
+        self,
+        inputs: Inputs,
+        plan: Plan,
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    ) -> Reading:
+        """One forward pass up to the last site that is read, and back from there to an input.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs, on any device.
+        plan
+            What to read; its reads pool.
+        source
+            Which input, such as ``"pixel_values"``: floats.
+        measure
+            From what is read, one ``[stimulus, dim]`` per site in forward order, to values whose sum is differentiated.
+            No parameter's gradient is touched.
+
+        Raises
+        ------
+        InputError
+            If nothing that is read depends on the input, or these inputs make the model leave out a block.
+        """
+        program = self.compiler.forward(inputs, plan)
+        leaf = program.moved[source] = program.moved[source].detach().requires_grad_()
+        program.measure, program.leaf = measure, leaf
+        with self._explained(inputs):
+            (saved,) = self.backend.run(self.envoy, [program])
+        reading = decode(plan, saved)
+        if not saved["gradients"]:
+            raise InputError(
+                f"nothing that is read of {type(self.module).__name__} can be traced back to {source}: its forward "
+                "pass keeps no gradient on the way, or does not use it."
+            )
+        reading.measured, reading.inward = saved["values"][0].cpu(), saved["gradients"][0].float().cpu()
+        return reading
+
+    def entering(self, inputs: Inputs, tower: Tower, plan: Plan) -> Float[torch.Tensor, "position dim"]:
+        """The input of the first block of a tower, in float32 on the CPU; no block of it runs.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs.
+        tower
+            Which tower.
+        plan
+            Its prefixes stand in for towers before this one.
+        """
+        with self._explained(inputs):
+            (saved,) = self.backend.run(self.envoy, [self.compiler.entrance(inputs, tower, plan)])
+        entering: torch.Tensor = saved["entering"][0].cpu()
+        return entering
+
+    def visits(self, inputs: Inputs, root: str, paths: Sequence[str]) -> dict[str, int]:
+        """How many times one forward pass, run to its end, comes through each of some modules.
+
+        A trace reads a module's first visit, so a block with more of them must not pass for one of the residual stream.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs of one stimulus.
+        root
+            Path of the part of the model that runs; empty for all of it.
+        paths
+            Paths of the modules.
+        """
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        places = {path: f"{self.envoy.get(path).path}.output" for path in paths}
+        counts = self.envoy.interleaver.counts
+        before = dict(counts)
+        head = output_head(self.module) if not root else None
+        moved = self.compiler.moved(inputs, root)
+        if not self.capabilities.weights_here:
+            # Without its weights here, the model is walked through on the meta device, as far as that leads: masks are
+            # looked into for padding, which one stimulus does not have, and positions for packing unless there is a
+            # cache.
+            for name in ("attention_mask", "use_cache"):
+                moved.pop(name, None)
+            moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
+        with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
+            trace.walk(
+                self.envoy.get(root) if root else self.envoy,
+                moved,
+                self.envoy.get(paths[0]),
+                None if head is None else self.compiler.at(head),
+            )
+        return {path: counts.get(place, 0) - before.get(place, 0) for path, place in places.items()}
+
+    def generate(self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], **settings: Any) -> list[int]:
+        """Generate after one stimulus, with edits at every step; return the new tokens.
+
+        Parameters
+        ----------
+        inputs
+            Model inputs of one stimulus.
+        writes
+            Edits of the pass over the prompt.
+        later
+            Edits of each pass over one new token: their ``b`` is ``[dims]``, or ``[step, dims]`` with a row per pass.
+        **settings
+            For transformers' ``generate``; ``max_new_tokens`` is needed.
+
+        Raises
+        ------
+        LayoutError
+            If a tower holds another number of positions than the edits expect.
+        """
+        # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
+        # transformers chooses tokens.
+        settings["max_new_tokens"] += 1
+        # A config may turn it off; a step that reads one token is what the edits of a step are made for.
+        settings.setdefault("use_cache", True)
+        (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings)])
+        check_layout(saved)
+        tokens = [int(ids[0, -1]) for ids in saved["fed"]]
+        # What a model is made to end with comes last where the limit is reached, which is one pass later here.
+        forced = getattr(self.module.generation_config, "forced_eos_token_id", None)
+        if isinstance(forced, int) and len(tokens) == settings["max_new_tokens"] - 1:
+            tokens[-1] = forced
+        return tokens
+
+    def _read(self, programs: Sequence[ForwardProgram], plans: Sequence[Plan]) -> list[Reading]:
+        with self._explained(programs[0].moved):
+            saved = self.backend.run(self.envoy, programs)
+        return [decode(plan, each) for plan, each in zip(plans, saved, strict=True)]
+
+    def _narrowly(self, inputs: Inputs, plan: Plan) -> Reading:
+        """A pass whose head gives a few columns of the vocabulary and no others: with a large one, half of the work.
+
+        What a model does to its logits afterwards (scaling, capping) is then done to those few, which is the same as
+        long as it is done to each by itself; so the first pass of a model is run both ways.
+        """
+        import torch
+
+        head = output_head(self.module)
+        if type(head) is not torch.nn.Linear:
+            self._narrows = False
+            return self.run(inputs, plan)
+        assert plan.columns is not None
+        tokens, places = torch.unique(plan.columns, return_inverse=True)
+        bias = None if head.bias is None else head.bias[tokens.to(head.weight.device)]
+
+        def narrow() -> Reading:
+            program = self.compiler.forward(inputs, plan)
+            program.columns, program.narrow = places, (head.weight[tokens.to(head.weight.device)], bias)
+            return self._read([program], [plan])[0]
+
+        if self._narrows:
+            return narrow()
+        self._narrows = False
+        whole = self.run(inputs, plan)
+        with contextlib.suppress(RuntimeError, IndexError, ValueError):
+            picked = narrow().picked
+            assert picked is not None
+            assert whole.picked is not None
+            close = 2e-2 if head.weight.dtype.itemsize < 4 else 1e-3
+            self._narrows = bool(torch.allclose(picked, whole.picked, atol=close, rtol=close))
+        return whole
+
+    def _slope(self, inputs: Inputs, plan: Plan, measure: Measure) -> Reading:
+        """A measure's gradient on a backend that cannot be sent the measure.
+
+        The logits are brought here, and the measure is differentiated by them here; that gradient goes back up, and the
+        backend takes it on to the sites.
+        """
+        import torch
+
+        logits = self.run(inputs, replace(plan, reads=())).logits
+        assert logits is not None
+        with torch.enable_grad():
+            logits.requires_grad_()
+            measured = measure(logits)
+            (slope,) = torch.autograd.grad(measured.sum(), logits)
+        program = self.compiler.forward(inputs, plan)
+        program.slope = slope
+        (reading,) = self._read([program], [plan])
+        reading.measured = measured.detach()
+        return reading
+
+    @contextlib.contextmanager
+    def _explained(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Say it where these inputs make the model leave out a block, here or on a server."""
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        try:
+            yield
+        except (OutOfOrderError, RemoteError) as error:
+            if isinstance(error, RemoteError) and "OutOfOrderError" not in str(error):
+                raise
+            path = str(error).split("'")[1] if "'" in str(error) else str(error)
+            raise InputError(
+                f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
+                "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
+            ) from error
+
+
+def _wrapped(module: torch.nn.Module, envoy: Envoy | None) -> Envoy:
+    """nnsight's plain wrapper of a module, or the user's where it carries edits."""
+    import nnsight
+
+    # A TransformersModel would pad and collate the inputs again; the inputs here are final, so a plain wrapper of the
+    # same module runs them as they are.
+    if envoy is None or not getattr(envoy, "_edits", None):
+        return nnsight.NNsight(module)
+    if type(envoy) is not nnsight.NNsight:
+        raise InputError(
+            f"this {type(envoy).__name__} carries edits, which modalnet cannot run in the same trace. Wrap the "
+            "module in nnsight.NNsight and make the edits there, or clear them with clear_edits()."
+        )
+    return envoy

@@ -1,0 +1,132 @@
+"""What one forward pass gave: the values that a trace saved, decoded by the plan that they were saved for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from modalnet.errors import ModalnetError
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float
+
+    from modalnet.execution.plan import Plan
+
+
+class LayoutError(ModalnetError):
+    """A tower holds another number of positions than the plan's indices were made for."""
+
+
+class RowsError(LayoutError):
+    """A text tower does not keep each stimulus of a batch in a row of its own."""
+
+
+@dataclass
+class Reading:
+    """The values of one forward pass.
+
+    Attributes
+    ----------
+    activations
+        Per space, float32 on the CPU: ``[stimulus, layer, dim]`` where the plan pools, otherwise
+        ``[layer, position, dim]`` with every flat position.
+    shapes
+        Per space, the shape of a site's activations in this batch.
+    logits
+        ``[position, vocab]`` at the plan's logit rows, float32 on the CPU; None where they were not requested.
+    logprob, likeliest
+        ``[target]`` at the plan's logit rows: of its targets, the natural-log probability, and whether no token is
+        likelier; None where the plan has no targets.
+    picked
+        ``[position, token]``: the logits at the plan's columns; None where it has none.
+    gradient
+        Per space, ``[layer, position, dim]``: of the measure with respect to each position that is read.
+    measured
+        ``[value]``: the values of the measure.
+    inward
+        In the shape of an input: of the measure with respect to it; None where it was not requested.
+    """
+
+    activations: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    logits: Float[torch.Tensor, "position vocab"] | None = None
+    logprob: Float[torch.Tensor, " target"] | None = None
+    likeliest: Bool[torch.Tensor, " target"] | None = None
+    picked: Float[torch.Tensor, "position token"] | None = None
+    gradient: dict[str, Float[torch.Tensor, "layer position dim"]] = field(default_factory=dict)
+    measured: Float[torch.Tensor, " value"] | None = None
+    inward: Float[torch.Tensor, "..."] | None = None
+
+
+def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
+    """Decode what a forward pass saved.
+
+    Parameters
+    ----------
+    plan
+        The plan of the pass.
+    saved
+        As :func:`modalnet.execution.trace.forward` returns it.
+
+    Raises
+    ------
+    LayoutError
+        Where the pass found another layout than the plan was made for.
+    """
+    import torch
+
+    check_layout(saved)
+    values = saved["values"]
+    reading = _stacked(plan, saved["vectors"], saved["shapes"])
+    if plan.logit_rows is not None:
+        if not values:
+            raise LayoutError("the LM head does not see one vector per text token")
+        if saved["gradients"]:
+            reading.measured = values[0].cpu()
+            reading.gradient = _stacked(plan, saved["gradients"], saved["shapes"]).activations
+        elif plan.columns is not None:
+            reading.picked = values[0].cpu()
+        elif plan.targets is None:
+            reading.logits = values[0].cpu()
+        else:
+            reading.logprob = torch.cat(values).cpu()
+            reading.likeliest = torch.cat(saved["likeliest"]).cpu()
+    return reading
+
+
+def check_layout(saved: Mapping[str, Any]) -> None:
+    """Raise a LayoutError where a trace found another layout than its plan was made for."""
+    for name, found, expected in saved["wrong"]:
+        kind = RowsError if found.endswith("rows") else LayoutError
+        raise kind(f"the {name} tower holds {found}, {expected} were expected")
+
+
+def _stacked(
+    plan: Plan, vectors: Sequence[Float[torch.Tensor, "row dim"]], shapes: Sequence[tuple[int, ...]]
+) -> Reading:
+    """The vectors of a trace by space, on the CPU, in one transfer per space."""
+    import torch
+
+    reading = Reading()
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(plan.names()):
+        places.setdefault(name, []).append(place)
+    pools = {sites.name: (sites.space, pool) for sites, pool in plan.reads}
+    for name, own in places.items():
+        space, pool = pools[name]
+        held = [shapes[place] for place in own]
+        for shape in held:
+            if shape[-1] != space.width:
+                raise ModalnetError(
+                    f"a layer of {name} holds {shape[-1]} activations per token, but its units were counted as "
+                    f"{space.width}. Please report this model."
+                )
+        if pool.index is None and len(set(held)) > 1:
+            raise LayoutError(f"layers of {name} hold {[shape[:-1] for shape in held]}")
+        device = vectors[own[0]].device
+        stacked = torch.stack([vectors[place].to(device) for place in own]).cpu()
+        reading.activations[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
+        reading.shapes[name] = held[0]
+    return reading
