@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,43 @@ if TYPE_CHECKING:
     from modalnet.stimuli import Stimulus
 
 LARGEST = 1 << 29  # bytes of activations that the store is asked to keep
+
+
+class Selection(Protocol):
+    """How units were selected, and a way to select without some of the stimuli, so that these can be held out.
+
+    Attributes
+    ----------
+    n_folds
+        Into how many folds its stimuli were dealt.
+    reading
+        How it read the units: ``"tokens"``, ``"magnitude"``, ``"max_tokens"`` and ``"raw"``.
+    """
+
+    @property
+    def n_folds(self) -> int: ...
+
+    @property
+    def reading(self) -> Mapping[str, Any]: ...
+
+    def fold_of(self, digest: str) -> int | None:
+        """The fold of a stimulus by its content digest; -1 where it stands in several, None where in none."""
+        ...
+
+    def without(self, *folds: int) -> Units:
+        """The units that the same choice selects from the stimuli of the other folds."""
+        ...
+
+
+def selection_of(units: Units) -> Selection | None:
+    """How units were selected; None where it is not known, as for units of a file or of set algebra."""
+    return getattr(units, "selection", None)
+
+
+def reading_of(units: Units) -> dict[str, Any]:
+    """How the units were read when they were selected (see :class:`Selection`); empty where it is not known."""
+    selection = selection_of(units)
+    return {} if selection is None else dict(selection.reading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,34 +214,14 @@ def blocks_of(*sets: Units) -> dict[str, list[int]]:
     return {tower: sorted(blocks) for tower, blocks in found.items() if blocks}
 
 
-def check_units(model: Model, units: Units, what: str = "These units") -> None:
-    """Refuse an empty set and units of another model.
+def check_units(model: Model, units: Units, what: str = "The units") -> None:
+    """Refuse an empty set of units, and units of another model.
 
     Raises
     ------
     InputError
         Which of the two it is.
     """
-    if not isinstance(units, Units):
-        raise InputError(
-            f"{what} must be Units, such as localization.top(fraction=0.01); got a {type(units).__name__}."
-        )
     if not units.count:
         raise InputError(f"{what} are an empty set.")
-    if model._executor.is_foreign(units):
-        raise InputError(f"{what} belong to another model, by its fingerprint, than {model.name}.")
-    for tower, mask in units.mask.items():
-        if mask.any() and (tower not in model.spaces or mask.shape != model.spaces[tower].shape):
-            shapes = {name: one.shape for name, one in model.spaces.items()}
-            raise InputError(f"{what} have a {tower} tower {mask.shape}, [layer, dim]; {model.name} has {shapes}.")
-
-
-def chosen_units(units: Any, fraction: float) -> Units:
-    """Units as they are, or the top fraction of a localization."""
-    if isinstance(units, Units):
-        return units
-    if callable(getattr(units, "top", None)):
-        return units.top(fraction=fraction)
-    raise InputError(
-        f"Give Units, such as localization.top(fraction=0.01), or a localization; got a {type(units).__name__}."
-    )
+    model._executor.check_units(units, what)

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -26,35 +26,22 @@ from modalnet.errors import InputError, StoreError
 from modalnet.stats.controls import check_match
 
 Shapes = dict[str, tuple[int, int]]
+#: What is accepted wherever one network is taken.
+UnitsLike: TypeAlias = "Units | SelectsUnits"
+#: What is accepted wherever several networks are taken.
+NetworksLike: TypeAlias = "UnitsLike | Mapping[str, UnitsLike]"
 
 FORMAT = "modalnet.units"
 VERSION = 1
 NEAREST = 5  # candidates nearest in mean absolute activation, of which an activation-matched control picks one
 
 
-class Selection(Protocol):
-    """What selected units, and can select anew without some of its stimuli, so that these can be held out.
+@runtime_checkable
+class SelectsUnits(Protocol):
+    """What selects units by a share of all, as a localization does."""
 
-    Attributes
-    ----------
-    n_folds
-        Into how many folds its stimuli were dealt.
-    reading
-        How it read the units: ``"tokens"``, ``"magnitude"``, ``"max_tokens"`` and ``"raw"``.
-    """
-
-    @property
-    def n_folds(self) -> int: ...
-
-    @property
-    def reading(self) -> Mapping[str, Any]: ...
-
-    def fold_of(self, digest: str) -> int | None:
-        """The fold of a stimulus by its content digest; -1 where it stands in several, None where in none."""
-        ...
-
-    def without(self, *folds: int) -> Units:
-        """The units that the same choice selects from the stimuli of the other folds."""
+    def top(self, fraction: float | None = None) -> Units:
+        """The share of all units that is selected most strongly."""
         ...
 
 
@@ -73,8 +60,6 @@ class Units:
     selected_on
         Content digests of the stimuli that selected the units: what is measured on these is not held out. None where
         it is not known.
-    selection
-        What selected them, where it is at hand; see :class:`Selection`.
 
     Raises
     ------
@@ -86,7 +71,7 @@ class Units:
     Two ``Units`` are equal when their masks and model are; ``mean_abs`` describes the units and is no part of the set.
     Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
     with any). The result keeps ``mean_abs`` and model from whichever side has them, and the stimuli of both that
-    selected them; random controls are selected by none. ``selection`` goes with the set itself alone, not into files.
+    selected them; random controls are selected by none.
 
     Examples
     --------
@@ -110,7 +95,6 @@ class Units:
         mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
         selected_on: Iterable[str] | None = None,
-        selection: Selection | None = None,
     ) -> None:
         if not mask:
             raise InputError("Units need the mask of at least one tower; got none.")
@@ -132,7 +116,6 @@ class Units:
             self._mean_abs = given
         self._model = model
         self._selected_on = None if selected_on is None else frozenset(selected_on)
-        self._selection = selection
 
     @classmethod
     @renamed_arguments(norms="mean_abs")
@@ -198,11 +181,6 @@ class Units:
     def selected_on(self) -> frozenset[str] | None:
         """Content digests of the stimuli that selected the units; None where it is not known."""
         return self._selected_on
-
-    @property
-    def selection(self) -> Selection | None:
-        """What selected the units, to select anew without some of its stimuli; None where it is not at hand."""
-        return self._selection
 
     @property
     def shapes(self) -> Shapes:
@@ -289,6 +267,20 @@ class Units:
         """Return the overlap |A∩B| / |A∪B|; NaN for two empty sets (Jaccard 1912)."""
         shared, total = (self & other).count, (self | other).count
         return shared / total if total else float("nan")
+
+    def over(self, shapes: Mapping[str, tuple[int, int]]) -> Units:
+        """The same units with a mask for every space of ``shapes``, so that sets over different spaces combine.
+
+        Parameters
+        ----------
+        shapes
+            (layers, units per layer) of each space; spaces of this set that are not among them keep their masks.
+        """
+        missing = {space: np.zeros(tuple(shape), bool) for space, shape in shapes.items() if space not in self._mask}
+        order = [*shapes, *(space for space in self._mask if space not in shapes)]
+        mask = {space: self._mask[space] if space in self._mask else missing[space] for space in order}
+        known = self._mean_abs if not missing else None
+        return Units(mask, mean_abs=known, model=self._model, selected_on=self._selected_on)
 
     # -- controls ------------------------------------------------------------------------------------------------
 
@@ -487,6 +479,104 @@ class Units:
             model=self._model if self._model is not None else other._model,
             selected_on=(self._selected_on or frozenset()) | (other._selected_on or frozenset()) if known else None,
         )
+
+
+def as_units(units: UnitsLike, fraction: float = 0.01, *, name: str = "units") -> Units:
+    """Convert a network to units.
+
+    Parameters
+    ----------
+    units
+        Units, or a localization, of which the units with the largest t are taken.
+    fraction
+        Of a localization: the share of its units that is selected.
+    name
+        The argument as the caller calls it, for error messages.
+
+    Raises
+    ------
+    InputError
+        `units` is neither.
+    """
+    if isinstance(units, Units):
+        return units
+    if isinstance(units, SelectsUnits):
+        return units.top(fraction=fraction)
+    raise InputError(
+        f"`{name}` must be Units, such as localization.top(fraction=0.01), or a localization, got {_type(units)}."
+    )
+
+
+def as_networks(networks: NetworksLike, *, name: str = "units") -> dict[str, Units | SelectsUnits]:
+    """Convert one network, or several by name, to a mapping of names.
+
+    Parameters
+    ----------
+    networks
+        Units, a localization, or a mapping of names to these. One that has no name is called ``"network"``.
+    name
+        The argument as the caller calls it, for error messages.
+
+    Raises
+    ------
+    InputError
+        `networks`, or one of its values, is something else, or there is none.
+    """
+    if isinstance(networks, Units | SelectsUnits):
+        return {"network": networks}
+    if not isinstance(networks, Mapping):
+        raise InputError(
+            f"`{name}` must be Units, a localization, or a mapping of names to these, got {_type(networks)}."
+        )
+    if not networks:
+        raise InputError(f"`{name}` is empty; at least one network is needed.")
+    for key, network in networks.items():
+        if not isinstance(network, Units | SelectsUnits):
+            raise InputError(f"`{name}[{key!r}]` must be Units or a localization, got {_type(network)}.")
+    return {str(key): network for key, network in networks.items()}
+
+
+def check_units(
+    units: Units, shapes: Mapping[str, tuple[int, int]], *, model: str | None, source: str, what: str
+) -> None:
+    """Refuse units that are not of a model.
+
+    Parameters
+    ----------
+    units
+        The units.
+    shapes
+        (layers, units per layer) of each space of the model.
+    model
+        The fingerprint of the model; None where it is not compared.
+    source
+        A readable name of the model, for the error message.
+    what
+        What the units are, for the error message, such as ``"the units of network 'language'"``.
+
+    Raises
+    ------
+    InputError
+        The units have another fingerprint, lie in a space that the model does not have, or have other shapes.
+    """
+    if None not in (units.model, model) and units.model != model:
+        raise InputError(f"{what} belong to another model than {source}, by its fingerprint.")
+    for space, shape in units.shapes.items():
+        if space not in shapes:
+            if units.mask[space].any():
+                raise InputError(
+                    f"{what} belong to another model than {source}: they lie in space {space!r}, and its spaces are "
+                    f"{', '.join(shapes)}."
+                )
+        elif tuple(shapes[space]) != shape:
+            raise InputError(
+                f"{what} belong to another model than {source}: {space} has shape {shape}, [layer, unit], and there it "
+                f"has {tuple(shapes[space])}."
+            )
+
+
+def _type(value: object) -> str:
+    return "None" if value is None else type(value).__name__
 
 
 def _frozen(array: Any, dtype: type | None = None) -> np.ndarray:

@@ -247,11 +247,11 @@ def test_bad_input_to_top_stimuli():
         find(model, units, given, 0)
     with pytest.raises(InputError, match="empty"):
         find(model, units, [])
-    with pytest.raises(InputError, match="Stimulus objects or strings"):
+    with pytest.raises(InputError, match="must be a Stimulus or a string"):
         find(model, units, [3])
     with pytest.raises(InputError, match="empty set"):
         find(model, units - units, given)
-    with pytest.raises(InputError, match="expected Units"):
+    with pytest.raises(InputError, match="`units` must be Units"):
         find(model, "decoder", given)
     with pytest.raises(InputError, match="lies outside"):
         find(model, ("decoder", 99, 0), given)
@@ -535,7 +535,7 @@ def test_bad_input_to_optimize():
             paint(model, unit, **bad)
     with pytest.raises(InputError, match="no picture"):
         paint(load("llava_clip"), unit, natural=["A text"])
-    with pytest.raises(InputError, match="expected Units"):
+    with pytest.raises(InputError, match="`units` must be Units"):
         paint(model, 3)
     clip = load("clip")
     with pytest.raises(InputError, match="encoder tower"):

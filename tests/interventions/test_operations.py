@@ -314,9 +314,12 @@ def test_bad_interventions_are_refused():
             lambda: model.run("only text", mn.zero(some_units(model, ["vision"]))),
             "do not reach.*give stimuli with images",
         ),
-        (lambda: model.run(stimulus, mn.zero(mn.site("audio", 1))), "on the audio tower, but the model's towers are"),
+        (lambda: model.run(stimulus, mn.zero(mn.site("audio", 1))), "no space 'audio'; its spaces are vision, decoder"),
         (lambda: model.run(stimulus, mn.zero(mn.site("decoder", 9))), r"layers 0\.\.3"),
-        (lambda: other.run("a b", mn.zero(some_units(load("gemma3"), ["decoder"]))), r"has shape \(.*this model's has"),
+        (
+            lambda: other.run("a b", mn.zero(some_units(load("gemma3"), ["decoder"]))),
+            r"belong to another model.*has shape \(.*there it has",
+        ),
         (
             lambda: other.run("a b", mn.patch(mn.site("decoder", 1), "a b c d e f g")),
             "has .* such tokens.* its source has",

@@ -230,8 +230,8 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": {}}, "mapping of names"),
-        ({"units": {"a": 3}}, "Network 'a' is a int"),
+        ({"units": {}}, "`units` is empty"),
+        ({"units": {"a": 3}}, r"`units\['a'\]` must be Units or a localization, got int"),
         ({"tasks": []}, "a task or several"),
         ({"tasks": ["blimp"]}, "is a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
@@ -253,9 +253,9 @@ def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, m
 @pytest.mark.parametrize(
     ("shapes", "fingerprint", "message"),
     [
-        ({"decoder": (4, 48)}, "another", "Network 'foreign' belongs to another model, by its fingerprint, than Llama"),
-        ({"decoder": (4, 47)}, None, r"shape \(4, 47\), \[layer, dim\]; that of LlamaForCausalLM has \(4, 48\)"),
-        ({"vision": (4, 48)}, None, "has units in the vision tower; the towers of LlamaForCausalLM are decoder"),
+        ({"decoder": (4, 48)}, "another", "network 'foreign' belong to another model than Llama.*, by its fingerprint"),
+        ({"decoder": (4, 47)}, None, r"shape \(4, 47\), \[layer, unit\], and there it has \(4, 48\)"),
+        ({"vision": (4, 48)}, None, "than LlamaForCausalLM: they lie in space 'vision', and its spaces are decoder"),
     ],
 )
 def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypatch, shapes, fingerprint, message):

@@ -287,7 +287,7 @@ def test_items_are_found_by_number_and_can_be_given():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"units": "x"}, "Give Units"),
+        ({"units": "x"}, "`units` must be Units"),
         ({"conditions": ["text"]}, "no Stimulus with a condition"),
         ({"conditions": 3}, "conditions= is a Contrast"),
         ({"conditions": {"a": "text"}}, "'a' is a list of texts"),

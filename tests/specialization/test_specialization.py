@@ -324,7 +324,10 @@ def test_the_panels(result):
         ({"networks": {}}, "a mapping of two domains or more"),
         ({"networks": {"a": units((0, 1))}}, "a mapping of two domains or more"),
         ({"networks": {"a": units((0, 1)), "b": "x"}}, "Network 'b' is a str"),
-        ({"networks": {"a": units((0, 1)), "b": units((0, 2))}}, "have a decoder tower"),
+        (
+            {"networks": {"a": units((0, 1)), "b": units((0, 2))}},
+            "belong to another model than tiny: decoder has shape",
+        ),
         ({"contrasts": {"music": mn.stimuli.language(4)}}, "contrasts= names 'music'"),
         ({"contrasts": {"language": "x"}}, "is a str; a Contrast was expected"),
         ({"tasks": [1]}, "tasks= is a mapping of domains"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
+from modalnet.activations import Activations, blocks_of, check_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
 from modalnet.brain.dataset import BrainDataset, check_dataset
@@ -26,7 +26,7 @@ from modalnet.brain.result import Alignment, FeatureScores
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
-from modalnet.units import Units
+from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
     from modalnet.model import Model
@@ -172,7 +172,7 @@ def align(
     """
     dataset = check_dataset(dataset)
     model = model._at(remote)
-    network = chosen_units(units, fraction)
+    network = as_units(units, fraction)
     check_units(model, network, "The network's units")
     check_counts(n_controls=n_controls, n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
@@ -510,8 +510,8 @@ def untrained_of(model: Model, untrained: Any, network: Units) -> tuple[Any, lis
 
     if isinstance(untrained, Kind):
         for tower, mask in network.mask.items():
-            if mask.any() and (tower not in untrained.towers or untrained.towers[tower].shape != mask.shape):
-                raise InputError(f"untrained={untrained!r} does not have the towers of {model.name}.")
+            if mask.any() and (tower not in untrained.spaces or untrained.spaces[tower].shape != mask.shape):
+                raise InputError(f"untrained={untrained!r} does not have the spaces of {model.name}.")
         return untrained, []
     if untrained not in (True, False, "auto"):
         raise InputError(f'untrained={untrained!r} is not known. Give True, False, "auto" or a model.')

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet.activations import blocks_of, check_units, chosen_units, read_activations
+from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
 from modalnet.brain.dataset import BrainDataset, check_dataset
@@ -31,7 +31,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Kept
 from modalnet.stats import resampling
-from modalnet.units import Units
+from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -488,7 +488,7 @@ def _compare(  # every option of the two face functions
     progress: bool,
 ) -> Similarity:
     model, units, dataset = question
-    network = chosen_units(units, fraction)
+    network = as_units(units, fraction)
     check_units(model, network, "The network's units")
     aligning.check_counts(n_controls=n_controls, n_permutations=n_permutations)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

@@ -111,7 +111,7 @@ class LocalizationReport:
                     "undefined": result.undefined[tower],
                     "layers": _records(summary[summary["tower"] == tower].drop(columns="tower")),
                 }
-                for tower in result.towers
+                for tower in result.spaces
             },
         }
         return {
@@ -185,7 +185,7 @@ class LocalizationReport:
         summary = result.summary(self.network)
         counts = ["units", "selected", "significant"]
         # Layer 0 is the first block, as in every index of a unit.
-        for tower in result.towers:
+        for tower in result.spaces:
             rows = summary[summary["tower"] == tower]
             cells = [[row["layer"], *(row[name] for name in counts), number(row["max_t"])] for row in _records(rows)]
             cells.append(["all", *(int(rows[name].sum()) for name in counts), number(rows["max_t"].max())])

@@ -48,7 +48,7 @@ from modalnet.models.untrained import untrained_copy
 from modalnet.results.cache import Identity
 from modalnet.stimuli import Stimulus
 from modalnet.stimuli.modalities import MODALITIES
-from modalnet.units import Units
+from modalnet.units import Units, check_units
 
 if TYPE_CHECKING:
     import torch
@@ -165,10 +165,6 @@ class Executor:
         """Whether hooks, edits or replaced methods change what the model computes, which no fingerprint covers."""
         return bool(why_not_stored(self.module, self.loaded.envoy))
 
-    def is_foreign(self, units: Units) -> bool:
-        """Whether units belong to another checkpoint than this model is now."""
-        return units.model is not None and units.model != self.fingerprint()
-
     def identity(self) -> Identity:
         """Everything that decides the numbers of this model as it is now, for the store."""
         numbers = {
@@ -274,6 +270,12 @@ class Executor:
         """An image whose pixels a gradient can change; see :func:`modalnet.inputs.canvas.canvas`."""
         return canvas(self.encoder, text, size)
 
+    def check_units(self, units: Units, what: str = "The units") -> None:
+        """Refuse units of another model; see :func:`modalnet.units.check_units`."""
+        fingerprint = None if units.model is None else self.fingerprint()
+        shapes = {name: space.shape for name, space in self.spaces.items()}
+        check_units(units, shapes, model=fingerprint, source=self.name, what=what)
+
     def edits(
         self,
         interventions: Sequence[Intervention | Sequence[Intervention]],
@@ -301,11 +303,9 @@ class Executor:
             return None
         reached = self.reached(stimuli)
         with weights_read_once():
-            foreign = [one for one in ordered if isinstance(one.target, Units) and self.is_foreign(one.target)]
-        if foreign:
-            raise InputError(
-                f"{foreign[0]}: these units belong to another model, by its fingerprint, than {self.name}."
-            )
+            for one in ordered:
+                if isinstance(one.target, Units):
+                    self.check_units(one.target, f"{one}: the units")
         for one in ordered:
             for name in one.towers:
                 if name in self.towers and name not in reached:

@@ -16,7 +16,7 @@ from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
 from modalnet.features.parametrization import Painting, Shake, total_variation
-from modalnet.features.response import Response, as_units, check_reach, respond, token_choices, watch
+from modalnet.features.response import Response, check_reach, respond, token_choices, units_of, watch
 from modalnet.model import Model, load
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -137,7 +137,7 @@ def optimize(
             f"{model.name} reads text only, so there is no picture to optimize. modalnet.features.top_tokens finds the "
             "tokens that drive its units, and top_stimuli the texts."
         )
-    own = as_units(model, units)
+    own = units_of(model, units)
     match = match or ("layer" if own.mean_abs is None else "activation")
     sets = [own, *(own.random(n_controls, seed=seed, match=match) if n_controls else [])]
     responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]

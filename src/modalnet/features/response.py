@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.model import Model
-from modalnet.units import Units
+from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +99,7 @@ def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = N
     """
     if magnitude not in MAGNITUDES:
         raise InputError(f'magnitude={magnitude!r} is not known. Give "absolute" or "signed".')
-    chosen = as_units(model, units)
+    chosen = units_of(model, units)
     if scaled and chosen.mean_abs is None:
         raise InputError(
             "scaled=True needs the mean absolute activation of every unit, and these units carry none. Units that a "
@@ -114,25 +115,14 @@ def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = N
     return Response(tuple(listed), {t: own for t, own in layers.items() if own}, magnitude, sizes, mean_abs is not None)
 
 
-def as_units(model: Model, units: Any) -> Units:
+def units_of(model: Model, units: Any) -> Units:
     """Units of a model, from units or one (tower, layer, dim); an InputError for anything else."""
     shapes = {name: space.shape for name, space in model.spaces.items()}
     if isinstance(units, tuple) and len(units) == 3 and isinstance(units[0], str):
         return Units.from_indices(shapes, [units])
-    if not isinstance(units, Units):
-        raise InputError(
-            f"expected Units, such as localization.top(fraction=0.01), or one unit as (tower, layer, dim); got "
-            f"{units!r:.100}."
-        )
-    if not units.count:
-        raise InputError("this is an empty set of units, so there is nothing that it could like.")
-    if model._executor.is_foreign(units):
-        raise InputError(f"these units belong to another model, by its fingerprint, than {model.name}.")
-    for tower, shape in units.shapes.items():
-        if units.mask[tower].any() and shapes.get(tower) != shape:
-            there = ", ".join(f"{name} {one[0]}x{one[1]}" for name, one in shapes.items())
-            raise InputError(f"units of a {tower} tower of {shape[0]}x{shape[1]}, but {model.name} has {there}.")
-    return units
+    chosen = as_units(units)
+    check_units(model, chosen)
+    return chosen
 
 
 def token_choices(

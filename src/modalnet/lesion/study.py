@@ -16,6 +16,7 @@ import numpy as np
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_options
 from modalnet._warnings import warn
+from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Lesion
@@ -26,12 +27,11 @@ from modalnet.results.cache import Access, CacheLike, cached_parts
 from modalnet.stats.controls import Match, check_matches
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
-from modalnet.units import Units
+from modalnet.units import NetworksLike, Units, as_networks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from modalnet.localization import Localization
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
@@ -54,7 +54,7 @@ class _PlannedLesion:
 @reads_weights_once
 def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     model: Model,
-    units: Mapping[str, Localization | Units],
+    units: NetworksLike,
     tasks: Task | Sequence[Task] | Mapping[str, Task],
     fractions: Sequence[float] = FRACTIONS,
     n_controls: int = 20,
@@ -154,17 +154,17 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     kinds = check_matches(match)
     operations = check_options("operations", operations, OPERATIONS)
     _check_choices(fractions=fractions)
-    _check_networks(units)
+    networks = as_networks(units)
     draw = _Draw(n_controls, kinds, least, seed, by, exclude_massive)
     lesions = [
         _PlannedLesion(Lesion(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]
-        for name, network in units.items()
+        for name, network in networks.items()
         for fraction, sets in draw.sizes(str(name), network, fractions)
         for operation in operations
         for control, number, some in sets
     ]
     for one in lesions:
-        _check_units(model, one)
+        check_units(model, one.units, f"The units of network {one.lesion.network!r}")
     means = _means(model, lesions, named, reference, spare_first) if "mean" in operations else {}
     study = _Study(model, named, lesions, means, spare_first, batch_size, access)
     study.run(progress=progress)
@@ -256,10 +256,10 @@ def _means(
     given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
     means: dict[str, Any] = {}
     for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:
-        fitting = [stimulus for stimulus in given if tower in model._executor.reached([stimulus])]
+        fitting = [stimulus for stimulus in given if model._executor.reached_spaces([stimulus], tower)]
         if not fitting:
             raise InputError(
-                f"Mean ablation in the {tower} tower needs stimuli with {model.towers[tower].noun}; none of the "
+                f"Mean ablation in {tower} needs stimuli with {model.spaces[tower].tower.noun}; none of the "
                 f'{len(given)} has any. Give them as reference=, or leave "mean" out of operations.'
             )
         means |= model.means(fitting, spaces=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
@@ -330,7 +330,8 @@ class _Study:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
-        reached = self.model._executor.reached(self._stimuli(task))
+        spaces = list(dict.fromkeys(name for one in self.lesions for name in one.units.mask))
+        reached = self.model._executor.reached_spaces(self._stimuli(task), spaces)
         wanted: list[tuple[Lesion | None, list[Intervention]]] = [(None, [])]
         wanted += [(one.lesion, self._interventions(one, reached)) for one in self.lesions]
 
@@ -414,36 +415,3 @@ def _check_numbers(**given: Any) -> None:
 def _check_choices(*, fractions: Any) -> None:
     if not len(fractions):
         raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
-
-
-def _check_units(model: Model, planned: _PlannedLesion) -> None:
-    """Refuse units of another model: in the middle of a study they would take the cells beside them along."""
-    name, units = planned.lesion.network, planned.units
-    if model._executor.is_foreign(units):
-        raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
-    for tower, mask in units.mask.items():
-        if not mask.any():
-            continue
-        if tower not in model.towers:
-            raise InputError(
-                f"Network {name!r} has units in the {tower} tower; the towers of {model.name} are "
-                f"{', '.join(model.towers)}."
-            )
-        if mask.shape != model.towers[tower].shape:
-            raise InputError(
-                f"Network {name!r} is of a model whose {tower} tower has shape {mask.shape}, [layer, dim]; that of "
-                f"{model.name} has {model.towers[tower].shape}."
-            )
-
-
-def _check_networks(networks: Any) -> None:
-    if not isinstance(networks, Mapping) or not networks:
-        raise InputError(
-            "units= is a mapping of names to localizations or units, such as "
-            f'{{"language": mn.localize(...)}}; got {networks!r:.100}.'
-        )
-    for name, network in networks.items():
-        if not isinstance(network, Units) and not callable(getattr(network, "top", None)):
-            raise InputError(
-                f"Network {name!r} is a {type(network).__name__}. Give what mn.localize(...) returns, or Units."
-            )

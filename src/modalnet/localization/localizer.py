@@ -17,11 +17,12 @@ from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
 from modalnet.execution.backends.protocol import DeferredBackend
-from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.interventions.positions import TokenChoice, TokensLike, choose
 from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
+from modalnet.models.sites import RESIDUAL, choose_spaces
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
@@ -104,8 +105,9 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     model: Model | Any,
     contrast: Contrast,
     *,
+    units: str | Sequence[str] = RESIDUAL,
     towers: str | Sequence[str] | None = None,
-    tokens: Any = None,
+    tokens: TokensLike = None,
     magnitude: Literal["absolute", "signed"] = "absolute",
     protocol: str | None = None,
     batch_size: int | Literal["auto"] = "auto",
@@ -126,6 +128,9 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         A model from :func:`modalnet.load`, or anything that it loads.
     contrast
         The stimuli and which conditions stand against which.
+    units
+        Which units to test: a kind of space (``"residual"``: the dimensions of the residual stream), the name of a
+        space (see :attr:`modalnet.Model.spaces`), or a list of these.
     towers
         The towers to localize in; None for every tower that all of the stimuli reach (text alone does not reach a
         vision tower).
@@ -198,13 +203,13 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
         raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
     settings = _settings(contrast, protocol, tokens, magnitude)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
-    names = _choose_towers(model, contrast, towers)
+    names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
     choices = choose(settings["tokens"], [model.spaces[name] for name in names], pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(
-                f'tokens="all" keeps the tokens of the {tower} tower apart, but a unit has one value per stimulus. Use '
+                f'tokens="all" keeps the tokens of {tower} apart, but a unit has one value per stimulus. Use '
                 '"mean" to pool over all of them.'
             )
     question = _Question(model, contrast, choices, settings["magnitude"], protocol)
@@ -272,6 +277,17 @@ def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
     if not asked:
         raise InputError(f"towers=[] names no tower; the towers are {', '.join(model.towers)}.")
     return [name for name in model.towers if name in asked]
+
+
+def _choose_spaces(model: Model, contrast: Contrast, towers: Sequence[str], units: str | Sequence[str]) -> list[str]:
+    """Spaces of the towers, in the order of the model."""
+    named = choose_spaces(model.spaces, units, model.name)
+    chosen = [name for name in named if model.spaces[name].tower.name in towers]
+    if not chosen:
+        raise InputError(
+            f"units={units!r} are in {', '.join(named)}, which these stimuli do not reach or towers= leaves out."
+        )
+    return chosen
 
 
 def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:

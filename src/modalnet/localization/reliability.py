@@ -147,7 +147,7 @@ def reliability(
     dipping, Nature Neuroscience 12:535-540. Mahowald & Fedorenko (2016), Reliable individual-level neural markers of
     high-level language processing, NeuroImage 139:74-93.
     """
-    towers = selection.check_towers(towers, localization.towers)
+    towers = selection.check_towers(towers, localization.spaces)
     n_folds = localization.n_folds
     if n_folds < 2:
         raise InputError("Reliability splits the folds of a localization; this one has a single fold.")

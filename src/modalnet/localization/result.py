@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,8 @@ from jaxtyping import Float
 from modalnet._deprecation import renamed, renamed_arguments
 from modalnet.errors import InputError
 from modalnet.localization import selection
+from modalnet.localization.selected import Choice, SelectedUnits
+from modalnet.models.towers import tower_of
 from modalnet.results.result import Kept
 from modalnet.stats import moments as statistics
 from modalnet.stats.moments import Moments, Welch
@@ -82,11 +83,11 @@ class Localization(Kept):
     ) -> None:
         if set(sides) != set(SIDES) or not sides["positive"]:
             raise InputError(f"A localization has the sides {SIDES} over at least one tower; got {list(sides)}.")
-        self._towers = tuple(sides["positive"])
+        self._spaces = tuple(sides["positive"])
         self._sides = {side: {tower: list(folds) for tower, folds in sides[side].items()} for side in SIDES}
         self._conditions = {name: dict(towers) for name, towers in conditions.items()}
         self._mean_abs = {
-            tower: np.array(mean_abs[tower], dtype=np.float64) for tower in self._towers if tower in mean_abs
+            tower: np.array(mean_abs[tower], dtype=np.float64) for tower in self._spaces if tower in mean_abs
         }
         self._check()
         # Through JSON and back, so that a document compares equal after it was read from a file.
@@ -107,9 +108,9 @@ class Localization(Kept):
             **{f"condition {name!r}": towers for name, towers in self._conditions.items()},
         }
         for what, towers in groups.items():
-            if set(towers) != set(self._towers):
-                raise InputError(f"The {what} has the towers {list(towers)}; the positive side {list(self._towers)}.")
-        for tower in self._towers:
+            if set(towers) != set(self._spaces):
+                raise InputError(f"The {what} has the towers {list(towers)}; the positive side {list(self._spaces)}.")
+        for tower in self._spaces:
             shapes = {moments.mean.shape for side in SIDES for moments in self._sides[side][tower]}
             shapes |= {towers[tower].mean.shape for towers in self._conditions.values()}
             shapes |= {self._mean_abs[tower].shape}
@@ -119,9 +120,14 @@ class Localization(Kept):
     # -- what was measured ---------------------------------------------------------------------------------------
 
     @property
+    def spaces(self) -> tuple[str, ...]:
+        """The spaces that were localized, in the model's order; a tower's residual stream has the tower's name."""
+        return self._spaces
+
+    @property
     def towers(self) -> tuple[str, ...]:
-        """The towers that were localized, in the model's order."""
-        return self._towers
+        """The towers of these spaces."""
+        return tuple(dict.fromkeys(map(tower_of, self._spaces)))
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -131,12 +137,12 @@ class Localization(Kept):
     @property
     def n_units(self) -> int:
         """How many units were localized, over all towers."""
-        return self._count_units(self._towers)
+        return self._count_units(self._spaces)
 
     @property
     def n_folds(self) -> int:
         """Into how many folds the stimuli were dealt."""
-        return len(self._sides["positive"][self._towers[0]])
+        return len(self._sides["positive"][self._spaces[0]])
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -159,7 +165,7 @@ class Localization(Kept):
     def means(self) -> dict[str, PerTower]:
         """Mean activation per condition and tower."""
         return {
-            name: {tower: _frozen(towers[tower].mean) for tower in self._towers}
+            name: {tower: _frozen(towers[tower].mean) for tower in self._spaces}
             for name, towers in self._conditions.items()
         }
 
@@ -170,7 +176,7 @@ class Localization(Kept):
             return {
                 name: {
                     tower: _frozen(np.sqrt(towers[tower].m2 / np.float64(towers[tower].n - 1)))
-                    for tower in self._towers
+                    for tower in self._spaces
                 }
                 for name, towers in self._conditions.items()
             }
@@ -222,8 +228,8 @@ class Localization(Kept):
             For no tower, or one that was not localized.
         """
         if not towers:
-            raise InputError(f"only(tower, ...) takes some of the towers {', '.join(self._towers)}; none was given.")
-        kept = selection.check_towers(towers, self._towers)
+            raise InputError(f"only(tower, ...) takes some of the towers {', '.join(self._spaces)}; none was given.")
+        kept = selection.check_towers(towers, self._spaces)
 
         def some(of: Mapping[str, Any]) -> dict[str, Any]:
             return {tower: of[tower] for tower in kept}
@@ -243,7 +249,7 @@ class Localization(Kept):
 
     @cached_property
     def _merged(self) -> dict[str, tuple[Moments, Moments]]:
-        return {tower: (self.moments("positive", tower), self.moments("negative", tower)) for tower in self._towers}
+        return {tower: (self.moments("positive", tower), self.moments("negative", tower)) for tower in self._spaces}
 
     @cached_property
     def _welch(self) -> dict[str, Welch]:
@@ -262,9 +268,9 @@ class Localization(Kept):
     @cached_property
     def q(self) -> PerTower:
         """Benjamini-Hochberg adjusted p, over all units of all towers together that have one."""
-        flat = statistics.fdr(selection.flatten(self.p, self._towers))
-        ends = np.cumsum([self._count_units([tower]) for tower in self._towers])[:-1]
-        parts = zip(self._towers, np.split(flat, ends), strict=True)
+        flat = statistics.fdr(selection.flatten(self.p, self._spaces))
+        ends = np.cumsum([self._count_units([tower]) for tower in self._spaces])[:-1]
+        parts = zip(self._spaces, np.split(flat, ends), strict=True)
         return {tower: _frozen(part.reshape(self.shapes[tower])) for tower, part in parts}
 
     @cached_property
@@ -322,21 +328,21 @@ class Localization(Kept):
         """
         if by not in ("t", "effect_size"):
             raise InputError(f'top(by=...) is "t" or "effect_size"; got {by!r}.')
-        towers = selection.check_towers(towers, self._towers)
+        towers = selection.check_towers(towers, self._spaces)
         values = selection.flatten(self.t if by == "t" else self.effect_size, towers)
         if exclude is not None:
             if exclude.shapes != self.shapes:
                 raise InputError(f"exclude= has towers {exclude.shapes}; the localization has {self.shapes}.")
             values = np.where(selection.flatten(exclude.mask, towers), np.nan, values)
-        again = _Choice(self, "top", {"fraction": fraction, "k": k, "towers": towers, "by": by, "exclude": exclude})
+        again = Choice(self, "top", {"fraction": fraction, "k": k, "towers": towers, "by": by, "exclude": exclude})
         return self._first(selection.rank(values), fraction, k, towers, again)
 
     def least_selective(
         self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
     ) -> Units:
         """Select exactly k units with the smallest absolute t; otherwise as :meth:`top`."""
-        towers = selection.check_towers(towers, self._towers)
-        again = _Choice(self, "least_selective", {"fraction": fraction, "k": k, "towers": towers})
+        towers = selection.check_towers(towers, self._spaces)
+        again = Choice(self, "least_selective", {"fraction": fraction, "k": k, "towers": towers})
         return self._first(selection.rank(-np.abs(selection.flatten(self.t, towers))), fraction, k, towers, again)
 
     def massive(self, ratio: float = 20.0) -> Units:
@@ -369,7 +375,7 @@ class Localization(Kept):
         return Units(mask, mean_abs=self.mean_abs, model=self.meta.get("model"), selected_on=self.stimuli or None)
 
     def _first(
-        self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...], again: _Choice
+        self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...], again: Choice
     ) -> Units:
         count = selection.how_many(fraction, k, n_units=self._count_units(towers), n_defined=len(ranked))
         return self._units(ranked[:count], towers, again)
@@ -378,8 +384,8 @@ class Localization(Kept):
         self, fraction: float | None = None, k: int | None = None, towers: str | Sequence[str] | None = None
     ) -> Units:
         """Select exactly k units with the smallest t; otherwise as :meth:`top`."""
-        towers = selection.check_towers(towers, self._towers)
-        again = _Choice(self, "bottom", {"fraction": fraction, "k": k, "towers": towers})
+        towers = selection.check_towers(towers, self._spaces)
+        again = Choice(self, "bottom", {"fraction": fraction, "k": k, "towers": towers})
         return self._first(selection.rank(-selection.flatten(self.t, towers)), fraction, k, towers, again)
 
     def percentile(self, lo: float, hi: float, towers: str | Sequence[str] | None = None) -> Units:
@@ -408,10 +414,10 @@ class Localization(Kept):
         """
         if not (_is_number(lo) and _is_number(hi) and 0 <= lo < hi <= 100):
             raise InputError(f"percentile(lo, hi) needs 0 <= lo < hi <= 100; got {lo!r} and {hi!r}.")
-        towers = selection.check_towers(towers, self._towers)
+        towers = selection.check_towers(towers, self._spaces)
         ranked = selection.rank(selection.flatten(self.t, towers))
         above_hi, above_lo = (int((100 - bound) / 100 * len(ranked) + selection.SLACK) for bound in (hi, lo))
-        again = _Choice(self, "percentile", {"lo": lo, "hi": hi, "towers": towers})
+        again = Choice(self, "percentile", {"lo": lo, "hi": hi, "towers": towers})
         return self._units(ranked[above_hi:above_lo], towers, again)
 
     def significant(self, alpha: float = 0.05, towers: str | Sequence[str] | None = None) -> Units:
@@ -424,9 +430,9 @@ class Localization(Kept):
         """
         if not _is_number(alpha) or not 0 < alpha <= 1:
             raise InputError(f"significant(alpha=...) takes a false discovery rate above 0, at most 1; got {alpha!r}.")
-        towers = selection.check_towers(towers, self._towers)
+        towers = selection.check_towers(towers, self._spaces)
         q, t = (selection.flatten(values, towers) for values in (self.q, self.t))
-        again = _Choice(self, "significant", {"alpha": alpha, "towers": towers})
+        again = Choice(self, "significant", {"alpha": alpha, "towers": towers})
         return self._units(np.flatnonzero((q < alpha) & (t > 0)), towers, again)
 
     # -- tables --------------------------------------------------------------------------------------------------
@@ -441,7 +447,7 @@ class Localization(Kept):
         """
         import pandas as pd
 
-        towers = selection.check_towers(towers, self._towers)
+        towers = selection.check_towers(towers, self._spaces)
         if isinstance(n, bool) or n < 1:
             raise InputError(f"top_units(n=...) lists a number of units, at least 1; got {n!r}.")
         chosen = selection.rank(selection.flatten(self.t, towers))[:n]
@@ -483,7 +489,7 @@ class Localization(Kept):
         significant = self.significant().per_layer()
         selected = units.per_layer() if units is not None else {}
         rows = []
-        for tower in self._towers:
+        for tower in self._spaces:
             for layer, (t, g) in enumerate(zip(self.t[tower], self.effect_size[tower], strict=True)):
                 defined = ~np.isnan(t)
                 row: dict[str, Any] = {"tower": tower, "layer": layer, "units": len(t)}
@@ -554,12 +560,12 @@ class Localization(Kept):
             ``side/<side>/<tower>/mean`` and ``…/m2`` [fold, layer, dim]; ``condition/<index>/<tower>/mean`` and
             ``…/m2`` [layer, dim]; ``mean_abs/<tower>`` [layer, dim]. All float64.
         document
-            ``"format"``, ``"version"``, ``"towers"``, ``"conditions"`` (names, in the order of the indices),
+            ``"format"``, ``"version"``, ``"spaces"``, ``"conditions"`` (names, in the order of the indices),
             ``"n"`` (the counts under the arrays' names) and ``"meta"`` (:attr:`meta`).
         """
         arrays: dict[str, np.ndarray] = {}
         counts: dict[str, int | list[int]] = {}
-        for tower in self._towers:
+        for tower in self._spaces:
             arrays[f"mean_abs/{tower}"] = self._mean_abs[tower]
             for side in SIDES:
                 folds, name = self._sides[side][tower], f"side/{side}/{tower}"
@@ -571,7 +577,7 @@ class Localization(Kept):
                 counts[name] = moments.n
                 arrays[f"{name}/mean"], arrays[f"{name}/m2"] = moments.mean, moments.m2
         document = {
-            "towers": list(self._towers),
+            "spaces": list(self._spaces),
             "conditions": list(self._conditions),
             "n": counts,
             "meta": self._meta,
@@ -580,7 +586,8 @@ class Localization(Kept):
 
     @classmethod
     def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Localization:
-        counts, towers = document["n"], document["towers"]
+        counts = document["n"]
+        towers = document["spaces"] if "spaces" in document else document["towers"]
 
         def folds(name: str) -> list[Moments]:
             parts = zip(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"], strict=True)
@@ -625,45 +632,16 @@ class Localization(Kept):
     def _count_units(self, towers: Sequence[str]) -> int:
         return sum(self._mean_abs[tower].size for tower in towers)
 
-    def _units(self, chosen: np.ndarray, towers: Sequence[str], again: _Choice) -> Units:
+    def _units(self, chosen: np.ndarray, towers: Sequence[str], again: Choice) -> Units:
         mask = selection.masks(chosen, self.shapes, towers)
         known = bool(self.stimuli)
-        return Units(
+        units = Units(
             mask,
             mean_abs=self._mean_abs,
             model=self._meta.get("model"),
             selected_on=self.stimuli if known else None,
-            selection=again if known and self.n_folds > 1 else None,
         )
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """How a network was chosen, so that it can be chosen again without some stimuli; see :class:`Selection`."""
-
-    localization: Localization
-    method: str
-    options: Mapping[str, Any]
-
-    @property
-    def n_folds(self) -> int:
-        return self.localization.n_folds
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        meta = self.localization.meta
-        return {
-            "tokens": meta.get("tokens"),
-            "magnitude": meta.get("magnitude", "absolute"),
-            "max_tokens": meta.get("max_tokens"),
-            "raw": bool(meta.get("raw")),
-        }
-
-    def fold_of(self, digest: str) -> int | None:
-        return self.localization.stimuli.get(digest)
-
-    def without(self, *folds: int) -> Units:
-        return getattr(self.localization.without(*folds), self.method)(**self.options)
+        return SelectedUnits.of(units, again) if known and self.n_folds > 1 else units
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

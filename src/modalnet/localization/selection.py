@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet.errors import InputError
+from modalnet.models.towers import tower_of
 
 # Share of a unit that rounding may take from fraction * n: 0.07 * 100 is 7.000000000000001, 0.29 * 100 is
 # 28.999999999999996, and both mean whole numbers.
@@ -86,7 +87,7 @@ def how_many(fraction: float | None, k: int | None, *, n_units: int, n_defined: 
 
 
 def check_towers(towers: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the towers asked for in their canonical order; all, if None.
+    """Return the spaces that towers or spaces name, in their canonical order; all, if None.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def check_towers(towers: str | Sequence[str] | None, known: Sequence[str]) -> tu
     if towers is None:
         return tuple(known)
     asked = [towers] if isinstance(towers, str) else list(towers)
-    unknown = [tower for tower in asked if tower not in known]
+    unknown = [name for name in asked if not any(name in (space, tower_of(space)) for space in known)]
     if unknown or not asked:
-        raise InputError(f"towers={towers!r}: the towers that were localized are {list(known)}.")
-    return tuple(tower for tower in known if tower in asked)
+        raise InputError(f"towers={towers!r}: what was localized is {list(known)}.")
+    return tuple(space for space in known if space in asked or tower_of(space) in asked)

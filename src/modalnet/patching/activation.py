@@ -15,15 +15,16 @@ import numpy as np
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._warnings import warn
+from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.sweep import Cell, State, Swap
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
-from modalnet.patching.result import NetworkPatch, Patching, as_networks
+from modalnet.patching.result import NetworkPatch, Patching
 from modalnet.results.cache import Access, CacheLike, cached_parts
 from modalnet.stats.controls import Match, check_matches
-from modalnet.units import Units
+from modalnet.units import NetworksLike, Units, as_networks, as_units
 
 if TYPE_CHECKING:
     from modalnet.model import Model
@@ -56,7 +57,7 @@ def activation_patching(
     tokens: Any = None,
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
-    units: Mapping[str, Units] | None = None,
+    units: NetworksLike | None = None,
     n_controls: int = 20,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
@@ -128,7 +129,7 @@ def activation_patching(
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
-    sets = _sets(model, as_networks(units), layout, n_controls=n_controls, match=match, seed=seed)
+    sets = _sets(model, _networks(units), layout, n_controls=n_controls, match=match, seed=seed)
     job = _Job(model, measure, layout, direction, sets, batch_size)
     found = job.run(access if measure.metric.function is None else False, progress=progress)
     return job.result(found)
@@ -332,6 +333,14 @@ def _own(texts: Any, pair: int) -> Any:
     return texts[pair] if isinstance(texts, tuple) else texts
 
 
+def _networks(networks: NetworksLike | None) -> dict[str, Units]:
+    units = {} if networks is None else {name: as_units(one) for name, one in as_networks(networks).items()}
+    for name, network in units.items():
+        if not network.count:
+            raise InputError(f"Network {name!r} is an empty set of units.")
+    return units
+
+
 def _sets(
     model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Any, seed: int
 ) -> list[_Set]:
@@ -341,7 +350,7 @@ def _sets(
     kinds = check_matches(match)
     found = []
     for name, units in networks.items():
-        _check_units(model, name, units, layout)
+        _check_network(model, name, units, layout)
         found.append(_Set(name, "", 0, units))
         for kind in kinds if n_controls else ():
             if kind == "activation" and units.mean_abs is None:
@@ -355,17 +364,10 @@ def _sets(
     return found
 
 
-def _check_units(model: Model, name: str, units: Units, layout: Layout) -> None:
+def _check_network(model: Model, name: str, units: Units, layout: Layout) -> None:
     if "/" in name:
         raise InputError(f"The name of a network has no slash; got {name!r}.")
-    for tower, shape in units.shapes.items():
-        if tower not in model.towers or model.towers[tower].shape != shape:
-            have = {one: model.towers[one].shape for one in model.towers}
-            raise InputError(
-                f"Network {name!r} is of a model with a {tower} tower of shape {shape}; {model.name} has {have}."
-            )
-    if model._executor.is_foreign(units):
-        raise InputError(f"Network {name!r} belongs to another model, by its fingerprint, than {model.name}.")
+    check_units(model, units, f"The units of network {name!r}")
     patched = [units.mask[tower][list(layers)].sum() for tower, layers in layout.layers.items() if tower in units.mask]
     if not sum(patched):
         raise InputError(

@@ -388,20 +388,3 @@ def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
 def _divided(over: Any, under: Any) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(under) != 0, np.asarray(over) / np.asarray(under), np.nan)
-
-
-def as_networks(networks: Any) -> Mapping[str, Any]:
-    """Networks by name; an InputError for what is none."""
-    from modalnet.units import Units
-
-    if networks is None:
-        return {}
-    if not isinstance(networks, Mapping) or not all(isinstance(one, Units) for one in networks.values()):
-        raise InputError(
-            'units= is a mapping of names to Units, such as {"language": localization.top(fraction=0.01)}; got '
-            f"{networks!r:.100}."
-        )
-    for name, units in networks.items():
-        if not units.count:
-            raise InputError(f"Network {name!r} is an empty set of units.")
-    return networks

@@ -66,7 +66,7 @@ def t_histogram(
     edges = np.linspace(min(values[0].min(initial=-4), -4), max(values[0].max(initial=4), 4), BINS + 1)
     highest = 1.0
     middles = (edges[1:] + edges[:-1]) / 2
-    for panel, tower in zip(axes, localization.towers, strict=True):
+    for panel, tower in zip(axes, localization.spaces, strict=True):
         t = localization.t[tower]
         finite = np.isfinite(t)
         counts = np.histogram(t[finite], edges)[0]
@@ -111,7 +111,7 @@ def volcano(
     """
     network = _network(localization, units, fraction)
     axes = axes_for(localization, ax)
-    for panel, tower in zip(axes, localization.towers, strict=True):
+    for panel, tower in zip(axes, localization.spaces, strict=True):
         g, q = localization.effect_size[tower], localization.q[tower]
         known = np.isfinite(g) & np.isfinite(q)
         height = -np.log10(np.maximum(q, LEAST_Q))

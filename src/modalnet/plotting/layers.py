@@ -156,7 +156,7 @@ def save_layer_profile(
     """
     from matplotlib.figure import Figure
 
-    axes = _axes_of(Figure, len(localization.towers))
+    axes = _axes_of(Figure, len(localization.spaces))
     layer_profile(localization, units, ax=axes, **options)
     write_figure(axes[0].figure, path)
 

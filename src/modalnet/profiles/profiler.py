@@ -18,14 +18,22 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet.activations import Activations, blocks_of, check_units, chosen_units, read_activations
+from modalnet.activations import (
+    Activations,
+    Selection,
+    blocks_of,
+    check_units,
+    read_activations,
+    reading_of,
+    selection_of,
+)
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
 from modalnet.results.cache import CacheLike, cached
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
-from modalnet.units import Selection, Units
+from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
     from modalnet.model import Model
@@ -119,7 +127,7 @@ class Profiler:
         al. (2010), Journal of Neurophysiology 104:1177-1194, for profiles of regions defined by other data.
         """
         model = model._at(remote)
-        network = chosen_units(units, fraction)
+        network = as_units(units, fraction)
         check_units(model, network, "The network's units")
         stimuli = _conditions(conditions)
         for what, value, known in (
@@ -132,7 +140,7 @@ class Profiler:
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise InputError(f"{what}= is a whole number from 0; got {number!r}.")
         plan = _plan(network, stimuli, items)
-        reading = dict(network.selection.reading) if network.selection is not None else {}
+        reading = reading_of(network)
         chosen_tokens = tokens if tokens is not None else reading.get("tokens")
         size = magnitude or reading.get("magnitude") or "absolute"
         settings = {
@@ -288,7 +296,7 @@ def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | No
         raise InputError(f"items= has {len(items)} entries for {len(stimuli)} stimuli; one each.")
     labels = tuple(map(str, items)) if items is not None else _numbered(stimuli)
     digests = [stimulus.inspect().digest for stimulus in stimuli]
-    selection = network.selection
+    selection = selection_of(network)
     kept = np.ones(len(stimuli), dtype=bool)
     networks: tuple[Units, ...] = (network,)
     of_network = np.zeros(len(stimuli), dtype=np.int64)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.activations import blocks_of, read_activations
+from modalnet.activations import blocks_of, read_activations, reading_of, selection_of
 from modalnet.execution.likelihood import Request
 from modalnet.interventions.operations import mean as mean_ablation
 from modalnet.stats import resampling
@@ -93,11 +93,11 @@ def in_units(
             stimuli, own, driven, base = made
             sets = _unseen(units, base)
             where = blocks_of(*sets)
-            reached = model._executor.reached(stimuli)
+            reached = model._executor.reached_spaces(stimuli, list(where))
             if any(tower not in reached for tower in where):
                 notes.append(f"{domain} with {other}: the network has units in a tower that these stimuli do not reach")
                 continue
-            reading = dict(units.selection.reading) if units.selection is not None else {}
+            reading = reading_of(units)
             what = f"{domain} with {other}"
             read = read_activations(model, stimuli, where, tokens=reading.get("tokens"), what=what, **options)
             size = np.abs if reading.get("magnitude", "absolute") == "absolute" else np.asarray
@@ -152,17 +152,18 @@ def _kind(contrast: Contrast) -> str:
 
 def _unseen(units: Units, stimuli: Sequence[Stimulus]) -> list[Units]:
     """Per stimulus, the network selected without its fold; the units themselves where that is not known."""
-    if units.selection is None:
+    selection = selection_of(units)
+    if selection is None:
         return [units] * len(stimuli)
     made: dict[int, Units] = {}
     found = []
     for stimulus in stimuli:
-        fold = units.selection.fold_of(stimulus.inspect().digest)
+        fold = selection.fold_of(stimulus.inspect().digest)
         if fold is None or fold < 0:
             found.append(units)
             continue
         if fold not in made:
-            made[fold] = units.selection.without(fold)
+            made[fold] = selection.without(fold)
         found.append(made[fold])
     return found
 
@@ -290,12 +291,12 @@ def _lesioned(  # noqa: PLR0917  # one call, above
 ) -> list[dict[str, Any]]:
     shown = {request.stimulus for requests in made.values() for request in requests}
     stimuli = [stimulus for stimulus in shown if stimulus is not None]
-    reached = model._executor.reached(stimuli)
+    held = list(dict.fromkeys(name for units in networks.values() for name in units.mask))
+    reached = model._executor.reached_spaces(stimuli, held)
     variants: dict[str, list[Any]] = {"": []}
-    means = model.means(stimuli)
+    means = model.means(stimuli, spaces=reached)
     for name, units in networks.items():
         masks = {tower: mask if tower in reached else np.zeros_like(mask) for tower, mask in units.mask.items()}
-        masks = {tower: masks.get(tower, np.zeros(model.towers[tower].shape, dtype=bool)) for tower in model.towers}
         lesion = Units(masks, model=units.model)
         if lesion.count:
             variants[name] = [mean_ablation(lesion, over=means)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet.activations import blocks_of, check_units, read_activations
+from modalnet.activations import blocks_of, check_units, read_activations, reading_of
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
+from modalnet.models.sites import choose_spaces
 from modalnet.results.cache import CacheLike, cached
 from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.result import MEASURES, Specialization
@@ -108,7 +109,8 @@ def specialization(  # one branch per measure
     units = {str(name): _units(str(name), one, fraction) for name, one in units.items()}
     for name, one in units.items():
         check_units(model, one, f"The units of network {name!r}")
-    units = {name: _widened(one, model) for name, one in units.items()}
+    shapes = _shapes(model, list(units.values()))
+    units = {name: one.over(shapes) for name, one in units.items()}
     contrasts = _named(contrasts, Contrast, units, "contrasts")
     tasks = _named(tasks, Task, units, "tasks")
     settings = {
@@ -193,13 +195,12 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     draws, n_crossed, seed = numbers
     tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
     for domain, contrast in contrasts.items():
-        reached = model._executor.reached(contrast.stimuli)
-        own = {tower: list(range(model.towers[tower].n_layers)) for tower in reached if units[domain].mask[tower].any()}
+        reached = model._executor.reached_spaces(contrast.stimuli, list(units[domain].mask))
+        own = {name: list(range(model.spaces[name].n_layers)) for name in reached if units[domain].mask[name].any()}
         if not own:
             notes.append(f"capacity of {domain}: its stimuli do not reach the towers of its network")
             continue
-        selection = units[domain].selection
-        reading = dict(selection.reading) if selection is not None else {}
+        reading = reading_of(units[domain])
         towers = sorted({t for one in units.values() for t in blocks_of(one)} & set(reached) | set(own))
         tokens = reading.get("tokens")
         tokens = (
@@ -210,7 +211,7 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
         read = read_activations(
             model,
             contrast.stimuli,
-            {tower: list(range(model.towers[tower].n_layers)) for tower in towers},
+            {tower: list(range(model.spaces[tower].n_layers)) for tower in towers},
             tokens=tokens,
             max_tokens=reading.get("max_tokens"),
             raw=bool(reading.get("raw")),
@@ -269,28 +270,10 @@ def _units(name: str, network: Any, fraction: float) -> Units:
     raise InputError(f"Network {name!r} is a {type(network).__name__}. Give what mn.localize(...) returns, or Units.")
 
 
-def _widened(units: Units, model: Model) -> Units:
-    """The same units with a mask for every tower of the model, so that all combine."""
-    if set(units.mask) == set(model.towers):
-        return units
-    masks = {name: units.mask.get(name, np.zeros(tower.shape, dtype=bool)) for name, tower in model.towers.items()}
-    selection = None if units.selection is None else _Widened(units.selection, model)
-    return Units(masks, model=units.model, selected_on=units.selected_on, selection=selection)
-
-
-class _Widened:
-    """A selection whose networks have masks for every tower of the model."""
-
-    def __init__(self, selection: Any, model: Model) -> None:
-        self._selection, self._model = selection, model
-        self.n_folds: int = selection.n_folds
-        self.reading: Mapping[str, Any] = selection.reading
-
-    def fold_of(self, digest: str) -> int | None:
-        return self._selection.fold_of(digest)
-
-    def without(self, *folds: int) -> Units:
-        return _widened(self._selection.without(*folds), self._model)
+def _shapes(model: Model, networks: Sequence[Units]) -> dict[str, tuple[int, int]]:
+    """Shapes of the residual streams of a model, and of every other space that a network has units in."""
+    held = {*choose_spaces(model.spaces, None), *(name for units in networks for name in units.mask)}
+    return {name: space.shape for name, space in model.spaces.items() if name in held}
 
 
 def _restricted(units: Units, towers: Any) -> Units:

@@ -73,7 +73,7 @@ def _effects(localization: Any, fold: int) -> dict[str, Float[np.ndarray, "layer
         tower: hedges_g(
             localization.moments("positive", tower, [fold]), localization.moments("negative", tower, [fold])
         )
-        for tower in localization.towers
+        for tower in localization.spaces
     }
 
 

@@ -16,7 +16,7 @@ from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
 from modalnet.interventions.operations import Intervention, zero
 from modalnet.models.sites import Space
-from modalnet.units import Units
+from modalnet.units import Units, check_units
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,12 @@ def hooks(
                 f"{intervention}: a hook does not know which tokens these are. Use "
                 '"all", "last" or indices, such as .at(range(3, 19)).'
             )
-    edits = Edits(given, _spaces(given, bridge), lambda *_: iter(()), ())
+    spaces = _spaces(given, bridge)
+    shapes = {name: space.shape for name, space in spaces.items()}
+    for intervention in given:
+        if isinstance(intervention.target, Units):
+            check_units(intervention.target, shapes, model=None, source="the bridge", what=f"{intervention}: the units")
+    edits = Edits(given, spaces, lambda *_: iter(()), ())
     return [
         (part.space.paths[part.layer], Hook(intervention, part, a, b)) for intervention, part, a, b in edits.constants()
     ]

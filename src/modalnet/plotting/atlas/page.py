@@ -205,7 +205,7 @@ def _localization(
         "negative": _listed(contrast.get("negative")),
         "magnitude": str(one.meta.get("magnitude") or "activation"),
         "conditions": [{"name": condition, "n": int(one.n[condition])} for condition in conditions],
-        "towers": list(one.towers),
+        "towers": list(one.spaces),
         "units": one.n_units,
         "limit": t_limit(one),
         "t": packing.add(_flat(one.t, shapes), "float32"),
