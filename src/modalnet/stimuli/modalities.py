@@ -42,8 +42,8 @@ class Modality:
 
 #: Modality by name. Video is a name that is reserved for later.
 MODALITIES: dict[str, Modality] = {
-    one.name: one
-    for one in (
+    modality.name: modality
+    for modality in (
         Modality("image", field="image", encoded_by="image_processor", noun="images"),
         Modality("audio", field=None, encoded_by="processor", noun="audio, which stimuli cannot hold"),
         Modality("text", field="text", encoded_by="tokenizer", noun="text"),
