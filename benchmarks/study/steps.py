@@ -31,7 +31,7 @@ from benchmarks.study.plan import (
 import modalnet as mn
 from modalnet._files import write_bytes
 from modalnet.errors import InputError
-from modalnet.stats import resampling
+from modalnet.stats import permutation, resampling
 from modalnet.stimuli.published import INTACT
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def overlap(place: Place) -> None:
                     "Dice": chosen[one].dice(chosen[other]),
                     "Dice, random": chance.mean(),
                     "Dice, random high": np.quantile(chance, 0.975),
-                    "p": resampling.rank_p(chosen[one].dice(chosen[other]), chance),
+                    "p": permutation.rank_p(chosen[one].dice(chosen[other]), chance, alternative="greater"),
                     "r of t": float(np.corrcoef(t[one][both], t[other][both])[0, 1]),
                 }
             )

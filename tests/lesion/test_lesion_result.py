@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from modalnet.errors import InputError, StoreError
-from modalnet.lesion import inference
 from modalnet.lesion.result import Lesion, LesionStudy
 from modalnet.lesion.table import N_PERMUTATIONS
 from modalnet.plotting.lesion import dose_curves, save_dose_curves
+from modalnet.stats import effect_sizes, permutation, resampling
 from modalnet.stats.moments import fdr
 from modalnet.tasks.base import TaskScores
 
@@ -24,6 +24,10 @@ SIZE = 0.01
 CHANCE = {"blimp": 0.5, "images": 0.25}
 finite = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
 dyadic = st.integers(-5120, 5120).map(lambda n: n / 1024)  # sums are exact, so that scipy sees equal sums as equal
+
+
+def flips(differences, n, source):
+    return permutation.sign_flip(differences, n, source, alternative="greater")
 
 
 def rng(*seed):
@@ -95,13 +99,13 @@ def test_sign_flips_of_few_items_are_exactly_those_of_scipy(values):
     expected = stats.permutation_test(
         (x,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
     )
-    (p,) = inference.sign_flip(x[:, None], 9_999, rng(0))
+    (p,) = flips(x[:, None], 9_999, rng(0))
     assert math.isclose(p, expected.pvalue, rel_tol=1e-9)
 
 
 def test_sign_flips_of_many_items_are_close_to_those_of_scipy():
     x = rng(1).normal(0.12, 1, size=(150, 3))
-    for i, p in enumerate(inference.sign_flip(x, 9_999, rng(0))):
+    for i, p in enumerate(flips(x, 9_999, rng(0))):
         expected = stats.permutation_test(
             (x[:, i],),
             np.mean,
@@ -117,35 +121,38 @@ def test_sign_flips_of_many_items_are_close_to_those_of_scipy():
 @given(st.lists(finite, min_size=2, max_size=40), st.floats(0.1, 100))
 def test_sign_flips_do_not_depend_on_the_unit_or_the_order(values, scale):
     x = np.array(values)[:, None]
-    p = inference.sign_flip(np.concatenate([x, x * scale], axis=1), 499, rng(0))
+    p = flips(np.concatenate([x, x * scale], axis=1), 499, rng(0))
     assert p[0] == p[1]
     assert 1 / 500 <= p[0] <= 1 or 2.0 ** -len(x) <= p[0] <= 1
     few = x[:8]
-    assert inference.sign_flip(few, 499, rng(0)) == inference.sign_flip(few[::-1], 499, rng(1))
+    assert flips(few, 499, rng(0)) == flips(few[::-1], 499, rng(1))
 
 
 def test_sign_flips_in_parts_are_the_same_as_at_once(monkeypatch):
     few, many = rng(3).normal(size=(9, 2)), rng(3).normal(size=(64, 2))
-    at_once = inference.sign_flip(few, 999, rng(0)), inference.sign_flip(many, 999, rng(0))
-    means = inference.resampled_means(many, 50, rng(0))
-    monkeypatch.setattr(inference, "CHUNK", 640)
-    np.testing.assert_array_equal(inference.sign_flip(few, 999, rng(0)), at_once[0])
-    np.testing.assert_array_equal(inference.sign_flip(many, 999, rng(0)), at_once[1])
-    np.testing.assert_allclose(inference.resampled_means(many, 50, rng(0)), means)
+    at_once = (
+        flips(few, 999, rng(0)),
+        flips(many, 999, rng(0)),
+    )
+    means = resampling.bootstrap_means(many, 50, rng(0))
+    monkeypatch.setattr(resampling, "CHUNK", 640)
+    np.testing.assert_array_equal(flips(few, 999, rng(0)), at_once[0])
+    np.testing.assert_array_equal(flips(many, 999, rng(0)), at_once[1])
+    np.testing.assert_allclose(resampling.bootstrap_means(many, 50, rng(0)), means)
 
 
 def test_sign_flips_are_nan_where_a_difference_is():
     x = rng(0).normal(size=(20, 3))
     x[3, 1], x[4, 2] = np.nan, -np.inf
-    p = inference.sign_flip(x, 99, rng(0))
+    p = flips(x, 99, rng(0))
     assert np.isfinite(p).tolist() == [True, False, False]
-    assert inference.sign_flip(np.zeros((30, 1)), 99, rng(0))[0] == 1
+    assert flips(np.zeros((30, 1)), 99, rng(0))[0] == 1
 
 
 def test_intervals_are_those_of_scipy():
     x = rng(5).exponential(size=80)
     expected = stats.bootstrap((x,), np.mean, n_resamples=9_999, method="percentile", random_state=rng(6))
-    low, high = inference.interval(inference.resampled_means(x[:, None], 9_999, rng(7))[:, 0])
+    low, high = resampling.interval(resampling.bootstrap_means(x[:, None], 9_999, rng(7))[:, 0])
     error = 0.05 * (high - low)
     assert abs(low - expected.confidence_interval.low) < error
     assert abs(high - expected.confidence_interval.high) < error
@@ -153,10 +160,10 @@ def test_intervals_are_those_of_scipy():
 
 def test_cells_share_their_resamples():
     x = rng(0).random((50, 2))
-    means = inference.resampled_means(np.stack([x[:, 0], x[:, 0] + 0.25, x[:, 1]], axis=1), 200, rng(0))
+    means = resampling.bootstrap_means(np.stack([x[:, 0], x[:, 0] + 0.25, x[:, 1]], axis=1), 200, rng(0))
     np.testing.assert_allclose(means[:, 1] - means[:, 0], 0.25)
     assert np.ptp(means[:, 2] - means[:, 0]) > 0.01
-    assert inference.interval(means[:, 1] - means[:, 0])[0] == pytest.approx(0.25)
+    assert resampling.interval(means[:, 1] - means[:, 0])[0] == pytest.approx(0.25)
 
 
 def test_intervals_of_an_excess_cover_it():
@@ -167,28 +174,28 @@ def test_intervals_of_an_excess_cover_it():
         difficulty = source.normal(size=(60, 1))
         controls = difficulty + source.normal(0, 0.3, size=12) + source.normal(size=(60, 12))
         network = difficulty[:, 0] - 0.1 + source.normal(size=60)
-        means = inference.resampled_means(np.column_stack([network, controls]), 300, source)
-        low, high = inference.interval(inference.resampled_excess(means[:, 0], means[:, 1:], source))
+        means = resampling.bootstrap_means(np.column_stack([network, controls]), 300, source)
+        low, high = resampling.interval(resampling.bootstrap_excess(means[:, 0], means[:, 1:], source))
         covered += low <= 0.1 <= high
     assert 0.88 <= covered / 200 <= 1
 
 
 def test_ranks_count_ties_against_the_network():
-    assert inference.rank_p(0.5, np.array([0.1, 0.2, 0.3])) == 1 / 4
-    assert inference.rank_p(0.5, np.array([0.1, 0.5, 0.6])) == 3 / 4
-    assert inference.rank_p(0.3, np.array([0.1 + 0.2])) == 1
-    assert math.isnan(inference.rank_p(0.3, np.array([])))
-    assert math.isnan(inference.rank_p(0.3, np.array([np.nan, 0.1])))
+    assert permutation.rank_p(0.5, np.array([0.1, 0.2, 0.3]), alternative="greater") == 1 / 4
+    assert permutation.rank_p(0.5, np.array([0.1, 0.5, 0.6]), alternative="greater") == 3 / 4
+    assert permutation.rank_p(0.3, np.array([0.1 + 0.2]), alternative="greater") == 1
+    assert math.isnan(permutation.rank_p(0.3, np.array([]), alternative="greater"))
+    assert math.isnan(permutation.rank_p(0.3, np.array([np.nan, 0.1]), alternative="greater"))
 
 
 def test_effect_sizes():
     controls = np.array([0.1, 0.2, 0.3])
-    assert inference.standardized(0.5, controls) == pytest.approx(3.0)
-    assert math.isnan(inference.standardized(0.5, controls[:1]))
-    assert math.isnan(inference.standardized(0.5, np.array([0.2, 0.2])))
+    assert effect_sizes.standardized(0.5, controls) == pytest.approx(3.0)
+    assert math.isnan(effect_sizes.standardized(0.5, controls[:1]))
+    assert math.isnan(effect_sizes.standardized(0.5, np.array([0.2, 0.2])))
     x = rng(0).normal(0.3, 1, 50)
-    assert inference.paired_dz(x) == pytest.approx(stats.ttest_1samp(x, 0).statistic / math.sqrt(50))
-    assert math.isnan(inference.paired_dz(np.full(10, 0.1)))
+    assert effect_sizes.paired_dz(x) == pytest.approx(stats.ttest_1samp(x, 0).statistic / math.sqrt(50))
+    assert math.isnan(effect_sizes.paired_dz(np.full(10, 0.1)))
 
 
 def test_noise_gives_five_percent_false_positives():
@@ -203,7 +210,7 @@ def test_noise_gives_five_percent_false_positives():
         ],
         axis=1,
     )
-    p = inference.sign_flip(differences, 1_999, rng(0))
+    p = flips(differences, 1_999, rng(0))
     assert 0.03 < (p < 0.05).mean() < 0.07
     assert (fdr(p) < 0.05).sum() <= 1
 

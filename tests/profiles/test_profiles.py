@@ -138,7 +138,7 @@ def test_pictures_have_profiles(tiny):
 
 def test_the_second_call_runs_nothing(tiny, language, profile):
     with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
-        again = mn.profile.language(tiny, language.top(fraction=0.02), n=60, progress=False)
+        again = mn.profile.language(tiny, language.top(fraction=0.02), n=60, n_controls=10, progress=False)
     assert again.table().equals(profile.table())
 
 

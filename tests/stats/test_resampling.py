@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 
-from modalnet.stats import resampling
+from modalnet.errors import InputError
+from modalnet.stats import permutation, resampling
+
+
+def shuffled(a, b, n, rng):
+    return permutation.label_permutation(a, b, n, rng, alternative="two-sided")
 
 
 def test_the_interval_is_of_percentiles():
@@ -26,32 +31,35 @@ def test_as_many_blocks_are_drawn_as_there_are(n, resamples):
 
 
 def test_ranks():
-    assert resampling.rank_p(3, [1, 2, 3, 4]) == 3 / 5
-    assert resampling.rank_p(9, np.zeros(19)) == 1 / 20
-    assert np.isnan(resampling.rank_p(1, []))
-    assert np.isnan(resampling.rank_p(np.nan, [1]))
+    assert permutation.rank_p(3, [1, 2, 3, 4], alternative="greater") == 3 / 5
+    assert permutation.rank_p(9, np.zeros(19), alternative="greater") == 1 / 20
+    assert np.isnan(permutation.rank_p(1, [], alternative="greater"))
+    assert np.isnan(permutation.rank_p(np.nan, [1], alternative="greater"))
 
 
 def test_permutation_tests_agree_with_scipy():
     rng = np.random.default_rng(0)
     d = rng.standard_normal(40) + 0.25
     expected = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=9999, rng=1).pvalue
-    assert resampling.sign_flip(d, 9999, rng) == pytest.approx(expected, abs=0.02)
+    assert permutation.sign_flip(d, 9999, rng, alternative="two-sided") == pytest.approx(expected, abs=0.02)
     a, b = rng.standard_normal(30) + 0.5, rng.standard_normal(40)
 
     def welch(x, y, axis):
         return stats.ttest_ind(x, y, equal_var=False, axis=axis).statistic
 
     expected = stats.permutation_test((a, b), welch, vectorized=True, n_resamples=9999, rng=1).pvalue
-    assert resampling.label_shuffle(a, b, 9999, rng) == pytest.approx(expected, abs=0.02)
+    assert permutation.label_permutation(a, b, 9999, rng, alternative="two-sided") == pytest.approx(expected, abs=0.02)
 
 
 def test_permutation_tests_keep_their_level():
     rng = np.random.default_rng(1)
-    flips = [resampling.sign_flip(rng.standard_normal(15), 199, rng) for _ in range(300)]
+    flips = [permutation.sign_flip(rng.standard_normal(15), 199, rng, alternative="two-sided") for _ in range(300)]
     # Groups of unequal spread and size, where a plain difference of means would be too sure.
     shuffles = [
-        resampling.label_shuffle(rng.standard_normal(12) * 3, rng.standard_normal(40), 199, rng) for _ in range(300)
+        permutation.label_permutation(
+            rng.standard_normal(12) * 3, rng.standard_normal(40), 199, rng, alternative="two-sided"
+        )
+        for _ in range(300)
     ]
     for ps in (flips, shuffles):
         assert np.mean(np.array(ps) <= 0.05) < 0.09
@@ -59,7 +67,66 @@ def test_permutation_tests_keep_their_level():
 
 def test_what_cannot_be_tested_is_nan():
     rng = np.random.default_rng(2)
-    assert np.isnan(resampling.sign_flip(np.array([]), 99, rng))
-    assert np.isnan(resampling.sign_flip(np.array([1.0, np.nan]), 99, rng))
-    assert np.isnan(resampling.label_shuffle(np.array([1.0]), np.array([1.0, 2.0]), 99, rng))
-    assert np.isnan(resampling.label_shuffle(np.ones(3), np.ones(4), 99, rng))
+    assert np.isnan(permutation.sign_flip(np.array([]), 99, rng, alternative="two-sided"))
+    assert np.isnan(permutation.sign_flip(np.array([1.0, np.nan]), 99, rng, alternative="two-sided"))
+    assert np.isnan(shuffled(np.array([1.0]), np.array([1.0, 2.0]), 99, rng))
+    assert np.isnan(permutation.label_permutation(np.ones(3), np.ones(4), 99, rng, alternative="two-sided"))
+
+
+@pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(-2048, 2048).map(lambda n: n / 1024), min_size=2, max_size=9), st.integers(0, 99))
+def test_every_alternative_is_that_of_scipy(alternative, values, seed):
+    x = np.array(values)
+    expected = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", alternative=alternative, n_resamples=np.inf
+    ).pvalue
+    if alternative == "two-sided":  # scipy doubles the smaller tail; flips are symmetric
+        expected = min(1.0, expected)
+    p = permutation.sign_flip(x, 999, np.random.default_rng(seed), alternative=alternative)
+    assert p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
+def test_label_permutations_of_every_alternative_are_close_to_those_of_scipy(alternative):
+    rng = np.random.default_rng(4)
+    a, b = rng.standard_normal(25) + 0.4, rng.standard_normal(35)
+    expected = stats.permutation_test(
+        (a, b),
+        lambda x, y, axis: stats.ttest_ind(x, y, equal_var=False, axis=axis).statistic,
+        vectorized=True,
+        n_resamples=9999,
+        alternative=alternative,
+        rng=1,
+    ).pvalue
+    assert permutation.label_permutation(a, b, 9999, rng, alternative=alternative) == pytest.approx(expected, abs=0.02)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=30), st.integers(-9, 9))
+def test_ranks_of_every_alternative(draws, value):
+    draws = np.array(draws, dtype=float)
+    greater, less, both = (
+        permutation.rank_p(value, draws, alternative=name) for name in ("greater", "less", "two-sided")
+    )
+    assert greater == (1 + (draws >= value).sum()) / (1 + len(draws))
+    assert less == permutation.rank_p(-value, -draws, alternative="greater")
+    assert both == min(1, 2 * min(greater, less))
+
+
+def test_an_unknown_alternative_is_refused():
+    with pytest.raises(InputError, match="`alternative` must be one of 'greater', 'less', 'two-sided', got 'larger'"):
+        permutation.rank_p(1, np.ones(3), alternative="larger")
+
+
+def test_the_bootstrap_interval_is_that_of_scipy():
+    x = np.random.default_rng(0).exponential(size=60)
+    means = resampling.bootstrap_means(x[:, None], 9999, np.random.default_rng(1))[:, 0]
+    expected = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=9999, rng=2).confidence_interval
+    assert resampling.interval(means) == pytest.approx(tuple(expected), abs=0.02)
+    assert resampling.interval(np.append(means, np.nan), skip_nan=True) == resampling.interval(means)
+
+
+def test_the_t_interval_is_that_of_scipy():
+    x = np.random.default_rng(0).standard_normal(12)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert resampling.t_interval(np.append(x, np.nan)) == pytest.approx(tuple(expected))

@@ -26,6 +26,7 @@ from modalnet.brain.result import Alignment, FeatureScores
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
+from modalnet.stats.permutation import count_reaching
 from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
@@ -414,7 +415,7 @@ def _score_set(  # noqa: PLR0917  # one call, above
         parts, reached = [], np.zeros(len(observed))
         for chunk in scoring.permuted(fitted.predictions, responses, resampling, metric):
             parts.append(scoring.summarize(chunk, dataset.subjects))
-            reached += scoring.reaches(chunk, observed)
+            reached += count_reaching(chunk, observed)
         null = np.concatenate(parts)
     shares = {}
     if fitted.parts and metric == "pearson":

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.brain.scoring import permutation_p, reaches, summarize
+from modalnet.brain.scoring import summarize
 from modalnet.errors import InputError
 from modalnet.results.result import Kept
-from modalnet.stats import resampling
+from modalnet.stats import permutation, resampling
 from modalnet.stats.moments import fdr
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Alignment(Kept):
                 "network_minus": self.score(first) - float(values.mean()),
                 "network_minus_low": over[0],
                 "network_minus_high": over[1],
-                "p_rank": resampling.rank_p(self.score(first), values),
+                "p_rank": permutation.rank_p(self.score(first), values, alternative="greater"),
             }
             rows.insert(1, row)
         return pd.DataFrame(rows)
@@ -267,8 +267,8 @@ class Alignment(Kept):
             "p_rank": math.nan,
         }
         if len(one.null):
-            reached = reaches(one.null, np.array(score))
-            row["p"] = float(permutation_p(np.array(score), reached, len(one.null)))
+            reached = permutation.count_reaching(one.null, np.array(score))
+            row["p"] = float(permutation.p_of_count(np.array(score), reached, len(one.null)))
         if one is not first:
             row["network_minus"] = self.score(first) - score
             row["network_minus_low"], row["network_minus_high"] = resampling.interval(first.resampled - one.resampled)
@@ -312,7 +312,7 @@ class Alignment(Kept):
 
         one = self.network if features is None else self[features]
         scores, n = self._means(one), self.n_targets
-        p = permutation_p(scores, one.reached, len(one.null)) if len(one.null) else np.full(n, np.nan)
+        p = permutation.p_of_count(scores, one.reached, len(one.null)) if len(one.null) else np.full(n, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             normalized = scores / (self.ceiling**2 if self.metric == "r2" else self.ceiling)
         return pd.DataFrame(

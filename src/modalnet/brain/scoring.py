@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from modalnet.brain.encoding import patterns
-from modalnet.stats.resampling import TIE, bootstrap_counts
+from modalnet.stats.resampling import bootstrap_counts
 
 METRICS = ("pearson", "r2")
 TOGETHER = 500  # targets at once
@@ -205,16 +205,6 @@ def summarize_resampled(
     there = np.isfinite(medians)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (counts * np.where(there, medians, 0)).sum(0) / (counts * there).sum(0)
-
-
-def permutation_p(value: np.ndarray, reached: np.ndarray, n: int) -> np.ndarray:
-    """(1 + permutations that reach the value) / (1 + permutations); NaN where the value is."""
-    return np.where(np.isfinite(value), (1 + reached) / (1 + n), np.nan)
-
-
-def reaches(samples: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """How many samples, along the first axis, are at least the value."""
-    return (samples >= value - TIE * np.maximum(1.0, np.abs(value))).sum(axis=0)
 
 
 def _sums(predictions: np.ndarray, responses: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

@@ -30,7 +30,7 @@ from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Kept
-from modalnet.stats import resampling
+from modalnet.stats.permutation import rank_p
 from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ class Similarity(Kept):
                 "network_minus": first.value - float(values.mean()),
                 "network_minus_low": gap[0],
                 "network_minus_high": gap[1],
-                "p_rank": resampling.rank_p(first.value, values),
+                "p_rank": rank_p(first.value, values, alternative="greater"),
             }
             rows.insert(1, row)
         return pd.DataFrame(rows)

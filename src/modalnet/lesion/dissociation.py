@@ -20,9 +20,9 @@ import numpy as np
 
 from modalnet._validation import check_option
 from modalnet.errors import InputError
-from modalnet.lesion import inference
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.lesion.table import KINDS
+from modalnet.stats.resampling import interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ def _row(study: LesionStudy, table: dict, lesions: list[Lesion], tasks: tuple[st
     effects, at_chance = _effects(study, lesions, tasks)
     for name, (value, samples) in effects.items():
         row[name] = value
-        row[f"{name}_low"], row[f"{name}_high"] = inference.interval(samples)
+        row[f"{name}_low"], row[f"{name}_high"] = interval(samples)
     if at_chance:
         where = " and ".join(at_chance)
         return row | {"verdict": f"not tested: without a lesion the model is at chance on {where}"}
@@ -181,7 +181,7 @@ def _effects(
         means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
         difference = means[:, resamples.column(better)] - means[:, resamples.column(worse)]
         ability = means[:, resamples.column(None)] - chance
-        if inference.interval(ability[1:])[0] <= 0:
+        if interval(ability[1:])[0] <= 0:
             at_chance.append(task)
             ability = np.full_like(ability, np.nan)
         differences.append(difference)

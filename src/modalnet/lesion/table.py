@@ -46,9 +46,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.lesion import inference
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.stats import moments as statistics
+from modalnet.stats.effect_sizes import paired_dz, standardized
+from modalnet.stats.permutation import rank_p, sign_flip
+from modalnet.stats.resampling import bootstrap_excess, bootstrap_means, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +110,7 @@ class TaskResamples:
         columns = [study.base[task].scores, *(study.cells[lesion, task] for lesion in lesions)]
         self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
         self._seed = [study.seed, zlib.crc32(task.encode())]  # of the task's own: no other task changes its numbers
-        self.means = inference.resampled_means(self.scores, N_RESAMPLES, self.chance(0))
+        self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0))
 
     def chance(self, stream: int) -> np.random.Generator:
         """A generator of the task's own."""
@@ -172,7 +174,7 @@ class Resamples:
         if task in study.base:
             base = study.base[task]
             row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
-            row["base_low"], row["base_high"] = inference.interval(self.tasks[task].means[:, 0])
+            row["base_low"], row["base_high"] = interval(self.tasks[task].means[:, 0])
         if (lesion, task) in study.cells:
             resamples = self.tasks[task]
             column = resamples.column(lesion)
@@ -180,7 +182,7 @@ class Resamples:
             row["drop"] = _less(row["base"], row["score"])
             with np.errstate(invalid="ignore"):
                 drops = resamples.means[:, 0] - resamples.means[:, column]
-            row["drop_low"], row["drop_high"] = inference.interval(drops)
+            row["drop_low"], row["drop_high"] = interval(drops)
             for kind in KINDS:
                 row |= self._against(row, lesion, kind)
         return row
@@ -197,11 +199,11 @@ class Resamples:
             drops = row["base"] - resamples.scores[:, columns].mean(axis=0)
             # Both over the same draws of the controls: how far they lie above the network, and below no lesion.
             excess, above_base = (
-                inference.resampled_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
+                bootstrap_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
                 for one in (own, resamples.column(None))
             )
-        low, high = inference.interval(excess)
-        drop_low, drop_high = inference.interval(0.0 - above_base)
+        low, high = interval(excess)
+        drop_low, drop_high = interval(0.0 - above_base)
         drop = _mean(drops)
         return {
             f"n_{kind}": len(controls),
@@ -212,9 +214,9 @@ class Resamples:
             f"excess_{kind}": _less(row["drop"], drop),
             f"excess_{kind}_low": low,
             f"excess_{kind}_high": high,
-            f"p_draws_{kind}": inference.rank_p(row["drop"], drops),
-            f"z_{kind}": inference.standardized(row["drop"], drops),
-            f"dz_{kind}": inference.paired_dz(self._differences(lesion, controls, row["task"])),
+            f"p_draws_{kind}": rank_p(row["drop"], drops, alternative="greater"),
+            f"z_{kind}": standardized(row["drop"], drops),
+            f"dz_{kind}": paired_dz(self._differences(lesion, controls, row["task"])),
         }
 
     def _differences(self, lesion: Lesion, controls: list[Lesion], task: str) -> Float[np.ndarray, " item"]:
@@ -233,7 +235,7 @@ class Resamples:
         for row, kind in tests:
             lesion = Lesion(row["network"], row["fraction"], row["operation"])
             differences.append(self._differences(lesion, self.study.controls(lesion, task, kind), task))
-        p = inference.sign_flip(np.stack(differences, axis=1), N_PERMUTATIONS, self.tasks[task].chance(2))
+        p = sign_flip(np.stack(differences, axis=1), N_PERMUTATIONS, self.tasks[task].chance(2), alternative="greater")
         for (row, kind), value in zip(tests, p, strict=True):
             row[f"p_items_{kind}"] = float(value)
 

@@ -25,6 +25,7 @@ from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.stats.moments import hedges_g, welch
+from modalnet.stats.resampling import interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ class Reliability:
             ("g, same stimuli", "network", self.g_selecting),
         ]
         return pd.DataFrame(
-            [(measure, units, _mean(values), *_interval(values)) for measure, units, values in rows],
+            [(measure, units, _mean(values), *interval(values, skip_nan=True)) for measure, units, values in rows],
             columns=["measure", "units", "mean", "low", "high"],
         )
 
@@ -256,9 +257,3 @@ def _mean(values: np.ndarray) -> float:
     """Mean over the defined values: a unit may be constant on the few stimuli of a group."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
-    return float(low), float(high)

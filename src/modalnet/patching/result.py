@@ -24,6 +24,7 @@ from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Kept
 from modalnet.stats.controls import stored_match
+from modalnet.stats.permutation import rank_p
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +186,7 @@ class Patching(Kept):
                         "control_low": effects.min(),
                         "control_high": effects.max(),
                         "draws": len(effects),
-                        "p": (1 + int((effects >= share).sum())) / (1 + len(effects)),
+                        "p": rank_p(share, effects, alternative="greater"),
                     }
                 )
         return pd.DataFrame(rows)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from modalnet.errors import InputError
 from modalnet.profiles.human import LANGUAGE
 from modalnet.results.result import Kept
-from modalnet.stats import resampling
+from modalnet.stats import permutation, resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,10 +190,10 @@ class Profile(Kept):
         seed = zlib.crc32(repr(sides).encode())
         rng = np.random.Generator(np.random.PCG64([int(self.settings.get("seed", 0)), 2, seed]))
         if self._paired is not None:
-            p = resampling.sign_flip(self._paired @ weights, PERMUTATIONS, rng)
+            p = float(permutation.sign_flip(self._paired @ weights, PERMUTATIONS, rng, alternative="two-sided"))
         else:
             a, b = (np.concatenate([self.values(name) for name in names]) for names in sides)
-            p = resampling.label_shuffle(a, b, PERMUTATIONS, rng)
+            p = permutation.label_permutation(a, b, PERMUTATIONS, rng, alternative="two-sided")
         draws = self.control_difference(*sides)
         difference = float(means @ weights)
         return {
@@ -204,7 +204,7 @@ class Profile(Kept):
             "control": float(draws.mean()) if len(draws) else math.nan,
             "control_low": float(draws.min()) if len(draws) else math.nan,
             "control_high": float(draws.max()) if len(draws) else math.nan,
-            "p_rank": resampling.rank_p(difference, draws),
+            "p_rank": permutation.rank_p(difference, draws, alternative="greater"),
         }
 
     # -- tables --------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from modalnet.stats import resampling
+from modalnet.stats.permutation import rank_p
+from modalnet.stats.resampling import interval
 from modalnet.units import Units
 
 DRAWS = 5000
@@ -52,7 +53,7 @@ def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) ->
             found += rng.hypergeometric(n_a, width - n_a, n_b, size=draws)
     expected = sum(n_a * n_b / width for n_a, n_b, width in in_layers)
     by_tower = sum(float(a.mask[t].sum()) * float(b.mask[t].sum()) / a.mask[t].size for t in a.mask)
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = interval(found)
     return {
         "units_a": a.count,
         "units_b": b.count,
@@ -61,8 +62,8 @@ def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) ->
         "chance_layer": 2 * expected / size,
         "chance_layer_low": 2 * float(low) / size,
         "chance_layer_high": 2 * float(high) / size,
-        "p_more": resampling.rank_p(shared, found),
-        "p_less": resampling.rank_p(-shared, -found),
+        "p_more": rank_p(shared, found, alternative="greater"),
+        "p_less": rank_p(shared, found, alternative="less"),
         "chance_tower": 2 * by_tower / size,
     }
 
@@ -107,7 +108,7 @@ def separation(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS)
     return {
         "divergence": float(here),
         "divergence_chance": float(chance.mean()),
-        "p": resampling.rank_p(float(here), chance),
+        "p": rank_p(float(here), chance, alternative="greater"),
         "depth": float(np.average(depths, weights=weights)) if weights else math.nan,
         "distance": float(np.average(distances, weights=weights)) if weights else math.nan,
     }

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.stats.moments import hedges_g
+from modalnet.stats.resampling import t_interval
 from modalnet.units import Units
 
 
@@ -52,7 +53,7 @@ def selectivity(
                 g = _effects(measured, fold)
                 values.append(_mean(g, units))
                 controls += [_mean(g, one) for one in units.random(draws, seed + fold)] if draws else []
-            low, high = _interval(np.array(values))
+            low, high = t_interval(np.array(values))
             rows.append(
                 {
                     "network": name,
@@ -89,18 +90,3 @@ def _average(values: list[float]) -> float:
     """Of those that are defined; NaN where none is."""
     there = [value for value in values if math.isfinite(value)]
     return float(np.mean(there)) if there else math.nan
-
-
-def _interval(values: Float[np.ndarray, " fold"]) -> tuple[float, float]:
-    """Mean ± t · standard error over folds.
-
-    The folds' networks share most of their stimuli, so this is how much the measured folds differ, and a little too
-    narrow as an interval for new networks (Bengio & Grandvalet 2004, JMLR 5:1089-1105).
-    """
-    from scipy import stats
-
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return math.nan, math.nan
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()) - reach, float(values.mean()) + reach
