@@ -236,7 +236,9 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     (unit,) = tiny["language"].top(k=1).indices()
     favourites = {unit: ["a sentence it likes", (Image.new("RGB", (300, 200), "red"), 2.5)]}
     other = tiny["language"].top(k=2) - tiny["language"].top(k=1)
-    liked = mn.features.top_stimuli(model, other, mn.stimuli.language().stimuli[:20], n=3, shades=False, progress=False)
+    liked = mn.features.top_stimuli(
+        model, other, mn.stimuli.language().stimuli[:20], n=3, per_token=False, progress=False
+    )
     path = tmp_path / "all.html"
     mn.atlas(tiny, study=study, profiles={"language": profile}, favourites=[favourites, liked]).save(path)
     browser.open(path)

@@ -13,8 +13,8 @@ from PIL import Image
 import modalnet as mn
 from families import build, picture
 from modalnet.errors import InputError
-from modalnet.features import Optimized, Shake, TopStimuli
-from modalnet.features.parametrization import Painting, total_variation
+from modalnet.features import Optimized, RandomTransform, TopStimuli
+from modalnet.features.parametrization import FourierImage, total_variation
 from modalnet.features.running_top import RunningTop
 from reference import TEXT_ONLY, VISION_ONLY, encode, forward, load, paths
 
@@ -92,7 +92,7 @@ def test_top_stimuli_are_those_of_a_sort_of_all_activations(name, magnitude):
     model, given = load(name), stimuli(name)
     units = some_units(model, 9)
     result = mn.features.top_stimuli(
-        model, units, iter(given), 4, magnitude=magnitude, batch_size=5, shades=False, progress=False
+        model, units, iter(given), 4, magnitude=magnitude, batch_size=5, per_token=False, progress=False
     )
     values = activations(name, given, result.units)
     values = abs(values) if magnitude == "absolute" else values
@@ -110,7 +110,7 @@ def test_top_stimuli_are_those_of_a_sort_of_all_activations(name, magnitude):
 def test_bottom_stimuli_and_unscaled_networks():
     model, given = load("llama"), stimuli("llama")
     result = mn.features.top_stimuli(
-        model, some_units(model, 5), given, 3, bottom=True, scaled=False, shades=False, progress=False
+        model, some_units(model, 5), given, 3, bottom=True, scaled=False, per_token=False, progress=False
     )
     values = abs(activations("llama", given, result.units))
     np.testing.assert_array_equal(result.index, np.argsort(values, axis=0, kind="stable")[:3].T)
@@ -128,14 +128,14 @@ def test_a_stream_is_taken_in_parts_and_only_the_best_are_kept(monkeypatch):
             handed.append(place)
             yield one
 
-    monkeypatch.setattr(search, "TOGETHER", 5)
-    keep = search.Best.keep
+    monkeypatch.setattr(search, "CHUNK", 5)
+    end_chunk = search.RunningTopStimuli.end_chunk
 
     def watched(self, chunk):
-        keep(self, chunk)
+        end_chunk(self, chunk)
         alive.append((len(handed), len(self.stimuli)))
 
-    monkeypatch.setattr(search.Best, "keep", watched)
+    monkeypatch.setattr(search.RunningTopStimuli, "end_chunk", watched)
     parts = mn.features.top_stimuli(model, units, one_by_one(), 2, progress=False)
     np.testing.assert_array_equal(parts.index, whole.index)
     np.testing.assert_array_equal(parts.network_index, whole.network_index)
@@ -145,7 +145,7 @@ def test_a_stream_is_taken_in_parts_and_only_the_best_are_kept(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["llama", "dinov2_with_registers", "llava_clip"])
-def test_shades_are_the_activations_at_each_token(name):
+def test_token_activations_are_those_of_the_model(name):
     model, given = load(name), stimuli(name, 6)
     units = some_units(model, 4)
     result = mn.features.top_stimuli(model, units, given, 2, progress=False)
@@ -154,8 +154,8 @@ def test_shades_are_the_activations_at_each_token(name):
             index = int(result.index[row, rank])
             states = forward(name, given[index].text, given[index].images())[2][tower]
             expected = states[layer, :, dim].abs().numpy()
-            np.testing.assert_allclose(result.shown.shades[tower, row, rank], expected, atol=1e-4)
-            assert len(result.shown.tokens[tower, index]) == len(expected)
+            np.testing.assert_allclose(result.token_activations.activations[tower, row, rank], expected, atol=1e-4)
+            assert len(result.token_activations.tokens[tower, index]) == len(expected)
     index = int(result.network_index[0])
     states = forward(name, given[index].text, given[index].images())[2]
     for tower in {unit[0] for unit in result.units}:
@@ -164,14 +164,14 @@ def test_shades_are_the_activations_at_each_token(name):
             for t, layer, dim in result.units
             if t == tower
         ]
-        np.testing.assert_allclose(result.shown.shades[tower, -1, 0], np.mean(own, axis=0), atol=1e-4)
+        np.testing.assert_allclose(result.token_activations.activations[tower, -1, 0], np.mean(own, axis=0), atol=1e-4)
 
 
 def test_boxes_lie_where_the_patches_are():
     model = load("vit")
     result = mn.features.top_stimuli(model, some_units(model, 2), stimuli("vit", 3), 1, progress=False)
     index = int(result.index[0, 0])
-    boxes = result.shown.boxes["vision", index]
+    boxes = result.token_activations.boxes["vision", index]
     patches = boxes[np.isfinite(boxes[:, 0])]
     side = round(len(patches) ** 0.5)
     assert len(patches) == side**2
@@ -194,9 +194,9 @@ def test_tables_shares_and_files(tmp_path):
     assert back.table().equals(table)
     assert back.units == result.units
     assert back.tokens == result.tokens
-    assert back.shown.tokens == result.shown.tokens
-    for key, values in result.shown.shades.items():
-        np.testing.assert_array_equal(back.shown.shades[key], values)
+    assert back.token_activations.tokens == result.token_activations.tokens
+    for key, values in result.token_activations.activations.items():
+        np.testing.assert_array_equal(back.token_activations.activations[key], values)
     np.testing.assert_array_equal(np.asarray(back.stimuli[0].images()[0]) if 0 in back.stimuli else 0,
                                   np.asarray(given[0].images()[0]) if 0 in back.stimuli else 0)  # fmt: skip
     axes = back.plot()
@@ -216,8 +216,8 @@ def test_a_server_finds_the_same():
     one, other = (mn.features.top_stimuli(model, units, given, 3, progress=False) for model in (here, there))
     np.testing.assert_array_equal(one.index, other.index)
     np.testing.assert_allclose(one.network_activation, other.network_activation, atol=1e-5)
-    for key, values in one.shown.shades.items():
-        np.testing.assert_allclose(values, other.shown.shades[key], atol=1e-5)
+    for key, values in one.token_activations.activations.items():
+        np.testing.assert_allclose(values, other.token_activations.activations[key], atol=1e-5)
 
 
 def test_texts_are_drawn_word_by_word():
@@ -230,7 +230,7 @@ def test_texts_are_drawn_word_by_word():
     assert "$dollar$" in written
     assert "fox" in written
     # Every word stands on a wash, and the strongest of the row on the strongest one.
-    row = [v[1:] for (_, r, _), v in result.shown.shades.items() if r == -1]
+    row = [v[1:] for (_, r, _), v in result.token_activations.activations.items() if r == -1]
     washes = [patch.get_facecolor()[3] for patch in axes[0].patches]
     assert len(washes) == len(axes[0].texts) - 2  # two of them are the activations
     assert max(washes) == pytest.approx(0.8)
@@ -243,19 +243,19 @@ def test_bad_input_to_top_stimuli():
     model = load("llama")
     units, given = some_units(model, 2), stimuli("llama", 3)
     find = mn.features.top_stimuli
-    with pytest.raises(InputError, match="whole number"):
+    with pytest.raises(InputError, match="`n` must be a positive integer, got 0"):
         find(model, units, given, 0)
     with pytest.raises(InputError, match="empty"):
         find(model, units, [])
     with pytest.raises(InputError, match="must be a Stimulus or a string"):
         find(model, units, [3])
-    with pytest.raises(InputError, match="empty set"):
+    with pytest.raises(InputError, match="are an empty set"):
         find(model, units - units, given)
-    with pytest.raises(InputError, match="`units` must be Units"):
+    with pytest.raises(InputError, match="must be Units"):
         find(model, "decoder", given)
     with pytest.raises(InputError, match="lies outside"):
         find(model, ("decoder", 99, 0), given)
-    with pytest.raises(InputError, match="absolute"):
+    with pytest.raises(InputError, match="`magnitude` must be one of 'absolute', 'signed'"):
         find(model, units, given, magnitude="size")
     with pytest.raises(InputError, match='tokens="all"'):
         find(model, units, given, tokens="all")
@@ -263,14 +263,14 @@ def test_bad_input_to_top_stimuli():
         find(model, ("decoder", 0, 0), given, scaled=True)
     with pytest.raises(InputError, match="another model"):
         find(model, mn.Units(units.mask, model="other"), given)
-    with pytest.raises(InputError, match="has decoder"):
+    with pytest.raises(InputError, match=r"decoder has shape \(4, 32\)"):
         find(model, some_units(load("gpt2"), 3), given)
     vlm = load("llava_clip")
     with pytest.raises(InputError, match="vision tower"):
         find(vlm, some_units(vlm, 3, towers="vision"), given)
     with pytest.raises(InputError, match="no conditions"):
         find(model, units, ["a b", "c d"], 1, progress=False).share("even")
-    with pytest.raises(InputError, match="row 7"):
+    with pytest.raises(InputError, match="row 7 is not there"):
         find(model, units, ["a b"], 1, progress=False).plot(rows=[7])
 
 
@@ -306,9 +306,9 @@ def test_top_tokens_among_some_and_bad_input():
     some = mn.features.top_tokens(model, units, 3, candidates=[40, 41, 42, 43], progress=False)
     assert set(some.index.ravel()) <= {40, 41, 42, 43}
     assert not mn.features.top_tokens(model, units, 2, candidates=[40], progress=False).index[:, 1:].max() >= 0
-    with pytest.raises(InputError, match="token ids"):
+    with pytest.raises(InputError, match="`candidates` must be token ids"):
         mn.features.top_tokens(model, units, candidates=[10**6])
-    with pytest.raises(InputError, match="context="):
+    with pytest.raises(InputError, match="`context` must be a string"):
         mn.features.top_tokens(model, units, context=3)
     vlm = load("llava_clip")
     with pytest.raises(InputError, match="text tower"):
@@ -411,44 +411,54 @@ def test_an_edit_on_the_way_is_in_the_gradient():
     assert cut.inward(canvas.fill(pixels), *asked)[1].abs().max() == 0
 
 
-# -- painting --------------------------------------------------------------------------------------------------------
+# -- parametrization -------------------------------------------------------------------------------------------------
 
 
-def test_a_painting_starts_grey_and_is_a_picture():
+def test_a_fourier_image_starts_grey():
     generator = torch.Generator().manual_seed(0)
-    painting = Painting(31, 44, generator)
-    shown = painting().detach()
+    image = FourierImage(31, 44, generator)
+    shown = image().detach()
     assert shown.shape == (3, 31, 44)
     assert float(shown.min()) > 0
     assert float(shown.max()) < 1
     assert float((shown - 0.5).abs().mean()) < 0.05
-    grey = Painting(31, 44, generator, colour=False)()
+    grey = FourierImage(31, 44, generator, colour=False)()
     assert torch.equal(grey[0], grey[2])
 
 
-def test_a_painting_has_the_spectrum_of_natural_pictures():
+def test_a_fourier_image_has_the_spectrum_of_natural_images():
     """Amplitudes fall as 1 / f, so the logarithms of both have slope -1."""
-    shown = Painting(128, 128, torch.Generator().manual_seed(0), colour=False)().detach()[0]
+    shown = FourierImage(128, 128, torch.Generator().manual_seed(0), colour=False)().detach()[0]
     amplitude = torch.fft.fft2(torch.logit(shown)).abs()[1:60, 0].numpy()
     slope = np.polyfit(np.log(np.arange(1, 60)), np.log(amplitude), 1)[0]
     assert slope == pytest.approx(-1, abs=0.2)
 
 
-def test_shaking():
+def test_random_transforms():
     generator = torch.Generator().manual_seed(0)
     shown = torch.rand(3, 24, 36, generator=generator)
-    torch.testing.assert_close(Shake(0, 0, 0)(shown, generator), shown, atol=1e-5, rtol=0)
+    torch.testing.assert_close(RandomTransform(0, 0, 0)(shown, generator), shown, atol=1e-5, rtol=0)
     # A turn by as much as the generator says is that of Pillow, where bilinear sampling of a smooth picture agrees.
     smooth = torch.from_numpy(np.asarray(picture(0, 60, 40), dtype=np.float32) / 255).permute(2, 0, 1)
-    turned = Shake(0, 30, 0)(smooth, torch.Generator().manual_seed(1))
+    turned = RandomTransform(0, 30, 0)(smooth, torch.Generator().manual_seed(1))
     angle = 30 * (2 * float(torch.rand(4, generator=torch.Generator().manual_seed(1))[0]) - 1)
     image = Image.fromarray((smooth.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
     expected = np.asarray(image.rotate(angle, Image.Resampling.BILINEAR), dtype=np.float32) / 255
     middle = (slice(10, -10), slice(15, -15))
     assert abs(turned.permute(1, 2, 0).numpy()[middle] - expected[middle]).max() < 0.02
     assert abs(smooth.permute(1, 2, 0).numpy()[middle] - expected[middle]).max() > 0.1
-    with pytest.raises(InputError, match="Shake"):
-        Shake(jitter=-1)
+    with pytest.raises(InputError, match="`jitter` must be a finite number at least 0 and at most 1, got -1"):
+        RandomTransform(jitter=-1)
+
+
+def test_old_names_of_features_warn():
+    with pytest.warns(DeprecationWarning, match="RandomTransform"):
+        assert mn.features.Shake is RandomTransform
+    model, given = load("llama"), stimuli("llama", 3)
+    with pytest.warns(DeprecationWarning, match="per_token="):
+        result = mn.features.top_stimuli(model, some_units(model, 2), given, 1, shades=False, progress=False)
+    with pytest.warns(DeprecationWarning, match="token_activations"):
+        assert result.shown is result.token_activations
 
 
 def test_total_variation():
@@ -466,7 +476,14 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
     text = None if name in VISION_ONLY else "What is this?"
     units = some_units(model, 4, towers=tower)
     natural = [mn.Stimulus(text, image=picture(i, 64, 64)) for i in range(6)]
-    options = {"natural": natural, "text": text, "size": size_of(name), "steps": 80, "rate": 0.2, "progress": False}
+    options = {
+        "natural": natural,
+        "text": text,
+        "size": size_of(name),
+        "steps": 80,
+        "learning_rate": 0.2,
+        "progress": False,
+    }
     result = mn.features.optimize(model, units, **options)
     count = 4
     # What is reported is what the model does with the finished picture.
@@ -496,7 +513,14 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
 def test_a_single_unit_goes_up_without_natural_pictures():
     model = load("vit")
     result = mn.features.optimize(
-        model, ("vision", 2, 3), magnitude="signed", n_controls=0, steps=20, rate=0.2, colour=False, progress=False
+        model,
+        ("vision", 2, 3),
+        magnitude="signed",
+        n_controls=0,
+        steps=20,
+        learning_rate=0.2,
+        colour=False,
+        progress=False,
     )
     assert result.response.shape == (1, 1)
     assert result.response[0, 0] > result.path[0, 0] + 0.1
@@ -504,7 +528,7 @@ def test_a_single_unit_goes_up_without_natural_pictures():
     assert "vision[2, 3]" in result.summary()
     assert result.plot().shape == (1, 1)
     other = mn.features.optimize(
-        model, ("vision", 2, 3), magnitude="signed", n_controls=0, steps=20, rate=0.2, seed=1, progress=False
+        model, ("vision", 2, 3), magnitude="signed", n_controls=0, steps=20, learning_rate=0.2, seed=1, progress=False
     )
     assert (other.pictures != result.pictures).any()
 
@@ -512,7 +536,9 @@ def test_a_single_unit_goes_up_without_natural_pictures():
 def test_a_smoother_picture_costs_activation():
     model = load("vit")
     rough, smooth = (
-        mn.features.optimize(model, ("vision", 1, 3), n_controls=0, steps=20, rate=0.2, smooth=weight, progress=False)
+        mn.features.optimize(
+            model, ("vision", 1, 3), n_controls=0, steps=20, learning_rate=0.2, tv_weight=weight, progress=False
+        )
         for weight in (0.0, 50.0)
     )
     roughness = [
@@ -530,15 +556,22 @@ def test_bad_input_to_optimize():
         paint(load("llama"), ("decoder", 1, 3))
     with pytest.raises(InputError, match="single pixels"):
         paint(load("idefics3"), unit, text="What is this?")
-    for bad in ({"steps": 0}, {"rate": -1}, {"smooth": "much"}, {"seed": -1}, {"shake": 3}, {"n_controls": -1}):
-        with pytest.raises(InputError, match=f"{next(iter(bad))}="):
+    for bad in (
+        {"steps": 0},
+        {"learning_rate": -1},
+        {"tv_weight": "much"},
+        {"seed": -1},
+        {"transform": 3},
+        {"n_controls": -1},
+    ):
+        with pytest.raises(InputError, match=f"^`{next(iter(bad))}` must be"):
             paint(model, unit, **bad)
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="must be stimuli with images"):
         paint(load("llava_clip"), unit, natural=["A text"])
-    with pytest.raises(InputError, match="`units` must be Units"):
+    with pytest.raises(InputError, match="must be Units"):
         paint(model, 3)
     clip = load("clip")
     with pytest.raises(InputError, match="encoder tower"):
         paint(clip, ("encoder", 1, 3))
-    with pytest.raises(InputError, match="on a server"):
+    with pytest.raises(InputError, match="runs on a server"):
         paint(mn.load("tiny", remote="local"), unit)

@@ -37,7 +37,7 @@ def material():
 
 def test_top_stimuli_of_face_units_are_faces(material):
     model, network, control, others = material
-    both = mn.features.top_stimuli(model, network | control, others, 5, shades=False, progress=False)
+    both = mn.features.top_stimuli(model, network | control, others, 5, per_token=False, progress=False)
     own = np.array([network.mask[tower][layer, dim] for tower, layer, dim in both.units])
     faces = both.share(FACES)
     chance = np.mean([stimulus.condition in FACES for stimulus in others])

@@ -165,7 +165,7 @@ def read_top(path, expected):
         **{name: getattr(one, name) for name in (*names, "network_index", "network_activation")},
         "texts": {index: stimulus.text for index, stimulus in one.stimuli.items()},
         "sizes": {index: [image.size for image in stimulus.images()] for index, stimulus in one.stimuli.items()},
-        "n_shades": len(one.shown.shades),
+        "n_shades": len(one.token_activations.activations),
         **({"share": one.share("odd")} if "share" in expected else {}),
     }
 

@@ -1,6 +1,6 @@
 from .optimization import optimize as optimize
 from .optimized import Optimized as Optimized
-from .parametrization import Shake as Shake
+from .parametrization import RandomTransform as RandomTransform
 from .result import TopStimuli as TopStimuli
 from .top_stimuli import top_stimuli as top_stimuli
 from .top_tokens import top_tokens as top_tokens

@@ -1,163 +1,179 @@
-"""A picture that drives a unit or a network, painted by the gradient of its response.
+"""Feature visualization: an image that maximally activates a unit or a network, by gradient ascent.
 
-A picture that drives a network says little by itself: some picture drives any set of units. So the same is done for
-matched random units, every picture is shown to every set, and all of it stands beside the best natural picture.
+Some image activates any set of units, so an optimized image says little by itself. Images are therefore also optimized
+for matched random units, every image is shown to every set of units, and all responses stand beside that to the best
+natural image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int, check_number, check_seed, check_type
 from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
-from modalnet.features.parametrization import Painting, Shake, total_variation
-from modalnet.features.response import Response, check_reach, respond, token_choices, units_of, watch
+from modalnet.features.parametrization import FourierImage, RandomTransform, total_variation
+from modalnet.features.response import (
+    Magnitude,
+    Response,
+    Unit,
+    check_reach,
+    response_of,
+    stream_activations,
+    token_choices,
+    units_of,
+)
 from modalnet.model import Model, load
-from modalnet.stimuli.conversion import as_stimuli
+from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import UInt8
+    from jaxtyping import Float, UInt8
 
     from modalnet.inputs.canvas import Canvas
-    from modalnet.interventions.positions import TokenChoice
+    from modalnet.interventions.positions import TokenChoice, TokensLike
+    from modalnet.stimuli import Stimulus
+    from modalnet.units import UnitsLike
+
+THUMBNAIL = 224  # pixels
 
 
 @dataclass(frozen=True)
-class _Brush:
-    """How a picture is painted; see :func:`optimize`."""
+class _Settings:
+    """How an image is optimized; see :func:`optimize`."""
 
     steps: int
-    rate: float
-    shake: Shake
-    smooth: float
+    learning_rate: float
+    transform: RandomTransform
+    tv_weight: float
     colour: bool
     seed: int
 
+    def __post_init__(self) -> None:
+        check_int("steps", self.steps, minimum=1)
+        check_number("learning_rate", self.learning_rate, minimum=0)
+        check_type("transform", self.transform, RandomTransform, "a modalnet.features.RandomTransform")
+        check_number("tv_weight", self.tv_weight, minimum=0)
+        check_seed(self.seed)
 
-@renamed_arguments(controls="n_controls")
+
+@renamed_arguments(controls="n_controls", rate="learning_rate", shake="transform", smooth="tv_weight")
 def optimize(
     model: Model | Any,
-    units: Any,
+    units: UnitsLike | Unit,
     *,
-    natural: Any = None,
+    natural: StimuliLike | None = None,
     text: str | None = None,
-    tokens: Any = None,
-    magnitude: Literal["absolute", "signed"] = "absolute",
+    tokens: TokensLike = None,
+    magnitude: Magnitude = "absolute",
     scaled: bool | None = None,
     n_controls: int = 1,
     match: Literal["layer", "tower", "activation"] | None = None,
     steps: int = 256,
-    rate: float = 0.05,
-    shake: Shake | None = None,
-    smooth: float = 0.5,
+    learning_rate: float = 0.05,
+    transform: RandomTransform | None = None,
+    tv_weight: float = 0.5,
     colour: bool = True,
     size: int | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> Optimized:
-    """Paint a picture that drives a unit or a network, and one for each of some sets of matched random units.
+    """Optimize an image that maximally activates a unit or a network, and one for each of some matched random controls.
 
-    The gradient of the response goes back to the pixels in the same trace that reads the units, and from there to a
-    picture in its Fourier domain with uncorrelated colours; Adam climbs, while the picture is shifted, turned and
-    resized at random and its total variation is held down. What is reported is the response to the finished picture of
-    8 bits, encoded by the model's own processor like any other.
+    The gradient of the response with respect to the pixels is taken in the same trace that reads the units, and passed
+    on to an image parametrized in the Fourier domain with decorrelated colours. Adam ascends, while the image is
+    randomly transformed at each step and its total variation is penalized. The reported response is that to the
+    finished 8-bit image, encoded by the model's own processor like any other.
 
     Parameters
     ----------
     model
-        A model from :func:`modalnet.load`, or anything that it loads, that sees pictures.
+        A model from :func:`modalnet.load`, or anything that it loads, with an image encoder.
     units
-        Units, such as ``localization.top(fraction=0.01)``, or one as ``(tower, layer, dim)``. For units of the decoder
-        the gradient goes through the vision tower.
+        Units, such as ``localization.top(fraction=0.01)``, or one unit as ``(space, layer, index)``. For units of the
+        decoder the gradient passes through the vision tower.
     natural
-        Stimuli with a picture to compare with, or a contrast; None for none.
+        Stimuli with an image to compare with, or a contrast.
     text
-        What the model reads with the picture; natural stimuli without a text get it, too.
+        Text that accompanies the image; natural stimuli without a text get it, too.
     tokens
-        Which tokens an activation is the mean over, as for :func:`modalnet.localize`.
+        Token positions that an activation is the mean over, as for :func:`modalnet.localize`.
     magnitude
-        ``"absolute"``, as localizers do: each unit is driven to the sign that it has on its best natural picture;
-        without natural ones, to the sign that it has at each step. ``"signed"``: it is driven up.
+        ``"absolute"``, as localizers do: each unit is driven to the sign that it has on its best natural image, or,
+        without natural images, to the sign that it has at each step. ``"signed"``: each unit is driven up.
     scaled
-        In the network's response, whether each unit is divided by its mean \\|activation\\|; None: where units
-        carry that.
+        Whether each unit is divided by its mean absolute activation in the network's response; if None, where the units
+        carry it.
     n_controls
-        How many sets of random units get a picture of their own. Each costs as much as the network's, so that there
-        is one by default and not 20 as elsewhere.
+        Number of sets of random units that get an image of their own. Each costs as much as the network's, so the
+        default is one and not 20 as elsewhere.
     match
-        What these share with the units (see :meth:`modalnet.Units.random`); None for ``"activation"`` where the units
-        carry ``mean_abs``, else ``"layer"``.
-    steps, rate
+        What the controls share with the units (see :meth:`modalnet.Units.random`); if None, ``"activation"`` where the
+        units carry ``mean_abs``, else ``"layer"``.
+    steps, learning_rate
         Steps of Adam (Kingma & Ba 2015), and its learning rate.
-    shake
-        What the picture has to withstand at each step; ``Shake(0, 0, 0)`` for nothing.
-    smooth
-        Weight of the total variation, where the response is in units of that to the grey picture at the start.
+    transform
+        Random transformations of the image at each step; ``RandomTransform(0, 0, 0)`` for none.
+    tv_weight
+        Weight of the total variation, relative to a response in units of that to the initial grey image.
     colour
-        False for a grey picture.
+        False for a greyscale image.
     size
-        (height, width) of the picture, or the side of a square; None for one that the processor does not resize.
+        (height, width) of the image, or the side of a square; if None, a size that the processor does not resize.
     seed
-        Draws the start, the shakes and the controls.
+        Seed of the initial image, the transformations and the controls.
     batch_size
-        For the natural stimuli.
+        Batch size for the natural stimuli.
     progress
         Show a progress bar.
 
     Returns
     -------
     Optimized
-        ``.pictures`` ``[set, height, width, 3]``, ``.response`` ``[set, picture]``, ``.natural``, ``.table()``,
+        ``.pictures`` ``[set, height, width, 3]``, ``.response`` ``[set, image]``, ``.natural``, ``.table()``,
         ``.plot()``; the first set is the network, the others are controls.
 
     Raises
     ------
     InputError
-        For a model that sees no pictures, or whose processor resizes or tiles every size, so that no input element is a
-        pixel (see :mod:`modalnet.inputs.canvas`); for a model on a server; for units that pictures do not reach.
+        For a model without an image encoder, or whose processor resizes or tiles every size, so that no input element
+        is a pixel (see :mod:`modalnet.inputs.canvas`); for a remote model; for units that images do not reach.
 
     References
     ----------
     Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill, doi:10.23915/distill.00007.
     """
     model = load(model)
+    transform = RandomTransform() if transform is None else transform
+    settings = _Settings(steps, learning_rate, transform, tv_weight, colour, seed)
+    check_int("n_controls", n_controls, minimum=0)
     model._executor.check_input_gradients()
-    brush = _brush(steps, rate, Shake() if shake is None else shake, smooth, colour, seed)
-    if isinstance(n_controls, bool) or not isinstance(n_controls, int) or n_controls < 0:
-        raise InputError(f"n_controls={n_controls!r}: give how many sets of random units, a whole number from 0.")
-    if model.vision is None:
-        raise InputError(
-            f"{model.name} reads text only, so there is no picture to optimize. modalnet.features.top_tokens finds the "
-            "tokens that drive its units, and top_stimuli the texts."
-        )
-    own = units_of(model, units)
-    match = match or ("layer" if own.mean_abs is None else "activation")
-    sets = [own, *(own.random(n_controls, seed=seed, match=match) if n_controls else [])]
-    responses = [respond(model, one, magnitude, scaled=scaled) for one in sets]
+    _check_model(model)
+    network = units_of(model, units)
+    match = match or ("layer" if network.mean_abs is None else "activation")
+    sets = [network, *(network.random(n_controls, seed=seed, match=match) if n_controls else [])]
+    responses = [response_of(model, each, magnitude, scaled=scaled) for each in sets]
     canvas = model._executor.canvas(text, size)
-    towers = {t for one in responses for t in one.layers}
-    layers: dict[str, tuple[int, ...]] = {t: () for t in model.spaces if t in towers}
+    spaces = {space for response in responses for space in response.layers}
+    layers: dict[str, tuple[int, ...]] = {space: () for space in model.spaces if space in spaces}
     check_reach(model, layers, [canvas.stimulus])
     choices = token_choices(model, layers, [canvas.stimulus], tokens)
-    seen, signs = _natural(model, responses, natural, text, choices, batch_size, progress=progress)
+    measured, signs = _measure_natural(
+        model, responses, _natural_stimuli(natural, text), choices, batch_size, progress=progress
+    )
     pictures, paths = [], []
-    for place, (response, sign) in enumerate(zip(responses, signs, strict=True)):
-        name = "network" if place == 0 else f"control {place}"
-        picture, path = _paint(model, canvas, response, sign, choices, brush, name=name, progress=progress)
+    for index, (response, sign) in enumerate(zip(responses, signs, strict=True)):
+        name = f"control {index}" if index else "network"
+        picture, path = _ascend(model, canvas, response, sign, choices, settings, name=name, progress=progress)
         pictures.append(picture)
         paths.append(path)
-    framed = [canvas.framed(picture) for picture in pictures]
-    given = np.full((len(sets), len(pictures)), np.nan)
-    for places, raws in watch(model, responses, model._executor.prepare(framed), choices, batch_size):
-        for row, (response, raw) in enumerate(zip(responses, raws, strict=True)):
-            given[row, places] = response.network(response.sized(raw))
+    finished = [canvas.framed(picture) for picture in pictures]
     return Optimized(
         model.name,
         tuple(response.units for response in responses),
@@ -165,112 +181,150 @@ def optimize(
         magnitude,
         responses[0].scaled,
         match,
-        {**vars(brush), "shake": list(vars(brush.shake).values())},
+        {**vars(settings), "transform": asdict(transform)},
         text,
         (canvas.size, canvas.box),
         np.stack(pictures),
         np.stack(paths),
-        given,
-        seen,
+        _measure(model, responses, finished, choices, batch_size),
+        measured,
     )
 
 
-def _brush(steps: Any, rate: Any, shake: Any, smooth: Any, colour: bool, seed: Any) -> _Brush:  # noqa: PLR0917
-    for name, value in (("steps", steps), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < (name == "steps"):
-            raise InputError(f"{name}={value!r}: give a whole number from {int(name == 'steps')}.")
-    for name, value in (("rate", rate), ("smooth", smooth)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-            raise InputError(f"{name}={value!r}: give a number from 0.")
-    if not isinstance(shake, Shake):
-        raise InputError(f"shake= is a modalnet.features.Shake; got {shake!r:.100}.")
-    return _Brush(steps, float(rate), shake, float(smooth), bool(colour), seed)
+def _check_model(model: Model) -> None:
+    if model.vision is None:
+        raise InputError(
+            f"{model.name} reads text only, so there is no image to optimize. modalnet.features.top_tokens finds the "
+            "maximally activating tokens of its units, and top_stimuli the texts."
+        )
 
 
-def _natural(  # noqa: PLR0917
+def _natural_stimuli(natural: StimuliLike | None, text: str | None) -> list[Stimulus] | None:
+    if natural is None:
+        return None
+    stimuli = [
+        replace(stimulus, text=text) if text is not None and stimulus.text is None else stimulus
+        for stimulus in as_stimuli(natural)
+    ]
+    for stimulus in stimuli:
+        if not stimulus.n_images:
+            raise InputError(f"`natural` must be stimuli with images; {stimulus.label} has none.")
+    return stimuli
+
+
+def _measure(
     model: Model,
     responses: Sequence[Response],
-    natural: Any,
-    text: str | None,
+    stimuli: Sequence[Stimulus],
     choices: dict[str, TokenChoice],
-    batch_size: Any,
+    batch_size: int | Literal["auto"],
+) -> Float[np.ndarray, "set stimulus"]:
+    """Return the response of each set of units to each stimulus."""
+    values = np.full((len(responses), len(stimuli)), np.nan)
+    prepared = model._executor.prepare(list(stimuli))
+    for indices, activations in stream_activations(model, responses, prepared, choices, batch_size):
+        for row, (response, own) in enumerate(zip(responses, activations, strict=True)):
+            values[row, indices] = response.network(response.magnitudes(own))
+    return values
+
+
+def _measure_natural(
+    model: Model,
+    responses: Sequence[Response],
+    stimuli: list[Stimulus] | None,
+    choices: dict[str, TokenChoice],
+    batch_size: int | Literal["auto"],
     *,
     progress: bool,
-) -> tuple[Natural | None, list[np.ndarray | None]]:
-    """What natural pictures do, and per set the sign that each unit has where it is most active."""
+) -> tuple[Natural | None, list[Float[np.ndarray, " unit"] | None]]:
+    """Return the responses to natural images, and per set the sign of each unit where it is most active."""
     from tqdm.auto import tqdm
 
-    if natural is None:
+    if stimuli is None:
         return None, [None] * len(responses)
-    stimuli = [replace(one, text=text) if text is not None and one.text is None else one for one in as_stimuli(natural)]
-    bare = next((one for one in stimuli if not one.n_images), None)
-    if bare is not None:
-        raise InputError(f"natural stimulus {bare.label} has no picture to compare with.")
     check_reach(model, list(choices), stimuli)
     values = np.full((len(responses), len(stimuli)), np.nan)
-    largest = [np.zeros(len(one.units)) for one in responses]
-    with tqdm(total=len(stimuli), desc="natural pictures", unit="stimulus", disable=not progress, leave=False) as bar:
-        for places, raws in watch(model, responses, model._executor.prepare(stimuli), choices, batch_size):
-            for row, (response, raw) in enumerate(zip(responses, raws, strict=True)):
-                values[row, places] = response.network(response.sized(raw))
-                extreme = np.take_along_axis(raw, abs(raw).argmax(0)[None], 0)[0]
-                largest[row] = np.where(abs(extreme) > abs(largest[row]), extreme, largest[row])
-            bar.update(len(places))
+    extremes = [np.zeros(len(response.units)) for response in responses]
+    prepared = model._executor.prepare(stimuli)
+    with tqdm(total=len(stimuli), desc="natural images", unit="stimulus", disable=not progress, leave=False) as bar:
+        for indices, activations in stream_activations(model, responses, prepared, choices, batch_size):
+            for row, (response, own) in enumerate(zip(responses, activations, strict=True)):
+                values[row, indices] = response.network(response.magnitudes(own))
+                extreme = np.take_along_axis(own, abs(own).argmax(0)[None], 0)[0]
+                extremes[row] = np.where(abs(extreme) > abs(extremes[row]), extreme, extremes[row])
+            bar.update(len(indices))
     best = values.argmax(1)
-    pictures = []
-    for place in best:
-        picture = stimuli[place].images()[0]
-        picture.thumbnail((224, 224))
-        pictures.append(np.asarray(picture))
-    seen = Natural(values, best, tuple(stimuli[place].label for place in best), tuple(pictures))
-    return seen, [np.sign(one) + (one == 0) for one in largest]
+    thumbnails = []
+    for index in best:
+        image = stimuli[index].images()[0]
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        thumbnails.append(np.asarray(image))
+    natural = Natural(values, best, tuple(stimuli[index].label for index in best), tuple(thumbnails))
+    return natural, [np.where(extreme < 0, -1.0, 1.0) for extreme in extremes]
 
 
-def _paint(  # noqa: PLR0917
+class _Objective:
+    """The response of a set of units as a function of the activations that a trace reads, for the gradient.
+
+    Parameters
+    ----------
+    response
+        The set of units.
+    sign
+        ``[unit]``: the sign that each unit is driven to; None for the one that it has.
+    """
+
+    def __init__(self, response: Response, sign: Float[np.ndarray, " unit"] | None) -> None:
+        import torch
+
+        self._response = response
+        self._signs = None if sign is None else torch.from_numpy(sign).float()
+        self.initial: float | None = None  # response at the first step
+
+    def __call__(self, read: Sequence[Float[torch.Tensor, "stimulus dim"]]) -> Float[torch.Tensor, " stimulus"]:
+        import torch
+
+        response, parts = self._response, iter(read)
+        values = {space: torch.stack([next(parts) for _ in layers], dim=1) for space, layers in response.layers.items()}
+        activations = response.activations(values)
+        if self.initial is None:
+            self.initial = float(response.network(activations.detach().abs())[0]) or 1.0
+        if response.magnitude == "absolute":
+            signs = self._signs
+            activations = activations.abs() if signs is None else activations * signs.to(activations.device)
+        return response.network(activations)
+
+
+def _ascend(  # noqa: PLR0917
     model: Model,
     canvas: Canvas,
     response: Response,
-    sign: np.ndarray | None,
+    sign: Float[np.ndarray, " unit"] | None,
     choices: dict[str, TokenChoice],
-    brush: _Brush,
+    settings: _Settings,
     *,
     name: str,
     progress: bool,
-) -> tuple[UInt8[np.ndarray, "height width 3"], np.ndarray]:
-    """The picture of one set of units, and its response at each step, shaken."""
+) -> tuple[UInt8[np.ndarray, "height width 3"], Float[np.ndarray, " step"]]:
+    """Return the image optimized for one set of units, and the response to the transformed image at each step."""
     import torch
     from tqdm.auto import tqdm
 
-    generator = torch.Generator().manual_seed(brush.seed)
-    painting = Painting(*canvas.seen, generator, colour=brush.colour)
-    optimizer = torch.optim.Adam([painting.spectrum], lr=brush.rate)
-    signs = None if sign is None else torch.from_numpy(sign).float()
-    own = {tower: choices[tower] for tower in response.layers}
-    counts = [len(layers) for layers in response.layers.values()]
-    sizes: list[float] = []  # of the response at the start
-
-    def measure(read: Sequence[torch.Tensor]) -> torch.Tensor:
-        parts = iter(read)
-        residual = {
-            tower: torch.stack([next(parts) for _ in range(count)], dim=1)
-            for tower, count in zip(response.layers, counts, strict=True)
-        }
-        raw = response.raw(residual)
-        if not sizes:
-            sizes.append(float(response.network(raw.detach().abs())[0]) or 1.0)
-        if response.magnitude == "absolute":
-            raw = raw.abs() if signs is None else raw * signs.to(raw.device)
-        return response.network(raw)
-
-    path = np.empty(brush.steps)
-    with tqdm(total=brush.steps, desc=name, unit="step", disable=not progress) as bar:
-        for step in range(brush.steps):
-            picture = painting()
-            pixels = canvas.pixels(brush.shake(picture, generator))
-            value, slope = model._executor.inward(
-                canvas.fill(pixels.detach()), response.layers, own, canvas.source, measure
+    generator = torch.Generator().manual_seed(settings.seed)
+    image = FourierImage(*canvas.seen, generator, colour=settings.colour)
+    optimizer = torch.optim.Adam([image.spectrum], lr=settings.learning_rate)
+    tokens = {space: choices[space] for space in response.layers}
+    objective = _Objective(response, sign)
+    path = np.empty(settings.steps)
+    with tqdm(total=settings.steps, desc=name, unit="step", disable=not progress) as bar:
+        for step in range(settings.steps):
+            picture = image()
+            pixels = canvas.pixels(settings.transform(picture, generator))
+            value, gradient = model._executor.inward(
+                canvas.fill(pixels.detach()), response.layers, tokens, canvas.source, objective
             )
-            loss = brush.smooth * total_variation(picture) - (pixels * slope.reshape(pixels.shape)).sum() / sizes[0]
+            ascent = (pixels * gradient.reshape(pixels.shape)).sum() / (objective.initial or 1.0)
+            loss = settings.tv_weight * total_variation(picture) - ascent
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -278,5 +332,5 @@ def _paint(  # noqa: PLR0917
             bar.set_postfix(response=f"{path[step]:.3g}", refresh=False)
             bar.update()
     with torch.no_grad():
-        finished = (255 * painting()).round().to(torch.uint8)
+        finished = (255 * image()).round().to(torch.uint8)
     return finished.permute(1, 2, 0).contiguous().numpy(), path

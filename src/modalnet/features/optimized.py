@@ -1,4 +1,4 @@
-"""Pictures that were painted for a network and for random units, and how each set of units responds to each of them."""
+"""Images optimized for a network and for random units, and the response of each set of units to each image."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Natural:
-    """How the sets of units respond to natural pictures.
+    """The responses of the sets of units to natural images.
 
     Attributes
     ----------
     response
         ``[set, stimulus]``.
     best
-        ``[set]``: the stimulus with the largest response.
+        ``[set]``: index of the stimulus with the largest response.
     labels
         Its label, per set.
     pictures
-        ``[height, width, 3]`` per set: its picture, small.
+        Its image as a thumbnail ``[height, width, 3]``, per set.
     """
 
     response: Float[np.ndarray, "set stimulus"]
@@ -43,40 +43,40 @@ class Natural:
 class Optimized(Kept):
     """The result of :func:`modalnet.features.optimize`.
 
-    Sets and pictures are in one order: the network, then the controls; picture i was painted for set i.
+    Sets and images are in one order: the network, then the controls. Image i was optimized for set i.
 
     Attributes
     ----------
     model
         Its name.
     units
-        Per set, (tower, layer, dim) of each unit.
+        Per set, (space, layer, index) of each unit.
     tokens
-        Per tower, which tokens an activation is the mean over.
+        Per space, the token positions that an activation is the mean over.
     magnitude
         ``"absolute"`` or ``"signed"``.
     scaled
-        Whether each unit is divided by its mean \\|activation\\| before the mean over units.
+        Whether each unit is divided by its mean absolute activation before the mean over units.
     match
-        What controls share with the network.
+        What the controls share with the network.
     settings
         Steps, learning rate, jitter, rotation and scale, weight of the total variation, colour, seed.
     text
-        What the model read with the picture.
+        The text that accompanies the image.
     frame
-        (height, width) of the pictures that the processor takes, and the box (top, left, bottom, right) in them that
-        the model sees.
+        (height, width) of the image that the processor takes, and the box (top, left, bottom, right) of it that the
+        model sees.
     pictures
-        ``[picture, height, width, 3]``: what the model sees, 8 bits.
+        ``[image, height, width, 3]``: the optimized images as the model sees them, uint8.
     path
-        ``[picture, step]``: the response on the way, to the shaken picture.
+        ``[image, step]``: the response to the transformed image at each step.
     response
-        ``[set, picture]``: to the finished pictures, read like any stimulus.
+        ``[set, image]``: the response to the finished images, read like any stimulus.
     natural
-        The same for natural pictures; None where none were given.
+        The responses to natural images; None if none were given.
     """
 
-    NAME = "optimized pictures"
+    NAME = "optimized images"
     FORMAT = "modalnet.optimized"
 
     model: str
@@ -93,17 +93,17 @@ class Optimized(Kept):
     response: Float[np.ndarray, "set picture"]
     natural: Natural | None = None
 
-    def name(self, place: int) -> str:
-        """What a set is called."""
-        if place:
-            return f"control {place}"
+    def name(self, index: int) -> str:
+        """Return the label of a set."""
+        if index:
+            return f"control {index}"
         if len(self.units[0]) > 1:
             return f"network ({len(self.units[0])} units)"
-        ((tower, layer, dim),) = self.units[0]
-        return f"{tower}[{layer}, {dim}]"
+        ((space, layer, dim),) = self.units[0]
+        return f"{space}[{layer}, {dim}]"
 
     def stimulus(self, picture: int = 0) -> Stimulus:
-        """A stimulus of which the model sees a picture as it was optimized: with a border where its processor crops."""
+        """Return a stimulus whose image the model sees as it was optimized, with a border that its processor crops."""
         from modalnet.stimuli.stimulus import Stimulus
 
         size, (top, left, bottom, right) = self.frame
@@ -112,56 +112,57 @@ class Optimized(Kept):
         return Stimulus(self.text, image=whole, id=f"optimized for {self.name(picture)}")
 
     def table(self) -> pd.DataFrame:
-        """One row per set.
+        """Return one row per set.
 
-        ``start`` is the response at the first step and ``reached`` that to its own finished picture; ``others`` the
-        mean response to the pictures of the other sets. Beside them ``natural`` (mean), ``natural_sd``,
-        ``natural_best`` and ``times_best``, reached over best.
+        ``start`` is the response at the first step, ``reached`` the response to the set's own finished image, and
+        ``others`` the mean response to the images of the other sets. With natural images also ``natural`` (mean),
+        ``natural_sd``, ``natural_best`` and ``times_best``, the ratio of ``reached`` to ``natural_best``.
         """
         import pandas as pd
 
         rows = []
-        for place, own in enumerate(self.response):
+        for index, responses in enumerate(self.response):
             row: dict[str, Any] = {
-                "set": self.name(place),
-                "units": len(self.units[place]),
-                "start": self.path[place, 0],
-                "reached": own[place],
-                "others": np.delete(own, place).mean() if len(own) > 1 else np.nan,
+                "set": self.name(index),
+                "units": len(self.units[index]),
+                "start": self.path[index, 0],
+                "reached": responses[index],
+                "others": np.delete(responses, index).mean() if len(responses) > 1 else np.nan,
             }
             if self.natural is not None:
-                values = self.natural.response[place]
+                values = self.natural.response[index]
                 row |= {
                     "natural": values.mean(),
                     "natural_sd": values.std(ddof=1) if len(values) > 1 else np.nan,
                     "natural_best": values.max(),
-                    "best": self.natural.labels[place],
-                    "times_best": own[place] / values.max(),
+                    "best": self.natural.labels[index],
+                    "times_best": responses[index] / values.max(),
                 }
             rows.append(row)
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return the responses of all sets as text."""
         lines = [
-            f"pictures for {self.model}, {self.settings['steps']} steps; response: mean {self.magnitude} activation"
+            f"images optimized for {self.model} in {self.settings['steps']} steps; response: mean {self.magnitude} "
+            "activation"
         ]
         if self.scaled:
-            lines[0] += " in units of each unit's usual size"
+            lines[0] += ", each unit relative to its mean absolute activation"
         for row in self.table().to_dict("records"):
-            text = f"  {row['set']}: {row['reached']:.3g} from {row['start']:.3g}"
+            text = f"  {row['set']}: {row['reached']:.3g}, from {row['start']:.3g} at the start"
             if self.natural is not None:
                 text += (
-                    f"; natural pictures {row['natural']:.3g}, the best ({row['best']}) {row['natural_best']:.3g}: "
-                    f"{row['times_best']:.2f} times that"
+                    f"; natural images {row['natural']:.3g} on average, best ({row['best']}) {row['natural_best']:.3g}"
+                    f"; ratio to best {row['times_best']:.2f}"
                 )
             if np.isfinite(row["others"]):
-                text += f"; to the pictures of other sets {row['others']:.3g}"
+                text += f"; images of the other sets {row['others']:.3g}"
             lines.append(text)
         return "\n".join(lines)
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the pictures beside the best natural ones: see :func:`modalnet.plotting.features.optimized`."""
+    def plot(self, **options: Any) -> np.ndarray:
+        """Draw the images beside the best natural ones; see :func:`modalnet.plotting.features.optimized`."""
         from modalnet.plotting.features import optimized
 
         return optimized(self, **options)

@@ -1,10 +1,10 @@
-"""A picture as something that a gradient can paint: in frequencies and in colours that vary independently.
+"""The image parametrization of feature visualization: Fourier coefficients in decorrelated colours.
 
-Gradients at pixels paint noise at high frequencies. Painted in the Fourier domain, with each frequency scaled as in
-natural pictures (amplitude as 1/f), and in a colour space whose channels are uncorrelated there, the same ascent finds
-pictures that can be looked at; and what is found must hold when the picture is shifted, turned and resized a little.
-All of it is from Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill, doi:10.23915/distill.00007, and
-the code that goes with it (github.com/tensorflow/lucid, Apache 2.0), from which the colour matrix is taken.
+Gradient ascent on pixels yields high-frequency noise. In the Fourier domain, with each frequency scaled as in natural
+images (amplitude proportional to 1/f), and in a colour space whose channels are uncorrelated in natural images, the
+same ascent yields images that can be interpreted; transformation robustness (jitter, rotation, scaling at each step)
+removes most of the remaining noise. Source: Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill,
+doi:10.23915/distill.00007, and its code (github.com/tensorflow/lucid, Apache 2.0), from which the colour matrix is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modalnet.errors import InputError
+from modalnet._validation import check_number
 
 if TYPE_CHECKING:
     import torch
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 # Square root of the covariance of colours in ImageNet, by its singular vectors.
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-START = 0.01  # standard deviation of the spectrum that painting starts from: nearly grey
+START = 0.01  # standard deviation of the initial spectrum: nearly grey
 CONTRAST = 0.25
 
 
-class Painting:
-    """A picture in its spectrum.
+class FourierImage:
+    """An image parametrized by its Fourier spectrum.
 
     Parameters
     ----------
     height, width
         In pixels.
     generator
-        Draws what it starts from.
+        Draws the initial spectrum.
     colour
-        False for grey pictures.
+        False for a greyscale image.
 
     Attributes
     ----------
     spectrum
-        ``[channel, height, frequency, 2]``: what is optimized; real and imaginary parts.
+        ``[channel, height, frequency, 2]``: the parameters that are optimized, as real and imaginary parts.
     """
 
     def __init__(self, height: int, width: int, generator: torch.Generator, *, colour: bool = True) -> None:
@@ -57,7 +57,7 @@ class Painting:
         self._colours = colours / colours.norm(dim=0).max()
 
     def __call__(self) -> Float[torch.Tensor, "3 height width"]:
-        """The picture, with values in (0, 1)."""
+        """Return the image, with values in (0, 1)."""
         import torch
 
         values = torch.fft.irfft2(torch.view_as_complex(self.spectrum * self._scale), s=self._size)
@@ -68,17 +68,22 @@ class Painting:
 
 
 @dataclass(frozen=True)
-class Shake:
-    """What an optimized picture has to withstand: at each step it is shifted, turned and resized at random.
+class RandomTransform:
+    """Random transformations of an optimized image at each step (transformation robustness).
 
     Attributes
     ----------
     jitter
-        Largest shift along each axis, as a share of the picture.
+        Largest shift along each axis, as a fraction of the image.
     rotate
-        Largest turn either way, in degrees.
+        Largest rotation in either direction, in degrees.
     scale
-        Largest change of size either way, as a share.
+        Largest relative change of size in either direction.
+
+    Raises
+    ------
+    InputError
+        For a value out of range.
     """
 
     jitter: float = 0.05
@@ -87,30 +92,28 @@ class Shake:
 
     def __post_init__(self) -> None:
         for name, most in (("jitter", 1.0), ("rotate", 180.0), ("scale", 0.9)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise InputError(f"Shake({name}=) is a number from 0 to {most:g}; got {value!r}.")
+            check_number(name, getattr(self, name), minimum=0, maximum=most)
 
     def __call__(
-        self, picture: Float[torch.Tensor, "3 height width"], generator: torch.Generator
+        self, image: Float[torch.Tensor, "3 height width"], generator: torch.Generator
     ) -> Float[torch.Tensor, "3 height width"]:
-        """The picture shaken once; what comes into view at its edges is mirrored."""
+        """Return the image transformed once; edges are padded by reflection."""
         import torch
 
-        turn, grow, right, down = (2 * torch.rand(4, generator=generator) - 1).tolist()
-        angle, size = math.radians(self.rotate * turn), 1 / (1 + self.scale * grow)
-        ratio = picture.shape[1] / picture.shape[2]
+        rotation, growth, right, down = (2 * torch.rand(4, generator=generator) - 1).tolist()
+        angle, size = math.radians(self.rotate * rotation), 1 / (1 + self.scale * growth)
+        ratio = image.shape[1] / image.shape[2]
         cos, sin = size * math.cos(angle), size * math.sin(angle)
-        # Shares of the picture count double on grids from -1 to 1.
+        # A fraction of the image is twice that on a grid from -1 to 1.
         matrix = [[cos, -sin * ratio, 2 * self.jitter * right], [sin / ratio, cos, 2 * self.jitter * down]]
         grid = torch.nn.functional.affine_grid(
-            torch.tensor([matrix], dtype=picture.dtype), [1, *picture.shape], align_corners=False
+            torch.tensor([matrix], dtype=image.dtype), [1, *image.shape], align_corners=False
         )
         return torch.nn.functional.grid_sample(
-            picture[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False
+            image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False
         )[0]
 
 
-def total_variation(picture: Float[torch.Tensor, "3 height width"]) -> Float[torch.Tensor, ""]:
+def total_variation(image: Float[torch.Tensor, "3 height width"]) -> Float[torch.Tensor, ""]:
     """Mean absolute difference of neighbouring pixels, down and across (Rudin, Osher & Fatemi 1992, anisotropic)."""
-    return picture.diff(dim=1).abs().mean() + picture.diff(dim=2).abs().mean()
+    return image.diff(dim=1).abs().mean() + image.diff(dim=2).abs().mean()

@@ -1,23 +1,24 @@
-"""How a set of units responds to a stimulus: unit by unit, and as a network.
+"""The response of a set of units to a stimulus: unit by unit, and as a network.
 
 The response of a network is the mean over its units. A few units of a transformer are hundreds of times as active as
-others, and a plain mean would be theirs; so each unit is first divided by its mean |activation|, where the units carry
-it, as those that a localization selects do.
+others and would dominate a plain mean, so each unit is first divided by its mean absolute activation, if the units
+carry it, as those that a localization selects do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.activations import check_units
 from modalnet.errors import InputError
-from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.interventions.positions import TokenChoice, TokensLike, choose
 from modalnet.model import Model
-from modalnet.units import Units, as_units
+from modalnet.units import Units, UnitsLike, as_units
 
 if TYPE_CHECKING:
     import torch
@@ -26,151 +27,172 @@ if TYPE_CHECKING:
     from modalnet.inputs.batch import Prepared
     from modalnet.stimuli import Stimulus
 
+Magnitude = Literal["absolute", "signed"]
 MAGNITUDES = ("absolute", "signed")
+#: One unit: (space, layer, index).
+Unit: TypeAlias = tuple[str, int, int]
+Array = TypeVar("Array", bound=Any)  # of numpy or torch
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What is read of a model, and what is made of it.
+    """Which units are read, and how their activations become one response.
 
     Attributes
     ----------
     units
-        (tower, layer, dim) of each, in that order.
+        (space, layer, index) of each unit, in forward order.
     layers
-        Per tower, in forward order, the layers that are read.
+        Per space, in forward order, the layers that are read.
     magnitude
         ``"absolute"`` or ``"signed"``.
-    sizes
-        ``[unit]``: what each is divided by in the network's mean.
+    scale
+        ``[unit]``: what each unit is divided by in the network's mean.
     scaled
-        Whether these are the units' mean |activation|; otherwise they are 1.
+        Whether ``scale`` is the units' mean absolute activation; otherwise it is 1.
     """
 
-    units: tuple[tuple[str, int, int], ...]
+    units: tuple[Unit, ...]
     layers: dict[str, tuple[int, ...]]
     magnitude: str
-    sizes: Float[np.ndarray, " unit"]
+    scale: Float[np.ndarray, " unit"]
     scaled: bool
 
-    def raw(self, residual: Mapping[str, Any]) -> Float[torch.Tensor, "stimulus unit"]:
-        """The units' activations, from those of the layers that are read: per tower ``[stimulus, layer, dim]``."""
+    def activations(
+        self, values: Mapping[str, Float[torch.Tensor, "stimulus layer dim"]]
+    ) -> Float[torch.Tensor, "stimulus unit"]:
+        """Pick the units' activations from those of the layers that were read, given per space."""
         import torch
 
         parts = []
-        for tower, layers in self.layers.items():
-            own = [unit for unit in self.units if unit[0] == tower]
-            at = [layers.index(layer) for _, layer, _ in own]
-            parts.append(residual[tower][:, at, [dim for _, _, dim in own]])
+        for space, layers in self.layers.items():
+            units = [unit for unit in self.units if unit[0] == space]
+            rows = [layers.index(layer) for _, layer, _ in units]
+            parts.append(values[space][:, rows, [index for _, _, index in units]])
         return torch.cat(parts, dim=1)
 
-    def sized(self, raw: Any) -> Any:
-        """The activation that counts: itself, or its size."""
-        return abs(raw) if self.magnitude == "absolute" else raw
+    def magnitudes(self, activations: Array) -> Array:
+        """Return the absolute activations, or the signed ones as they are."""
+        positive: Array = abs(activations)
+        return positive if self.magnitude == "absolute" else activations
 
-    def network(self, sized: Any) -> Any:
-        """``[stimulus]``: the network's response, from ``[stimulus, unit]``."""
-        weights = 1 / (self.sizes * len(self.sizes))
-        if isinstance(sized, np.ndarray):
-            return sized @ weights
-        import torch
+    def network(self, magnitudes: Array) -> Array:
+        """Average ``[stimulus, unit]`` over the units, each divided by its scale, to ``[stimulus]``."""
+        weights = 1 / (self.scale * len(self.scale))
+        averaged: Any
+        if isinstance(magnitudes, np.ndarray):
+            averaged = magnitudes @ weights
+        else:
+            import torch
 
-        return sized @ torch.from_numpy(weights).to(sized)
+            averaged = magnitudes @ torch.from_numpy(weights).to(magnitudes)
+        return averaged  # type: ignore[no-any-return]
 
 
-def respond(model: Model, units: Any, magnitude: str, *, scaled: bool | None = None) -> Response:
-    """What is read for some units.
+def response_of(model: Model, units: UnitsLike | Unit, magnitude: Magnitude, *, scaled: bool | None = None) -> Response:
+    """Describe what is read for some units.
 
     Parameters
     ----------
     model
         The model.
     units
-        Units of it, or one as (tower, layer, dim).
+        Units of the model, or one unit as (space, layer, index).
     magnitude
         See :class:`Response`.
     scaled
-        Whether each unit counts relative to its mean |activation|; None: where that is known.
+        Whether each unit is divided by its mean absolute activation; if None, where the units carry it.
 
     Raises
     ------
     InputError
-        For no units, or units of another model.
+        For an empty set, or units of another model.
     """
-    if magnitude not in MAGNITUDES:
-        raise InputError(f'magnitude={magnitude!r} is not known. Give "absolute" or "signed".')
+    check_option("magnitude", magnitude, MAGNITUDES)
     chosen = units_of(model, units)
     if scaled and chosen.mean_abs is None:
         raise InputError(
-            "scaled=True needs the mean absolute activation of every unit, and these units carry none. Units that a "
-            "localization selects (localization.top(...)) do; or pass mean_abs= to Units."
+            "scaled=True needs the mean absolute activation of every unit, which these units lack. Units that a "
+            "localization selects (localization.top(...)) carry it; or pass mean_abs= to Units."
         )
     mean_abs = None if scaled is False else chosen.mean_abs
     order = list(model.spaces)
     listed = sorted(chosen.indices(), key=lambda unit: (order.index(unit[0]), *unit[1:]))
-    layers = {t: tuple(sorted({layer for tower, layer, _ in listed if tower == t})) for t in order}
-    sizes = np.array([1.0 if mean_abs is None else mean_abs[t][layer, dim] for t, layer, dim in listed])
-    # A unit that is never active, or whose size is not known, counts as it is.
-    sizes = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1.0)
-    return Response(tuple(listed), {t: own for t, own in layers.items() if own}, magnitude, sizes, mean_abs is not None)
+    layers = {name: tuple(sorted({layer for space, layer, _ in listed if space == name})) for name in order}
+    scale = np.array([1.0 if mean_abs is None else mean_abs[space][layer, index] for space, layer, index in listed])
+    # A unit that is never active, or whose mean absolute activation is unknown, is not scaled.
+    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+    read = {name: rows for name, rows in layers.items() if rows}
+    return Response(tuple(listed), read, magnitude, scale, mean_abs is not None)
 
 
-def units_of(model: Model, units: Any) -> Units:
-    """Units of a model, from units or one (tower, layer, dim); an InputError for anything else."""
-    shapes = {name: space.shape for name, space in model.spaces.items()}
+def units_of(model: Model, units: UnitsLike | Unit) -> Units:
+    """Return units of a model, from units, a localization or one (space, layer, index).
+
+    Raises
+    ------
+    InputError
+        For anything else, an empty set, or units of another model.
+    """
     if isinstance(units, tuple) and len(units) == 3 and isinstance(units[0], str):
-        return Units.from_indices(shapes, [units])
+        return Units.from_indices({name: space.shape for name, space in model.spaces.items()}, [units])
     chosen = as_units(units)
     check_units(model, chosen)
     return chosen
 
 
 def token_choices(
-    model: Model, layers: Mapping[str, Sequence[int]], stimuli: Sequence[Stimulus], tokens: Any
+    model: Model, layers: Mapping[str, Sequence[int]], stimuli: Sequence[Stimulus], tokens: TokensLike
 ) -> dict[str, TokenChoice]:
-    """The tokens that activations are pooled over, as :func:`modalnet.localize` chooses them."""
+    """Choose the tokens that activations are pooled over, as :func:`modalnet.localize` does."""
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
     choices = choose(tokens, [model.spaces[name] for name in layers], pictures=pictures)
-    for tower, choice in choices.items():
+    for space, choice in choices.items():
         if choice == "all":
             raise InputError(
-                f'tokens="all" keeps the tokens of the {tower} tower apart, but a unit has one value per stimulus. Use '
-                '"mean" to pool over all of them.'
+                f'tokens="all" does not pool the tokens of {space}, but a unit needs one value per stimulus. Use '
+                '"mean" for the mean over all tokens.'
             )
     return choices
 
 
 def check_reach(model: Model, spaces: Iterable[str], stimuli: Sequence[Stimulus]) -> None:
-    """An InputError where the tower of a space is not reached by all stimuli."""
+    """Raise an InputError if a tower with units is not reached by all stimuli."""
     reached = model._executor.reached(stimuli)
     for tower in (model.spaces[name].tower for name in spaces):
         if tower.name not in reached:
             raise InputError(
-                f"some of these units are in the {tower.name} tower, which not all stimuli reach: give stimuli with "
+                f"some units are in the {tower.name} tower, which not all stimuli reach. Give stimuli with "
                 f"{tower.noun}, or leave these units out."
             )
 
 
-def watch(
+def stream_activations(
     model: Model,
     responses: Sequence[Response],
     prepared: Sequence[Prepared],
     tokens: Mapping[str, TokenChoice],
     batch_size: int | Literal["auto"] = "auto",
 ) -> Iterator[tuple[list[int], list[Float[np.ndarray, "stimulus unit"]]]]:
-    """Yield the activations of units batch by batch: places of the stimuli, and ``[stimulus, unit]`` per response."""
+    """Yield the activations of several sets of units batch by batch.
+
+    Yields
+    ------
+    indices, activations
+        Indices of the batch's stimuli, and ``[stimulus, unit]`` for each set of units.
+    """
     layers = {
-        tower: sorted({layer for one in responses for layer in one.layers.get(tower, ())})
-        for tower in tokens  # in forward order
+        space: sorted({layer for response in responses for layer in response.layers.get(space, ())})
+        for space in tokens  # in forward order
     }
     # What each response reads, among all that is read.
     within = [
         replace(
-            one,
-            units=tuple((tower, layers[tower].index(layer), dim) for tower, layer, dim in one.units),
-            layers={tower: tuple(range(len(layers[tower]))) for tower in one.layers},
+            response,
+            units=tuple((space, layers[space].index(layer), index) for space, layer, index in response.units),
+            layers={space: tuple(range(len(layers[space]))) for space in response.layers},
         )
-        for one in responses
+        for response in responses
     ]
-    for step in model._executor.stream(prepared, layers, tokens, batch_size=batch_size):
-        yield step.indices, [one.raw(step.activations).double().numpy() for one in within]
+    for batch in model._executor.stream(prepared, layers, tokens, batch_size=batch_size):
+        yield batch.indices, [response.activations(batch.activations).double().numpy() for response in within]

@@ -1,4 +1,4 @@
-"""What drives units most: the stimuli, how much, and where in them."""
+"""The maximally activating stimuli of units: which, how strongly, and where in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from modalnet._deprecation import renamed
 from modalnet.errors import InputError
 from modalnet.results.result import Kept
 
@@ -18,65 +19,65 @@ if TYPE_CHECKING:
 
     from modalnet.stimuli import Stimulus
 
-#: The row of the network, beside those of its units from 0.
+#: The row of the network; those of its units count from 0.
 NETWORK = -1
-# Pictures are saved no larger than this; they are looked at, not run.
+# Images are saved as thumbnails: they are for display.
 THUMBNAIL = 224
 
 
 @dataclass(eq=False)
-class Shown:
-    """The best stimuli token by token.
+class TokenActivations:
+    """The maximally activating stimuli token by token.
 
     Attributes
     ----------
     tokens
-        (tower, index of the stimulus) → the name of each of its tokens.
+        (space, index of the stimulus), then the name of each of its tokens.
     boxes
-        (tower, index) → ``[token, 4]``: where in the picture each looks (left, top, right, bottom, as shares of it);
-        NaN for tokens of no picture. Absent where that is not known.
-    shades
-        (tower, row, rank) → ``[token]``: activation at each token; a network's is the mean over its units of that
-        tower.
+        (space, index), then ``[token, 4]``: the part of the image that each token covers (left, top, right, bottom, as
+        fractions of the image); NaN for tokens that are not of an image. Absent if unknown.
+    activations
+        (space, row, rank), then ``[token]``: the activation at each token; for the network, the mean over its units in
+        that space.
     """
 
     tokens: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
     boxes: dict[tuple[str, int], Float[np.ndarray, "token 4"]] = field(default_factory=dict)
-    shades: dict[tuple[str, int, int], Float[np.ndarray, " token"]] = field(default_factory=dict)
+    activations: dict[tuple[str, int, int], Float[np.ndarray, " token"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class TopStimuli(Kept):
     """The result of :func:`modalnet.features.top_stimuli` and :func:`modalnet.features.top_tokens`.
 
-    A file of it holds small copies of its pictures.
+    A saved result holds thumbnails of its images.
 
     Attributes
     ----------
     model
         Its name.
     units
-        (tower, layer, dim) of each unit.
+        (space, layer, index) of each unit.
     tokens
-        Per tower, which tokens an activation is the mean over.
+        Per space, the token positions that an activation is the mean over.
     magnitude
         ``"absolute"`` or ``"signed"``.
     bottom
-        Whether these are the stimuli that drive units least.
+        Whether these are the minimally activating stimuli.
     scaled
-        Whether, in the network's response, each unit is divided by its mean \\|activation\\|.
+        Whether each unit is divided by its mean absolute activation in the network's response.
     n_stimuli
-        How many stimuli were looked at.
+        Number of stimuli that were searched.
     index
-        ``[unit, n]``: places of the stimuli in what was given (token ids, for :func:`modalnet.features.top_tokens`),
-        the most extreme first; -1 where there are fewer than n.
+        ``[unit, n]``: indices of the stimuli (token ids, for :func:`modalnet.features.top_tokens`), most extreme
+        first; -1 where there are fewer than n.
     activation
-        ``[unit, n]``: the unit's activation, or its size.
+        ``[unit, n]``: the unit's activation, or its absolute value.
     network_index, network_activation
         ``[n]``: the same for the mean over the units.
     stimuli
-        Index → stimulus, of all that are named above.
-    shown
+        Stimulus by index, of all stimuli above.
+    token_activations
         The same stimuli token by token.
     """
 
@@ -95,45 +96,59 @@ class TopStimuli(Kept):
     network_index: Int[np.ndarray, " n"]
     network_activation: Float[np.ndarray, " n"]
     stimuli: dict[int, Stimulus]
-    shown: Shown = field(default_factory=Shown)
+    token_activations: TokenActivations = field(default_factory=TokenActivations)
+
+    shown = renamed("shown", "token_activations")
 
     @property
     def n(self) -> int:
-        """How many stimuli there are per unit."""
+        """Number of stimuli per unit."""
         return self.index.shape[1]
 
     def row(self, row: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Index and activation ``[n]`` of a unit, by its place in :attr:`units`, or of the network (-1)."""
+        """Return index and activation, each ``[n]``, of a unit (its position in :attr:`units`) or the network (-1).
+
+        Raises
+        ------
+        InputError
+            For a row that is not there.
+        """
         if row == NETWORK:
             return self.network_index, self.network_activation
         if isinstance(row, bool) or not 0 <= row < len(self.units):
-            raise InputError(f"row {row!r}: there are units 0..{len(self.units) - 1}, and {NETWORK} for the network.")
+            raise InputError(
+                f"row {row!r} is not there: units are rows 0 to {len(self.units) - 1}, the network is row {NETWORK}."
+            )
         return self.index[row], self.activation[row]
 
     def name(self, row: int) -> str:
-        """What a row is called."""
+        """Return the label of a row."""
         if row == NETWORK:
             return f"network ({len(self.units)} units)"
         tower, layer, dim = self.units[row]
         return f"{tower}[{layer}, {dim}]"
 
     def share(self, conditions: str | Iterable[str]) -> Float[np.ndarray, " unit"]:
-        """``[unit]``: the share of each unit's stimuli that are of one of these conditions.
+        """Return the fraction of each unit's stimuli that are of one of these conditions, ``[unit]``.
 
         Raises
         ------
         InputError
-            Where the stimuli carry no conditions.
+            If the stimuli have no conditions.
         """
         wanted = {conditions} if isinstance(conditions, str) else set(conditions)
         of = {index: stimulus.condition for index, stimulus in self.stimuli.items()}
         if not any(of.values()):
-            raise InputError("These stimuli carry no conditions, so nothing can be counted; give Stimulus(condition=).")
+            raise InputError("These stimuli have no conditions. Give them as Stimulus(condition=...).")
         hits = np.array([[index >= 0 and of[int(index)] in wanted for index in row] for row in self.index])
         return hits.sum(1) / np.maximum((self.index >= 0).sum(1), 1)
 
     def table(self) -> pd.DataFrame:
-        """One row per unit and rank, the network's first: tower, layer, dim (None), activation, and which stimulus."""
+        """Return one row per unit and rank, the network's first.
+
+        Columns: unit, tower, layer, dim (missing for the network), rank, activation, stimulus (its index), label,
+        condition.
+        """
         import pandas as pd
 
         rows = []
@@ -158,8 +173,8 @@ class TopStimuli(Kept):
                 )
         return pd.DataFrame(rows).astype({"layer": "Int64", "dim": "Int64"})
 
-    def plot(self, **options: Any) -> Any:
-        """Draw the stimuli, shaded by activation: see :func:`modalnet.plotting.features.top_stimuli`."""
+    def plot(self, **options: Any) -> np.ndarray:
+        """Draw the stimuli, highlighted by activation; see :func:`modalnet.plotting.features.top_stimuli`."""
         from modalnet.plotting.features import top_stimuli
 
         return top_stimuli(self, **options)
@@ -183,8 +198,11 @@ class TopStimuli(Kept):
                 picture.thumbnail((THUMBNAIL, THUMBNAIL))
                 arrays[f"picture/{index}/{place}"] = np.asarray(picture)
             described.append([index, stimulus.text, stimulus.condition, stimulus.label, stimulus.n_images])
-        arrays |= {f"box/{tower}/{index}": boxes for (tower, index), boxes in self.shown.boxes.items()}
-        arrays |= {f"shade/{t}/{row}/{rank}": values for (t, row, rank), values in self.shown.shades.items()}
+        arrays |= {f"box/{tower}/{index}": boxes for (tower, index), boxes in self.token_activations.boxes.items()}
+        arrays |= {
+            f"shade/{space}/{row}/{rank}": values
+            for (space, row, rank), values in self.token_activations.activations.items()
+        }
         document = {
             "model": self.model,
             "units": [list(unit) for unit in self.units],
@@ -194,7 +212,7 @@ class TopStimuli(Kept):
             "scaled": self.scaled,
             "n_stimuli": self.n_stimuli,
             "stimuli": described,
-            "names": json.dumps([[*key, list(names)] for key, names in self.shown.tokens.items()]),
+            "names": json.dumps([[*key, list(names)] for key, names in self.token_activations.tokens.items()]),
         }
         return arrays, document
 
@@ -207,7 +225,7 @@ class TopStimuli(Kept):
             for index, text, condition, label, images in document["stimuli"]
         }
         parts = [(name.split("/"), array) for name, array in arrays.items()]
-        shown = Shown(
+        token_activations = TokenActivations(
             {(tower, index): tuple(names) for tower, index, names in json.loads(document["names"])},
             {(name[1], int(name[2])): array for name, array in parts if name[0] == "box"},
             {(name[1], int(name[2]), int(name[3])): array for name, array in parts if name[0] == "shade"},
@@ -225,5 +243,5 @@ class TopStimuli(Kept):
             arrays["network/index"],
             arrays["network/activation"],
             stimuli,
-            shown,
+            token_activations,
         )

@@ -1,4 +1,4 @@
-"""The n largest of a stream of values, row by row, in memory that does not grow with the stream."""
+"""The n largest values of each row of a stream, in constant memory."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 class RunningTop:
-    """The largest values of each row, with the index that each had in the stream.
+    """The n largest values of each row of a stream, with their indices in the stream.
 
-    Equal values are ordered by index, so the batches that they came in do not matter. A value that is not finite is
-    never among them; places that nothing fills have index -1 and value NaN.
+    Ties are broken by index, so the result does not depend on the batches. Values that are not finite are left out;
+    unfilled entries have index -1 and value NaN.
 
     Parameters
     ----------
     rows
-        How many rows.
+        Number of rows.
     n
-        How many values of each are kept.
+        Number of values per row.
     smallest
-        Keep the smallest instead.
+        Find the smallest values instead.
     """
 
     def __init__(self, rows: int, n: int, *, smallest: bool = False) -> None:
@@ -33,11 +33,11 @@ class RunningTop:
         self._index = np.full((rows, n), -1, dtype=np.int64)
 
     def update(self, values: Float[np.ndarray, "item row"], indices: Sequence[int]) -> None:
-        """Take in the values of some items, in any order."""
+        """Add the values of some items, in any order."""
         keys = np.where(np.isfinite(values), self._sign * values, -np.inf).T
         index = np.broadcast_to(np.asarray(indices, dtype=np.int64), keys.shape)
         n = self._keys.shape[1]
-        # Most batches hold nothing new for most rows.
+        # Most batches change few rows.
         rows = np.flatnonzero((keys >= self._keys[:, -1:]).any(1) & np.isfinite(keys).any(1))
         keys = np.concatenate([self._keys[rows], keys[rows]], axis=1)
         index = np.concatenate([self._index[rows], index[rows]], axis=1)
@@ -47,10 +47,10 @@ class RunningTop:
 
     @property
     def values(self) -> Float[np.ndarray, "row n"]:
-        """The values, the most extreme first."""
+        """The values, most extreme first."""
         return np.where(self._index >= 0, self._sign * self._keys, np.nan)
 
     @property
     def index(self) -> Int[np.ndarray, "row n"]:
-        """The items that they belong to."""
+        """The indices of the items with these values."""
         return self._index.copy()

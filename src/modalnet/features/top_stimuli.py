@@ -1,83 +1,102 @@
-"""The stimuli that drive units most, found in one pass over any number of stimuli.
+"""Maximally activating stimuli, found in one pass over any number of stimuli.
 
-Each batch's activations are compared with the best so far and dropped, so memory holds ``n`` values per unit and the
-stimuli that they belong to. Those few then run once more, token by token, to show what in them the units respond to.
+Each batch's activations are compared with the largest so far and dropped, so memory holds ``n`` values per unit and the
+stimuli that they belong to. Those few stimuli then run once more, token by token, to show what in them the units
+respond to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.errors import InputError
-from modalnet.features.response import Response, check_reach, respond, token_choices, watch
-from modalnet.features.result import NETWORK, Shown, TopStimuli
+from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int
+from modalnet.features.response import (
+    Magnitude,
+    Response,
+    Unit,
+    check_reach,
+    response_of,
+    stream_activations,
+    token_choices,
+)
+from modalnet.features.result import TokenActivations, TopStimuli
 from modalnet.features.running_top import RunningTop
+from modalnet.features.token_activations import measure_token_activations
 from modalnet.model import Model, as_model
-from modalnet.stimuli.conversion import as_stimuli
+from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
-    from modalnet.interventions.positions import TokenChoice
+    from jaxtyping import Float
+
+    from modalnet.interventions.positions import TokenChoice, TokensLike
     from modalnet.stimuli import Stimulus
+    from modalnet.units import UnitsLike
 
-# So many stimuli are sorted into batches together; so many of the best are looked at token by token at once.
-TOGETHER, AT_ONCE = 1024, 16
+CHUNK = 1024  # stimuli that are sorted into batches together
 
 
+@renamed_arguments(shades="per_token")
 def top_stimuli(
     model: Model | Any,
-    units: Any,
-    stimuli: Any,
+    units: UnitsLike | Unit,
+    stimuli: StimuliLike,
     n: int = 9,
     *,
     bottom: bool = False,
-    tokens: Any = None,
-    magnitude: Literal["absolute", "signed"] = "absolute",
+    tokens: TokensLike = None,
+    magnitude: Magnitude = "absolute",
     scaled: bool | None = None,
-    shades: bool = True,
+    per_token: bool = True,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
     progress: bool = True,
 ) -> TopStimuli:
-    """Find the stimuli that drive each unit most, and the network that the units are.
+    """Find the maximally activating stimuli of each unit, and of the network that the units form.
 
     Parameters
     ----------
     model
         A model from :func:`modalnet.load`, or anything that it loads.
     units
-        Units, such as ``localization.top(fraction=0.01)``, or one as ``(tower, layer, dim)``.
+        Units, such as ``localization.top(fraction=0.01)``, or one unit as ``(space, layer, index)``.
     stimuli
-        Stimuli, strings or a contrast: a list, or anything that hands them out one by one, of which only the best are
-        kept. To say something about units that a localizer selected, give stimuli that did not select them.
+        Stimuli, strings or a contrast; any iterable is read once, and only the maximally activating stimuli are held
+        in memory. To characterize units that a localizer selected, use stimuli that did not select them.
     n
-        How many are kept per unit.
+        Number of stimuli per unit.
     bottom
-        Keep those that drive it least.
+        Find the minimally activating stimuli instead.
     tokens
-        Which tokens an activation is the mean over, as for :func:`modalnet.localize`.
+        Token positions that an activation is the mean over, as for :func:`modalnet.localize`.
     magnitude
-        ``"absolute"`` goes by \\|activation\\|, as localizers do; ``"signed"`` by the activation.
+        ``"absolute"`` ranks by absolute activation, as localizers do; ``"signed"`` by activation.
     scaled
-        In the network's response, the mean over its units, whether each unit is divided by its mean \\|activation\\|;
-        None: where the units carry that.
-    shades
-        Run the stimuli that were found once more, for the activations at each of their tokens.
+        Whether each unit is divided by its mean absolute activation in the network's response, the mean over its units;
+        if None, where the units carry it.
+    per_token
+        Run the stimuli that were found once more, for the activation at each of their tokens.
     batch_size, remote, progress
         As for :func:`modalnet.localize`.
 
     Returns
     -------
     TopStimuli
-        ``.index`` and ``.activation`` ``[unit, n]``, the same for the network, ``.stimuli``, ``.table()``, ``.plot()``.
+        ``.index`` and ``.activation`` ``[unit, n]``, ``.network_index`` and ``.network_activation`` ``[n]``,
+        ``.stimuli``, ``.table()``, ``.plot()``.
 
     Raises
     ------
     InputError
-        For units of another model, stimuli that do not reach their tower, or anything that is no stimulus.
+        For units of another model, or stimuli that do not reach their tower.
+
+    References
+    ----------
+    Zeiler & Fergus (2014), Visualizing and Understanding Convolutional Networks, arXiv:1311.2901, figure 2.
 
     Examples
     --------
@@ -86,31 +105,35 @@ def top_stimuli(
     """
     from tqdm.auto import tqdm
 
-    _check_n(n)
+    check_int("n", n, minimum=1)
     model = as_model(model, remote)
-    response = respond(model, units, magnitude, scaled=scaled)
+    response = response_of(model, units, magnitude, scaled=scaled)
     chunks, total = _chunks(stimuli)
-    best = Best(response, n, bottom=bottom)
+    top = RunningTopStimuli(response, n, bottom=bottom)
     choices: dict[str, TokenChoice] = {}
-    with tqdm(total=total, desc="looking", unit="stimulus", disable=not progress) as bar:
+    with tqdm(total=total, desc="top stimuli", unit="stimulus", disable=not progress) as bar:
         for chunk in chunks:
             check_reach(model, response.layers, chunk)
             choices = choices or token_choices(model, response.layers, chunk, tokens)
-            for places, (raw,) in watch(model, [response], model._executor.prepare(chunk), choices, batch_size):
-                best.update(raw, places)
-                bar.update(len(places))
-            best.keep(chunk)
-    shown = _token_by_token(model, response, best, choices, progress=progress) if shades else Shown()
-    return best.result(model, choices, shown)
+            prepared = model._executor.prepare(chunk)
+            for indices, (activations,) in stream_activations(model, [response], prepared, choices, batch_size):
+                top.update(activations, indices)
+                bar.update(len(indices))
+            top.end_chunk(chunk)
+    shown = TokenActivations()
+    if per_token:
+        index = np.concatenate([top.network.index, top.units.index])
+        shown = measure_token_activations(model, response, index, top.stimuli, progress=progress)
+    return top.result(model, choices, shown)
 
 
-class Best:
-    """The best stimuli so far, of each unit and of the network.
+class RunningTopStimuli:
+    """The maximally activating stimuli so far, of each unit and of the network.
 
     Parameters
     ----------
     response
-        What is read.
+        Which units are read.
     n, bottom
         As for :func:`top_stimuli`.
     """
@@ -122,22 +145,26 @@ class Best:
         self.stimuli: dict[int, Stimulus] = {}
         self.count = 0
 
-    def update(self, raw: np.ndarray, places: list[int]) -> None:
-        """Take in ``[stimulus, unit]`` of some stimuli, by their places in the chunk."""
-        sized = self.response.sized(raw)
-        indices = [self.count + place for place in places]
-        self.units.update(sized, indices)
-        self.network.update(self.response.network(sized)[:, None], indices)
+    def update(self, activations: Float[np.ndarray, "stimulus unit"], indices: list[int]) -> None:
+        """Add the activations of some stimuli, by their indices in the chunk."""
+        magnitudes = self.response.magnitudes(activations)
+        indices = [self.count + index for index in indices]
+        self.units.update(magnitudes, indices)
+        self.network.update(self.response.network(magnitudes)[:, None], indices)
 
-    def keep(self, chunk: list[Stimulus]) -> None:
-        """End a chunk: of its stimuli, and of those before, keep the best."""
-        known = self.stimuli | {self.count + place: stimulus for place, stimulus in enumerate(chunk)}
-        winners = np.unique(np.concatenate([self.units.index.ravel(), self.network.index.ravel()]))
-        self.stimuli = {int(index): known[int(index)] for index in winners if index >= 0}
+    def end_chunk(self, chunk: list[Stimulus]) -> None:
+        """Hold those stimuli of the chunk, and of earlier ones, that are among the top n of a row."""
+        known = self.stimuli | {self.count + index: stimulus for index, stimulus in enumerate(chunk)}
+        self.stimuli = {index: known[index] for index in self.winners()}
         self.count += len(chunk)
 
-    def result(self, model: Model, choices: Mapping[str, Any], shown: Shown) -> TopStimuli:
-        """What was found."""
+    def winners(self) -> list[int]:
+        """Return the indices of all stimuli that are among the top n of a row."""
+        every = np.unique(np.concatenate([self.units.index.ravel(), self.network.index.ravel()]))
+        return [int(index) for index in every if index >= 0]
+
+    def result(self, model: Model, choices: Mapping[str, TokenChoice], shown: TokenActivations) -> TopStimuli:
+        """Return the result."""
         return TopStimuli(
             model.name,
             self.response.units,
@@ -155,82 +182,21 @@ class Best:
         )
 
 
-def _check_n(n: Any) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n={n!r}: give how many stimuli are kept per unit, a whole number from 1.")
-
-
-def _chunks(stimuli: Any) -> tuple[Iterator[list[Stimulus]], int | None]:
-    """The stimuli in parts, and how many there are, where that can be told."""
+def _chunks(stimuli: StimuliLike) -> tuple[Iterator[list[Stimulus]], int | None]:
+    """Cut stimuli into chunks; also return their number, if it is known."""
     from modalnet.stimuli.contrast import Contrast
     from modalnet.stimuli.stimulus import Stimulus
 
     if isinstance(stimuli, Contrast | str | Stimulus) or not isinstance(stimuli, Iterable):
         stimuli = as_stimuli(stimuli)
-    total = len(stimuli) if hasattr(stimuli, "__len__") else None
-    waiting = iter(stimuli)
+    total = len(stimuli) if isinstance(stimuli, Sized) else None
+    remaining = iter(stimuli)
 
-    def parts() -> Iterator[list[Stimulus]]:
-        first = as_stimuli(list(islice(waiting, TOGETHER)))  # none at all is an error
-        while first:
-            yield first
-            more = list(islice(waiting, TOGETHER))
-            first = as_stimuli(more) if more else []
+    def chunks() -> Iterator[list[Stimulus]]:
+        chunk = as_stimuli(list(islice(remaining, CHUNK)))  # none at all is an error
+        while chunk:
+            yield chunk
+            following = list(islice(remaining, CHUNK))
+            chunk = as_stimuli(following) if following else []
 
-    return parts(), total
-
-
-def _token_by_token(
-    model: Model, response: Response, best: Best, choices: Mapping[str, Any], *, progress: bool
-) -> Shown:
-    """What the units do at each token of the best stimuli."""
-    from tqdm.auto import tqdm
-
-    shown = Shown()
-    rows: dict[int, list[tuple[int, int]]] = {}
-    every = np.concatenate([best.network.index, best.units.index])
-    for place, rank in np.argwhere(every >= 0):
-        rows.setdefault(int(every[place, rank]), []).append((int(place) + NETWORK, int(rank)))
-    places: dict[Any, Any] = {}
-    numbers = sorted(rows)
-    with tqdm(total=len(numbers), desc="token by token", unit="stimulus", disable=not progress, leave=False) as bar:
-        for start in range(0, len(numbers), AT_ONCE):
-            some = numbers[start : start + AT_ONCE]
-            stimuli = [best.stimuli[number] for number in some]
-            run = model.run(stimuli, read=response.layers, tokens="all")
-            names = model._executor.token_rows(stimuli, list(response.layers))
-            for at, number in enumerate(some):
-                for tower in response.layers:
-                    row = names[at][tower]
-                    shown.tokens[tower, number] = row.names
-                    if row.image.any():
-                        boxes = _boxes(model, stimuli[at], tower, row.image, places)
-                        if boxes is not None:
-                            shown.boxes[tower, number] = boxes
-                    own = [place for place, unit in enumerate(response.units) if unit[0] == tower]
-                    layers = response.layers[tower]
-                    index = [layers.index(response.units[place][1]) for place in own]
-                    states = run.activations[tower][at][index, :, [response.units[place][2] for place in own]]
-                    sized = response.sized(states.double().numpy())  # [unit, token]
-                    for place, rank in rows[number]:
-                        if place == NETWORK:
-                            shown.shades[tower, place, rank] = np.mean(sized / response.sizes[own, None], axis=0)
-                        elif place in own:
-                            shown.shades[tower, place, rank] = sized[own.index(place)]
-            bar.update(len(some))
-    return shown
-
-
-def _boxes(model: Model, stimulus: Stimulus, tower: str, image: np.ndarray, known: dict[Any, Any]) -> Any:
-    """Where in its picture each token looks, ``[token, 4]``; measured once per size of picture."""
-    if stimulus.n_images != 1:
-        return None
-    key = tower, stimulus.inspect().sizes, int(image.sum())
-    if key not in known:
-        found = model._executor.image_places(stimulus, tower)
-        known[key] = None if found is None or len(found) != len(image) else found[image]
-    if known[key] is None:
-        return None
-    boxes = np.full((len(image), 4), np.nan)
-    boxes[image] = known[key]
-    return boxes
+    return chunks(), total

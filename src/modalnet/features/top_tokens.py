@@ -1,7 +1,7 @@
-"""The tokens of a vocabulary that drive text units most: every one of them is tried.
+"""Maximally activating tokens of the vocabulary, by exhaustive search.
 
-Each token runs by itself, after what the tokenizer puts before every text and after a context, if one is given. Nothing
-is estimated: a gradient on the embeddings would be cheaper, but it is taken at one point, far from most tokens.
+Each token runs by itself, after the special tokens that begin every text and after a context, if one is given. Nothing
+is estimated: a gradient with respect to the embeddings would be cheaper, but it is local, and most tokens are far away.
 """
 
 from __future__ import annotations
@@ -12,130 +12,135 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_int
 from modalnet.errors import InputError
-from modalnet.features.response import respond, watch
-from modalnet.features.result import Shown, TopStimuli
-from modalnet.features.top_stimuli import Best, _check_n
+from modalnet.features.response import Magnitude, Unit, response_of, stream_activations
+from modalnet.features.result import TokenActivations, TopStimuli
+from modalnet.features.top_stimuli import RunningTopStimuli
 from modalnet.model import Model, as_model
 
 if TYPE_CHECKING:
-    from modalnet.inputs.batch import Prepared
-    from modalnet.stimuli import Stimulus
+    from transformers import PreTrainedTokenizerBase
 
-TOGETHER = 4096
+    from modalnet.inputs.batch import Prepared
+    from modalnet.interventions.positions import TokenChoice
+    from modalnet.stimuli import Stimulus
+    from modalnet.units import UnitsLike
+
+CHUNK = 4096  # tokens that are sorted into batches together
 
 
 def top_tokens(
     model: Model | Any,
-    units: Any,
+    units: UnitsLike | Unit,
     n: int = 20,
     *,
     context: str | None = None,
     candidates: Sequence[int] | None = None,
     bottom: bool = False,
-    magnitude: Literal["absolute", "signed"] = "absolute",
+    magnitude: Magnitude = "absolute",
     scaled: bool | None = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
     progress: bool = True,
 ) -> TopStimuli:
-    """Find the tokens of the vocabulary at which each unit of a text tower is most active.
+    """Find the maximally activating tokens of the vocabulary for units of a text tower.
 
     Parameters
     ----------
     model, units, bottom, magnitude, scaled, batch_size, remote, progress
-        As for :func:`modalnet.features.top_stimuli`; the units are of the decoder (or a text encoder).
+        As for :func:`modalnet.features.top_stimuli`; the units are in the decoder or a text encoder.
     n
-        How many are kept per unit.
+        Number of tokens per unit.
     context
-        A text that each token follows; None for nothing but what the tokenizer begins every text with. A tokenizer that
-        begins texts with nothing, such as GPT-2's, gets its beginning-of-sequence token: the first position of a
-        decoder holds an attention sink, whatever token stands there.
+        A text that each token follows; if None, tokens follow only the special tokens that begin every text. For a
+        tokenizer that adds none, such as GPT-2's, that is its beginning-of-sequence token: the first position of a
+        decoder is an attention sink, whatever its token.
     candidates
-        Token ids to try; None for the whole vocabulary but its special tokens. A vocabulary of 262,144 is as many
-        passes over a two-token text: minutes on a GPU, an hour on a laptop's CPU for a small model.
+        Token ids to try; if None, the whole vocabulary without special tokens. A vocabulary of 262,144 tokens needs as
+        many two-token forward passes: minutes on a GPU, an hour on a laptop for a small model.
 
     Returns
     -------
     TopStimuli
-        ``.index`` ``[unit, n]`` are token ids; activations are those at the token itself.
+        ``.index`` ``[unit, n]`` holds token ids; activations are read at the token itself.
 
     Raises
     ------
     InputError
-        For units outside the text tower, ids that are not in the vocabulary, or a model without a tokenizer.
+        For units outside a text tower, ids that are not in the vocabulary, or a model without a tokenizer.
     """
     from tqdm.auto import tqdm
 
-    _check_n(n)
+    check_int("n", n, minimum=1)
     model = as_model(model, remote)
-    response = respond(model, units, magnitude, scaled=scaled)
+    response = response_of(model, units, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
     if outside:
-        raise InputError(f"tokens drive units of a text tower, and some of these are in the {outside[0]} tower.")
+        raise InputError(f"top_tokens needs units of a text tower, and some of these are in {outside[0]}.")
     if model.tokenizer is None:
-        raise InputError(f"{model.name} came without a tokenizer. Pass tokenizer= to modalnet.load().")
+        raise InputError(f"{model.name} has no tokenizer. Pass tokenizer= to modalnet.load().")
     ids = _candidates(model.tokenizer, candidates)
-    best = Best(response, n, bottom=bottom)
+    top = RunningTopStimuli(response, n, bottom=bottom)
     prefix = _prefix(model, context)
-    choices: dict[str, Any] = dict.fromkeys(response.layers, (len(prefix),))
-    with tqdm(total=len(ids), desc="trying tokens", unit="token", disable=not progress) as bar:
-        for start in range(0, len(ids), TOGETHER):
-            some = ids[start : start + TOGETHER]
-            for places, (raw,) in watch(model, [response], _prepared(model, prefix, some), choices, batch_size):
-                best.update(raw, [some[place] for place in places])
-                bar.update(len(places))
-    winners = np.unique(np.concatenate([best.units.index.ravel(), best.network.index.ravel()]))
-    best.stimuli = {int(token): _stimulus(model.tokenizer, int(token)) for token in winners if token >= 0}
-    best.count = len(ids)
-    return best.result(model, choices, Shown())
+    choices: dict[str, TokenChoice] = dict.fromkeys(response.layers, (len(prefix),))
+    with tqdm(total=len(ids), desc="top tokens", unit="token", disable=not progress) as bar:
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
+            prepared = _prepare(model, prefix, chunk)
+            for indices, (activations,) in stream_activations(model, [response], prepared, choices, batch_size):
+                top.update(activations, [chunk[index] for index in indices])
+                bar.update(len(indices))
+    top.stimuli = {token: _stimulus(model.tokenizer, token) for token in top.winners()}
+    top.count = len(ids)
+    return top.result(model, choices, TokenActivations())
 
 
-def _candidates(tokenizer: Any, candidates: Sequence[int] | None) -> list[int]:
+def _candidates(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[int] | None) -> list[int]:
     size = len(tokenizer)
     if candidates is None:
         special = set(tokenizer.all_special_ids)
-        special |= {token for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+        special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         return [token for token in range(size) if token not in special]
     given = [token.item() if isinstance(token, np.integer) else token for token in candidates]
     for token in given:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
-            raise InputError(f"candidates= are token ids from 0 to {size - 1}; got {token!r}.")
+            raise InputError(f"`candidates` must be token ids from 0 to {size - 1}, got {token!r}.")
     if not given:
-        raise InputError("candidates= is empty, so there is no token to try.")
+        raise InputError("`candidates` is empty.")
     return list(dict.fromkeys(given))
 
 
 def _prefix(model: Model, context: str | None) -> list[int]:
-    """The tokens that stand before each."""
+    """Return the token ids before each candidate."""
     tokenizer = model.tokenizer
     if context is not None and not isinstance(context, str):
-        raise InputError(f"context= is a text; got {context!r:.100}.")
-    found = list(tokenizer(context or "", add_special_tokens=True)["input_ids"])
-    while found and found[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) and len(found) > 1:
-        found.pop()  # what closes a text does not come before its last word
-    begins = tokenizer.bos_token_id
-    return found if found or begins is None else [begins]
+        raise InputError(f"`context` must be a string, got {context!r:.100}.")
+    ids = list(tokenizer(context or "", add_special_tokens=True)["input_ids"])
+    while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) and len(ids) > 1:
+        ids.pop()  # a token that ends a text does not come before its last word
+    bos = tokenizer.bos_token_id
+    return ids if ids or bos is None else [bos]
 
 
-def _prepared(model: Model, prefix: Sequence[int], ids: Sequence[int]) -> list[Prepared]:
-    """A text of each token, as ids: written out, some tokens would become others."""
+def _prepare(model: Model, prefix: Sequence[int], ids: Sequence[int]) -> list[Prepared]:
+    """Make an input of each token, from its id: decoded and encoded again, some tokens would become others."""
     from modalnet.stimuli.stimulus import Stimulus
 
     (plain,) = model._executor.prepare([Stimulus("a")], raw=True)
     return [
         replace(
             plain,
-            index=place,
+            index=index,
             text_inputs={name: [*prefix, token] if name == "input_ids" else [0] * (len(prefix) + 1) for name in names},
         )
-        for place, token in enumerate(ids)
+        for index, token in enumerate(ids)
         for names in (plain.text_inputs or {"input_ids": []},)
     ]
 
 
-def _stimulus(tokenizer: Any, token: int) -> Stimulus:
-    """A token to be shown: what it reads, or its piece where it reads nothing."""
+def _stimulus(tokenizer: PreTrainedTokenizerBase, token: int) -> Stimulus:
+    """Make a stimulus that shows a token: its text, or its vocabulary entry if the text is blank."""
     from modalnet.stimuli.stimulus import Stimulus
 
     text = tokenizer.decode([token])
