@@ -263,7 +263,7 @@ def test_placeholders_that_do_not_match_the_images():
         ({"protocol": "alkhamissi2025", "magnitude": "signed"}, r"fixes tokens and magnitude"),
         ({"tokens": "all"}, r'tokens="all" keeps the tokens.*"mean"'),
         ({"tokens": "first"}, r"tokens='first' is not known"),
-        ({"tokens": {"vision": "mean"}}, r"names the tower 'vision'"),
+        ({"tokens": {"vision": "mean"}}, r"names 'vision', which is not read"),
         ({"tokens": [500]}, r"asks for token 500, but stimulus .* has \d+ tokens"),
         ({"tokens": "image"}, r"has no image tokens in the decoder tower"),
         ({"tokens": "cls"}, r"no class token"),

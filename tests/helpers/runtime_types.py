@@ -1,15 +1,16 @@
 """Annotations of modalnet checked at run time, by jaxtyping and beartype, while the tests run.
 
 ``install()`` puts an import hook in place, before modalnet is imported. Every function and method of the package then
-checks its arguments and what it returns, shapes of arrays included. It differs from jaxtyping's own hook in three ways:
+checks its arguments and what it returns, shapes of arrays included. It differs from jaxtyping's own hook in four ways:
 
 - A function is decorated when it is first called. By then the names that its module imports only for type checkers are
   there (the hook imports them), so no annotation counts as Any because its names could not be found.
-- Many tests hand wrong arguments to see them refused. An argument that does not fit its annotation is an error of the
-  annotation only if the function takes it: where the function itself raises a ModalnetError, that is what is seen.
+- Many tests hand wrong arguments to see them refused. Where a check fails, the outermost call is repeated without
+  checks: if modalnet raises an error of its own, that is what the test sees; otherwise an annotation is wrong.
+- The arrays in a list or a mapping may differ in size, although an annotation names their axes.
 - Functions inside functions stay as they are; to decorate them anew at each call would take longer than the tests.
 
-Left out are the files of ``UNCHECKED``, with the reason.
+Left out are the modules of ``UNCHECKED``, with the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import ast
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
@@ -26,11 +30,19 @@ from typing import Any
 
 import beartype
 import jaxtyping
+import numpy as np
 
-#: nnsight reads the bodies of traces from the source and sends the functions called in them to a server by value.
-UNCHECKED = {"modalnet.execution.trace"}
+#: nnsight reads the bodies of traces from the source and sends the functions that they call to a server by value.
+UNCHECKED = ("modalnet.execution.trace", "modalnet.execution.backends")
 
-CONF = beartype.BeartypeConf(is_pep484_tower=True)
+#: Numbers of numpy are numbers, as everywhere in Python; mypy does not know it.
+CONF = beartype.BeartypeConf(
+    hint_overrides=beartype.FrozenDict(
+        {float: float | int | np.floating | np.integer, int: int | np.integer, bool: bool | np.bool_}
+    )
+)
+#: The type aliases that are strings, each with the module in whose names it is written.
+written: dict[str, str] = {}
 #: Of each module, the statements that import names of modalnet for type checkers, until they have been executed.
 waiting: dict[str, list[ast.stmt]] = {}
 
@@ -43,7 +55,7 @@ class Hook(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != "modalnet" or fullname in UNCHECKED:
+        if fullname.partition(".")[0] != "modalnet" or fullname.startswith(UNCHECKED):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
@@ -64,6 +76,8 @@ class Loader(SourceFileLoader):
 
     def executed(self, statement: ast.stmt, module: str) -> list[ast.stmt]:
         """`if TYPE_CHECKING:` is executed: at once where it imports from other packages, else at the first call."""
+        if isinstance(statement, ast.AnnAssign) and "TypeAlias" in ast.unparse(statement.annotation):
+            written[ast.unparse(statement.target)] = module
         if not isinstance(statement, ast.If) or "TYPE_CHECKING" not in ast.unparse(statement.test):
             return [statement]
         later = [s for s in statement.body if isinstance(s, ast.ImportFrom) and str(s.module).startswith("modalnet")]
@@ -108,33 +122,67 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
     @functools.wraps(function)
     def check(*args: Any, **kwargs: Any) -> Any:
         nonlocal ready
+        if state.repeating:
+            return function(*args, **kwargs)
         if ready is None:
             if not names_are_there(names):
                 return function(*args, **kwargs)
+            # jaxtyping would take a name that it cannot find for Any; here that is an error.
+            hints = typing.get_type_hints(function, names, aliases(), include_extras=True)
+            function.__annotations__ = {name: per_item(hint) for name, hint in hints.items()}
             ready = jaxtyping.jaxtyped(function, typechecker=typechecked)
+        if state.inside:
+            return ready(*args, **kwargs)
+        state.inside = True
         try:
             return ready(*args, **kwargs)
-        except jaxtyping.TypeCheckError as error:
-            start = f"Type-check error whilst checking the parameters of {function.__module__}.{function.__qualname__}."
-            if str(error).startswith(start) and refuses(function, args, kwargs):
-                return function(*args, **kwargs)
+        except jaxtyping.TypeCheckError:
+            raise_what_modalnet_says(function, args, kwargs)
             raise
+        finally:
+            state.inside = False
 
     check.__checked__ = True  # type: ignore[attr-defined]
     return check
 
 
-def refuses(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function raises an error of modalnet for arguments that its annotations do not allow."""
+def per_item(hint: Any, inside: bool = False) -> Any:
+    """Let the arrays of a list or mapping differ in size, as those of several towers do; the number of axes counts."""
+    if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
+        axes = [axis if axis[0] in "_*.#" or axis.isdigit() else f"_{axis}" for axis in hint.dim_str.split()]
+        return hint.dtype[hint.array_type, " ".join(axes)] if inside else hint
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(per_item(arg, inside) for arg in args)]  # noqa: UP007
+    if not inspect.isclass(origin) or not issubclass(origin, Iterable) or not args:
+        return hint
+    fixed = origin is tuple and args[-1] is not Ellipsis
+    return types.GenericAlias(origin, tuple(per_item(arg, inside or not fixed) for arg in args))
+
+
+class State(threading.local):
+    """Whether this thread is inside a checked call; and whether, in any thread, a call is repeated without checks."""
+
+    inside = False
+    repeating = False
+
+
+state = State()
+
+
+def raise_what_modalnet_says(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise the error of modalnet that a call ends in when nothing is checked, if it does end in one."""
     from modalnet.errors import ModalnetError
 
+    State.repeating = True  # of the class: threads that the call starts check nothing either
     try:
         function(*args, **kwargs)
     except ModalnetError:
-        return True
+        raise
     except Exception:
-        return False
-    return False
+        pass  # what it stumbled over follows from the argument that does not fit
+    finally:
+        State.repeating = False
 
 
 def names_are_there(names: dict[str, Any]) -> bool:
@@ -147,6 +195,18 @@ def names_are_there(names: dict[str, Any]) -> bool:
             return False
         left.pop(0)
     return True
+
+
+def aliases() -> dict[str, Any]:
+    """The type aliases of the modules imported so far, evaluated where they are written."""
+    found = {}
+    for name, module in written.items():
+        names = vars(sys.modules[module])
+        if isinstance(names.get(name), str) and names_are_there(names):
+            names[name] = eval(names[name], names, found)
+        if name in names:
+            found[name] = names[name]
+    return found
 
 
 def install() -> None:

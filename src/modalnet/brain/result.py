@@ -60,7 +60,7 @@ class FeatureScores:
     scores: Float[np.ndarray, "fold target"]
     resampled: Float[np.ndarray, " resample"]
     null: Float[np.ndarray, " permutation"]
-    reached: Float[np.ndarray, " target"]
+    reached: Float[np.ndarray, " reached"]
     penalty: Float[np.ndarray, " fold"]
     shares: dict[str, Float[np.ndarray, " target"]]
 

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+    import torch
     from jaxtyping import Shaped, UInt8
     from PIL.Image import Image
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image | np.ndarray | torch.Tensor"
 
 WHITE = (255, 255, 255, 255)
 FULL_16_BIT = 65535
