@@ -111,10 +111,10 @@ def test_bad_masks_and_indices():
         Units({"decoder": np.ones((2, 3), dtype=np.int64)})
     with pytest.raises(InputError, match=r"\(3,\)"):
         Units({"decoder": np.ones(3, dtype=bool)})
-    with pytest.raises(InputError, match="at least one tower"):
+    with pytest.raises(InputError, match="at least one space"):
         Units({})
     for place in [("decoder", 3, 0), ("decoder", 0, 4), ("decoder", -1, 0), ("decoder", 0, 1.0), ("decoder", 0, True)]:
-        with pytest.raises(InputError, match=r"layers 0\.\.2 and dims 0\.\.3"):
+        with pytest.raises(InputError, match=r"layers 0\.\.2 and units 0\.\.3"):
             units([place])
     with pytest.raises(InputError, match="audio"):
         units([("audio", 0, 0)])
@@ -214,16 +214,16 @@ def test_norm_control_with_zero_and_undefined_norms():
     drawn = {control.indices()[0][2] for control in x.random(n=50, match="activation")}
     assert drawn == {1, 2, 5}
     undefined = Units.from_indices({"decoder": (1, 6)}, [("decoder", 0, 3)], mean_abs={"decoder": sizes})
-    with pytest.raises(InputError, match=r"layer 0 of tower 'decoder'"):
+    with pytest.raises(InputError, match=r"layer 0 of 'decoder'"):
         undefined.random(match="activation")
 
 
 def test_controls_that_cannot_be_drawn_say_why():
     x = Units.from_indices({"decoder": (2, 4)}, [("decoder", 1, dim) for dim in range(3)])
-    with pytest.raises(InputError, match=r"3 units of layer 1 of tower 'decoder'.*only 1 are free"):
+    with pytest.raises(InputError, match=r"3 units of layer 1 of 'decoder'.*only 1 are free"):
         x.random()
     assert x.random(match="tower")[0].count == 3
-    with pytest.raises(InputError, match=r"5 units of tower 'decoder'.*only 3"):
+    with pytest.raises(InputError, match=r"5 units of 'decoder'.*only 3"):
         Units({"decoder": np.arange(8).reshape(2, 4) < 5}).random(match="tower")
     with pytest.raises(InputError, match=r"localization\.top"):
         x.random(match="activation")
@@ -262,7 +262,7 @@ def test_round_trip(tmp_path_factory, places, model, suffix):
 def test_json_is_sparse_and_readable(tmp_path):
     units([("decoder", 2, 1), ("decoder", 2, 3)], model="m").save(tmp_path / "u.json")
     document = json.loads((tmp_path / "u.json").read_text())
-    assert document["towers"]["decoder"] == {"shape": [3, 4], "units": {"2": [1, 3]}}
+    assert document["spaces"]["decoder"] == {"shape": [3, 4], "units": {"2": [1, 3]}}
     assert document["model"] == "m"
 
 
@@ -311,12 +311,12 @@ def test_files_that_hold_no_units(tmp_path):
         {"format": "other"},
         {"version": 99},
         {"model": 3},
-        {"towers": {"decoder": {"shape": [3, 4], "units": {"7": [0]}}}},
-        {"towers": {"decoder": {"shape": [3, 4], "units": {"0": [True]}}}},
-        {"towers": {"decoder": {"shape": [3], "units": {"0": [1]}}}},
-        {"towers": {"decoder": {"units": {}}}},
-        {"towers": {}},
-        {"towers": []},
+        {"spaces": {"decoder": {"shape": [3, 4], "units": {"7": [0]}}}},
+        {"spaces": {"decoder": {"shape": [3, 4], "units": {"0": [True]}}}},
+        {"spaces": {"decoder": {"shape": [3], "units": {"0": [1]}}}},
+        {"spaces": {"decoder": {"units": {}}}},
+        {"spaces": {}},
+        {"spaces": []},
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(InputError, match=r"u\.json"):

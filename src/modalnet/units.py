@@ -1,9 +1,10 @@
 """A set of units, and the algebra of such sets.
 
-A unit is one dimension of one block's residual output: (tower, layer, dim). A network is the set of units that a
-contrast selects. :class:`Units` holds such a set as one boolean mask per tower, so that sets of one model combine
-with the signs of set algebra (``& | - ^ ~``), compare (``dice``), and draw their own controls (``random``): units
-that are not in the set, as many, and alike in where they sit or in how strongly they are driven.
+A unit is one coordinate of a space: (space, layer, index). In the residual stream, which has the name of its tower, it
+is one dimension of a block's output. A network is the set of units that a contrast selects. :class:`Units` holds such
+a set as one boolean mask per space, so that sets of one model combine with the operators of set algebra
+(``& | - ^ ~``), compare (``dice``), and draw their own controls (``random``): as many other units, alike in where they
+are or in how strongly they are active.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class Units:
     Parameters
     ----------
     mask
-        For each tower, in the model's order, which units are in the set: bool [layer, dim].
+        For each space, in the model's order, which units are in the set: bool [layer, unit].
     mean_abs
-        Mean absolute activation of every unit, per tower [layer, dim], for activation-matched controls. A
-        localization passes it on to the units it selects.
+        Mean absolute activation of every unit, per space [layer, unit], for activation-matched controls. Units that a
+        localization selects have it.
     model
         A string that identifies the model the units belong to (its fingerprint).
     selected_on
@@ -64,14 +65,14 @@ class Units:
     Raises
     ------
     InputError
-        If a mask is not boolean with axes [layer, dim], or ``mean_abs`` does not have the masks' towers and shapes.
+        If a mask is not boolean with axes [layer, unit], or ``mean_abs`` does not have the masks' spaces and shapes.
 
     Notes
     -----
     Two ``Units`` are equal when their masks and model are; ``mean_abs`` describes the units and is no part of the set.
-    Sets combine when they have the same towers and shapes and belong to one model (a set without model combines
-    with any). The result keeps ``mean_abs`` and model from whichever side has them, and the stimuli of both that
-    selected them; random controls are selected by none.
+    Sets combine when they have the same spaces and shapes (see :meth:`over`) and belong to one model; a set without
+    model combines with any. The result has ``mean_abs`` and model of whichever side has them, and the stimuli of both
+    that selected them; random controls are selected by none.
 
     Examples
     --------
@@ -97,22 +98,22 @@ class Units:
         selected_on: Iterable[str] | None = None,
     ) -> None:
         if not mask:
-            raise InputError("Units need the mask of at least one tower; got none.")
-        masks = {str(tower): _frozen(array) for tower, array in mask.items()}
-        for tower, array in masks.items():
+            raise InputError("Units need the mask of at least one space; got none.")
+        masks = {str(space): _frozen(array) for space, array in mask.items()}
+        for space, array in masks.items():
             if array.dtype != np.bool_ or array.ndim != 2:
                 raise InputError(
-                    f"The mask of tower {tower!r} must be boolean with axes [layer, dim]; got {array.dtype} "
+                    f"The mask of {space!r} must be boolean with axes [layer, unit]; got {array.dtype} "
                     f"{array.shape}. For a list of units use Units.from_indices."
                 )
         self._mask: dict[str, np.ndarray] = masks
         self._mean_abs: dict[str, np.ndarray] | None = None
         if mean_abs is not None:
-            given = {tower: _frozen(mean_abs[tower], np.float64) for tower in masks if tower in mean_abs}
-            shapes = {tower: array.shape for tower, array in given.items()}
+            given = {space: _frozen(mean_abs[space], np.float64) for space in masks if space in mean_abs}
+            shapes = {space: array.shape for space, array in given.items()}
             if len(mean_abs) != len(given) or shapes != self.shapes:
-                found = {tower: np.shape(array) for tower, array in mean_abs.items()}
-                raise InputError(f"`mean_abs` must have the towers and shapes of the mask, {self.shapes}; got {found}.")
+                found = {space: np.shape(array) for space, array in mean_abs.items()}
+                raise InputError(f"`mean_abs` must have the spaces and shapes of the mask, {self.shapes}; got {found}.")
             self._mean_abs = given
         self._model = model
         self._selected_on = None if selected_on is None else frozenset(selected_on)
@@ -133,9 +134,9 @@ class Units:
         Parameters
         ----------
         shapes
-            (layers, width) of each tower.
+            (layers, units per layer) of each space.
         indices
-            The units as (tower, layer, dim); repeats count once.
+            The units as (space, layer, index); repeats count once.
         mean_abs, model, selected_on
             As for :class:`Units`.
 
@@ -144,30 +145,30 @@ class Units:
         InputError
             If an index lies outside the shapes. Negative indices do too: a unit has one name.
         """
-        masks = {tower: np.zeros(tuple(shape), dtype=bool) for tower, shape in shapes.items()}
-        for tower, layer, dim in indices:
-            if tower not in masks:
-                raise InputError(f"There is no tower {tower!r}; the towers are {list(masks)}.")
-            layers, width = masks[tower].shape
+        masks = {space: np.zeros(tuple(shape), dtype=bool) for space, shape in shapes.items()}
+        for space, layer, dim in indices:
+            if space not in masks:
+                raise InputError(f"There is no space {space!r}; the spaces are {list(masks)}.")
+            layers, width = masks[space].shape
             # A boolean would index, too, but not one unit.
             if not (_is_whole(layer) and _is_whole(dim) and 0 <= layer < layers and 0 <= dim < width):
                 raise InputError(
-                    f"Unit ({tower!r}, {layer!r}, {dim!r}) lies outside tower {tower!r} with layers "
-                    f"0..{layers - 1} and dims 0..{width - 1}."
+                    f"Unit ({space!r}, {layer!r}, {dim!r}) lies outside {space!r}, which has layers 0..{layers - 1} "
+                    f"and units 0..{width - 1}."
                 )
-            masks[tower][layer, dim] = True
+            masks[space][layer, dim] = True
         return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
     @property
     def mask(self) -> Mapping[str, Bool[np.ndarray, "layer dim"]]:
-        """Per tower, which units are in the set; read-only."""
+        """Per space, which units are in the set; read-only."""
         return MappingProxyType(self._mask)
 
     @property
     def mean_abs(self) -> Mapping[str, Float[np.ndarray, "layer dim"]] | None:
-        """Per tower, the mean absolute activation of every unit; read-only. None where it is not known."""
+        """Per space, the mean absolute activation of every unit; read-only. None where it is not known."""
         return None if self._mean_abs is None else MappingProxyType(self._mean_abs)
 
     norms = renamed("norms", "mean_abs")
@@ -184,8 +185,8 @@ class Units:
 
     @property
     def shapes(self) -> Shapes:
-        """(layers, width) of each tower."""
-        return {tower: (array.shape[0], array.shape[1]) for tower, array in self._mask.items()}
+        """(layers, units per layer) of each space."""
+        return {space: (array.shape[0], array.shape[1]) for space, array in self._mask.items()}
 
     @cached_property
     def count(self) -> int:
@@ -196,24 +197,24 @@ class Units:
         return self.count
 
     def per_layer(self) -> dict[str, Int[np.ndarray, " layer"]]:
-        """How many units of each layer are in the set, per tower."""
-        return {tower: array.sum(axis=1) for tower, array in self._mask.items()}
+        """How many units of each layer are in the set, per space."""
+        return {space: array.sum(axis=1) for space, array in self._mask.items()}
 
     def indices(self) -> list[tuple[str, int, int]]:
-        """The units as (tower, layer, dim), in that order."""
+        """The units as (space, layer, index), in that order."""
         return [
-            (tower, layer, dim) for tower, array in self._mask.items() for layer, dim in np.argwhere(array).tolist()
+            (space, layer, dim) for space, array in self._mask.items() for layer, dim in np.argwhere(array).tolist()
         ]
 
     def __repr__(self) -> str:
         if not self:
             return f"Units(empty: {_describe(self.shapes)})"
         spans = []
-        for tower, counts in self.per_layer().items():
+        for space, counts in self.per_layer().items():
             layers = np.flatnonzero(counts)
             if len(layers):
                 first, last = int(layers[0]), int(layers[-1])
-                spans.append(f"{tower}[{first}]" if first == last else f"{tower}[{first}..{last}]")
+                spans.append(f"{space}[{first}]" if first == last else f"{space}[{first}..{last}]")
         return f"Units({self.count} unit{'s' if self.count > 1 else ''} in {', '.join(spans)})"
 
     # -- algebra -------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ class Units:
         return self._combine(other, np.greater, "-")
 
     def __invert__(self) -> Units:
-        return self._with({tower: ~array for tower, array in self._mask.items()})
+        return self._with({space: ~array for space, array in self._mask.items()})
 
     def __le__(self, other: Units) -> bool:
         """Whether every unit of this set is in the other."""
@@ -251,12 +252,12 @@ class Units:
         return (
             self._model == other._model
             and self.shapes == other.shapes
-            and all(np.array_equal(array, other._mask[tower]) for tower, array in self._mask.items())
+            and all(np.array_equal(array, other._mask[space]) for space, array in self._mask.items())
         )
 
     def __hash__(self) -> int:
-        # Sorted, because equality does not look at the order of the towers.
-        return hash((self._model, tuple((tower, self._mask[tower].tobytes()) for tower in sorted(self._mask))))
+        # Sorted, because equality does not look at the order of the spaces.
+        return hash((self._model, tuple((space, self._mask[space].tobytes()) for space in sorted(self._mask))))
 
     def dice(self, other: Units) -> float:
         """Return the overlap 2|A∩B| / (|A|+|B|); NaN for two empty sets (Dice 1945)."""
@@ -298,7 +299,7 @@ class Units:
 
             ``"layer"``: as many units in every layer, each choice of free units equally likely.
 
-            ``"tower"``: as many units in every tower, wherever they sit in it.
+            ``"tower"``: as many units in every space, wherever they are in it.
 
             ``"activation"``: as many units in every layer, each alike in mean absolute activation a. The selected units
             of a layer are taken in random order; for each, one of the 5 free units of the layer at the smallest
@@ -314,7 +315,7 @@ class Units:
         Raises
         ------
         InputError
-            If a layer or tower has too few units that are not selected, if ``match="activation"`` and ``mean_abs`` is
+            If a layer or space has too few units that are not selected, if ``match="activation"`` and ``mean_abs`` is
             not known, or for an unknown ``match`` or ``n`` below 1.
         """
         if not _is_whole(n) or n < 1:
@@ -332,24 +333,24 @@ class Units:
         controls = []
         for draw in range(n):
             rng = np.random.Generator(np.random.PCG64([int(seed), draw]))
-            mask = {tower: draws[match](rng, tower) for tower in self._mask}
+            mask = {space: draws[match](rng, space) for space in self._mask}
             controls.append(Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=()))
         return controls
 
-    def _draw_by_tower(self, rng: np.random.Generator, tower: str) -> np.ndarray:
-        selected = self._mask[tower]
-        picked = _pick(rng, ~selected.ravel(), int(selected.sum()), f"tower {tower!r}")
+    def _draw_by_tower(self, rng: np.random.Generator, space: str) -> np.ndarray:
+        selected = self._mask[space]
+        picked = _pick(rng, ~selected.ravel(), int(selected.sum()), f"{space!r}")
         return picked.reshape(selected.shape)
 
-    def _draw_by_layer(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+    def _draw_by_layer(self, rng: np.random.Generator, space: str) -> np.ndarray:
         return np.stack(
             [
-                _pick(rng, ~selected, int(selected.sum()), f"layer {layer} of tower {tower!r}")
-                for layer, selected in enumerate(self._mask[tower])
+                _pick(rng, ~selected, int(selected.sum()), f"layer {layer} of {space!r}")
+                for layer, selected in enumerate(self._mask[space])
             ]
         )
 
-    def _draw_by_activation(self, rng: np.random.Generator, tower: str) -> np.ndarray:
+    def _draw_by_activation(self, rng: np.random.Generator, space: str) -> np.ndarray:
         if self._mean_abs is None:
             raise InputError(
                 'random(match="activation") needs the mean absolute activation of every unit, and these units carry '
@@ -357,8 +358,8 @@ class Units:
             )
         return np.stack(
             [
-                _pick_alike(rng, selected, mean_abs, f"layer {layer} of tower {tower!r}")
-                for layer, (selected, mean_abs) in enumerate(zip(self._mask[tower], self._mean_abs[tower], strict=True))
+                _pick_alike(rng, selected, mean_abs, f"layer {layer} of {space!r}")
+                for layer, (selected, mean_abs) in enumerate(zip(self._mask[space], self._mean_abs[space], strict=True))
             ]
         )
 
@@ -380,7 +381,7 @@ class Units:
         Parameters
         ----------
         path
-            ``*.json``: towers, shapes, the dims per layer, and the model; readable, without ``mean_abs``.
+            ``*.json``: spaces, shapes, the indices per layer, and the model; readable, without ``mean_abs``.
             ``*.safetensors``: masks, ``mean_abs`` and model.
 
         Raises
@@ -394,18 +395,18 @@ class Units:
         if self._selected_on is not None:
             head["selected_on"] = sorted(self._selected_on)
         if _suffix(path) == ".safetensors":
-            arrays = {f"mask/{tower}": array for tower, array in self._mask.items()}
-            arrays |= {f"mean_abs/{tower}": array for tower, array in (self._mean_abs or {}).items()}
-            _files.write_file(path, arrays, head | {"towers": list(self._mask)})
+            arrays = {f"mask/{space}": array for space, array in self._mask.items()}
+            arrays |= {f"mean_abs/{space}": array for space, array in (self._mean_abs or {}).items()}
+            _files.write_file(path, arrays, head | {"spaces": list(self._mask)})
             return
-        towers = {
-            tower: {
+        spaces = {
+            space: {
                 "shape": list(array.shape),
                 "units": {str(layer): np.flatnonzero(row).tolist() for layer, row in enumerate(array) if row.any()},
             }
-            for tower, array in self._mask.items()
+            for space, array in self._mask.items()
         }
-        _files.write_bytes(path, (json.dumps(head | {"towers": towers}) + "\n").encode())
+        _files.write_bytes(path, (json.dumps(head | {"spaces": spaces}) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Units:
@@ -429,18 +430,20 @@ class Units:
             if model is not None and not isinstance(model, str):
                 raise InputError(f"the model must be a string or null, not {model!r}")
             selected_on = document.get("selected_on")
+            # Earlier versions called the spaces towers.
+            spaces = document["spaces"] if "spaces" in document else document["towers"]
             if arrays:
-                masks = {tower: arrays[f"mask/{tower}"] for tower in document["towers"]}
+                masks = {space: arrays[f"mask/{space}"] for space in spaces}
                 # "norms/" is the name of these arrays in files of modalnet 0.1.
                 field = next(
                     (name for name in ("mean_abs", "norms") if any(n.startswith(f"{name}/") for n in arrays)), ""
                 )
-                mean_abs = {tower: arrays[f"{field}/{tower}"] for tower in masks} if field else None
+                mean_abs = {space: arrays[f"{field}/{space}"] for space in masks} if field else None
                 return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
-            shapes = {tower: tuple(entry["shape"]) for tower, entry in document["towers"].items()}
+            shapes = {space: tuple(entry["shape"]) for space, entry in spaces.items()}
             indices = [
-                (tower, int(layer), dim)
-                for tower, entry in document["towers"].items()
+                (space, int(layer), dim)
+                for space, entry in spaces.items()
                 for layer, dims in entry["units"].items()
                 for dim in dims
             ]
@@ -463,15 +466,15 @@ class Units:
             return NotImplemented
         if self.shapes != other.shapes:
             raise InputError(
-                f"Units of different towers cannot be combined: {_describe(self.shapes)} {sign} "
-                f"{_describe(other.shapes)}. Localize both over the same towers of one model."
+                f"Units over different spaces cannot be combined: {_describe(self.shapes)} {sign} "
+                f"{_describe(other.shapes)}. Localize both over the same spaces, or use units.over(shapes)."
             )
         if self._model is not None and other._model is not None and self._model != other._model:
             raise InputError(
                 f"Units of different models cannot be combined: {self._model} {sign} {other._model}. "
                 "A unit means something only within its model."
             )
-        mask = {tower: operation(array, other._mask[tower]) for tower, array in self._mask.items()}
+        mask = {space: operation(array, other._mask[space]) for space, array in self._mask.items()}
         known = self._selected_on is not None and other._selected_on is not None
         return Units(
             mask,
@@ -590,7 +593,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _describe(shapes: Shapes) -> str:
-    return ", ".join(f"{tower} {layers}x{width}" for tower, (layers, width) in shapes.items())
+    return ", ".join(f"{space} {layers}x{width}" for space, (layers, width) in shapes.items())
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:
