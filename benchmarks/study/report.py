@@ -248,15 +248,15 @@ def _picture_claims(read: Tables) -> Iterator[Claim]:
             f"{_share(found)} tasks and sizes",
             _verdict(found),
         )
-    crossed = read("crossed-pictures")
-    pair = _faces_and_places(crossed) if crossed is not None else []
+    interactions = read("interactions-pictures")
+    pair = _faces_and_places(interactions) if interactions is not None else []
     if len(pair):
-        best = max(_rows(pair), key=lambda row: row["crossed_low"])
-        found = [row["crossed_low"] > 0 for row in _rows(pair)]
+        best = max(_rows(pair), key=lambda row: row["interaction_low"])
+        found = [row["interaction_low"] > 0 for row in _rows(pair)]
         yield Claim(
             "face units carry faces and not places, place units the reverse",
-            f"crossed effect above 0 in {_share(found)} sizes, operations and towers; the clearest "
-            f"{interval(best, 'crossed', ends=ENDS)} ({best['tower']}, {percent(best['fraction_A'])} "
+            f"interaction above 0 in {_share(found)} sizes, operations and towers; the clearest "
+            f"{interval(best, 'interaction', ends=ENDS)} ({best['tower']}, {percent(best['fraction_A'])} "
             f"{OPERATIONS[best['operation']]})",
             _verdict(found),
         )
@@ -426,8 +426,8 @@ def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
 
 
 def thought(asked: Asked, read: Tables) -> Iterator[str]:
-    """The other networks of text, crossed with language."""
-    table, crossed = read("lesions-text"), read("crossed-text")
+    """The other networks of text against language."""
+    table, interactions = read("lesions-text"), read("interactions-text")
     if table is None:
         return
     yield read.figure("text", "Drops of each network on each task")
@@ -437,33 +437,35 @@ def thought(asked: Asked, read: Tables) -> Iterator[str]:
         yield markdown(_drops(passed, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in passed]))
     else:
         yield "No network costs more on any task than activation-matched random units can."
-    yield _dissociations(crossed)
+    yield _dissociations(interactions)
 
 
-def _dissociations(crossed: pd.DataFrame | None) -> str:
-    """Which crossed effects are above zero, and which dissociations were found."""
-    if crossed is None or not len(crossed):
+def _dissociations(interactions: pd.DataFrame | None) -> str:
+    """Which interactions are above zero, and which dissociations were found."""
+    if interactions is None or not len(interactions):
         return ""
-    rows = _rows(crossed)
+    rows = _rows(interactions)
     found = [
         row
         for row in rows
         if "double dissociation" in str(row["verdict"]).lower() and "no double" not in str(row["verdict"]).lower()
     ]
     single = [row for row in rows if "single dissociation" in str(row["verdict"]).lower()]
-    strong = [row for row in rows if row["crossed_low"] > 0 or row["crossed_high"] < 0]
+    strong = [row for row in rows if row["interaction_low"] > 0 or row["interaction_high"] < 0]
     text = (
         f"Crossed effects of {len(rows)} pairs of networks and tasks (each size and operation): {len(strong)} have an "
         f"interval that does not hold 0 (uncorrected); {len(found)} are double dissociations by the rules of "
         f"`LesionStudy.dissociation`, {len(single)} single ones."
     )
-    shown = sorted(found or single, key=lambda row: -abs(row["crossed"]) if np.isfinite(row["crossed"]) else 0)[:6]
+    shown = sorted(found or single, key=lambda row: -abs(row["interaction"]) if np.isfinite(row["interaction"]) else 0)[
+        :6
+    ]
     return "\n".join([text, *(f"- {row['verdict']}" for row in shown)])
 
 
 def pictures(asked: Asked, read: Tables) -> Iterator[str]:
     """Do networks of pictures carry their own kind, and language its own when there is a picture?"""
-    table, crossed = read("lesions-pictures"), read("crossed-pictures")
+    table, interactions = read("lesions-pictures"), read("interactions-pictures")
     if table is None:
         return
     for tower, part in table.groupby("tower", sort=False):
@@ -491,8 +493,8 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
             f"In the {tower} tower {len(passed)} of {len(part)} lesions cost more than activation-matched random "
             f"units; {len(own_passed)} of them are of a network on its own kind of picture."
         )
-    if crossed is not None:
-        pair = _faces_and_places(crossed)
+    if interactions is not None:
+        pair = _faces_and_places(interactions)
         if len(pair):
             yield "Face units and place units on naming faces and naming places:"
             yield markdown(
@@ -507,22 +509,22 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
                         "places lesion: faces, places": [
                             f"{one:.2f}, {two:.2f}" for one, two in zip(pair["drop_Ba"], pair["drop_Bb"], strict=True)
                         ],
-                        "crossed effect": [interval(row, "crossed", ends=ENDS) for row in _rows(pair)],
+                        "interaction": [interval(row, "interaction", ends=ENDS) for row in _rows(pair)],
                         "verdict": pair["verdict"],
                     }
                 )
             )
-        for tower, part in crossed.groupby("tower", sort=False):
+        for tower, part in interactions.groupby("tower", sort=False):
             yield f"{tower}: {_dissociations(part)}"
 
 
-def _faces_and_places(crossed: pd.DataFrame) -> pd.DataFrame:
+def _faces_and_places(interactions: pd.DataFrame) -> pd.DataFrame:
     """Face units and place units on naming faces and naming places."""
-    return crossed[
-        crossed["network_A"].str.startswith("faces")
-        & crossed["network_B"].str.startswith("places")
-        & crossed["task_a"].eq("naming faces")
-        & crossed["task_b"].eq("naming places")
+    return interactions[
+        interactions["network_A"].str.startswith("faces")
+        & interactions["network_B"].str.startswith("places")
+        & interactions["task_a"].eq("naming faces")
+        & interactions["task_b"].eq("naming places")
     ]
 
 

@@ -308,18 +308,18 @@ def doses(place: Place) -> None:
 
 
 def text_networks(place: Place) -> None:
-    """The other networks of text on the same tasks, and their effects crossed with those of language."""
+    """The other networks of text on the same tasks, and their effects interactions with those of language."""
     decoder = place.asked.model.decoder.name
     found = {name: one for name, one in place.networks(decoder).items() if name in LESIONED_TEXT}
-    study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.crossed)
-    place.table("crossed-text", study.dissociation(control="activation"))
+    study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.interactions)
+    place.table("interactions-text", study.dissociation(control="activation"))
     figures.costs(study.table(), place.folder / "text.png")
 
 
 def picture_networks(place: Place) -> None:
     """Do the networks of pictures in each tower carry their own kind of picture, and language theirs?"""
     settings, model = place.asked.settings, place.asked.model
-    costs, crossed = [], []
+    costs, interactions = [], []
     for tower in model.towers:
         wanted = LESIONED_DECODER if tower == model.decoder.name else LESIONED_VISION
         found = {name: one for name, one in place.named(tower).items() if without_tower(name) in wanted}
@@ -328,11 +328,11 @@ def picture_networks(place: Place) -> None:
         costs.append(study.table().assign(tower=tower))
         kinds = [name for name in found if without_tower(name) in LESIONED_VISION]
         if len(kinds) > 1 and len(place.asked.picture_tasks) > 1:
-            crossed.append(_crossed(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
+            interactions.append(_crossed(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
     table = pd.concat(costs, ignore_index=True)
     place.table("lesions-pictures", table)
-    if crossed:
-        place.table("crossed-pictures", pd.concat(crossed, ignore_index=True))
+    if interactions:
+        place.table("interactions-pictures", pd.concat(interactions, ignore_index=True))
     for tower, part in table.groupby("tower"):
         figures.costs(part, place.folder / f"pictures-{tower}.png")
 

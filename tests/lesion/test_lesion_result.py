@@ -325,7 +325,7 @@ def test_failures_stay_visible(double):
     assert "2 cells failed" in study.summary()
     assert "activation control 2 on captions: no images" in study.summary()
     verdicts = study.dissociation(operation="mean").verdict
-    assert verdicts.tolist() == ["not tested: no usable scores of vision on images"]
+    assert verdicts.tolist() == ["not tested: no finite scores of vision on images"]
 
 
 def test_scores_that_are_not_finite_are_no_result(double):
@@ -356,8 +356,8 @@ def test_a_planted_double_dissociation_is_found(double):
     assert rows.operation.tolist() == ["zero", "mean"]
     for row in rows.to_dict("records"):
         assert row["verdict"] == (
-            "double dissociation: lesioning language breaks blimp and spares images, "
-            "lesioning vision breaks images and spares blimp"
+            "double dissociation: lesioning language impairs blimp and spares images, "
+            "lesioning vision impairs images and spares blimp"
         )
         table = double.table()
         table = table[table.operation == row["operation"]].set_index(["network", "task"])
@@ -365,10 +365,10 @@ def test_a_planted_double_dissociation_is_found(double):
         Aa, Ab = drop["language", "blimp"], drop["language", "images"]
         Ba, Bb = drop["vision", "blimp"], drop["vision", "images"]
         assert [row[f"drop_{cell}"] for cell in ("Aa", "Ab", "Ba", "Bb")] == [Aa, Ab, Ba, Bb]
-        assert row["crossed_raw"] == pytest.approx((Aa - Ab) - (Ba - Bb))
+        assert row["interaction_raw"] == pytest.approx((Aa - Ab) - (Ba - Bb))
         a, b = (double.base[task].mean - CHANCE[task] for task in ("blimp", "images"))
-        assert row["crossed"] == pytest.approx((Aa / a - Ab / b) - (Ba / a - Bb / b))
-        assert 0 < row["crossed_low"] < row["crossed"] < row["crossed_high"]
+        assert row["interaction"] == pytest.approx((Aa / a - Ab / b) - (Ba / a - Bb / b))
+        assert 0 < row["interaction_low"] < row["interaction"] < row["interaction_high"]
         assert row["difference_a"] == pytest.approx(Aa - Ba)
         assert row["difference_b_low"] > 0
         assert row["excess_Bb_low"] == table["excess_activation_low"]["vision", "images"]
@@ -377,29 +377,29 @@ def test_a_planted_double_dissociation_is_found(double):
 def test_a_double_dissociation_is_found_with_the_tasks_exchanged():
     study = study_of({("language", "zero"): VISION, ("vision", "zero"): LANGUAGE})
     (row,) = study.dissociation(control="layer").to_dict("records")
-    assert row["verdict"].startswith("double dissociation: lesioning language breaks images and spares blimp")
-    assert row["crossed_high"] < 0
+    assert row["verdict"].startswith("double dissociation: lesioning language impairs images and spares blimp")
+    assert row["interaction_high"] < 0
 
 
 def test_a_single_dissociation_is_no_double_one():
     study = study_of({("language", "zero"): LANGUAGE, ("vision", "zero"): effect(0.02, 0.02)})
     (verdict,) = study.dissociation().verdict
     assert verdict.startswith(
-        "single dissociation: lesioning language breaks blimp and spares images, lesioning vision"
+        "single dissociation: lesioning language impairs blimp and spares images, lesioning vision"
     )
-    assert "breaks" not in verdict.split("lesioning vision")[1]
+    assert "impairs" not in verdict.split("lesioning vision")[1]
 
 
 def test_damage_to_everything_is_no_dissociation():
     study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.3, 0.3)})
     (verdict,) = study.dissociation().verdict
     assert verdict == (
-        "no dissociation: lesioning language breaks blimp and images, lesioning vision breaks blimp and images"
+        "no dissociation: lesioning language impairs blimp and images, lesioning vision impairs blimp and images"
     )
 
 
 def test_what_controls_break_as_well_is_not_called_spared():
-    """Each network breaks a task, and massive activations make the other drop on controls as well."""
+    """Each network impairs a task, and massive activations make the other drop on controls as well."""
     costs = {
         ("language", "zero"): effect(0.4, 0.2, norm=(0.05, 0.2)),
         ("vision", "zero"): effect(0.2, 0.4, norm=(0.2, 0.05)),
@@ -407,8 +407,8 @@ def test_what_controls_break_as_well_is_not_called_spared():
     (verdict,) = study_of(costs).dissociation().verdict
     assert verdict == (
         "double dissociation: "
-        "lesioning language breaks blimp and hurts images no more than activation-matched random units do, "
-        "lesioning vision breaks images and hurts blimp no more than activation-matched random units do"
+        "lesioning language impairs blimp and impairs images no more than lesioning activation-matched random units, "
+        "lesioning vision impairs images and impairs blimp no more than lesioning activation-matched random units"
     )
 
 
@@ -417,7 +417,7 @@ def test_two_lesions_of_one_set_do_not_dissociate():
         study_of({(name, "zero"): effect(0.25, 0.25) for name in "AB"}, seed=seed).dissociation() for seed in range(8)
     ]
     assert all(row.verdict[0].startswith("no dissociation") for row in rows)
-    assert sum(row.crossed_low[0] <= 0 <= row.crossed_high[0] for row in rows) >= 6
+    assert sum(row.interaction_low[0] <= 0 <= row.interaction_high[0] for row in rows) >= 6
 
 
 def test_noise_does_not_dissociate():
@@ -431,9 +431,9 @@ def test_noise_does_not_dissociate():
 def test_a_task_at_chance_cannot_be_broken():
     study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.0, 0.0)}, level=0.5)
     (row,) = study.dissociation().to_dict("records")
-    assert row["verdict"] == "not tested: without a lesion the model is at chance on blimp"
-    assert math.isnan(row["crossed"])
-    assert math.isfinite(row["crossed_raw"])
+    assert row["verdict"] == "not tested: the intact model is at chance on blimp"
+    assert math.isnan(row["interaction"])
+    assert math.isfinite(row["interaction_raw"])
 
 
 def test_tasks_without_a_common_unit_are_compared_within_each(double):
@@ -442,7 +442,7 @@ def test_tasks_without_a_common_unit_are_compared_within_each(double):
     base = {"blimp": texts, "images": double.base["images"]}
     study = LesionStudy("toy", base, cells, double.counts, double.magnitudes, {}, 0, double.seed, {})
     row = study.dissociation(operation="zero").iloc[0]
-    assert np.isnan(row[["crossed", "crossed_raw", "crossed_low"]].astype(float)).all()
+    assert np.isnan(row[["interaction", "interaction_raw", "interaction_low"]].astype(float)).all()
     before = double.dissociation(operation="zero").iloc[0]
     assert row.difference_a_low == pytest.approx(before.difference_a_low)
     assert row.verdict.startswith("double dissociation")
@@ -485,7 +485,7 @@ def test_massive_activations_do_not_survive(massive):
         assert re.search(
             r"activation-matched random units \(with 41 times the mean \|activation\|\) cost 0\.[23]", sentence
         )
-        assert "the effect does not survive: activation-matched random units hurt as much" in sentence
+        assert "the effect does not survive: activation-matched random units cost as much" in sentence
         assert "survives at none" in sentence
     assert sentences[0].startswith("language on blimp: ")
 

@@ -1,7 +1,7 @@
-"""What a lesion study measured: one score per item, for every lesion and every task.
+"""The result of a lesion study: one score per item, for every lesion and every task.
 
-Nothing but item scores is kept, so tables, intervals, tests, dissociations, verdicts and pictures all follow from a
-result without the model, and can be asked again with other options.
+Only item scores are stored. Tables, intervals, tests, dissociations, verdicts and figures are computed from them,
+without the model, and can be computed again with other options.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ class LesionStudy(Kept):
     base
         Scores without a lesion, by task.
     cells
-        Item scores by (lesion, task), of the same items as ``base``. Cells may be missing: what was not run is
+        Item scores by (lesion, task), of the same items as ``base``. Cells that were not run are missing, and are
         reported as not tested.
     counts
-        Units in each lesion.
+        Number of units in each lesion.
     magnitudes
         Mean |activation| of the lesioned units over the mean of all units; NaN where unknown.
     failures
-        What went wrong, by (lesion, task).
+        Error messages, by (lesion, task).
     spare_first
-        How many tokens at the start of every text were spared.
+        Number of tokens at the start of every text that were spared.
     seed
         Seed of the controls, and of all resampling here.
     settings
-        Everything else that was asked for, as a JSON document.
+        All other arguments, as a JSON document.
 
     Raises
     ------
     InputError
-        If the parts do not fit each other.
+        If the parts are inconsistent.
     """
 
     NAME = "a lesion study"
@@ -98,7 +98,7 @@ class LesionStudy(Kept):
 
     @cached_property
     def lesions(self) -> tuple[Lesion, ...]:
-        """Every lesion that was run on a task, failed or not."""
+        """Every lesion that was run on a task, whether it failed or not."""
         return tuple(dict.fromkeys(lesion for lesion, _ in [*self.cells, *self.failures]))
 
     conditions = renamed("conditions", "lesions")
@@ -110,12 +110,12 @@ class LesionStudy(Kept):
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks, also those that failed without a lesion."""
+        """The tasks, including those that failed without a lesion."""
         return tuple(dict.fromkeys([*self.base, *(task for _, task in self.failures)]))
 
     @cached_property
     def operations(self) -> tuple[str, ...]:
-        """What was done to the units."""
+        """The operations that were applied."""
         return tuple(dict.fromkeys(one.operation for one in self.lesions))
 
     def fractions(self, network: str) -> tuple[float, ...]:
@@ -149,7 +149,7 @@ class LesionStudy(Kept):
     def dissociation(
         self, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
     ) -> pd.DataFrame:
-        """Crossed effects of pairs of networks on pairs of tasks: see :func:`.dissociation.dissociation`."""
+        """Interactions of pairs of networks with pairs of tasks: see :func:`.dissociation.dissociation`."""
         from modalnet.lesion.dissociation import dissociation
 
         control = renamed_option("control", control, RENAMED_MATCH)
@@ -162,7 +162,7 @@ class LesionStudy(Kept):
         return verdicts(self)
 
     def summary(self) -> str:
-        """Everything that matters, to be printed: the table in short, the verdicts, and what failed."""
+        """A report in words: an abridged table, the verdicts, and the failures."""
         from modalnet.lesion.verdicts import summary
 
         return summary(self)

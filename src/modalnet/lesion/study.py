@@ -1,8 +1,8 @@
-"""Runs a lesion study: every network at every size, beside its controls, on every task.
+"""Lesion studies: every network at every size, beside its controls, on every task.
 
-The cells of a study (one lesion, one task) are independent, so they are run in groups that share the encoding of a
-task, and each group is put into the store when it is done: a study that is stopped, or whose task fails, goes on from
-there when it is asked for again.
+The cells of a study (one lesion, one task) are independent. They run in groups that share the encoding of a task, and
+each group is stored when it is done: a study that is interrupted, or one of whose tasks fails, resumes from there when
+it is called again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
 OPERATIONS = ("zero", "mean")
 MATCHES: tuple[Match, ...] = ("layer", "activation")
-# Lesions that one encoding of a task is used for, and that are lost at most when a study is stopped.
+# Lesions that share one encoding of a task: the most that an interrupted study loses.
 TOGETHER = 8
-# Stimuli of the tasks that means are taken over where no others are given.
+# Stimuli of the tasks over which means are taken by default.
 REFERENCE = 100
 
 
@@ -52,7 +52,7 @@ class _PlannedLesion:
 
 @renamed_arguments(networks="units", controls="n_controls", matches="match")
 @reads_weights_once
-def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
+def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, tasks, sizes, controls, operations
     model: Model,
     units: NetworksLike,
     tasks: Task | Sequence[Task] | Mapping[str, Task],
@@ -72,50 +72,50 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     cache: CacheLike = True,
     progress: bool = True,
 ) -> LesionStudy:
-    """Lesion networks at several sizes, beside controls, and measure what breaks.
+    """Lesion networks at several sizes, beside matched controls, and score tasks under each lesion.
 
     Parameters
     ----------
     model
         The model.
     units
-        By name: localizations, whose ``.top(fraction=...)`` is lesioned at every size, or fixed ``Units``, which have
-        one size. Anything else with ``.top(fraction=...)`` will do.
+        The networks: a mapping of names to localizations, whose ``.top(fraction=...)`` is lesioned at every size, or
+        to fixed ``Units``, which have one size; or a single one of these. Any object with ``.top(fraction=...)`` works.
     tasks
-        What is measured; see :mod:`modalnet.tasks`. Names must differ.
+        One or several tasks; see :mod:`modalnet.tasks`. Their names must differ.
     fractions
-        Sizes, as shares of the units that a network was localized over.
+        Sizes, as fractions of the units over which a network was localized.
     n_controls
-        How many random sets of units of each kind stand beside each lesion; the smallest p of a comparison with them
-        is 1 / (n_controls + 1).
+        Number of random sets of units of each kind per lesion. The smallest p of a comparison with them is
+        1 / (n_controls + 1).
     operations
-        ``"zero"``, ``"mean"`` or both. Zeroing takes a unit far from where it ever is if its mean is large, whatever
-        it codes; mean ablation does not.
+        ``"zero"``, ``"mean"`` or both. Zeroing takes a unit with a large mean far outside its usual range, regardless
+        of what it codes; mean ablation does not.
     match
-        Kinds of random controls: ``"layer"`` (as many in each layer), ``"activation"`` (the same, and alike in mean
-        \\|activation\\|: zeroing strongly driven units hurts whatever they code), or both. Fixed units without
-        ``mean_abs`` have no activation-matched controls, which is warned of.
+        Kinds of random controls: ``"layer"`` (as many units in each layer), ``"activation"`` (the same, and matched
+        in mean absolute activation, since zeroing units with large activations is costly regardless of what they
+        code), or both. Fixed units without ``mean_abs`` have no activation-matched controls; a warning says so.
     least
-        Lesion the units that the contrast moves least, too (smallest \\|t\\|), where a network can tell them.
+        Also lesion the least selective units (smallest \\|t\\|) of networks that are localizations.
     by, exclude_massive
-        How a localization chooses its units: by ``"t"`` or ``"effect_size"``, passing over units whose mean
-        \\|activation\\| is so many times the median of their layer (see :meth:`modalnet.Localization.massive`).
+        How units are selected from a localization: by ``"t"`` or ``"effect_size"``, and excluding units whose mean
+        absolute activation is this multiple of the median of their layer (see :meth:`modalnet.Localization.massive`).
     reference
-        For ``"mean"``: stimuli that show what the units usually do; in each tower, those that reach it. None: up to
-        100 of the stimuli that the tasks ask about, with their first continuations.
+        For ``"mean"``: the stimuli over which mean activations are taken; in each tower, those that reach it. None: up
+        to 100 stimuli of the tasks, with their first continuations.
     spare_first
-        Leave the first so many tokens of every text alone (an attention sink is no language).
+        Number of tokens at the start of every text that no lesion acts on, such as an attention sink.
     seed
-        Of the controls.
+        Seed of the random controls and of all resampling.
     batch_size
         Continuations per forward pass.
     remote
-        Where to run, as for :func:`modalnet.load`; None: where the model is. On a server the lesions of a group go up
-        with the stimuli that they share, in one job where it has room.
+        Where to run, as for :func:`modalnet.load`; None: where the model is. On a server a group of lesions is sent
+        with the stimuli that they share, in one job if it is not too large.
     cache
-        Keep each cell in the store and answer from there; as for :func:`modalnet.localize`.
+        Store each cell and read stored ones, as for :func:`modalnet.localize`.
     progress
-        Show a bar.
+        Show a progress bar.
 
     Returns
     -------
@@ -125,18 +125,18 @@ def lesion_study(  # noqa: PLR0917  # the order in which a study is thought of
     Raises
     ------
     InputError
-        For networks, tasks or options that are none, before anything runs. What goes wrong in a task later on is
-        kept in ``failures``, with a warning, and the rest goes on.
+        For invalid networks, tasks or options, before any forward pass. An error in a task is recorded in
+        ``failures`` with a warning, and the other tasks continue.
 
     Notes
     -----
-    Units in a tower that a task's stimuli do not reach change nothing there, so they are left out; where none is
-    left, the scores are those without a lesion.
+    Units in a tower that a task's stimuli do not reach have no effect and are left out; if none remains, the scores are
+    those of the intact model.
 
     References
     ----------
-    AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4: lesions of
-    the top units against as many random ones. Activation-matched controls, and mean ablation, are added here.
+    AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4, for
+    lesions of the top units against as many random ones. Matched controls and mean ablation are additions.
 
     Examples
     --------

@@ -1,38 +1,38 @@
-"""The table of a lesion study: how much each lesion costs, and how much of that its controls cost as well.
+"""The table of a lesion study: the drop in score under each lesion and under its controls.
 
 Columns of :meth:`modalnet.lesion.result.LesionStudy.table`, one row per network, task, size and operation. A *drop* is
-the score without a lesion less the score with it, in the task's measure: positive where the lesion hurts.
+the score without a lesion minus the score with it, in the task's measure: positive where the lesion impairs.
 
 ======================= ================================================================================================
-network, task,          What was lesioned and asked.
+network, task,          The cell of the study.
 fraction, operation
 measure, chance         Of the task.
 units                   How many units were lesioned.
 magnitude               Their mean |activation| over the mean of all units.
 base, score             Mean over items without and with the lesion.
-base_low, base_high     95% interval of base: percentiles over 2,000 draws of items with replacement.
+base_low, base_high     95% percentile bootstrap interval of base: 2,000 resamples of items.
 drop                    base - score.
-drop_low, drop_high     95% interval: percentiles of the drop over the same draws.
-failure                 Why there is no score; empty where there is one.
+drop_low, drop_high     95% percentile bootstrap interval of the drop, over the same resamples.
+failure                 The error message if there is no score; otherwise empty.
 ======================= ================================================================================================
 
 And for each kind of control K, ``layer``, ``activation`` and ``least`` (NaN where it was not run):
 
 ======================= ================================================================================================
-n_K                     How many draws have scores on the task.
+n_K                     Number of draws with scores on the task.
 magnitude_K             Mean of their magnitudes.
 drop_K                  Mean of their drops.
-drop_K_low, _high       95% interval: items and draws drawn with replacement, 2,000 times.
-excess_K                drop - drop_K: what the network costs beyond its controls.
+drop_K_low, _high       95% bootstrap interval: items and draws resampled, 2,000 times.
+excess_K                drop - drop_K: the drop in excess of the controls.
 excess_K_low, _high     95% interval, over the same.
 p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
 p_items_K               Sign-flip permutation test over items of (mean score of the controls - score of the network).
-                        One-sided, too: a network that costs less than its controls has a p near 1. At least 1 / 10,000.
+                        One-sided: a network that costs less than its controls has a p near 1. At least 1 / 10,000.
 q_draws_K, q_items_K    The same, Benjamini-Hochberg adjusted over all rows of the table.
 z_K                     excess_K / standard deviation of the drops of the draws.
 dz_K                    Mean / standard deviation over items of what p_items_K tests.
-exceeds_K               Whether the network counts as costing more than its controls: excess_K_low > 0, q_items_K < 0.05
-                        and p_draws_K <= 0.05 (or the least that so few draws allow: all of them cost less).
+exceeds_K               Whether the network costs more than its controls: excess_K_low > 0, q_items_K < 0.05
+                        and p_draws_K <= 0.05 (or the smallest value that so few draws allow: all of them cost less).
 ======================= ================================================================================================
 """
 
@@ -99,7 +99,7 @@ class TaskResamples:
     Attributes
     ----------
     scores
-        [item, cell]; the first cell is the network without a lesion.
+        [item, cell]; the first cell is the intact model.
     means
         [resample, cell]
     """
@@ -109,20 +109,21 @@ class TaskResamples:
         self._columns = {lesion: column for column, lesion in enumerate(lesions, start=1)}
         columns = [study.base[task].scores, *(study.cells[lesion, task] for lesion in lesions)]
         self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
-        self._seed = [study.seed, zlib.crc32(task.encode())]  # of the task's own: no other task changes its numbers
+        # Depends on the study and the task alone: no other task changes its numbers.
+        self._seed = [study.seed, zlib.crc32(task.encode())]
         self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0))
 
     def chance(self, stream: int) -> np.random.Generator:
-        """A generator of the task's own."""
+        """A random generator that depends on the study and the task alone."""
         return np.random.Generator(np.random.PCG64([*self._seed, stream]))
 
     def column(self, lesion: Lesion | None) -> int:
-        """Where a lesion stands; None is the network without one."""
+        """The column of a lesion; None is the intact model."""
         return 0 if lesion is None else self._columns[lesion]
 
 
 class Resamples:
-    """A study's resamples and its table, each computed once."""
+    """The resamples and the table of a study, each computed once."""
 
     def __init__(self, study: LesionStudy) -> None:
         self.study = study
@@ -188,7 +189,7 @@ class Resamples:
         return row
 
     def _against(self, row: dict[str, Any], lesion: Lesion, kind: Control) -> dict[str, Any]:
-        """The columns of one kind of control, but for those that need all rows."""
+        """The columns of one kind of control, except those that need all rows."""
         study, resamples = self.study, self.tasks[row["task"]]
         controls = study.controls(lesion, row["task"], kind)
         if not controls:
@@ -197,7 +198,7 @@ class Resamples:
         own = resamples.column(lesion)
         with np.errstate(invalid="ignore"):
             drops = row["base"] - resamples.scores[:, columns].mean(axis=0)
-            # Both over the same draws of the controls: how far they lie above the network, and below no lesion.
+            # Over the same resamples: the excess of the network over its controls, and the drop of the controls.
             excess, above_base = (
                 bootstrap_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
                 for one in (own, resamples.column(None))

@@ -1,13 +1,13 @@
-"""Does the effect of a lesion survive its controls? In words, so that nobody overlooks why it might not.
+"""Verdicts on lesion effects: one sentence per network and task on whether the effect survives its controls.
 
-A few residual dimensions carry massive activations (Sun et al. 2024). To set one to zero moves the residual stream
-far from where it ever was, and breaks a model whatever the unit codes. So an effect counts as a network's own only if
-it is more than that of random units as strongly driven, and if it is there also when units are set to their mean, which
-keeps the stream where it usually is.
+A few residual dimensions carry massive activations (Sun et al. 2024). Zeroing one of them moves the residual stream far
+outside its usual range and breaks a model regardless of what the unit codes. An effect is therefore attributed to a
+network only if it exceeds that of random units of similar mean absolute activation, and if it is also present under
+mean ablation, which keeps the stream within its usual range.
 
 An effect *survives* at a size if, under zero ablation and under mean ablation, there is a drop (its interval lies above
 0) that exceeds every kind of matched random control that was run (``exceeds_layer``, ``exceeds_activation`` of
-:mod:`.table`), and these include activation-matched ones under zero and one kind at least under mean ablation.
+:mod:`.table`), and these include activation-matched ones under zero and at least one kind under mean ablation.
 
 References
 ----------
@@ -24,9 +24,9 @@ from modalnet.lesion.table import ALPHA, KINDS
 if TYPE_CHECKING:
     from modalnet.lesion.result import LesionStudy
 
-MASSIVE = 10.0  # times the mean |activation|; from here on the sentence says what that means
-NEARLY = 0.2  # an excess that may be 0 and is below this share of the drop: the controls hurt as much
-UNMATCHED = 0.5  # activation-matched controls below this share of the network's magnitude are not matched
+MASSIVE = 10.0  # times the mean |activation|; from here on the sentence names massive activations
+NEARLY = 0.2  # an excess not different from 0 and below this fraction of the drop: the controls cost as much
+UNMATCHED = 0.5  # activation-matched controls below this fraction of the network's magnitude are not matched
 
 _CONTROLS = {
     "layer": "layer-matched random units",
@@ -42,15 +42,15 @@ Row = dict[Any, Any]
 def verdicts(study: LesionStudy) -> list[str]:
     """Return one sentence per network and task.
 
-    Where a study has several sizes, the sentence describes the smallest at which the effect survives, or the one with
-    the largest drop where it survives at none, and says how many there are.
+    For a study of several sizes the sentence describes the smallest size at which the effect survives or, if it
+    survives at none, the size with the largest drop, and states the number of sizes.
 
     Returns
     -------
     list of str
-        In the order of the table. Each tells how many units were lesioned and how strongly they are driven, what
-        zero and mean ablation cost, beside layer-matched, activation-matched and least selective controls, and
-        whether the effect survives. What was not run is said to be not tested.
+        In the order of the table. Each gives the number of lesioned units and their mean absolute activation, the
+        cost of zero and mean ablation beside that of layer-matched, activation-matched and least selective controls,
+        and whether the effect survives. What was not run is reported as not tested.
     """
     rows: list[Row] = study._resamples.table.to_dict("records")
     found = dict.fromkeys((row["network"], row["task"]) for row in rows)
@@ -58,7 +58,7 @@ def verdicts(study: LesionStudy) -> list[str]:
 
 
 def summary(study: LesionStudy) -> str:
-    """Return the table in short, the verdicts, and what failed."""
+    """Return an abridged table, the verdicts and the failures as text."""
     table = study._resamples.table
     short = table[["network", "task"]].assign(
         size=[f"{one:.3%}" for one in table["fraction"]],
@@ -77,14 +77,14 @@ def summary(study: LesionStudy) -> str:
         },
     )
     draws = sorted({int(n) for kind in _MATCHED for n in table[f"n_{kind}"] if n})
-    floor = f" With {draws[0]} random draws, a rank among them gives p >= {1 / (draws[0] + 1):.3f}." if draws else ""
+    floor = f" With {draws[0]} random draws the smallest possible rank p is {1 / (draws[0] + 1):.3f}." if draws else ""
     first = f"first {study.spare_first} tokens" if study.spare_first > 1 else "first token"
-    spared = f" The {first} of every text kept its activations." if study.spare_first else ""
+    spared = f" The {first} of every text was spared." if study.spare_first else ""
     lines = [
         f"Lesions of {study.model}",
-        short.to_string(index=False) if len(short) else "(no cell was run)",
+        short.to_string(index=False) if len(short) else "(no lesion was run)",
         "magnitude: mean |activation| of the units over that of all units. "
-        f"q: of the network's excess over a control, by items.{floor}{spared}",
+        f"q: adjusted p of the network's excess over a control, over items.{floor}{spared}",
         "",
         *verdicts(study),
     ]
@@ -108,9 +108,11 @@ def _sentence(rows: list[Row]) -> str:
     others = [name for name in operations if name not in _OPERATIONS]
     parts += [_effect(name, operations.get(name)) for name in [*_OPERATIONS, *others]]
     status, reason = outcomes[shown]
-    end = {"survives": "the effect survives", "fails": "the effect does not survive", "none": "there is no effect"}.get(
-        status, "whether the effect survives was not tested"
-    )
+    end = {
+        "survives": "the effect survives",
+        "fails": "the effect does not survive",
+        "none": "there is no measurable effect",
+    }.get(status, "whether the effect survives was not tested")
     parts.append(f"{end}: {reason}")
     if len(sizes) > 1:
         if surviving:
@@ -118,22 +120,22 @@ def _sentence(rows: list[Row]) -> str:
                 f"it survives at {len(surviving)} of {len(sizes)} sizes ({', '.join(map(_percent, surviving))})"
             )
         else:
-            parts.append(f"of {len(sizes)} sizes this has the largest drop, and the effect survives at none")
+            parts.append(f"this is the size with the largest drop of {len(sizes)}, and the effect survives at none")
     return "; ".join(parts) + "."
 
 
 def _units(row: Row) -> str:
-    """How many units, and how strongly they are driven."""
+    """The number of units and their mean absolute activation."""
     units = _whole(row["units"])
     start = f"{units} unit{'' if units == '1' else 's'} ({_percent(row['fraction'])})"
     if not math.isfinite(row["magnitude"]):
         return f"{start} of unknown mean |activation|"
-    massive = ", massive activations that break a model when zeroed, whatever they code"
+    massive = ", massive activations whose zeroing breaks a model regardless of what they code"
     return f"{start} with {_times(row['magnitude'])} the mean |activation|" + massive * (row["magnitude"] >= MASSIVE)
 
 
 def _effect(operation: str, row: Row | None) -> str:
-    """What an operation costs, beside what it costs on controls."""
+    """The cost of an operation on the network and on its controls."""
     name = _OPERATIONS.get(operation, f"{operation} ablation")
     if row is None:
         return f"{name} was not tested"
@@ -171,14 +173,14 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
         elif not tested:
             missing.append(f"no matched random units were lesioned under {name}")
         if row["drop_low"] <= 0:
-            empty.append(f"under {name} nothing measurable is lost")
+            empty.append(f"there is no measurable drop under {name}")
             continue
-        # The stricter control comes first; where it explains the effect, the other adds nothing.
+        # The stricter control comes first: if it explains the effect, the other adds nothing.
         failing = [kind for kind in reversed(tested) if not row[f"exceeds_{kind}"]]
         where = "" if operation == "zero" else f"under {name} "
         against += [where + _reason(row, kind) for kind in failing[:1]]
     if len(empty) == len(_OPERATIONS):
-        return "none", "neither operation costs anything measurable"
+        return "none", "neither operation causes a measurable drop"
     if against or empty:
         return "fails", " and ".join([*against, *empty])
     if missing:
@@ -187,21 +189,21 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
     reason = "it exceeds its matched random controls under zero and under mean ablation"
     if zero["magnitude_activation"] < UNMATCHED * zero["magnitude"]:
         times = _times(zero["magnitude_activation"])
-        reason += f", but no random units are as strongly driven (the activation-matched have {times})"
+        reason += f", but no random units have as large activations (the activation-matched have {times} the mean)"
     return "survives", reason
 
 
 def _reason(row: Row, kind: str) -> str:
-    """Why a drop does not exceed a control."""
+    """Why a drop does not exceed that of a control."""
     control = _CONTROLS[kind]
     if row[f"excess_{kind}_low"] <= 0:
         if row[f"excess_{kind}"] < NEARLY * row["drop"]:
-            return f"{control} hurt as much"
-        return f"the excess over {control} cannot be told from 0 ({_with_interval(row, f'excess_{kind}')})"
+            return f"{control} cost as much"
+        return f"the excess over {control} does not differ from 0 ({_with_interval(row, f'excess_{kind}')})"
     if not row[f"q_items_{kind}"] < ALPHA:
         return f"the excess over {control} is not significant (q {_q(row[f'q_items_{kind}'])})"
     as_much = round(row[f"p_draws_{kind}"] * (row[f"n_{kind}"] + 1)) - 1
-    return f"{as_much} of {row[f'n_{kind}']} draws of {control} hurt as much"
+    return f"{as_much} of {row[f'n_{kind}']} draws of {control} cost as much"
 
 
 def _largest_drop(operations: dict[str, Row]) -> float:
