@@ -407,8 +407,8 @@ def test_what_controls_break_as_well_is_not_called_spared():
     (verdict,) = study_of(costs).dissociation().verdict
     assert verdict == (
         "double dissociation: "
-        "lesioning language impairs blimp and impairs images no more than lesioning activation-matched random units, "
-        "lesioning vision impairs images and impairs blimp no more than lesioning activation-matched random units"
+        "lesioning language impairs blimp and affects images no more than lesioning activation-matched random units, "
+        "lesioning vision impairs images and affects blimp no more than lesioning activation-matched random units"
     )
 
 
@@ -458,7 +458,8 @@ def test_which_sizes_stand_against_each_other(double):
     assert list(zip(rows.fraction_A, rows.fraction_B, strict=True)) == [(0.005, 0.0034), (0.01, 0.0034)]
     assert len(study.dissociation(fraction=0.01)) == 1
     with pytest.raises(
-        InputError, match=r"No lesion has the size 0.02; this study has language at 0.500%, 1.000%; faces"
+        InputError,
+        match=r"`fraction` must be a size that was run, got 0.02. This study has language at 0.500%, 1.000%; faces",
     ):
         study.dissociation(fraction=0.02)
 
@@ -515,7 +516,10 @@ def test_an_effect_of_zeroing_alone_does_not_survive():
 def test_units_that_no_random_unit_matches_are_told():
     magnitudes = {("language", ""): 69.0, ("language", "activation"): 12.0}
     study = study_of({("language", name): LANGUAGE for name in BOTH}, magnitudes=magnitudes)
-    assert "no random units are as strongly driven (the activation-matched have 12 times)" in study.verdicts()[0]
+    assert (
+        "no random units have as large activations (the activation-matched have 12 times the mean)"
+        in study.verdicts()[0]
+    )
 
 
 def test_what_was_not_tested_is_said():
@@ -539,15 +543,15 @@ def test_no_effect_is_no_effect():
     # 0.0 but for the noise, which makes as many items right as wrong only if half of them are wrong.
     nothing = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
     study = study_of({("language", name): nothing for name in BOTH}, level=0.5)
-    assert "there is no effect: neither operation costs anything measurable" in study.verdicts()[0]
+    assert "there is no measurable effect: neither operation causes a measurable drop" in study.verdicts()[0]
 
 
 def test_the_summary_says_it_all(massive):
     text = massive.summary()
     assert text.startswith("Lesions of toy\n")
     assert "69 times" in text
-    assert "With 5 random draws, a rank among them gives p >= 0.167." in text
-    assert "The first token of every text kept its activations." in text
+    assert "With 5 random draws the smallest possible rank p is 0.167." in text
+    assert "The first token of every text was spared." in text
     for sentence in massive.verdicts():
         assert sentence in text
     assert repr(massive) == "LesionStudy(toy: language on blimp, images; zero and mean ablation, 96 cells)"
@@ -558,7 +562,7 @@ def test_a_study_without_cells_is_empty(double):
     assert study.table().empty
     assert "excess_activation_low" in study.table()
     assert study.verdicts() == []
-    assert "no cell was run" in study.summary()
+    assert "no lesion was run" in study.summary()
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

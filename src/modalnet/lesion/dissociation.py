@@ -83,9 +83,9 @@ def dissociation(
     :mod:`.table`: interval of the excess above 0, q < 0.05 over items, and the rank among the draws significant),
     unless the drop is less than a fifth of its drop on the other task (relative to the score above chance, or in a
     measure that both share). It *spares* a task if it does not impair it and the drop is that small or its interval
-    includes 0. A task that drops while the interval of the excess includes 0 is *impaired no more than by controls*.
+    includes 0. A task that drops while the interval of the excess includes 0 is *affected no more than by controls*.
 
-    A double dissociation: A impairs a, B impairs b, each spares the other task or impairs it no more than controls,
+    A double dissociation: A impairs a, B impairs b, each spares the other task or affects it no more than controls,
     and the intervals of both differences lie above 0 (or the same with a and b exchanged). A single dissociation: a
     lesion of one network impairs one task and not the other in this sense.
 
@@ -236,6 +236,6 @@ def _words(network: str, states: list[tuple[str, str]], control: Control) -> str
     for state in order:
         tasks = [task for one, task in states if one == state]
         if tasks:
-            verb = "spares" if state == "spares" else "impairs"
+            verb = state if state in {"spares", "impairs"} else "affects"
             parts.append(f"{verb} {' and '.join(tasks)}{ends.get(state, '')}")
     return f"lesioning {network} {' and '.join(parts)}"

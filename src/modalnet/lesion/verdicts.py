@@ -173,7 +173,7 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
         elif not tested:
             missing.append(f"no matched random units were lesioned under {name}")
         if row["drop_low"] <= 0:
-            empty.append(f"there is no measurable drop under {name}")
+            empty.append(f"under {name} there is no measurable drop")
             continue
         # The stricter control comes first: if it explains the effect, the other adds nothing.
         failing = [kind for kind in reversed(tested) if not row[f"exceeds_{kind}"]]
