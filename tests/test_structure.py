@@ -158,6 +158,21 @@ def test_one_file_opens_traces_and_none_hooks():
     assert hooking == set()
 
 
+def test_one_room_knows_the_store():
+    """Every analysis goes through ``modalnet.results.cache``; the command line lists and clears the store."""
+    knowing = set()
+    for path in FILES:
+        place = path.relative_to(PACKAGE).as_posix()
+        for name, _ in imports(path):
+            if name == "modalnet.results.store" and not place.startswith("results/"):
+                knowing.add(place)
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Store"
+            if called and not place.startswith("results/"):
+                knowing.add(place)
+    assert knowing == {"cli/cache.py"}
+
+
 def test_no_table_of_model_names():
     """The rooms that find towers and write inputs name no model family in their code (their prose may)."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES

@@ -187,7 +187,7 @@ def networks(place: Place) -> None:
 
 def _network_row(place: Place, name: str, tower: str, one: Localization) -> dict[str, Any]:
     units = one.top(fraction=place.selected)
-    again = one.reliability(fraction=place.selected, seed=place.asked.settings.seed).summary()
+    again = one.reliability(fraction=place.selected, seed=place.asked.settings.seed).table()
     by = again.set_index(["measure", "units"])
     share = _shares(units, tower)
     layers = np.arange(len(share))

@@ -126,7 +126,7 @@ def test_localize_writes_what_the_library_gives(gpt2: Path, words: Path, tmp_pat
     network = expected.top(fraction=0.1)
     assert mn.Localization.load(out / "localization.safetensors") == expected
     assert mn.Units.load(out / "units.json") == network
-    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), expected.summary(network))
+    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), expected.table(network))
     with Image.open(out / "layers.png") as image:
         image.load()
     for name in FILES:

@@ -277,7 +277,7 @@ def test_top_units_table(result, values):
 @pytest.mark.filterwarnings("error")
 def test_summary_table(partial_result):
     network = partial_result.top(k=5)
-    table = partial_result.summary(network)
+    table = partial_result.table(network)
     assert list(table[["tower", "layer"]].itertuples(index=False, name=None)) == [
         ("vision", 0),
         ("vision", 1),
@@ -292,9 +292,9 @@ def test_summary_table(partial_result):
     assert table.max_t[1] == partial_result.t["vision"][1].max()
     assert table.max_effect_size[3] == np.nanmax(partial_result.effect_size["decoder"][1])
     assert table.loc[4, ["max_t", "mean_t", "max_effect_size"]].isna().all()
-    assert "selected" not in partial_result.summary()
+    assert "selected" not in partial_result.table()
     with pytest.raises(InputError, match="towers"):
-        partial_result.summary(localization_of(raw(0, {"decoder": (3, 10)}), CONDITIONS).top(k=1))
+        partial_result.table(localization_of(raw(0, {"decoder": (3, 10)}), CONDITIONS).top(k=1))
 
 
 def test_repr(result):
@@ -479,8 +479,8 @@ def test_held_out_t_is_that_of_the_raw_values():
 
 def test_reliability_is_reproducible_and_of_the_towers_asked_for(signal):
     one, two = (reliability(signal, seed=3, n_splits=4, n_controls=3, towers="decoder") for _ in range(2))
-    assert one.summary().equals(two.summary())
-    assert not one.summary().equals(reliability(signal, seed=4, n_splits=4, n_controls=3, towers="decoder").summary())
+    assert one.table().equals(two.table())
+    assert not one.table().equals(reliability(signal, seed=4, n_splits=4, n_controls=3, towers="decoder").table())
     assert one.towers == ("decoder",)
     assert one.n_selected == 24
 
@@ -488,13 +488,13 @@ def test_reliability_is_reproducible_and_of_the_towers_asked_for(signal):
 def test_reliability_with_undefined_units_and_crowded_layers(partial_result):
     report = partial_result.reliability(fraction=0.5, n_splits=3, k=2)
     assert report.n_selected == 21
-    assert np.isfinite(report.summary()[["mean", "low", "high"]]).all(axis=None)
+    assert np.isfinite(report.table()[["mean", "low", "high"]]).all(axis=None)
     assert report.dice_random.mean() > 0.5  # 21 of 30 defined units overlap by chance
 
 
 def test_reliability_reads_well(signal):
     report = signal.reliability(n_splits=3)
-    table = report.summary()
+    table = report.table()
     assert list(table) == ["measure", "units", "mean", "low", "high"]
     assert table["mean"].iloc[0] == report.dice.mean()
     assert (table.low <= table["mean"]).all()

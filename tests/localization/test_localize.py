@@ -216,7 +216,7 @@ def test_activations_that_are_not_finite_are_counted_and_never_selected(bad):
     np.testing.assert_array_equal(np.isnan(result.t["decoder"]), broken)
     np.testing.assert_array_equal(np.isnan(result.q["decoder"]), broken)
     assert result.undefined == {"decoder": 33}
-    assert result.summary()["undefined"].tolist() == [0, 0, 1, 32]
+    assert result.table()["undefined"].tolist() == [0, 0, 1, 32]
     everything = result.top(k=128 - 33)
     assert not everything.mask["decoder"][broken].any()
     assert not result.bottom(k=20).mask["decoder"][broken].any()

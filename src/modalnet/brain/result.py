@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from modalnet.brain.scoring import summarize
 from modalnet.errors import InputError
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats import permutation, resampling
 from modalnet.stats.moments import fdr
 
@@ -97,7 +97,7 @@ class FeatureScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment(Kept):
+class Alignment(Result):
     """How well units predict a brain, beside everything that they must be compared with.
 
     Made by :func:`modalnet.brain.align` and :func:`modalnet.brain.encode`.
@@ -125,6 +125,7 @@ class Alignment(Kept):
 
     NAME = "an alignment"
     FORMAT = "modalnet.alignment"
+    SOURCES = ("naselaris2011", "schrimpf2021")
 
     model: str
     dataset: str
@@ -378,6 +379,20 @@ class Alignment(Kept):
         from modalnet.plotting.brain import alignment_scores
 
         return alignment_scores(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        arrays: Labelled = {
+            "score": (("set", "fold", "target"), np.stack([one.scores for one in self.sets])),
+            "ceiling": (("target",), self.ceiling),
+        }
+        coordinates: Labelled = {
+            "features": (("set",), [one.name for one in self.sets]),
+            "kind": (("set",), [one.kind for one in self.sets]),
+            "n_features": (("set",), [one.n_features for one in self.sets]),
+            "subject": (("target",), list(self.subjects or [""] * self.n_targets)),
+            "region": (("target",), list(self.regions or [""] * self.n_targets)),
+        }
+        return arrays, coordinates
 
     def __repr__(self) -> str:
         return (

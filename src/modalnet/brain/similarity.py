@@ -29,7 +29,7 @@ from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats.permutation import rank_p
 from modalnet.units import Units, as_units
 
@@ -260,7 +260,7 @@ class SimilarityScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity(Kept):
+class Similarity(Result):
     """Similarity of units to a brain, beside that of random units and other comparisons.
 
     Made by :func:`modalnet.brain.rsa` and :func:`modalnet.brain.cka`.
@@ -281,6 +281,7 @@ class Similarity(Kept):
 
     NAME = "a similarity"
     FORMAT = "modalnet.similarity"
+    SOURCES = ("kriegeskorte2008",)
 
     model: str
     dataset: str
@@ -371,6 +372,21 @@ class Similarity(Kept):
         from modalnet.plotting.brain import alignment_scores
 
         return alignment_scores(self, **options)
+
+    def _sources(self) -> Sequence[str]:
+        return ("kornblith2019",) if "CKA" in self.measure else self.SOURCES
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        arrays: Labelled = {
+            "value": (("set",), [one.value for one in self.sets]),
+            "left_out": (("set", "block"), np.stack([one.left_out for one in self.sets])),
+        }
+        coordinates: Labelled = {
+            "features": (("set",), [one.name for one in self.sets]),
+            "kind": (("set",), [one.kind for one in self.sets]),
+            "n_features": (("set",), [one.n_features for one in self.sets]),
+        }
+        return arrays, coordinates
 
     def __repr__(self) -> str:
         return f"Similarity({self.measure}: {self.model} and {self.dataset}, {self.sets[0].value:.4f})"

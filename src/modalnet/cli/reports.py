@@ -80,7 +80,7 @@ class LocalizationReport:
         }
         self.localization.save(files["localization"])
         self.network.save(files["units"])
-        _files.write_bytes(files["summary"], self.localization.summary(self.network).to_csv(index=False).encode())
+        _files.write_bytes(files["summary"], self.localization.table(self.network).to_csv(index=False).encode())
         save_layer_profile(self.localization, files["layers"], self.network)
         return files
 
@@ -97,7 +97,7 @@ class LocalizationReport:
     def document(self, files: dict[str, Path]) -> dict[str, Any]:
         """Everything in the report, as JSON values."""
         result, (reliability, why_not) = self.localization, self.reliability
-        summary = result.summary(self.network)
+        summary = result.table(self.network)
         significant, selected = result.significant(), self.network
         network = {
             "requested": dict(self.size),
@@ -132,7 +132,7 @@ class LocalizationReport:
             "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
             "network": network,
             "top_units": _records(result.top_units(N_LISTED)),
-            "reliability": _records(reliability.summary()) if reliability else None,
+            "reliability": _records(reliability.table()) if reliability else None,
             "reliability_missing": why_not or None,
             "files": {name: str(path) for name, path in files.items()},
         }
@@ -182,7 +182,7 @@ class LocalizationReport:
         share = f"{100 * count / total:.3g}%"
         console.print(f"\nNetwork: the {count:,} of {total:,} units ({share}) with the largest t", style="bold")
         console.print(f"{self._settings()}; q < 0.05: number of units with t > 0 and FDR-adjusted p < 0.05")
-        summary = result.summary(self.network)
+        summary = result.table(self.network)
         counts = ["units", "selected", "significant"]
         # Layer 0 is the first block, as in every index of a unit.
         for tower in result.spaces:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ class Natural:
 
 
 @dataclass(frozen=True, eq=False)
-class Optimized(Kept):
+class Optimized(Result):
     """The result of :func:`modalnet.features.optimize`.
 
     Sets and images are in one order: the network, then the controls. Image i was optimized for set i.
@@ -78,6 +78,7 @@ class Optimized(Kept):
 
     NAME = "optimized images"
     FORMAT = "modalnet.optimized"
+    SOURCES = ("olah2017",)
 
     model: str
     units: tuple[tuple[tuple[str, int, int], ...], ...]
@@ -160,6 +161,19 @@ class Optimized(Kept):
                 text += f"; images of the other sets {row['others']:.3g}"
             lines.append(text)
         return "\n".join(lines)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        names = [self.name(place) for place in range(len(self.response))]
+        arrays: Labelled = {
+            "response": (("set", "image"), self.response),
+            "path": (("image", "step"), self.path),
+            "pixels": (("image", "row", "column", "channel"), self.pictures),
+        }
+        coordinates: Labelled = {
+            "units_of": (("set",), names),
+            "optimized_for": (("image",), names[: len(self.pictures)]),
+        }
+        return arrays, coordinates
 
     def plot(self, **options: Any) -> np.ndarray:
         """Draw the images beside the best natural ones; see :func:`modalnet.plotting.features.optimized`."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from modalnet._deprecation import renamed
 from modalnet.errors import InputError
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class TokenActivations:
 
 
 @dataclass(frozen=True, eq=False)
-class TopStimuli(Kept):
+class TopStimuli(Result):
     """The result of :func:`modalnet.features.top_stimuli` and :func:`modalnet.features.top_tokens`.
 
     A saved result holds thumbnails of its images.
@@ -172,6 +172,37 @@ class TopStimuli(Kept):
                     }
                 )
         return pd.DataFrame(rows).astype({"layer": "Int64", "dim": "Int64"})
+
+    def summary(self) -> str:
+        """Return the most extreme stimuli of the network and of its first units, as text."""
+        kind = "minimally" if self.bottom else "maximally"
+        lines = [f"{kind} activating stimuli in {self.model}, of {self.n_stimuli:,} ({self.magnitude} activation)"]
+        for row in range(NETWORK, min(len(self.units), 5)):
+            best = [
+                f"{self.stimuli[int(index)].label} ({activation:.3g})"
+                for index, activation in zip(*self.row(row), strict=True)
+                if index >= 0
+            ]
+            lines.append(f"  {self.name(row)}: {', '.join(best[:5])}")
+        if len(self.units) > 5:
+            lines.append(f"  and {len(self.units) - 5} more units")
+        return "\n".join(lines)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        arrays: Labelled = {
+            "activation": (("unit", "rank"), self.activation),
+            "stimulus": (("unit", "rank"), self.index),
+            "network_activation": (("rank",), self.network_activation),
+            "network_stimulus": (("rank",), self.network_index),
+        }
+        labels = [[self.stimuli[int(i)].label if i >= 0 else "" for i in row] for row in self.index]
+        coordinates: Labelled = {
+            name: (("unit",), [unit[place] for unit in self.units])
+            for place, name in enumerate(("space", "layer", "index"))
+        }
+        coordinates["rank"] = (("rank",), np.arange(1, self.n + 1))
+        coordinates["label"] = (("unit", "rank"), np.array(labels, dtype=object).reshape(self.index.shape))
+        return arrays, coordinates
 
     def plot(self, **options: Any) -> np.ndarray:
         """Draw the stimuli, highlighted by activation; see :func:`modalnet.plotting.features.top_stimuli`."""

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from modalnet._deprecation import renamed, renamed_option
 from modalnet.errors import InputError
 from modalnet.lesion.lesion import Control, Lesion
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import RENAMED_MATCH, stored_match
 from modalnet.tasks.base import TaskScores
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class LesionStudy(Kept):
+class LesionStudy(Result):
     """The item scores of a model under lesions; made by :func:`modalnet.lesion_study`.
 
     Attributes
@@ -63,6 +63,7 @@ class LesionStudy(Kept):
 
     NAME = "a lesion study"
     FORMAT = "modalnet.lesion_study"
+    SOURCES = ("alkhamissi2025",)
 
     model: str
     base: dict[str, TaskScores]
@@ -172,6 +173,27 @@ class LesionStudy(Kept):
         from modalnet.plotting.lesion import dose_curves
 
         return dose_curves(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        tasks = [task for task in self.base for _ in self.base[task].items]
+        scores = np.full((len(self.lesions), len(tasks)), np.nan)
+        for row, lesion in enumerate(self.lesions):
+            parts = [self.cells.get((lesion, task)) for task in self.base]
+            empty = [np.full(len(self.base[task].items), np.nan) for task in self.base]
+            scores[row] = np.concatenate([e if part is None else part for part, e in zip(parts, empty, strict=True)])
+        arrays: Labelled = {
+            "score": (("lesion", "item"), scores),
+            "base": (("item",), np.concatenate([self.base[task].scores for task in self.base])),
+            "n_units": (("lesion",), [self.counts[one] for one in self.lesions]),
+            "magnitude": (("lesion",), [self.magnitudes[one] for one in self.lesions]),
+        }
+        coordinates: Labelled = {
+            name: (("lesion",), [getattr(one, name) for one in self.lesions])
+            for name in ("network", "fraction", "operation", "control", "draw")
+        }
+        coordinates["task"] = (("item",), tasks)
+        coordinates["item_id"] = (("item",), [item for task in self.base for item in self.base[task].items])
+        return arrays, coordinates
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} cells failed" if self.failures else ""

@@ -13,10 +13,10 @@ Beside both stands what random units with the same number in every layer would g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.localization import selection
+from modalnet.results.result import Labelled, Result
 from modalnet.stats.moments import hedges_g, welch
 from modalnet.stats.resampling import interval
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(Result):
     """How well a network comes back on other stimuli.
 
     Attributes
@@ -66,7 +67,11 @@ class Reliability:
     t_random: Float[np.ndarray, "group draw"]
     g_random: Float[np.ndarray, "group draw"]
 
-    def summary(self) -> pd.DataFrame:
+    NAME = "a reliability"
+    FORMAT = "modalnet.reliability"
+    SOURCES = ("kriegeskorte2009", "mahowald2016")
+
+    def table(self) -> pd.DataFrame:
         """Return every measure for the network, and beside it for matched random units.
 
         Returns
@@ -92,11 +97,41 @@ class Reliability:
             columns=["measure", "units", "mean", "low", "high"],
         )
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """Return the same as text."""
         lines = [f"Reliability of the top {self.fraction:.3%} ({self.n_selected} units) of {', '.join(self.towers)}"]
-        for measure, units, mean, low, high in self.summary().itertuples(index=False):
+        for measure, units, mean, low, high in self.table().itertuples(index=False):
             lines.append(f"  {measure:<16} {units:<8} {mean:8.3f}  [{low:.3f}, {high:.3f}]")
         return "\n".join(lines)
+
+    __str__ = summary
+
+    def plot(self, **options: Any) -> Any:
+        """Draw every measure beside that of random units: see :func:`.intervals.reliability_intervals`."""
+        from modalnet.plotting.intervals import reliability_intervals
+
+        return reliability_intervals(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        axes = {"dice": ("split",), "dice_random": ("split", "split_draw"), "t_random": ("group", "draw")}
+        axes["g_random"] = ("group", "draw")
+        names = [name for name in _ARRAYS if not name.startswith("dice")] + ["dice", "dice_random"]
+        return {name: (axes.get(name, ("group",)), getattr(self, name)) for name in names}, {}
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {name: np.asarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}
+        return arrays, {"towers": list(self.towers), "fraction": self.fraction, "n_selected": self.n_selected}
+
+    @classmethod
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Reliability:
+        towers, fraction, n_selected = document["towers"], document["fraction"], document["n_selected"]
+        return cls(tuple(towers), fraction, n_selected, **{name: arrays[name] for name in _ARRAYS})
+
+
+_ARRAYS = (
+    *("dice", "dice_random", "t_selecting", "g_selecting"),
+    *("t_held_out", "g_held_out", "t_random", "g_random"),
+)
 
 
 @renamed_arguments(n_random="n_controls")

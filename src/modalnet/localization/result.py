@@ -23,7 +23,7 @@ from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.localization.selected import Choice, SelectedUnits
 from modalnet.models.towers import tower_of
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats import moments as statistics
 from modalnet.stats.moments import Moments, Welch
 from modalnet.units import Units
@@ -38,7 +38,7 @@ PerTower = dict[str, Float[np.ndarray, "layer dim"]]
 SIDES = ("positive", "negative")
 
 
-class Localization(Kept):
+class Localization(Result):
     """The statistics of a contrast for every unit, and the networks that follow from them.
 
     Made by :func:`modalnet.localize`.
@@ -71,6 +71,7 @@ class Localization(Kept):
 
     NAME = "a localization"
     FORMAT = "modalnet.localization"
+    SOURCES = ("alkhamissi2025", "fedorenko2010")
 
     @renamed_arguments(norms="mean_abs")
     def __init__(
@@ -463,8 +464,8 @@ class Localization(Kept):
         table = pd.DataFrame([places[position] for position in chosen], columns=["tower", "layer", "dim"])
         return table.assign(**{name: selection.flatten(values, towers)[chosen] for name, values in columns.items()})
 
-    def summary(self, units: Units | None = None) -> pd.DataFrame:
-        """Summarize every layer in one row.
+    def table(self, units: Units | None = None) -> pd.DataFrame:
+        """Return one row per layer.
 
         Parameters
         ----------
@@ -504,6 +505,45 @@ class Localization(Kept):
                 }
                 rows.append(row)
         return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """Return what was localized, and per tower how many units are significant and where t is largest, as text."""
+        rows = self.table()
+        lines = [repr(self)]
+        for tower in self._towers:
+            here = rows[rows["tower"] == tower]
+            text = f"  {tower}: {int(here['significant'].sum()):,} of {int(here['units'].sum()):,} units at q < 0.05"
+            if np.isfinite(self.t[tower]).any():
+                layer, _ = np.unravel_index(np.nanargmax(self.t[tower]), self.t[tower].shape)
+                text += f"; largest t {np.nanmax(self.t[tower]):.2f} in layer {layer}"
+            if undefined := int(here["undefined"].sum()):
+                text += f"; {undefined:,} without a defined t"
+            lines.append(text)
+        return "\n".join(lines)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        def flat(values: Mapping[str, Any]) -> np.ndarray:
+            return selection.flatten(values, self._towers)
+
+        places = [(tower, *place) for tower in self._towers for place in np.ndindex(self.shapes[tower])]
+        spaces, layers, indices = zip(*places, strict=True)
+        arrays: Labelled = {
+            name: (("unit",), flat(getattr(self, name))) for name in ("t", "p", "q", "effect_size", "mean_abs")
+        }
+        for side, place in (("positive", 0), ("negative", 1)):
+            arrays[f"mean_{side}"] = (
+                ("unit",),
+                flat({tower: pair[place].mean for tower, pair in self._merged.items()}),
+            )
+        means = [flat({tower: one.mean for tower, one in towers.items()}) for towers in self._conditions.values()]
+        arrays["mean"] = (("condition", "unit"), np.stack(means))
+        coordinates: Labelled = {
+            "space": (("unit",), list(spaces)),
+            "layer": (("unit",), list(layers)),
+            "index": (("unit",), list(indices)),
+            "condition": (("condition",), list(self._conditions)),
+        }
+        return arrays, coordinates
 
     def reliability(self, **options: Any) -> Reliability:
         """Measure whether the network comes back on other stimuli: see :func:`.reliability.reliability`."""

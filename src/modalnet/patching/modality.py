@@ -8,7 +8,7 @@ does not, what was seen has entered the text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from modalnet.errors import InputError
 from modalnet.execution.sweep import Cell, Swap
 from modalnet.patching.metrics import Texts, log_probability
+from modalnet.results.result import Labelled, Result
 from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TOGETHER = 16
 
 
 @dataclass(frozen=True, eq=False)
-class ModalityProfile:
+class ModalityProfile(Result):
     """What :func:`modalnet.profile_modality` found.
 
     Attributes
@@ -46,6 +47,10 @@ class ModalityProfile:
     values
         Per group of tokens ``[stimulus, layer]``: the same with the group knocked out at the output of a block.
     """
+
+    NAME = "a modality profile"
+    FORMAT = "modalnet.modality_profile"
+    SOURCES = ("basu2024", "zhang2025")
 
     model: str
     operation: str
@@ -112,6 +117,29 @@ class ModalityProfile:
         from modalnet.plotting.patching import modality_profile
 
         return modality_profile(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        arrays: Labelled = {
+            "value": (("stimulus", "group", "layer"), np.stack(list(self.values.values()), axis=1)),
+            "whole": (("stimulus",), self.whole),
+        }
+        coordinates: Labelled = {
+            "label": (("stimulus",), list(self.labels)),
+            "tokens": (("group",), list(self.groups)),
+        }
+        return arrays, coordinates
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {f"values/{group}": np.asarray(values, dtype=np.float64) for group, values in self.values.items()}
+        arrays["whole"] = np.asarray(self.whole, dtype=np.float64)
+        about = {"model": self.model, "operation": self.operation, "metric": self.metric}
+        return arrays, about | {"labels": list(self.labels), "groups": list(self.groups)}
+
+    @classmethod
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> ModalityProfile:
+        values = {group: arrays[f"values/{group}"] for group in document["groups"]}
+        model, operation, metric = (document[name] for name in ("model", "operation", "metric"))
+        return cls(model, operation, metric, tuple(document["labels"]), arrays["whole"], values)
 
     def __repr__(self) -> str:
         return f"ModalityProfile({self.model}: {', '.join(self.groups)}; {len(self.whole)} stimuli)"

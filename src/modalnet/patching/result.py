@@ -12,7 +12,7 @@ effect. A mean of per-pair ratios would be ruled by the pairs that the model har
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 
 from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import stored_match
 from modalnet.stats.permutation import rank_p
 
@@ -55,7 +55,7 @@ class NetworkPatch:
 
 
 @dataclass(frozen=True, eq=False)
-class Patching(Kept):
+class Patching(Result):
     """The result of :func:`modalnet.activation_patching` or :func:`modalnet.attribution_patching`.
 
     Attributes
@@ -84,6 +84,7 @@ class Patching(Kept):
 
     NAME = "a patching result"
     FORMAT = "modalnet.patching"
+    SOURCES = ("vig2020", "meng2022", "zhang2024", "heimersheim2024")
 
     model: str
     metric: str
@@ -235,6 +236,30 @@ class Patching(Kept):
         if on not in ("tokens", "picture"):
             raise InputError(f'on={on!r} is not known. Give "tokens" or "picture".')
         return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
+
+    def _sources(self) -> Sequence[str]:
+        return ("syed2024", "heimersheim2024") if self.estimated else self.SOURCES
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        sites = [
+            (tower, layer, column.name)
+            for tower, layers in self.layers.items()
+            for layer in layers
+            for column in self.columns[tower]
+        ]
+
+        def flat(values: Mapping[str, np.ndarray]) -> np.ndarray:
+            return np.concatenate([values[tower].reshape(self.n, -1) for tower in self.layers], axis=1)
+
+        arrays: Labelled = {"value": (("pair", "site"), flat(self.values))}
+        arrays |= {name: (("pair",), getattr(self, name)) for name in ("clean", "corrupt")}
+        for name, one in self.networks.items():
+            arrays[f"value of {name}"] = (("pair", "site"), flat(one.values))
+            arrays[f"joint value of {name}"] = (("pair",), one.joint)
+        coordinates: Labelled = {"label": (("pair",), list(self.labels))}
+        for place, name in enumerate(("space", "layer", "tokens")):
+            coordinates[name] = (("site",), [site[place] for site in sites])
+        return arrays, coordinates
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{t} {len(self.layers[t])}x{len(self.columns[t])}" for t in self.values)

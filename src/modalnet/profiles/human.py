@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
+from modalnet.results.result import Labelled, Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ PATTERN: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclass(frozen=True, eq=False)
-class HumanComparison:
+class HumanComparison(Result):
     """Five published differences of the human language network, each looked up in a profile.
 
     Attributes
@@ -51,6 +52,10 @@ class HumanComparison:
     correlation
         Pearson correlation of the four condition means with values that were given; NaN without any.
     """
+
+    NAME = "a comparison with humans"
+    FORMAT = "modalnet.human_comparison"
+    SOURCES = ("fedorenko2010",)
 
     rows: tuple[dict[str, Any], ...]
     n_controls: int
@@ -81,6 +86,37 @@ class HumanComparison:
         return "\n".join(lines)
 
     __str__ = summary
+
+    def plot(self, **options: Any) -> Any:
+        """Draw the five differences with their intervals: see :func:`.intervals.human_intervals`."""
+        from modalnet.plotting.intervals import human_intervals
+
+        return human_intervals(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        def column(name: str) -> tuple[tuple[str, ...], Any]:
+            return ("contrast",), [row[name] for row in self.rows]
+
+        names = ("difference", "low", "high", "controls")
+        return {name: column(name) for name in names}, {
+            name: column(name) for name in ("higher", "lower", "source", "holds")
+        }
+
+    def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        numbers = [name for name, value in (self.rows[0] if self.rows else {}).items() if not isinstance(value, str)]
+        arrays = {name: np.array([row[name] for row in self.rows], dtype=np.float64) for name in numbers}
+        arrays["correlation"] = np.array(self.correlation)
+        rows = [{name: None if name in numbers else value for name, value in row.items()} for row in self.rows]
+        about = {"n_controls": self.n_controls, "controls_alike": self.controls_alike, "numbers": numbers}
+        return arrays, about | {"rows": rows}
+
+    @classmethod
+    def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> HumanComparison:
+        rows = tuple(
+            row | {name: float(arrays[name][place]) for name in document["numbers"]}
+            for place, row in enumerate(document["rows"])
+        )
+        return cls(rows, document["n_controls"], document["controls_alike"], float(arrays["correlation"]))
 
 
 def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None) -> HumanComparison:

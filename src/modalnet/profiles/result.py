@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from modalnet.errors import InputError
 from modalnet.profiles.human import LANGUAGE
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 from modalnet.stats import permutation, resampling
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Profile(Kept):
+class Profile(Result):
     """Responses of a network to conditions, on stimuli that did not select it.
 
     Made by :data:`modalnet.profile`.
@@ -69,6 +69,7 @@ class Profile(Kept):
 
     NAME = "a profile"
     FORMAT = "modalnet.profile"
+    SOURCES = ("kriegeskorte2009", "fedorenko2010")
 
     model: str
     network: str
@@ -300,6 +301,16 @@ class Profile(Kept):
         from modalnet.plotting.profiles import response_profile
 
         return response_profile(self, **options)
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        arrays: Labelled = {
+            "response": (("stimulus",), self.responses),
+            "control": (("draw", "stimulus"), self.controls),
+        }
+        coordinates: Labelled = {"condition": (("stimulus",), [self.conditions[i] for i in self.of_stimulus])}
+        if self.items is not None:
+            coordinates["item"] = (("stimulus",), list(self.items))
+        return arrays, coordinates
 
     def __repr__(self) -> str:
         means = ", ".join(f"{condition} {self.mean(condition):+.2f}" for condition in self.conditions)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.results.result import Kept
+from modalnet.results.result import Labelled, Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Specialization(Kept):
+class Specialization(Result):
     """Measures of how apart the networks of one model are.
 
     Made by :func:`modalnet.specialization`.
@@ -55,6 +55,7 @@ class Specialization(Kept):
 
     NAME = "a specialization"
     FORMAT = "modalnet.specialization"
+    SOURCES = ("vallortigara2005", "rogers2004", "kriegeskorte2009")
 
     model: str
     networks: tuple[str, ...]
@@ -104,6 +105,21 @@ class Specialization(Kept):
         from modalnet.plotting.profiles import specialization_panels
 
         return specialization_panels(self, **options)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return every measure in one table, one row per row of :meth:`table` and its column ``measure``."""
+        import pandas as pd
+
+        parts = [self.table(name).assign(measure=name) for name in self.tables]
+        whole = pd.concat(parts, ignore_index=True)
+        return whole[["measure", *(name for name in whole.columns if name != "measure")]]
+
+    def _labelled(self) -> tuple[Labelled, Labelled]:
+        frame = self.to_frame()
+        arrays: Labelled = {
+            str(name): (("row",), column.to_numpy()) for name, column in frame.items() if name != "measure"
+        }
+        return arrays, {"measure": (("row",), list(frame["measure"]))}
 
     def __repr__(self) -> str:
         return f"Specialization({self.model}: {', '.join(self.networks)}; measured {', '.join(self.tables)})"
