@@ -19,7 +19,7 @@ import torch
 
 import modalnet as mn
 from localize import in_turns, machine, note, ratio_row, show, test_asset
-from modalnet.execution.batching import _CPU_LIMITS, _GPU_LIMITS
+from modalnet.execution.batching import CPU_LIMITS, GPU_LIMITS
 
 
 def sweep(model: mn.Model, pairs: Any) -> mn.Patching:
@@ -33,7 +33,7 @@ def bare(model: mn.Model, pairs: Any, cells: list[int]) -> None:
     """As many forward passes of the corrupt stimuli as there are cells, the LM head at the last token alone."""
     module = model.module
     device = module.device
-    most, tokens = _CPU_LIMITS if device.type == "cpu" else _GPU_LIMITS
+    most, tokens = CPU_LIMITS if device.type == "cpu" else GPU_LIMITS
     rows = [
         torch.tensor(model.tokenizer(stimulus.text)["input_ids"])
         for stimulus, count in zip(pairs.corrupt, cells, strict=True)

@@ -12,8 +12,8 @@ import transformers as tr
 import modalnet as mn
 from families import FAMILIES, build, picture
 from modalnet.errors import ModalnetError
+from modalnet.execution.cells import Cell, Outcome
 from modalnet.execution.engine import Engine
-from modalnet.execution.sweep import Cell, Outcome
 from reference import REFUSED, SIZES, TEXT_ONLY, TEXTS, VISION_ONLY, close, forward, load, paths, stimuli_for, watch
 
 MULTIMODAL = [name for name in FAMILIES if name not in (*TEXT_ONLY, *VISION_ONLY, *REFUSED, "clip")]

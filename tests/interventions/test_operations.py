@@ -416,7 +416,7 @@ def test_the_last_token_is_that_of_the_stimulus():
 
 
 def test_few_logits_are_held_at_a_time(monkeypatch):
-    from modalnet.execution import batching as runner
+    from modalnet.execution import passes as runner
 
     model = load("llama")
     expected = model.score(["the dog"] * 6, [" ran across the field"] * 6)

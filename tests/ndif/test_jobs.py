@@ -43,19 +43,19 @@ def test_a_finished_job_is_not_done_again(sources: dict[str, str], tmp_path: Pat
     model.remote.limits.seconds = 0.0  # one batch a job
     whole = mn.localize(model, contrast, batch_size=8, cache=False, progress=False)
     jobs = len(model.remote.jobs)
-    runner = model._executor.runner
-    sent = runner._sent
+    engine = model._executor.engine
+    sent = engine.reduce
 
-    def breaking(*args: object) -> object:
+    def breaking(*args: object, **options: object) -> object:
         if len(model.remote.jobs) >= jobs + jobs // 2:  # type: ignore[union-attr]
             raise KeyboardInterrupt
-        return sent(*args)  # type: ignore[arg-type]
+        return sent(*args, **options)  # type: ignore[arg-type]
 
-    runner._sent = breaking  # type: ignore[method-assign, assignment]
+    engine.reduce = breaking  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
         mn.localize(model, contrast, batch_size=8, cache=tmp_path, progress=False)
     done = len(model.remote.jobs) - jobs
-    runner._sent = sent  # type: ignore[method-assign]
+    engine.reduce = sent  # type: ignore[method-assign]
     again = mn.localize(model, contrast, batch_size=8, cache=tmp_path, progress=False)
     total = len(model.remote.jobs)
     assert 2 * jobs - 1 <= total <= 2 * jobs  # the first job of a call takes two batches

@@ -10,8 +10,8 @@ from PIL import Image
 import modalnet as mn
 from families import build, picture
 from modalnet.errors import InputError
+from modalnet.execution.cells import Cell, Outcome, Swap
 from modalnet.execution.engine import Engine
-from modalnet.execution.sweep import Cell, Outcome, Swap
 from modalnet.patching import Grid, agreement, kl_divergence, log_probability, logit_difference
 from reference import TEXT_ONLY, editing, encode, forward, load, paths
 

@@ -18,14 +18,18 @@ from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
-from modalnet.execution.batching import Runner, Step
+from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits, flatten
 from modalnet.execution.engine import Engine
+from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
+from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.plan import choose_sites
 from modalnet.execution.run import Run
-from modalnet.execution.sweep import Cell, Outcome, State, Sweep
+from modalnet.execution.states import read_gradients, read_states, token_row
+from modalnet.execution.stream import Runner
+from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
@@ -260,7 +264,7 @@ class Executor:
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         encoded = map(self.encoder.encode, prepared)
         towers = {name: get_space(self.spaces, name, self.name).tower.name for name in spaces}
-        return [{name: self.sweep.tokens(item, tower) for name, tower in towers.items()} for item in encoded]
+        return [{name: token_row(self.runner, item, tower) for name, tower in towers.items()} for item in encoded]
 
     def image_places(self, stimulus: Stimulus, space: str) -> Float[np.ndarray, "token 4"] | None:
         """Where in its image each token of a stimulus is; see :mod:`modalnet.execution.token_locations`."""
@@ -322,9 +326,9 @@ class Executor:
         sites = choose_sites(self.spaces, layers, self.reached(stimuli))
         prepared = self.encoder.prepare(list(stimuli))
         choices = dict.fromkeys(layers, tokens)
-        for step in self.runner.stream(prepared, sites, choices, pooled=False, spare_first=spare_first):
-            for place, index in enumerate(step.indices):
-                yield index, {name: values[place] for name, values in step.activations.items()}
+        for result in self.runner.stream(prepared, Readout(sites, choices, pooled=False, spare_first=spare_first)):
+            for place, index in enumerate(result.indices):
+                yield index, {name: values[place] for name, values in result.activations.items()}
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
@@ -347,13 +351,11 @@ class Executor:
         prepared = self.encoder.prepare(stimuli)
         found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
         rows: list[Any] = [None] * len(stimuli)
-        for step in self.runner.stream(
-            prepared, sites, choices, logits=logits, batch_size=batch_size, variants=[edits]
-        ):
-            for name, values in step.activations.items():
-                for index, value in zip(step.indices, values, strict=True):
+        for result in self.runner.stream(prepared, Readout(sites, choices, logits, [edits]), batch_size):
+            for name, values in result.activations.items():
+                for index, value in zip(result.indices, values, strict=True):
                     found[name][index] = value
-            for index, value in zip(step.indices, step.logits or (), strict=False):
+            for index, value in zip(result.indices, result.logits or (), strict=False):
                 rows[index] = value
         return Run(
             activations={name: values if choices[name] == "all" else _stack(values) for name, values in found.items()},
@@ -369,11 +371,11 @@ class Executor:
         tokens: Mapping[str, TokenChoice],
         *,
         batch_size: int | Literal["auto"] = "auto",
-    ) -> Iterator[Step]:
+    ) -> Iterator[BatchResult]:
         """Yield pooled activations batch by batch, of all layers or of some, for analyses that reduce as they go."""
         sites = choose_sites(self.spaces, spaces, list(self.towers))
         edits = self.edits((), [item.stimulus for item in prepared])
-        yield from self.runner.stream(prepared, sites, tokens, batch_size=batch_size, variants=[edits])
+        yield from self.runner.stream(prepared, Readout(sites, tokens, variants=[edits]), batch_size)
 
     def moments(
         self,
@@ -386,11 +388,16 @@ class Executor:
         batch_size: int | Literal["auto"] = "auto",
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
-        """Yield moments of groups of stimuli that the backend reduced; see :meth:`.batching.Runner.moments`."""
+        """Yield moments of groups of stimuli that the backend reduced; see :meth:`.stream.Runner.moments`."""
         sites = choose_sites(self.spaces, list(spaces), list(self.towers))
         edits = self.edits((), [item.stimulus for item in prepared])
         yield from self.runner.moments(
-            prepared, sites, tokens, groups, absolute=absolute, batch_size=batch_size, edits=edits, later=later
+            prepared,
+            Readout(sites, tokens, variants=[edits]),
+            groups,
+            absolute=absolute,
+            batch_size=batch_size,
+            later=later,
         )
 
     def means(
@@ -400,11 +407,11 @@ class Executor:
         sites = choose_sites(self.spaces, spaces, self.reached(stimuli))
         choice = check_choice("mean" if tokens == "all" else tokens)
         sums = {site.name: np.zeros(site.space.shape) for site in sites}
-        steps = self.runner.stream(
-            self.encoder.prepare(stimuli), sites, dict.fromkeys(sums, choice), spare_first=spare_first
+        results = self.runner.stream(
+            self.encoder.prepare(stimuli), Readout(sites, dict.fromkeys(sums, choice), spare_first=spare_first)
         )
-        for step in steps:
-            for name, values in step.activations.items():
+        for result in results:
+            for name, values in result.activations.items():
                 sums[name] += values.double().sum(0).numpy()
         return {name: total / len(stimuli) for name, total in sums.items()}
 
@@ -420,7 +427,7 @@ class Executor:
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} has no generate().")
         edits = self.edits(interventions, stimuli)
-        generated = self.runner.generate(self.encoder.prepare(stimuli), edits, max_new_tokens, settings)
+        generated = generate(self.runner, self.encoder.prepare(stimuli), edits, max_new_tokens, settings)
         return [self.loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
@@ -480,9 +487,9 @@ class Executor:
             if not row.item.places:
                 for under in likelihoods:
                     under.update(answers(row, requests, prepared, nothing, nothing))
-        for step in self.runner.stream(running, (), {}, logits="score", batch_size=batch_size, variants=edits):
-            for index, scores in zip(step.indices, step.scores or (), strict=True):
-                likelihoods[step.variant].update(answers(by_place[index], requests, prepared, *scores))
+        for result in self.runner.stream(running, Readout(logits="score", variants=edits), batch_size):
+            for index, scores in zip(result.indices, result.scores or (), strict=True):
+                likelihoods[result.variant].update(answers(by_place[index], requests, prepared, *scores))
         return [[under[index] for index in range(len(requests))] for under in likelihoods]
 
     # -- many edits of the same runs ---------------------------------------------------------------------------------
@@ -513,7 +520,7 @@ class Executor:
         """
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
-        return self.sweep.states(prepared, chosen, self.edits((), stimuli), batch_size, outcome)
+        return read_states(self.runner, prepared, chosen, self.edits((), stimuli), batch_size, outcome)
 
     def run_cells(
         self,
@@ -536,10 +543,10 @@ class Executor:
         continuations: Sequence[str] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
-        """Run stimuli forward and backward; see :meth:`modalnet.execution.sweep.Sweep.gradients`."""
+        """Run stimuli forward and backward; see :func:`modalnet.execution.states.read_gradients`."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
-        yield from self.sweep.gradients(prepared, chosen, measure, self.edits((), stimuli), batch_size)
+        yield from read_gradients(self.runner, prepared, chosen, measure, self.edits((), stimuli), batch_size)
 
     def check_input_gradients(self) -> None:
         """Raise an InputError where the backend takes no gradients at model inputs."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet._warnings import warn
 from modalnet.errors import InputError, RemoteError
 from modalnet.execution.engine import Engine
+from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.reading import LayoutError
 from modalnet.inputs.batch import Batch, Encoded, TextTokens
@@ -427,16 +428,6 @@ def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, boo
         prefixed = torch.cat([torch.ones(share.rows, prefix, dtype=torch.bool), patches], dim=1)
         return prefixed.flatten(), True
     return everything, True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the GPU or here."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def _text_span(tokens: TextTokens, width: int, extra: int, *, in_front: bool) -> Span:

@@ -13,103 +13,41 @@ skipped, the same cells also run whole, with the edits made on the way; where bo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from modalnet.errors import ModalnetError
-from modalnet.execution.batching import BatchLimit, Question, Runner, free_memory, halves, image_tokens
+from modalnet.execution.batching import BatchLimit, batches, halves
+from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
-from modalnet.execution.layout import is_out_of_memory
-from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Write
-from modalnet.inputs.batch import Batch, Encoded, Prepared
-from modalnet.interventions.positions import TokenChoice, TokenRow
-from modalnet.models.sites import Space
+from modalnet.execution.jobs import JobQueue
+from modalnet.execution.memory import free_memory, is_out_of_memory, too_large
+from modalnet.execution.passes import Pass
+from modalnet.execution.plan import Plan, Prefix, Write
+from modalnet.execution.states import logit_rows, side_by_side
+from modalnet.execution.stream import Runner
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float, Int
 
     from modalnet.execution.reading import Reading
+    from modalnet.inputs.batch import Batch, Encoded
 
 # How far logits may differ between a run that skips blocks and a whole one, as a share of their spread.
 AGREE, AGREE_HALF = 1e-3, 5e-2
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """One stimulus as it runs.
-
-    Attributes
-    ----------
-    encoded
-        Its inputs.
-    activations
-        Per space ``[layer, token, dim]`` float32, at the stimulus' own tokens.
-    outcome
-        What was wanted of its logits (see :class:`Outcome`); None where nothing was.
-    """
-
-    encoded: Encoded
-    activations: Mapping[str, Float[torch.Tensor, "layer token dim"]]
-    outcome: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Swap:
-    """Other values for some tokens of one site.
-
-    Attributes
-    ----------
-    space, layer
-        Which site.
-    tokens
-        Places among the stimulus' own tokens.
-    values
-        ``[token, dims]``.
-    dims
-        Which units of the layer; None for all.
-    """
-
-    space: Space
-    layer: int
-    tokens: Int[torch.Tensor, " token"]
-    values: Float[torch.Tensor, "token dims"]
-    dims: Int[torch.Tensor, " dims"] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One run: of which state (its number), with what swapped; nothing for the run as it is."""
-
-    state: int
-    swaps: tuple[Swap, ...] = ()
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """What is wanted of the logits, at the rows that predict a state's continuation, or else its next token.
-
-    Attributes
-    ----------
-    kind
-        ``"logprob"`` of each token of the continuation, ``[row]``; the logits at some ``"columns"``, ``[row, token]``;
-        all ``"logits"``, ``[row, vocab]``.
-    columns
-        Per state, tokens of the vocabulary; empty for the other kinds.
-    """
-
-    kind: Literal["logprob", "columns", "logits"]
-    columns: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a sweep is about: its states, what is wanted of each run, and edits that hold for all of them."""
+class Design:
+    """What all runs of a sweep have in common: the states, what is taken from the logits, and edits of every run."""
 
     states: Sequence[State]
     outcome: Outcome
     edits: Edits | None
+
+    def encoded(self, cell: Cell) -> Encoded:
+        """The inputs of a cell's state."""
+        return self.states[cell.state].encoded
 
 
 class Sweep:
@@ -118,7 +56,7 @@ class Sweep:
     Parameters
     ----------
     runner
-        The model's own.
+        Of the model.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -126,141 +64,13 @@ class Sweep:
         self.engine, self.encoder, self.layouts = runner.engine, runner.encoder, runner.layouts
         self._skips: dict[str, bool] = {}  # whether a tower's blocks can be skipped, once it was tried
 
-    # -- states ------------------------------------------------------------------------------------------------------
-
-    def states(
-        self,
-        prepared: Sequence[Prepared],
-        spaces: Sequence[Space],
-        edits: Edits | None,
-        batch_size: Any,
-        outcome: Outcome | None = None,
-    ) -> list[State]:
-        """Run stimuli and store their activations in some spaces, in their order, and what is wanted of the logits."""
-        sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
-        tokens: dict[str, TokenChoice] = {space.name: "all" for space in spaces}
-        found: list[Any] = [None] * len(prepared)
-        logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
-        steps = self.runner.stream(prepared, sites, tokens, logits=logits, batch_size=batch_size, variants=[edits])
-        for step in steps:
-            for place, index in enumerate(step.indices):
-                # A copy: a slice would keep its whole batch in memory.
-                activations = {name: values[place].clone() for name, values in step.activations.items()}
-                wanted = None
-                if step.scores is not None:
-                    wanted = step.scores[place][0].clone()
-                elif step.logits is not None and outcome is not None:
-                    wanted = step.logits[place].clone()
-                    if outcome.kind == "columns":
-                        wanted = wanted[:, list(outcome.columns[index])]
-                found[index] = State(self.encoder.encode(prepared[index]), activations, wanted)
-        return found
-
-    def gradients(
-        self,
-        prepared: Sequence[Prepared],
-        spaces: Sequence[Space],
-        measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
-        edits: Edits | None,
-        batch_size: Any,
-    ) -> Iterator[tuple[int, State, dict[str, torch.Tensor], torch.Tensor]]:
-        """Run stimuli forward and backward; not in their order.
-
-        Parameters
-        ----------
-        prepared
-            Stimuli with or without continuations.
-        spaces
-            Where gradients are wanted.
-        measure
-            From logits ``[row, vocab]`` of some of the stimuli, and their indices, to one value for each.
-
-        Yields
-        ------
-        tuple
-            Index, state, per space the gradient of the measure ``[layer, token, dim]``, and the measure.
-        """
-        limit = BatchLimit(batch_size, self.engine)
-        # A backward pass keeps what every block computed on the way.
-        limit.count, limit.tokens = max(1, limit.count // 4), limit.tokens / 4
-        sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
-        towers = list(dict.fromkeys(space.tower.name for space in spaces))
-        encoded = [self.encoder.encode(item) for item in sorted(prepared, key=lambda item: item.order)]
-        for items in _packed(encoded, limit, list(range(len(encoded)))):
-            waiting = deque(self._side_by_side([encoded[i] for i in items], towers))
-            while waiting:
-                group = waiting.popleft()
-                try:
-                    yield from self._backward(group, sites, measure, edits)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or len(group) == 1:
-                        raise
-                    waiting.extendleft(reversed(halves(group)))
-                    free_memory()
-
-    def _backward(
-        self, items: list[Encoded], sites: Sequence[Sites], measure: Any, edits: Edits | None
-    ) -> list[tuple[int, State, dict[str, torch.Tensor], torch.Tensor]]:
-        import torch
-
-        batch = self.encoder.collate(items)
-        spans = {site.name: self.layouts.spans(batch, site.tower.name) for site in sites}
-        rows, n_text = self._rows(batch)
-        indices = [item.index for item in items]
-        plan = Plan(
-            tuple((site, Pool(spans[site.name][1])) for site in sites),
-            torch.cat(rows),
-            n_text_positions=n_text,
-            root=batch.root,
-            writes=edits.writes(batch, self.layouts.spans) if edits else (),
-        )
-        reading = self.engine.run(batch.inputs, plan, lambda logits: measure(logits, indices))
-        assert reading.measured is not None
-        if len(reading.measured) != len(items):
-            raise ModalnetError(f"the measure gave {len(reading.measured)} values for {len(items)} stimuli")
-        found = []
-        for place, item in enumerate(items):
-            at = {name: own[place].index for name, (own, _) in spans.items()}
-            state = State(item, {name: values[:, at[name]] for name, values in reading.activations.items()})
-            gradient = {name: values[:, at[name]] for name, values in reading.gradient.items()}
-            found.append((item.index, state, gradient, reading.measured[place]))
-        return found
-
-    def tokens(self, encoded: Encoded, tower: str) -> TokenRow:
-        """The own tokens of a stimulus in a tower, without those of a continuation."""
-        import numpy as np
-
-        batch = self.encoder.collate([encoded])
-        (span,), _ = self.layouts.spans(batch, tower)
-        scored = encoded.prepared.scored_in(tower)
-        count = len(span.index) - scored
-        image = np.zeros(count, dtype=bool) if span.image is None else span.image.numpy()[:count]
-        cls = np.zeros(count, dtype=bool)
-        if span.cls is not None:
-            cls[span.cls.numpy()] = True
-        ids = self.layouts.token_ids(batch, tower)[0][:count].tolist() if self._is_text(tower) else []
-        numbers = np.cumsum(image)
-        names = [
-            f"<image {numbers[place] - 1}>"
-            if image[place]
-            else self.encoder.loaded.tokenizer.decode([ids[place]])
-            if ids
-            else "<cls>"
-            if cls[place]
-            else f"<register {place}>"
-            for place in range(count)
-        ]
-        return TokenRow(tuple(names), image, cls)
-
-    # -- cells -------------------------------------------------------------------------------------------------------
-
     def run(
         self,
         states: Sequence[State],
         cells: Sequence[Cell],
         outcome: Outcome,
         edits: Edits | None,
-        batch_size: Any,
+        batch_size: int | Literal["auto"],
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the number of each cell with its outcome, not in order.
 
@@ -270,21 +80,20 @@ class Sweep:
             Where one cell alone does not fit into memory.
         """
         limit = BatchLimit(batch_size, self.engine)
-        asked = _Asked(states, outcome, edits)
+        design = Design(states, outcome, edits)
         groups: dict[Any, list[int]] = {}
         for number, cell in enumerate(cells):
             # Where every block runs anyway, cells may share a batch wherever they begin.
             entry = self._entry(cell) if self.engine.capabilities.skips_blocks else None
-            groups.setdefault((states[cell.state].encoded.kind, entry), []).append(number)
+            groups.setdefault((design.encoded(cell).kind, entry), []).append(number)
         if self.engine.capabilities.jobs:
-            yield from self._there(asked, cells, list(groups.values()), limit)
+            yield from self._as_jobs(design, cells, list(groups.values()), limit)
             return
         for (_, entry), numbers in groups.items():
-            numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
-            items = [states[cells[number].state].encoded for number in numbers]
+            numbers.sort(key=lambda number: (-design.encoded(cells[number]).n_tokens, number))
             runs_vision = entry is None or not self._is_text(entry[0])
-            for places in _packed(items, limit, numbers, vision=runs_vision):
-                yield from self._batch(asked, cells, places, limit)
+            for batch in batches(numbers, lambda number: design.encoded(cells[number]), limit, vision=runs_vision):
+                yield from self._batch(design, cells, batch, limit)
 
     def _entry(self, cell: Cell) -> tuple[str, int] | None:
         """The first block that a cell writes to, where the blocks up to it need not run; None where they do."""
@@ -297,92 +106,73 @@ class Sweep:
     def _is_text(self, tower: str) -> bool:
         return self.layouts.towers[tower].modality == "text"
 
-    def _there(
-        self, asked: _Asked, cells: Sequence[Cell], groups: Sequence[list[int]], limit: BatchLimit
+    def _as_jobs(
+        self, design: Design, cells: Sequence[Cell], groups: Sequence[list[int]], limit: BatchLimit
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """The cells as jobs: many passes to each."""
 
-        def batches() -> Iterator[list[int]]:
+        def batched() -> Iterator[list[int]]:
             for numbers in groups:
-                items = [asked.states[cells[number].state].encoded for number in numbers]
-                for some in _packed(items, limit, numbers):
-                    order = iter(some)
-                    for part in self._side_by_side(
-                        [asked.states[cells[n].state].encoded for n in some], self._seen(items)
-                    ):
-                        yield [next(order) for _ in part]
+                for some in batches(numbers, lambda number: design.encoded(cells[number]), limit):
+                    yield from self._apart(design, cells, some)
 
-        def ask(numbers: list[int]) -> list[Question]:
+        def passes(numbers: list[int]) -> list[Pass]:
             own = [cells[number] for number in numbers]
-            batch = self.encoder.collate([asked.states[cell.state].encoded for cell in own])
-            plan, rows = self._plan(batch, asked, own, None)
-            return [Question(batch, plan, {}, rows, {}, tuple(numbers))]
+            batch = self.encoder.collate([design.encoded(cell) for cell in own])
+            plan, rows = self._plan(batch, design, own, None)
+            return [Pass(batch, plan, tuple(numbers), rows)]
 
-        for questions, readings in self.runner.jobs(batches(), ask, self.runner.read_job, limit):
-            for question, reading in zip(questions, readings, strict=True):
-                yield from zip(question.name, _values(reading, asked.outcome, question.wanted), strict=True)
+        for sent, readings in JobQueue(batched(), passes, self.runner.read_job, limit, self.engine):
+            for each, reading in zip(sent, readings, strict=True):
+                yield from zip(each.label, _values(reading, design.outcome, each.logit_positions), strict=True)
+
+    def _apart(self, design: Design, cells: Sequence[Cell], numbers: list[int]) -> list[list[int]]:
+        """Cells in one batch, or split where the model does not keep their stimuli apart; in their order."""
+        items = [design.encoded(cells[number]) for number in numbers]
+        # Only the sizes matter: what is split stays in order.
+        order = iter(numbers)
+        return [[next(order) for _ in part] for part in side_by_side(self.layouts, items, self._seen(items))]
 
     def _seen(self, items: Sequence[Encoded]) -> list[str]:
         return [name for name in self.layouts.towers if self._is_text(name) or items[0].n_images]
 
     def _batch(
-        self, asked: _Asked, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
+        self, design: Design, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
     ) -> Iterator[tuple[int, torch.Tensor]]:
         waiting = deque([numbers])
         while waiting:
             some = waiting.popleft()
-            items = [asked.states[cells[number].state].encoded for number in some]
-            parts = self._side_by_side(items, self._seen(items))
+            parts = self._apart(design, cells, some)
             if len(parts) > 1:
-                # Only the sizes matter: what is split stays in order.
-                order = iter(some)
-                waiting.extendleft(reversed([[next(order) for _ in part] for part in parts]))
+                waiting.extendleft(reversed(parts))
                 continue
             try:
-                found = self._run(asked, [cells[number] for number in some])
+                values = self._run(design, [cells[number] for number in some])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if len(some) == 1:
-                    raise ModalnetError(
-                        f"stimulus {items[0].label} alone does not fit into memory. Use a smaller input, a smaller "
-                        'dtype, or device_map="auto".'
-                    ) from error
+                    raise too_large(design.encoded(cells[some[0]]).label) from error
                 limit.count = max(1, len(some) // 2)
                 waiting.extendleft(reversed(halves(some)))
                 free_memory()
                 continue
-            yield from zip(some, found, strict=True)
+            yield from zip(some, values, strict=True)
 
-    def _side_by_side(self, items: list[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
-        """Items in one batch, or one by one where the model does not keep them apart."""
-        parts = self.layouts.group(items, towers)
-        if len(parts) == 1:
-            return parts
-        # The layout may want another order, in which runs of equal sizes stand together; here order must stay.
-        same: list[list[Encoded]] = []
-        alone = any(len(part) == 1 for part in parts)
-        for item in items:
-            if same and not alone and same[-1][0].signature == item.signature:
-                same[-1].append(item)
-            else:
-                same.append([item])
-        return same
-
-    def _run(self, asked: _Asked, cells: Sequence[Cell]) -> list[torch.Tensor]:
-        batch = self.encoder.collate([asked.states[cell.state].encoded for cell in cells])
+    def _run(self, design: Design, cells: Sequence[Cell]) -> list[torch.Tensor]:
+        batch = self.encoder.collate([design.encoded(cell) for cell in cells])
         entry = self._entry(cells[0])
         if entry is None or self._skips.get(entry[0]) is False:
-            return self._pass(batch, asked, cells, None)
+            return self._pass(batch, design, cells, None)
         try:
-            skipping = self._pass(batch, asked, cells, entry)
+            skipping = self._pass(batch, design, cells, entry)
         except Exception as error:  # whatever it is, the cells run whole, and show it again
             if is_out_of_memory(error) or self._skips.get(entry[0]):
                 raise
             skipping = None
         if self._skips.get(entry[0]):
             return skipping  # type: ignore[return-value]
-        whole = self._pass(batch, asked, cells, None)
+        whole = self._pass(batch, design, cells, None)
         agree = skipping is not None and self._agree(skipping, whole)
         image = self.layouts.image_tower
         if (
@@ -394,26 +184,26 @@ class Sweep:
         ):
             # Two towers were skipped; perhaps only the image tower cannot be.
             self._skips[image.name] = False
-            return self._run(asked, cells)
+            return self._run(design, cells)
         self._skips[entry[0]] = agree
         return whole
 
     def _pass(
-        self, batch: Batch, asked: _Asked, cells: Sequence[Cell], entry: tuple[str, int] | None
+        self, batch: Batch, design: Design, cells: Sequence[Cell], entry: tuple[str, int] | None
     ) -> list[torch.Tensor]:
         """One forward pass over a batch of cells, from behind their entry if there is one."""
-        plan, rows = self._plan(batch, asked, cells, entry)
-        return _values(self.engine.run(batch.inputs, plan), asked.outcome, rows)
+        plan, rows = self._plan(batch, design, cells, entry)
+        return _values(self.engine.run(batch.inputs, plan), design.outcome, rows)
 
     def _plan(
-        self, batch: Batch, asked: _Asked, cells: Sequence[Cell], entry: tuple[str, int] | None
+        self, batch: Batch, design: Design, cells: Sequence[Cell], entry: tuple[str, int] | None
     ) -> tuple[Plan, list[torch.Tensor]]:
         """The plan of a pass, and the rows of each cell's logits."""
         import torch
 
-        rows, n_text = self._rows(batch)
-        outcome, edits = asked.outcome, asked.edits
-        prefixes = self._prefixes(batch, asked.states, cells, entry) if entry else ()
+        rows, n_text = logit_rows(self.layouts, batch)
+        outcome, edits = design.outcome, design.edits
+        prefixes = self._prefixes(batch, design.states, cells, entry) if entry else ()
         skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
         writes = list(edits.writes(batch, self.layouts.spans)) if edits else []
         writes += self._writes(batch, cells)
@@ -440,14 +230,6 @@ class Sweep:
             columns,
         )
         return plan, rows
-
-    def _rows(self, batch: Batch) -> tuple[list[torch.Tensor], int]:
-        """Flat positions whose logits predict each continuation, or the next token."""
-        spans, n_text = self.layouts.head_spans(batch)
-        counts = [item.prepared.n_scored for item in batch.items]
-        return [
-            span.index[-count - 1 : -1] if count else span.index[-1:] for span, count in zip(spans, counts, strict=True)
-        ], n_text
 
     def _prefixes(
         self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], entry: tuple[str, int]
@@ -522,21 +304,3 @@ def _values(reading: Reading, outcome: Outcome, rows: Sequence[torch.Tensor]) ->
     values = {"columns": reading.picked, "logprob": reading.logprob, "logits": reading.logits}[outcome.kind]
     assert values is not None
     return list(values.split([len(row) for row in rows]))
-
-
-def _packed(
-    items: Sequence[Encoded], limit: BatchLimit, numbers: Sequence[int], *, vision: bool = True
-) -> Iterator[list[int]]:
-    """Numbers of items that share a batch: of one kind, and within the limit with their padding."""
-    current: list[int] = []
-    kind, longest = None, 0
-    for item, number in zip(items, numbers, strict=True):
-        size = max(item.n_tokens, image_tokens(item) if vision else 0)
-        full = len(current) >= limit.count or max(longest, size) * (len(current) + 1) > limit.tokens
-        if current and (full or item.kind != kind):
-            yield current
-            current, longest = [], 0
-        current.append(number)
-        kind, longest = item.kind, max(longest, size)
-    if current:
-        yield current

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import ModalnetError
+from modalnet.execution.cells import Cell, State, Swap
 from modalnet.execution.plan import Plan, Prefix
-from modalnet.execution.sweep import Cell, State, Swap, Sweep
+from modalnet.execution.states import read_states, token_row
+from modalnet.execution.sweep import Sweep
 from modalnet.inputs.batch import Encoded
 from modalnet.models.sites import Space
 
@@ -99,13 +101,14 @@ def _text(
     image, text = towers
     space = Space(image)
 
-    black, white = sweep.states(
+    black, white = read_states(
+        sweep.runner,
         sweep.encoder.prepare([_with(stimulus, _picture(size, 0, at)) for at in (0, size[0])]),
         [space],
         None,
         "auto",
     )
-    token_row = sweep.tokens(black.encoded, text.name)
+    row = token_row(sweep.runner, black.encoded, text.name)
     middles = (seen[:, :2] + seen[:, 2:]) / 2
     depth = image.n_layers
     extents = []
@@ -126,7 +129,7 @@ def _text(
     found = _boxes(*extents)
     if found is None:
         return None
-    found[~token_row.image] = np.nan
+    found[~row.image] = np.nan
     return found
 
 

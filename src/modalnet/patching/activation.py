@@ -17,7 +17,7 @@ from modalnet._deprecation import renamed_arguments
 from modalnet._warnings import warn
 from modalnet.activations import check_units
 from modalnet.errors import InputError
-from modalnet.execution.sweep import Cell, State, Swap
+from modalnet.execution.cells import Cell, State, Swap
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out

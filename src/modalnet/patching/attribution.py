@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.sweep import State
+from modalnet.execution.cells import State
 from modalnet.patching.activation import TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out

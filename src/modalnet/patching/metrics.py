@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.sweep import Outcome, State
+from modalnet.execution.cells import Outcome, State
 
 if TYPE_CHECKING:
     import torch

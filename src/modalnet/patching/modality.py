@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.errors import InputError
-from modalnet.execution.sweep import Cell, Swap
+from modalnet.execution.cells import Cell, Swap
 from modalnet.patching.metrics import Texts, log_probability
 from modalnet.results.result import Labelled, Result
 from modalnet.stimuli.conversion import as_stimuli
@@ -24,7 +24,7 @@ from modalnet.stimuli.conversion import as_stimuli
 if TYPE_CHECKING:
     import pandas as pd
 
-    from modalnet.execution.sweep import State
+    from modalnet.execution.cells import State
     from modalnet.model import Model
 
 GROUPS = ("image", "text", "last")

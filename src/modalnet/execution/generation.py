@@ -1,0 +1,63 @@
+"""Generation, one stimulus after another, under interventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from modalnet.execution.batching import encoded_ahead
+from modalnet.execution.reading import LayoutError
+
+if TYPE_CHECKING:
+    from modalnet.execution.edits import Edits
+    from modalnet.execution.stream import Runner
+    from modalnet.inputs.batch import Batch, Encoded, Prepared
+
+
+def generate(
+    runner: Runner, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
+) -> Iterator[list[int]]:
+    """Continue each stimulus, one at a time and in order; yield the new tokens.
+
+    Parameters
+    ----------
+    runner
+        Of the model.
+    prepared, edits
+        The stimuli, and what is edited at every step.
+    steps
+        The largest number of new tokens.
+    settings
+        For ``generate`` of transformers.
+
+    Raises
+    ------
+    ModalnetError
+        Where the model lays out its tokens in an unknown way.
+    """
+    for item in encoded_ahead(runner.encoder.encode, prepared):
+        yield _continued(runner, item, edits, steps, settings)[:steps]
+
+
+def _continued(
+    runner: Runner, item: Encoded, edits: Edits | None, steps: int, settings: Mapping[str, Any]
+) -> list[int]:
+    batch = runner.encoder.collate([item])
+    # All ones for a stimulus alone, and not grown with what is generated.
+    inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
+
+    def run(edited: Batch) -> list[int]:
+        writes = edits.writes(edited, runner.layouts.spans) if edits else ()
+        later = edits.later(edited, runner.layouts.spans, steps) if edits else ()
+        return runner.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
+
+    try:
+        return run(batch)
+    except LayoutError as error:
+        if item.n_tokens < 2 or batch.written:
+            raise runner.passes.unknown_layout(error, batch) from error
+        # Some models continue from all of a prompt but its last token, which closes it.
+        try:
+            return run(runner.encoder.collate([item.without_last()]))
+        except LayoutError:
+            raise runner.passes.unknown_layout(error, batch) from error

@@ -1,0 +1,230 @@
+"""From a batch to the plan of one pass over it, and from the reading of that pass to values per stimulus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from modalnet.errors import InputError, ModalnetError
+from modalnet.execution import continuations
+from modalnet.execution.edits import Edits
+from modalnet.execution.layout import Layouts
+from modalnet.execution.plan import Plan, Pool, Prefix, Sites
+from modalnet.interventions.positions import Span, TokenChoice, select
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+
+    from modalnet.execution.reading import LayoutError, Reading
+    from modalnet.inputs.batch import Batch, Encoded
+    from modalnet.inputs.encoding import Encoder
+
+# Logits of a batch's continuations that may be held at once.
+MOST_LOGITS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What is read of every stimulus, and under which edits.
+
+    Attributes
+    ----------
+    sites
+        Sites whose activations are read.
+    tokens
+        Per space, which tokens.
+    logits
+        ``"last"`` or ``"all"`` for logits, ``"score"`` for probabilities of continuations.
+    variants
+        A batch runs once under each of these edits; None for none.
+    pooled
+        Take the mean over the chosen tokens; otherwise return them one by one, as ``tokens="all"`` does.
+    spare_first
+        Leave out the first so many of a stimulus' own tokens.
+    """
+
+    sites: Sequence[Sites] = ()
+    tokens: Mapping[str, TokenChoice] = field(default_factory=dict)
+    logits: Literal["last", "all", "score"] | None = None
+    variants: Sequence[Edits | None] = (None,)
+    pooled: bool = True
+    spare_first: int = 0
+
+    def pools(self, space: str) -> bool:
+        """Whether the tokens of a space are pooled."""
+        return self.pooled and self.tokens[space] != "all"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over a batch, and which positions belong to which stimulus.
+
+    Attributes
+    ----------
+    batch, plan
+        What runs.
+    label
+        Identifies the pass to whoever made it: the number of the variant, or the numbers of the cells.
+    logit_positions
+        The flat positions of each stimulus' logits.
+    read_positions
+        Per space, the flat positions that each stimulus is read at.
+    pooled
+        Per space, whether its tokens are pooled.
+    """
+
+    batch: Batch
+    plan: Plan
+    label: Any
+    logit_positions: Sequence[Int[torch.Tensor, " position"]] = ()
+    read_positions: Mapping[str, Sequence[Int[torch.Tensor, " position"]]] = field(default_factory=dict)
+    pooled: Mapping[str, bool] = field(default_factory=dict)
+
+    def result(self, reading: Reading) -> BatchResult:
+        """The values of each stimulus."""
+        activations: dict[str, Any] = {
+            name: values if self.pooled[name] else [values[:, positions] for positions in self.read_positions[name]]
+            for name, values in reading.activations.items()
+        }
+        logits = scores = None
+        if reading.logits is not None:
+            logits = list(reading.logits.split([len(positions) for positions in self.logit_positions]))
+        if reading.logprob is not None and reading.likeliest is not None:
+            sizes = [item.prepared.n_targets for item in self.batch.items]
+            scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
+        return BatchResult([item.index for item in self.batch.items], activations, logits, scores, self.label)
+
+
+@dataclass
+class BatchResult:
+    """The values of the stimuli of one batch.
+
+    Attributes
+    ----------
+    indices
+        Places of its stimuli in the list that the user gave.
+    activations
+        Per space ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
+    logits
+        One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where they were not requested.
+    scores
+        Per stimulus the log-probability of each token of its continuation that is scored and then of each other ending,
+        and whether each is the likeliest.
+    variant
+        The number of the edits that it ran under.
+    """
+
+    indices: list[int]
+    activations: dict[str, Any]
+    logits: list[Float[torch.Tensor, "token vocab"]] | None = None
+    scores: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    variant: int = 0
+
+
+class PassMaker:
+    """Makes the passes of a batch.
+
+    Parameters
+    ----------
+    encoder, layouts
+        Of the model.
+    """
+
+    def __init__(self, encoder: Encoder, layouts: Layouts) -> None:
+        self.encoder = encoder
+        self.layouts = layouts
+
+    def make(self, batch: Batch, readout: Readout, variant: int, prefixes: tuple[Prefix, ...] = ()) -> Pass:
+        """The pass over a batch under one of the variants."""
+        reads, read_positions = self._reads(batch, readout)
+        edits = readout.variants[variant]
+        rows, targets, target_rows, n_text = None, None, None, 0
+        logit_positions: list[torch.Tensor] = []
+        if readout.logits is not None:
+            scored = readout.logits == "score"
+            choice: TokenChoice = "last" if readout.logits == "last" else "all"
+            held = self.layouts.head_spans(batch)
+            logit_positions, n_text = _chosen(batch, held, self.encoder.text_tower, choice)
+            if scored:
+                ids = self.layouts.token_ids(batch, self.encoder.text_tower)
+                items = [item.prepared for item in batch.items]
+                logit_positions = [
+                    continuations.predicting(own, item) for own, item in zip(logit_positions, items, strict=True)
+                ]
+                targets = _cat([continuations.targets(one, item) for one, item in zip(ids, items, strict=True)])
+                target_rows = continuations.target_rows(items)
+            rows = _cat(logit_positions)
+        writes = edits.writes(batch, self.layouts.spans) if edits else ()
+        plan = Plan(reads, rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
+        pooled = {site.name: readout.pools(site.name) for site in readout.sites}
+        return Pass(batch, plan, variant, logit_positions, read_positions, pooled)
+
+    def towers(self, readout: Readout) -> list[str]:
+        """The towers whose layout has to hold."""
+        towers = [site.tower.name for site in readout.sites]
+        towers += [name for edits in readout.variants if edits for name in edits.towers]
+        if readout.logits is not None:
+            towers.append(self.encoder.text_tower)  # the logits come from there
+        return list(dict.fromkeys(towers))
+
+    def unknown_layout(self, error: LayoutError, batch: Batch) -> ModalnetError:
+        """The error for a model whose layout was not understood."""
+        return ModalnetError(
+            f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
+            f"these inputs ({', '.join(batch.inputs)}). Please report this model."
+        )
+
+    def _reads(
+        self, batch: Batch, readout: Readout
+    ) -> tuple[tuple[tuple[Sites, Pool], ...], dict[str, list[torch.Tensor]]]:
+        """The sites that are read with their pools, and the positions of each stimulus."""
+        reads, positions = [], {}
+        for site in readout.sites:
+            tower, name = site.tower.name, site.name
+            parts = self.layouts.stages(site)
+            if len(parts) > 1 and not readout.pools(name):
+                raise InputError(
+                    f"the {tower} tower of {self.encoder.loaded.name} merges patches on its way, so its blocks have "
+                    f"different tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
+                    'pooled, such as tokens="mean".'
+                )
+            for part in parts:
+                held = self.layouts.spans(batch, tower, part.layers[0])
+                picked, total = _chosen(batch, held, tower, readout.tokens[name], readout.spare_first)
+                positions[name] = picked
+                reads.append((part, _pool(picked, total, pooled=readout.pools(name))))
+        return tuple(reads), positions
+
+
+def too_many_logits(items: Sequence[Encoded], vocabulary: int) -> bool:
+    """Whether the logits of a batch's continuations would take more than their share of memory."""
+    rows = sum(len(item.prepared.places) for item in items)
+    return len(items) > 1 and rows * vocabulary > MOST_LOGITS
+
+
+def _chosen(
+    batch: Batch, held: tuple[list[Span], int], tower: str, choice: TokenChoice, spare_first: int = 0
+) -> tuple[list[torch.Tensor], int]:
+    """The positions that a choice of tokens takes of each stimulus, and the number of positions in all."""
+    spans, total = held
+    picked = [
+        select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
+        for item, span in zip(batch.items, spans, strict=True)
+    ]
+    return picked, total
+
+
+def _pool(picked: list[torch.Tensor], total: int, *, pooled: bool) -> Pool:
+    import torch
+
+    if not pooled:
+        return Pool(total)
+    return Pool(total, _cat(picked), torch.tensor([len(index) for index in picked]))
+
+
+def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat(parts)

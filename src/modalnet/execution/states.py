@@ -1,0 +1,184 @@
+"""Stimuli as they run: their activations at every token, gradients there, and the tokens themselves."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modalnet.errors import ModalnetError
+from modalnet.execution.batching import BatchLimit, batches, halves
+from modalnet.execution.cells import Outcome, State
+from modalnet.execution.edits import Edits
+from modalnet.execution.layout import Layouts
+from modalnet.execution.memory import free_memory, is_out_of_memory
+from modalnet.execution.passes import Readout
+from modalnet.execution.plan import Plan, Pool, Sites
+from modalnet.execution.stream import Runner
+from modalnet.interventions.positions import TokenChoice, TokenRow
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+
+    from modalnet.inputs.batch import Batch, Encoded, Prepared
+    from modalnet.models.sites import Space
+
+#: From logits ``[row, vocab]`` of some stimuli, and their indices, to one value for each.
+Measure = Callable[["torch.Tensor", Sequence[int]], "torch.Tensor"]
+
+
+def read_states(  # noqa: PLR0917
+    runner: Runner,
+    prepared: Sequence[Prepared],
+    spaces: Sequence[Space],
+    edits: Edits | None,
+    batch_size: int | Literal["auto"],
+    outcome: Outcome | None = None,
+) -> list[State]:
+    """Run stimuli and store their activations in some spaces, in their order, and what is taken from the logits."""
+    sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
+    tokens: dict[str, TokenChoice] = {space.name: "all" for space in spaces}
+    made: list[Any] = [None] * len(prepared)
+    logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
+    for result in runner.stream(prepared, Readout(sites, tokens, logits, [edits]), batch_size):
+        for place, index in enumerate(result.indices):
+            # A copy: a slice would keep its whole batch in memory.
+            activations = {name: values[place].clone() for name, values in result.activations.items()}
+            taken = None
+            if result.scores is not None:
+                taken = result.scores[place][0].clone()
+            elif result.logits is not None and outcome is not None:
+                taken = result.logits[place].clone()
+                if outcome.kind == "columns":
+                    taken = taken[:, list(outcome.columns[index])]
+            made[index] = State(runner.encoder.encode(prepared[index]), activations, taken)
+    return made
+
+
+def read_gradients(  # noqa: PLR0917
+    runner: Runner,
+    prepared: Sequence[Prepared],
+    spaces: Sequence[Space],
+    measure: Measure,
+    edits: Edits | None,
+    batch_size: int | Literal["auto"],
+) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
+    """Run stimuli forward and backward; not in their order.
+
+    Parameters
+    ----------
+    runner
+        Of the model.
+    prepared
+        Stimuli with or without continuations.
+    spaces
+        Where gradients are taken.
+    measure
+        See ``Measure``.
+    edits, batch_size
+        As for every run.
+
+    Yields
+    ------
+    tuple
+        Index, state, per space the gradient of the measure ``[layer, token, dim]``, and the measure.
+    """
+    limit = BatchLimit(batch_size, runner.engine)
+    # A backward pass keeps what every block computed on the way.
+    limit.count, limit.tokens = max(1, limit.count // 4), limit.tokens / 4
+    sites = [Sites(space, tuple(range(space.n_layers))) for space in spaces]
+    towers = list(dict.fromkeys(space.tower.name for space in spaces))
+    encoded = [runner.encoder.encode(item) for item in sorted(prepared, key=lambda item: item.order)]
+    for items in batches(encoded, lambda item: item, limit):
+        waiting = deque(side_by_side(runner.layouts, items, towers))
+        while waiting:
+            group = waiting.popleft()
+            try:
+                yield from _backward(runner, group, sites, measure, edits)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(group) == 1:
+                    raise
+                waiting.extendleft(reversed(halves(group)))
+                free_memory()
+
+
+def _backward(
+    runner: Runner, items: list[Encoded], sites: Sequence[Sites], measure: Measure, edits: Edits | None
+) -> list[tuple[int, State, dict[str, torch.Tensor], torch.Tensor]]:
+    import torch
+
+    batch = runner.encoder.collate(items)
+    spans = {site.name: runner.layouts.spans(batch, site.tower.name) for site in sites}
+    rows, n_text = logit_rows(runner.layouts, batch)
+    indices = [item.index for item in items]
+    plan = Plan(
+        tuple((site, Pool(spans[site.name][1])) for site in sites),
+        torch.cat(rows),
+        n_text_positions=n_text,
+        root=batch.root,
+        writes=edits.writes(batch, runner.layouts.spans) if edits else (),
+    )
+    reading = runner.engine.run(batch.inputs, plan, lambda logits: measure(logits, indices))
+    assert reading.measured is not None
+    if len(reading.measured) != len(items):
+        raise ModalnetError(f"the measure gave {len(reading.measured)} values for {len(items)} stimuli")
+    made = []
+    for place, item in enumerate(items):
+        at = {name: own[place].index for name, (own, _) in spans.items()}
+        state = State(item, {name: values[:, at[name]] for name, values in reading.activations.items()})
+        gradient = {name: values[:, at[name]] for name, values in reading.gradient.items()}
+        made.append((item.index, state, gradient, reading.measured[place]))
+    return made
+
+
+def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
+    """The tokens of a stimulus in a tower, without those of a continuation."""
+    batch = runner.encoder.collate([encoded])
+    (span,), _ = runner.layouts.spans(batch, tower)
+    count = len(span.index) - encoded.prepared.scored_in(tower)
+    image = np.zeros(count, dtype=bool) if span.image is None else span.image.numpy()[:count]
+    cls = np.zeros(count, dtype=bool)
+    if span.cls is not None:
+        cls[span.cls.numpy()] = True
+    is_text = runner.layouts.towers[tower].modality == "text"
+    ids = runner.layouts.token_ids(batch, tower)[0][:count].tolist() if is_text else []
+    numbers = np.cumsum(image)
+    names = [
+        f"<image {numbers[place] - 1}>"
+        if image[place]
+        else runner.encoder.loaded.tokenizer.decode([ids[place]])
+        if ids
+        else "<cls>"
+        if cls[place]
+        else f"<register {place}>"
+        for place in range(count)
+    ]
+    return TokenRow(tuple(names), image, cls)
+
+
+def logit_rows(layouts: Layouts, batch: Batch) -> tuple[list[Int[torch.Tensor, " row"]], int]:
+    """Flat positions whose logits predict each continuation, or the next token; and the number of positions in all."""
+    spans, n_text = layouts.head_spans(batch)
+    counts = [item.prepared.n_scored for item in batch.items]
+    return [
+        span.index[-count - 1 : -1] if count else span.index[-1:] for span, count in zip(spans, counts, strict=True)
+    ], n_text
+
+
+def side_by_side(layouts: Layouts, items: list[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
+    """Items in one batch, or one by one where the model does not keep them apart; in their order."""
+    parts = layouts.group(items, towers)
+    if len(parts) == 1:
+        return parts
+    # The layout may want another order, in which runs of equal sizes stand together; here order must stay.
+    same: list[list[Encoded]] = []
+    alone = any(len(part) == 1 for part in parts)
+    for item in items:
+        if same and not alone and same[-1][0].signature == item.signature:
+            same[-1].append(item)
+        else:
+            same.append([item])
+    return same

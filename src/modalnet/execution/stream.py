@@ -1,0 +1,226 @@
+"""Many stimuli through the engine, batch by batch.
+
+Where a batch does not fit into memory it is halved, and later batches stay within what fitted; what was read before is
+kept. Results are yielded batch by batch, so memory does not grow with the number of stimuli. A backend that runs jobs
+gets many batches at once (:mod:`modalnet.execution.jobs`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from modalnet.execution.batching import BatchLimit, batches, encoded_ahead, halves
+from modalnet.execution.edits import Edits
+from modalnet.execution.engine import Engine
+from modalnet.execution.jobs import JobQueue
+from modalnet.execution.layout import Layouts
+from modalnet.execution.memory import free_memory, is_out_of_memory, too_large
+from modalnet.execution.passes import BatchResult, Pass, PassMaker, Readout, too_many_logits
+from modalnet.execution.prefixes import SharedPrefixes
+from modalnet.execution.reading import LayoutError, Reading, RowsError
+from modalnet.inputs.encoding import Encoder
+from modalnet.interventions.positions import TokenChoice
+
+if TYPE_CHECKING:
+    import torch
+
+    from modalnet.execution.plan import Prefix, Sites
+    from modalnet.execution.reduction import Sums
+    from modalnet.inputs.batch import Batch, Encoded, Prepared
+
+
+class Runner:
+    """Runs stimuli through a model in batches.
+
+    Parameters
+    ----------
+    engine, encoder, layouts
+        Of the model.
+    """
+
+    def __init__(self, engine: Engine, encoder: Encoder, layouts: Layouts) -> None:
+        self.engine = engine
+        self.encoder = encoder
+        self.layouts = layouts
+        self.passes = PassMaker(encoder, layouts)
+        self.shared = SharedPrefixes(engine, layouts, encoder.text_tower)
+
+    def stream(
+        self, prepared: Sequence[Prepared], readout: Readout, batch_size: int | Literal["auto"] = "auto"
+    ) -> Iterator[BatchResult]:
+        """Yield results batch by batch, not in the order of the stimuli.
+
+        A batch is encoded once and runs once under each of the variants.
+
+        Parameters
+        ----------
+        prepared
+            The stimuli; with continuations where they are scored.
+        readout
+            What is read.
+        batch_size
+            As for :meth:`modalnet.Model.run`.
+
+        Raises
+        ------
+        InputError
+            Where a stimulus cannot be encoded or has no token of the requested kind.
+        """
+        limit = BatchLimit(batch_size, self.engine)
+        groups = self._groups(prepared, readout, limit)
+        if self.engine.capabilities.jobs:
+            jobs = JobQueue(groups, lambda group: self._variants(group, readout), self.read_job, limit, self.engine)
+            for passes, readings in jobs:
+                yield from (each.result(reading) for each, reading in zip(passes, readings, strict=True))
+            return
+        for fresh in groups:
+            waiting = deque([(fresh, list(range(len(readout.variants))))])
+            while waiting:
+                group, left = waiting.popleft()
+                # An earlier batch showed that this many do not fit, or the logits of this one would not.
+                if len(group) > limit.count or self._too_many_logits(group, readout):
+                    waiting.extendleft((half, left) for half in reversed(halves(group)))
+                    continue
+                batch = self.encoder.collate(group)
+                prefixes = self._prefixes(batch, readout, left)
+                while left:
+                    result = self._run_if_it_fits(batch, readout, left[0], prefixes)
+                    if result is None:
+                        limit.count = max(1, len(group) // 2)
+                        waiting.extendleft((half, list(left)) for half in reversed(halves(group)))
+                        free_memory()
+                        break
+                    yield result
+                    left = left[1:]
+
+    def moments(
+        self,
+        prepared: Sequence[Prepared],
+        readout: Readout,
+        groups: Sequence[int],
+        *,
+        absolute: bool,
+        batch_size: int | Literal["auto"] = "auto",
+        later: list[bytes] | None = None,
+    ) -> Iterator[tuple[list[int], Sums]]:
+        """Moments of groups of stimuli, reduced by the backend and returned job by job.
+
+        Parameters
+        ----------
+        prepared, readout, batch_size
+            As for :meth:`stream`; tokens are pooled, and there is one variant.
+        groups
+            Group of each stimulus that the user gave, from 0.
+        absolute
+            Whether the moments are of |activation|.
+        later
+            A list that the jobs are written into instead of being sent; nothing comes back then.
+
+        Yields
+        ------
+        indices, sums
+            The stimuli of a job, and their moments.
+        """
+        limit = BatchLimit(batch_size, self.engine)
+        count = max(groups) + 1
+
+        def reduce(passes: Sequence[Pass]) -> Sums:
+            members = [[groups[item.index] for item in each.batch.items] for each in passes]
+            plans = [(each.batch.inputs, each.plan) for each in passes]
+            if later is None:
+                return self._understood(lambda: self.engine.reduce(plans, members, count, absolute=absolute), passes)
+            later.append(self.engine.write(plans, members, count, absolute=absolute))
+            return {}
+
+        jobs = JobQueue(
+            self._groups(prepared, readout, limit),
+            lambda group: self._variants(group, readout),
+            reduce,
+            limit,
+            self.engine,
+            reduced=True,
+            written=later is not None,
+        )
+        for passes, sums in jobs:
+            yield [item.index for each in passes for item in each.batch.items], sums
+
+    def inward(  # noqa: PLR0917
+        self,
+        item: Encoded,
+        sites: Sequence[Sites],
+        tokens: Mapping[str, TokenChoice],
+        source: str,
+        measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        edits: Edits | None = None,
+    ) -> Reading:
+        """Run one stimulus and go back from what is read to one of its inputs; see :meth:`.engine.Engine.inward`."""
+        batch = self.encoder.collate([item])
+        one = self.passes.make(batch, Readout(sites, tokens, variants=[edits]), 0)
+        return self._understood(lambda: self.engine.inward(batch.inputs, one.plan, source, measure), [one])
+
+    def read_job(self, passes: Sequence[Pass]) -> list[Reading]:
+        """Run several passes as one job."""
+        return self._understood(
+            lambda: self.engine.run_many([(each.batch.inputs, each.plan) for each in passes]), passes
+        )
+
+    def _groups(self, prepared: Sequence[Prepared], readout: Readout, limit: BatchLimit) -> Iterator[list[Encoded]]:
+        """Stimuli that are known to run in one batch, and whose continuations look back only where they are scored."""
+        towers = self.passes.towers(readout)
+        encoded = encoded_ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
+        for items in batches(encoded, lambda item: item, limit):
+            if readout.logits == "score":
+                self.layouts.keep_order(items[0])
+            yield from self.layouts.group(items, towers)
+
+    def _variants(self, group: list[Encoded], readout: Readout) -> list[Pass] | None:
+        """The passes over one batch; None where their logits would be too many."""
+        if self._too_many_logits(group, readout):
+            return None
+        batch = self.encoder.collate(group)
+        return [self.passes.make(batch, readout, variant) for variant in range(len(readout.variants))]
+
+    def _too_many_logits(self, group: Sequence[Encoded], readout: Readout) -> bool:
+        return readout.logits == "score" and too_many_logits(group, self.engine.vocabulary)
+
+    def _prefixes(self, batch: Batch, readout: Readout, variants: Sequence[int]) -> tuple[Prefix, ...]:
+        return self.shared.of(
+            batch, readout, variants, lambda prefixes: self._run(batch, readout, variants[-1], prefixes)
+        )
+
+    def _run_if_it_fits(
+        self, batch: Batch, readout: Readout, variant: int, prefixes: tuple[Prefix, ...]
+    ) -> BatchResult | None:
+        """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
+        # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
+        try:
+            return self._run(batch, readout, variant, prefixes)
+        except RowsError:
+            self.layouts.run_alone()
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch.items) == 1:
+                raise too_large(batch.items[0].label) from error
+            return None
+
+    def _run(self, batch: Batch, readout: Readout, variant: int, prefixes: tuple[Prefix, ...] = ()) -> BatchResult:
+        one = self.passes.make(batch, readout, variant, prefixes)
+        try:
+            return one.result(self.engine.run(batch.inputs, one.plan))
+        except RowsError:
+            raise
+        except LayoutError as error:
+            if self.layouts.look_for_merging(batch.items[0]):
+                return self._run(batch, readout, variant, prefixes)
+            raise self.passes.unknown_layout(error, batch) from error
+
+    def _understood(self, run: Callable[[], Any], passes: Sequence[Pass]) -> Any:
+        """Run, and say so where the layout of the passes was not understood."""
+        try:
+            return run()
+        except LayoutError as error:
+            raise self.passes.unknown_layout(error, passes[0].batch) from error
