@@ -101,4 +101,4 @@ def test_only_the_backends_look_at_where_a_model_runs() -> None:
                 named = getattr(inner, "attr", getattr(inner, "id", ""))
                 assert named != "remote" or place in CHOOSING, f"{place}:{inner.lineno}"
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modalnet.execution.backends"):
-                assert node.module.rsplit(".", 1)[1] in ("choice", "protocol", "local"), place
+                assert node.module.rsplit(".", 1)[1] in ("accounting", "choice", "protocol", "local"), place
