@@ -510,7 +510,7 @@ class Localization(Result):
         """Return what was localized, and per tower how many units are significant and where t is largest, as text."""
         rows = self.table()
         lines = [repr(self)]
-        for tower in self._towers:
+        for tower in self._spaces:
             here = rows[rows["tower"] == tower]
             text = f"  {tower}: {int(here['significant'].sum()):,} of {int(here['units'].sum()):,} units at q < 0.05"
             if np.isfinite(self.t[tower]).any():
@@ -523,9 +523,9 @@ class Localization(Result):
 
     def _labelled(self) -> tuple[Labelled, Labelled]:
         def flat(values: Mapping[str, Any]) -> np.ndarray:
-            return selection.flatten(values, self._towers)
+            return selection.flatten(values, self._spaces)
 
-        places = [(tower, *place) for tower in self._towers for place in np.ndindex(self.shapes[tower])]
+        places = [(tower, *place) for tower in self._spaces for place in np.ndindex(self.shapes[tower])]
         spaces, layers, indices = zip(*places, strict=True)
         arrays: Labelled = {
             name: (("unit",), flat(getattr(self, name))) for name in ("t", "p", "q", "effect_size", "mean_abs")
