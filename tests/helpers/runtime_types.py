@@ -186,8 +186,10 @@ def raise_what_modalnet_says(function: Callable[..., Any], args: tuple[Any, ...]
 
 
 def names_are_there(names: dict[str, Any]) -> bool:
-    """Execute what a module imports for type checkers; False while it cannot be, as its packages are being imported."""
+    """Execute what a module imports for type checkers; False while that, or the module itself, is being imported."""
     module = names["__name__"]
+    if being_imported(module):
+        return False
     while left := waiting.get(module):
         try:
             exec(compile(ast.Module([left[0]], []), names["__file__"], "exec"), names)
@@ -197,15 +199,19 @@ def names_are_there(names: dict[str, Any]) -> bool:
     return True
 
 
+def being_imported(module: str) -> bool:
+    return module not in sys.modules or getattr(sys.modules[module].__spec__, "_initializing", False)
+
+
 def aliases() -> dict[str, Any]:
     """The type aliases of the modules imported so far, evaluated where they are written."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, module in written.items():
-        names = vars(sys.modules[module])
-        if isinstance(names.get(name), str) and names_are_there(names):
+        if being_imported(module) or not names_are_there(names := vars(sys.modules[module])):
+            continue
+        if isinstance(names[name], str):
             names[name] = eval(names[name], names, found)
-        if name in names:
-            found[name] = names[name]
+        found[name] = names[name]
     return found
 
 
