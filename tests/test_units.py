@@ -230,7 +230,7 @@ def test_controls_that_cannot_be_drawn_say_why():
     with pytest.raises(InputError, match="'size'"):
         x.random(match="size")
     for n in (0, -1, 1.5, True):
-        with pytest.raises(InputError, match="n="):
+        with pytest.raises(InputError, match="`n` must be a positive integer"):
             x.random(n=n)
     with pytest.raises(InputError, match="seed"):
         x.random(seed=-1)

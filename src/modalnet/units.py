@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet import _files
-from modalnet._deprecation import moved_method, renamed, renamed_arguments
+from modalnet._deprecation import renamed, renamed_arguments
 from modalnet.errors import InputError, StoreError
-from modalnet.stats.controls import check_match
+from modalnet.stats.controls import draw_masks
 
 Shapes = dict[str, tuple[int, int]]
 #: What is accepted wherever one network is taken.
@@ -34,7 +34,6 @@ NetworksLike: TypeAlias = "UnitsLike | Mapping[str, UnitsLike]"
 
 FORMAT = "modalnet.units"
 VERSION = 1
-NEAREST = 5  # candidates nearest in mean absolute activation, of which an activation-matched control picks one
 
 
 @runtime_checkable
@@ -295,17 +294,9 @@ class Units:
         seed
             A non-negative integer; the same seed gives the same sets on every machine.
         match
-            What a control shares with this set.
-
-            ``"layer"``: as many units in every layer, each choice of free units equally likely.
-
-            ``"tower"``: as many units in every space, wherever they are in it.
-
-            ``"activation"``: as many units in every layer, each alike in mean absolute activation a. The selected units
-            of a layer are taken in random order; for each, one of the 5 free units of the layer at the smallest
-            distance \\|log a - log a'\\| (ties: the lower dim) is drawn with equal probability and is then no longer
-            free. In a layer where most units are selected the match is therefore poorer. Free units whose mean
-            absolute activation is NaN or infinite are never drawn.
+            What a control shares with this set: ``"layer"``, as many units in every layer; ``"tower"``, as many units
+            in every space; ``"activation"``, as many units in every layer, each alike in mean absolute activation. See
+            :mod:`modalnet.stats.controls`.
 
         Returns
         -------
@@ -318,50 +309,8 @@ class Units:
             If a layer or space has too few units that are not selected, if ``match="activation"`` and ``mean_abs`` is
             not known, or for an unknown ``match`` or ``n`` below 1.
         """
-        if not _is_whole(n) or n < 1:
-            raise InputError(f"random(n=...) draws a whole number of sets, at least 1; got n={n!r}.")
-        if not _is_whole(seed) or seed < 0:
-            raise InputError(f"random(seed=...) takes a non-negative whole number; got seed={seed!r}.")
-        match = check_match(match)
-        draws: dict[str, Callable[[np.random.Generator, str], np.ndarray]] = {
-            "layer": self._draw_by_layer,
-            "tower": self._draw_by_tower,
-            "activation": self._draw_by_activation,
-        }
-        if match not in draws:
-            raise InputError(f"random(match=...) is one of {list(draws)}; got {match!r}.")
-        controls = []
-        for draw in range(n):
-            rng = np.random.Generator(np.random.PCG64([int(seed), draw]))
-            mask = {space: draws[match](rng, space) for space in self._mask}
-            controls.append(Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=()))
-        return controls
-
-    def _draw_by_tower(self, rng: np.random.Generator, space: str) -> np.ndarray:
-        selected = self._mask[space]
-        picked = _pick(rng, ~selected.ravel(), int(selected.sum()), f"{space!r}")
-        return picked.reshape(selected.shape)
-
-    def _draw_by_layer(self, rng: np.random.Generator, space: str) -> np.ndarray:
-        return np.stack(
-            [
-                _pick(rng, ~selected, int(selected.sum()), f"layer {layer} of {space!r}")
-                for layer, selected in enumerate(self._mask[space])
-            ]
-        )
-
-    def _draw_by_activation(self, rng: np.random.Generator, space: str) -> np.ndarray:
-        if self._mean_abs is None:
-            raise InputError(
-                'random(match="activation") needs the mean absolute activation of every unit, and these units carry '
-                "none. Units that a localization selects (localization.top(...)) do; or pass mean_abs= to Units."
-            )
-        return np.stack(
-            [
-                _pick_alike(rng, selected, mean_abs, f"layer {layer} of {space!r}")
-                for layer, (selected, mean_abs) in enumerate(zip(self._mask[space], self._mean_abs[space], strict=True))
-            ]
-        )
+        masks = draw_masks(self._mask, n, seed=seed, match=match, mean_abs=self._mean_abs)
+        return [Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=()) for mask in masks]
 
     to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
@@ -612,46 +561,3 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(data)
     except ValueError as error:
         raise StoreError(f"{os.fspath(path)} is damaged: not valid JSON ({error}).") from error
-
-
-def _shuffled(rng: np.random.Generator, items: np.ndarray) -> np.ndarray:
-    """Return the items in random order, from plain uniform doubles, which are the same on every machine."""
-    return items[np.argsort(rng.random(len(items)), kind="stable")]
-
-
-def _pick(rng: np.random.Generator, free: np.ndarray, count: int, where: str) -> np.ndarray:
-    candidates = np.flatnonzero(free)
-    _check_enough(len(candidates), count, where)
-    picked = np.zeros(len(free), dtype=bool)
-    picked[_shuffled(rng, candidates)[:count]] = True
-    return picked
-
-
-def _pick_alike(rng: np.random.Generator, selected: np.ndarray, mean_abs: np.ndarray, where: str) -> np.ndarray:
-    free = ~selected & np.isfinite(mean_abs)
-    _check_enough(int(free.sum()), int(selected.sum()), where)
-    if not np.isfinite(mean_abs[selected]).all():
-        raise InputError(
-            f"A selected unit of {where} has no finite mean absolute activation, so no unit can be matched to it."
-        )
-    picked = np.zeros(len(free), dtype=bool)
-    sizes = np.maximum(mean_abs, np.finfo(np.float64).tiny)
-    for unit in _shuffled(rng, np.flatnonzero(selected)):
-        candidates = np.flatnonzero(free)
-        # The ratio of the larger to the smaller orders units as |log a - log b| does, and division, unlike log, is
-        # rounded alike on every machine.
-        with np.errstate(over="ignore"):
-            ratio = np.maximum(sizes[candidates], sizes[unit]) / np.minimum(sizes[candidates], sizes[unit])
-        nearest = candidates[np.argsort(ratio, kind="stable")[:NEAREST]]
-        choice = nearest[int(rng.random() * len(nearest))]
-        free[choice] = False
-        picked[choice] = True
-    return picked
-
-
-def _check_enough(free: int, count: int, where: str) -> None:
-    if free < count:
-        raise InputError(
-            f"A control of {count} units of {where} needs as many that are not selected; only {free} are free. "
-            'Select fewer units, or draw with match="tower".'
-        )

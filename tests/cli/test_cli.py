@@ -531,7 +531,7 @@ def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
     [
         (["--by", "size"], "by="),
         (["--exclude-massive", "0.5"], "above 1"),
-        (["--spare-first", "-1"], "spare_first= is a whole number"),
+        (["--spare-first", "-1"], "`spare_first` must be a non-negative integer"),
         (["--fractions", "12"], "takes shares"),
         (["--tasks", "sudoku"], "Unknown task"),
         (["--tasks", "blimp"], "needs a path"),

@@ -235,7 +235,7 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
         ({"tasks": []}, "a task or several"),
         ({"tasks": ["blimp"]}, "is a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
-        ({"n_controls": -1}, "controls= is a whole number"),
+        ({"n_controls": -1}, "`n_controls` must be a non-negative integer"),
         ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', got 'melt'"),
         ({"operations": 3}, "`operations` must be one or several of"),
         ({"operations": []}, "`operations` must name at least one of"),

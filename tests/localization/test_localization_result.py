@@ -508,7 +508,7 @@ def test_reliability_that_cannot_be_measured(signal, values):
         ({"k": 11}, "from 2 to 10"),
         ({"k": 2.5}, "from 2 to 10"),
         ({"n_splits": 0}, "n_splits"),
-        ({"n_random": 0}, "n_random"),
+        ({"n_controls": 0}, "`n_controls` must be a positive integer"),
         ({"fraction": 0}, "fraction"),
         ({"fraction": 1e-9}, "selects none"),
         ({"towers": "audio"}, "vision"),

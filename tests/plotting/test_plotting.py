@@ -32,7 +32,7 @@ def test_the_line_is_the_share_of_each_layer() -> None:
 def test_the_band_holds_95_percent_of_random_networks_of_the_tower() -> None:
     result = localization("decoder")
     units = result.top(k=40)
-    ax = layer_profile(result, units, ax=axes_for(1), n_random=30, seed=3)
+    ax = layer_profile(result, units, ax=axes_for(1), n_controls=30, seed=3)
     (band,) = ax.collections
     drawn = units.random(30, seed=3, match="tower")
     shares = np.array([100 * control.per_layer()["decoder"] / 50 for control in drawn])

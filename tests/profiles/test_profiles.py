@@ -294,7 +294,7 @@ def test_items_are_found_by_number_and_can_be_given():
         ({"conditions": {"a": ["one"], "b": ["two", "three"]}}, "'a' has 1 stimuli"),
         ({"normalize": "percent"}, "normalize='percent'"),
         ({"magnitude": "squared"}, "magnitude='squared'"),
-        ({"n_controls": -1}, "controls= is a whole number"),
+        ({"n_controls": -1}, "`n_controls` must be a non-negative integer"),
         ({"items": ["1"]}, "items= has 1 entries"),
     ],
 )

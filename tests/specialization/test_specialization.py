@@ -331,7 +331,7 @@ def test_the_panels(result):
         ({"contrasts": {"music": mn.stimuli.language(4)}}, "contrasts= names 'music'"),
         ({"contrasts": {"language": "x"}}, "is a str; a Contrast was expected"),
         ({"tasks": [1]}, "tasks= is a mapping of domains"),
-        ({"n_crossed": 1}, "n_crossed= is a whole number from 2"),
+        ({"n_crossed": 1}, "`n_crossed` must be an integer of at least 2"),
     ],
 )
 def test_bad_questions_are_refused(tiny, localizations, options, message):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int
 from modalnet.activations import Activations, blocks_of, check_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
@@ -26,6 +27,7 @@ from modalnet.brain.result import Alignment, FeatureScores
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
+from modalnet.stats.controls import draw
 from modalnet.stats.permutation import count_reaching
 from modalnet.units import Units, as_units
 
@@ -178,7 +180,7 @@ def align(
     check_counts(n_controls=n_controls, n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
     copy, notes = untrained_of(model, untrained, network)
-    random = network.random(n_controls, seed, match) if n_controls else []
+    random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = baselines_of(dataset, baselines)
     notes += left_out
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
@@ -559,11 +561,9 @@ def _split(
 
 
 def check_counts(**given: Any) -> None:
+    """Refuse numbers of resamples, permutations or controls that are none; an interval needs two resamples."""
     for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
-    if given.get("n_resamples", 2) < 2:
-        raise InputError(f"n_resamples= draws intervals from; two are the least, got {given['n_resamples']!r}.")
+        check_int(name, value, minimum=2 if name == "n_resamples" else 0)
 
 
 def _check_choices(regression: str, metric: str, device: str) -> None:

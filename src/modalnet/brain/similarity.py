@@ -30,6 +30,7 @@ from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.controls import draw
 from modalnet.stats.permutation import rank_p
 from modalnet.units import Units, as_units
 
@@ -510,7 +511,7 @@ def _compare(  # every option of the two face functions
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
     copy, missing = aligning.untrained_of(model, untrained, network)
-    random = network.random(n_controls, seed, match) if n_controls else []
+    random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = aligning.baselines_of(dataset, baselines)
     notes = [*notes, *missing, *left_out]
     asked = settings | {

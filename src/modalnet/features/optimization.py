@@ -29,6 +29,7 @@ from modalnet.features.response import (
     units_of,
 )
 from modalnet.model import Model, load
+from modalnet.stats.controls import draw
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def optimize(
     _check_model(model)
     network = units_of(model, units)
     match = match or ("layer" if network.mean_abs is None else "activation")
-    sets = [network, *(network.random(n_controls, seed=seed, match=match) if n_controls else [])]
+    sets = [network, *draw(network, n_controls, seed=seed, match=match)]
     responses = [response_of(model, each, magnitude, scaled=scaled) for each in sets]
     canvas = model._executor.canvas(text, size)
     spaces = {space for response in responses for space in response.layers}

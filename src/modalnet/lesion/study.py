@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_options
+from modalnet._validation import check_batch_size, check_bool, check_int, check_options, check_seed
 from modalnet._warnings import warn
 from modalnet.activations import check_units
 from modalnet.errors import InputError
@@ -24,7 +24,7 @@ from modalnet.lesion.result import LesionStudy
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.models.towers import modality_of
 from modalnet.results.cache import Access, CacheLike, cached_parts
-from modalnet.stats.controls import Match, check_matches
+from modalnet.stats.controls import Match, check_matches, draw_each
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import NetworksLike, Units, as_networks
@@ -150,7 +150,11 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     access = Access.of(cache)
     model = model._at(remote)
     named = _named_tasks(tasks)
-    _check_numbers(n_controls=n_controls, spare_first=spare_first, seed=seed)
+    check_int("n_controls", n_controls, minimum=0)
+    check_int("spare_first", spare_first, minimum=0)
+    check_seed(seed)
+    check_batch_size(batch_size)
+    check_bool("progress", progress)
     kinds = check_matches(match)
     operations = check_options("operations", operations, OPERATIONS)
     _check_choices(fractions=fractions)
@@ -224,14 +228,8 @@ class _Draw:
         if not units.count:
             raise InputError(f"Network {name!r} is an empty set of units, so there is nothing to lesion.")
         sets: list[tuple[str, int, Units]] = [("", 0, units)]
-        for match in self.match if self.n_controls else ():
-            if match == "activation" and units.mean_abs is None:
-                warn(
-                    f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
-                    "break the model by their size alone. Pass mean_abs= to Units, or a localization."
-                )
-                continue
-            sets += [(match, draw, one) for draw, one in enumerate(units.random(self.n_controls, self.seed, match))]
+        controls = draw_each(units, self.n_controls, seed=self.seed, match=self.match, name=name)
+        sets += [(match, number, one) for match, drawn in controls.items() for number, one in enumerate(drawn)]
         if self.least and other is not None:
             sets.append(("least", 0, other))
         return sets
@@ -404,12 +402,6 @@ def _named_tasks(tasks: Any) -> dict[str, Task]:
     if len(set(names)) < len(names):
         raise InputError(f"Two tasks have the same name: {', '.join(names)}. Give tasks= as a mapping of names.")
     return {str(name): task for name, task in zip(names, listed, strict=True)}
-
-
-def _check_numbers(**given: Any) -> None:
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
 
 
 def _check_choices(*, fractions: Any) -> None:

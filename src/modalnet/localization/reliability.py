@@ -22,9 +22,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.controls import draw_in_layers
 from modalnet.stats.moments import hedges_g, welch
 from modalnet.stats.resampling import interval
 
@@ -189,8 +191,8 @@ def reliability(
         raise InputError("Reliability splits the folds of a localization; this one has a single fold.")
     if not isinstance(k, Integral) or not 2 <= k <= n_folds:
         raise InputError(f"k= groups of {n_folds} folds: k must be from 2 to {n_folds}; got {k!r}.")
-    if n_splits < 1 or n_controls < 1:
-        raise InputError(f"n_splits and n_controls must be at least 1; got {n_splits!r} and {n_controls!r}.")
+    check_int("n_splits", n_splits, minimum=1)
+    check_int("n_controls", n_controls, minimum=1)
     layers = _layers(localization, towers)
     n_selected = 0
 
@@ -210,7 +212,7 @@ def reliability(
         )
         a, b = select(t_a), select(t_b)
         dice.append((a & b).sum() / n_selected)  # both have n_selected units
-        draws = [_matched(rng, b, layers, ~np.isnan(t_b)) for _ in range(n_controls)]
+        draws = [draw_in_layers(rng, b, layers, ~np.isnan(t_b)) for _ in range(n_controls)]
         dice_random.append([(a & draw).sum() / n_selected for draw in draws])
 
     selecting, held_out, random = [], [], []
@@ -221,7 +223,7 @@ def reliability(
         t_rest, g_rest = _contrast(localization, towers, rest, f"What lies outside group {group} of {k}")
         t, g = _contrast(localization, towers, inside, f"Group {group} of {k}")
         chosen = select(t_rest)
-        draws = [_matched(rng, chosen, layers, ~np.isnan(t_rest)) for _ in range(n_controls)]
+        draws = [draw_in_layers(rng, chosen, layers, ~np.isnan(t_rest)) for _ in range(n_controls)]
         selecting.append((_mean(t_rest[chosen]), _mean(g_rest[chosen])))
         held_out.append((_mean(t[chosen]), _mean(g[chosen])))
         random.append([(_mean(t[draw]), _mean(g[draw])) for draw in draws])
@@ -266,20 +268,6 @@ def _layers(localization: Localization, towers: Sequence[str]) -> list[slice]:
     widths = [width for tower in towers for width in [localization.shapes[tower][1]] * localization.shapes[tower][0]]
     ends = np.cumsum(widths).tolist()
     return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
-
-
-def _matched(
-    rng: np.random.Generator, chosen: Bool[np.ndarray, " unit"], layers: list[slice], defined: Bool[np.ndarray, " unit"]
-) -> Bool[np.ndarray, " unit"]:
-    """Draw as many of the defined units in every layer as are chosen there."""
-    drawn = np.zeros_like(chosen)
-    for layer in layers:
-        count = int(chosen[layer].sum())
-        if count:
-            candidates = layer.start + np.flatnonzero(defined[layer])
-            order = np.argsort(rng.random(len(candidates)), kind="stable")
-            drawn[candidates[order[:count]]] = True
-    return drawn
 
 
 def _as_mask(positions: Int[np.ndarray, " chosen"], size: int) -> Bool[np.ndarray, " unit"]:

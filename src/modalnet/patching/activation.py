@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._warnings import warn
+from modalnet._validation import check_int, check_seed
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, State, Swap
@@ -23,7 +23,7 @@ from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import NetworkPatch, Patching
 from modalnet.results.cache import Access, CacheLike, cached_parts
-from modalnet.stats.controls import Match, check_matches
+from modalnet.stats.controls import Match, check_matches, draw_each
 from modalnet.units import NetworksLike, Units, as_networks, as_units
 
 if TYPE_CHECKING:
@@ -344,23 +344,15 @@ def _networks(networks: NetworksLike | None) -> dict[str, Units]:
 def _sets(
     model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Any, seed: int
 ) -> list[_Set]:
-    for name, value in (("n_controls", n_controls), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(f"{name}= is a whole number from 0; got {value!r}.")
+    check_int("n_controls", n_controls, minimum=0)
+    check_seed(seed)
     kinds = check_matches(match)
     found = []
     for name, units in networks.items():
         _check_network(model, name, units, layout)
         found.append(_Set(name, "", 0, units))
-        for kind in kinds if n_controls else ():
-            if kind == "activation" and units.mean_abs is None:
-                warn(
-                    f"network {name!r} has no `mean_abs`, so it has no activation-matched controls: its units may "
-                    "carry much by their size alone. Pass mean_abs= to Units, or take units from a localization."
-                )
-                continue
-            drawn = units.random(n=n_controls, seed=seed, match=kind)
-            found += [_Set(name, kind, draw, one) for draw, one in enumerate(drawn)]
+        controls = draw_each(units, n_controls, seed=seed, match=kinds, name=name)
+        found += [_Set(name, kind, number, one) for kind, drawn in controls.items() for number, one in enumerate(drawn)]
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
 from modalnet.plotting.saving import write_figure
 
@@ -32,13 +33,14 @@ TITLE_WIDTH = 52  # characters that fit above one panel
 HEADROOM = 1.35  # the y axis goes this much beyond the highest value
 
 
+@renamed_arguments(n_random="n_controls")
 def layer_profile(
     localization: Localization,
     units: Units | None = None,
     *,
     fraction: float = 0.01,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
-    n_random: int = 200,
+    n_controls: int = 200,
     seed: int = 0,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
@@ -54,7 +56,7 @@ def layer_profile(
         Share of the units, as for ``Localization.top``.
     ax
         Where to draw: one axes, or one per tower. A new figure is made if None.
-    n_random
+    n_controls
         How many random networks the band is drawn from. They have as many units in every tower as the network
         (``Units.random(match="tower")``); the band runs from the 2.5th to the 97.5th percentile in each layer.
     seed
@@ -86,16 +88,17 @@ def layer_profile(
     if network.shapes != localization.shapes:
         raise InputError(f"The units have towers {network.shapes}; the localization has {localization.shapes}.")
     axes = axes_for(localization, ax)
-    _draw_all(axes, network, n_random, seed, color)
+    _draw_all(axes, network, n_controls, seed, color)
     label_towers(axes, localization, "layer (input to output)", "selected units (% of layer)")
     return axes if len(axes) > 1 else axes[0]
 
 
+@renamed_arguments(n_random="n_controls")
 def units_profile(
     units: Units,
     *,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
-    n_random: int = 200,
+    n_controls: int = 200,
     seed: int = 0,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
@@ -105,7 +108,7 @@ def units_profile(
     ----------
     units
         The set.
-    ax, n_random, seed, color
+    ax, n_controls, seed, color
         As for :func:`layer_profile`.
 
     Returns
@@ -119,15 +122,15 @@ def units_profile(
         If ``ax`` does not have one axes per tower.
     """
     axes = axes_for(units, ax)
-    _draw_all(axes, units, n_random, seed, color)
+    _draw_all(axes, units, n_controls, seed, color)
     label_towers(axes, units, "layer (input to output)", "selected units (% of layer)")
     return axes if len(axes) > 1 else axes[0]
 
 
-def _draw_all(axes: np.ndarray, network: Units, n_random: int, seed: int, color: str) -> None:
+def _draw_all(axes: np.ndarray, network: Units, n_controls: int, seed: int, color: str) -> None:
     # One set per tower, so that a tower with too few free units does not take the band from the others.
     alone = [type(network)({tower: mask}) for tower, mask in network.mask.items()]
-    chances = [_chance(part, n_random, seed) for part in alone]
+    chances = [_chance(part, n_controls, seed) for part in alone]
     # One scale for all towers, so that they compare; the legend stands in the room on top.
     highest = max(float(array.max()) for array in [*map(_share, alone), *chances] if array is not None)
     for panel, part, chance in zip(axes, alone, chances, strict=True):

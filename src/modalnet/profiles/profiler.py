@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int, check_seed
 from modalnet.activations import (
     Activations,
     Selection,
@@ -32,6 +33,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
 from modalnet.results.cache import CacheLike, cached
+from modalnet.stats.controls import draw
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
 from modalnet.units import Units, as_units
 
@@ -136,9 +138,8 @@ class Profiler:
         ):
             if value not in known:
                 raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(map(str, known))}.")
-        for what, number in (("n_controls", n_controls), ("seed", seed)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                raise InputError(f"{what}= is a whole number from 0; got {number!r}.")
+        check_int("n_controls", n_controls, minimum=0)
+        check_seed(seed)
         plan = _plan(network, stimuli, items)
         reading = reading_of(network)
         chosen_tokens = tokens if tokens is not None else reading.get("tokens")
@@ -157,7 +158,7 @@ class Profiler:
         }
 
         def compute() -> Profile:
-            random = [one.random(n_controls, seed, match) if n_controls else [] for one in plan.networks]
+            random = [draw(one, n_controls, seed=seed, match=match) for one in plan.networks]
             activations = read_activations(
                 model,
                 plan.stimuli,

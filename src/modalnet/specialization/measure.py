@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_int, check_seed
 from modalnet.activations import blocks_of, check_units, read_activations, reading_of
 from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
@@ -18,6 +19,7 @@ from modalnet.results.cache import CacheLike, cached
 from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.result import MEASURES, Specialization
 from modalnet.specialization.selectivity import selectivity
+from modalnet.stats.controls import draw
 from modalnet.stimuli import Contrast
 from modalnet.tasks.base import Task
 from modalnet.units import Units
@@ -102,9 +104,9 @@ def specialization(  # one branch per measure
             'units= is a mapping of two domains or more to their networks, such as {"language": mn.localize(...), '
             f'"vision": mn.localize(...)}}; got {units!r:.100}.'
         )
-    for name, value, least in (("n_controls", n_controls, 0), ("n_crossed", n_crossed, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}= is a whole number from {least}; got {value!r}.")
+    check_int("n_controls", n_controls, minimum=0)
+    check_int("n_crossed", n_crossed, minimum=2)
+    check_seed(seed)
     localizations = {str(name): one for name, one in units.items() if not isinstance(one, Units)}
     units = {str(name): _units(str(name), one, fraction) for name, one in units.items()}
     for name, one in units.items():
@@ -239,7 +241,7 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
                 values = np.abs(read.of(one)) if absolute else read.of(one)  # noqa: B023  # used at once
                 return capacity.decoded_by(values, positive, labels, seed)
 
-            random = [accuracy(one) for one in there.random(draws, seed)] if draws else []
+            random = [accuracy(one) for one in draw(there, draws, seed=seed)]
             tables["transfer"].append(
                 {
                     "network": name,

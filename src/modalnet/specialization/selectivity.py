@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from modalnet.stats.controls import draw
 from modalnet.stats.moments import hedges_g
 from modalnet.stats.resampling import t_interval
 from modalnet.units import Units
@@ -52,7 +53,7 @@ def selectivity(
                 units = own.without(fold).top(fraction=fraction) if domain == name else own.top(fraction=fraction)
                 g = _effects(measured, fold)
                 values.append(_mean(g, units))
-                controls += [_mean(g, one) for one in units.random(draws, seed + fold)] if draws else []
+                controls += [_mean(g, one) for one in draw(units, draws, seed=seed + fold)]
             low, high = t_interval(np.array(values))
             rows.append(
                 {
