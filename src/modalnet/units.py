@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from modalnet import _files
-from modalnet._deprecation import renamed, renamed_arguments
+from modalnet._deprecation import moved_method, renamed, renamed_arguments
 from modalnet.errors import InputError, StoreError
 from modalnet.stats.controls import draw_masks
 
