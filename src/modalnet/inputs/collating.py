@@ -92,7 +92,7 @@ class Collator:
             else:
                 inputs[name] = torch.cat(_to_one_shape(values))
         if width == 0:
-            root = self.towers["vision"].root if self.dual else ""
+            root = next(tower.root for tower in self.towers.values() if tower.modality == "image") if self.dual else ""
             return Batch(tuple(items), inputs, (), 0, root, written, written_width)
         if "attention_mask" not in inputs:
             ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet.models.towers import modality_of
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
 from modalnet.plotting.combined import Localizations, as_mapping, towers_of
 from modalnet.plotting.layers import SMALL, TEXT
@@ -95,8 +96,9 @@ def glass(
         ax.text(x.mean(), 0, below, f"{tower} tower", fontsize=TEXT, color=ink, ha="center", va="top", weight="bold")
         for block, ha in ((0, "right"), (len(x) - 1, "left")):
             ax.text(x[block], 0, rim[:, 1].max() * 1.12, str(block), fontsize=SMALL - 1, color=ink, ha=ha, alpha=0.8)
-    if {"vision", "decoder"} <= set(depths):
-        _connector(ax, placed, depths, ink)
+    image = next((name for name in depths if modality_of(name) == "image"), None)
+    if image is not None and "decoder" in depths:
+        _connector(ax, placed, depths, ink, (image, "decoder"))
     _networks(ax, chosen, placed, depths, ink)
     _finish(ax, placed, depths)
     model = shorten(str(first_of(found).meta.get("source") or "model").rstrip("/").rsplit("/", 1)[-1], 40)
@@ -151,11 +153,13 @@ def _panes(ax: Any, rim: np.ndarray, depths: np.ndarray, ink: str) -> None:
     ax.add_collection3d(Poly3DCollection(panes, facecolors=face, edgecolors=edge, linewidths=0.5, clip_on=False))
 
 
-def _connector(ax: Any, placed: Arrangement, depths: Mapping[str, np.ndarray], ink: str) -> None:
+def _connector(
+    ax: Any, placed: Arrangement, depths: Mapping[str, np.ndarray], ink: str, towers: tuple[str, str]
+) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     ends = []
-    for tower, x in (("vision", depths["vision"][-1]), ("decoder", depths["decoder"][0])):
+    for tower, x in zip(towers, (depths[towers[0]][-1], depths[towers[1]][0]), strict=True):
         rim = _in_plane(outline_of(placed.sizes[tower]))[::4]
         ends.append(np.column_stack([np.full(len(rim), x), rim]))
     faces = [np.array([ends[0][i], ends[0][i + 1], ends[1][i + 1], ends[1][i]]) for i in range(len(ends[0]) - 1)]
