@@ -16,7 +16,7 @@ import modalnet as mn
 from modalnet.localization.result import Localization
 from modalnet.plotting import Arrangement
 from modalnet.plotting.arrangement import patch
-from modalnet.plotting.sheet import NETWORKS
+from modalnet.plotting.style import NETWORKS
 from modalnet.profiles.result import Profile
 from modalnet.stats.moments import Moments
 from modalnet.tasks import spec
@@ -216,7 +216,7 @@ def test_light_and_dark(browser: Any, page: Path) -> None:
     assert {before, browser.run(background)} == {"rgb(255, 255, 255)", "rgb(16, 19, 23)"}
 
 
-def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny: Found, tmp_path: Path) -> None:
+def test_lesions_profiles_and_top_stimuli_stand_beside_the_map(browser: Any, tiny: Found, tmp_path: Path) -> None:
     model = mn.load("tiny")
     texts = mn.tasks.perplexity(["the dog sees the cat.", "the boys walk."])
     tasks = [*spec.parse("grammar", 6, 0), texts]
@@ -234,13 +234,13 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
         settings={},
     )
     (unit,) = tiny["language"].top(k=1).indices()
-    favourites = {unit: ["a sentence it likes", (Image.new("RGB", (300, 200), "red"), 2.5)]}
+    given = {unit: ["a sentence", (Image.new("RGB", (300, 200), "red"), 2.5)]}
     other = tiny["language"].top(k=2) - tiny["language"].top(k=1)
-    liked = mn.features.top_stimuli(
+    found = mn.features.top_stimuli(
         model, other, mn.stimuli.language().stimuli[:20], n=3, per_token=False, progress=False
     )
     path = tmp_path / "all.html"
-    mn.atlas(tiny, study=study, profiles={"language": profile}, favourites=[favourites, liked]).save(path)
+    mn.atlas(tiny, study=study, profiles={"language": profile}, top_stimuli=[given, found]).save(path)
     browser.open(path)
     rows = browser.driver.find_elements("css selector", "#lesion-chart tbody tr")
     drops = study.table()["drop"]
@@ -264,18 +264,19 @@ def test_lesions_profiles_and_favourites_stand_beside_the_map(browser: Any, tiny
     label = browser.driver.find_element("css selector", "#profile-charts svg").get_attribute("aria-label")
     assert label == "Response of language: sentences 1.25, nonwords −0.5"
     browser.hover(*unit, click=True)
-    browser.wait("return document.querySelectorAll('.favourites li').length === 2")
+    browser.wait("return document.querySelectorAll('.top-stimuli li').length === 2")
     assert browser.wait(
-        "const picture = document.querySelector('.favourites img'), text = document.querySelector('.favourites span');"
+        "const list = document.querySelector('.top-stimuli');"
+        "const picture = list.querySelector('img'), text = list.querySelector('span');"
         "return picture.complete && [picture.naturalWidth, text.textContent]"
-    ) == [96, "a sentence it likes"]
+    ) == [96, "a sentence"]
     assert browser.run("return modalnetAtlas.state.pinned") == places(tiny, [unit])[0]
     ((tower, layer, dim),) = other.indices()
     browser.find("unpin").click()
     browser.hover(tower, layer, dim)
     browser.wait(f"return document.querySelector('[data-unit=\"{tower}/{layer}/{dim}\"]')")
-    items = [one.text for one in browser.driver.find_elements("css selector", ".favourites span")]
-    assert items == [liked.stimuli[int(index)].text for index in liked.row(0)[0]]
+    items = [one.text for one in browser.driver.find_elements("css selector", ".top-stimuli span")]
+    assert items == [found.stimuli[int(index)].text for index in found.row(0)[0]]
     assert len(items) == 3
     assert browser.errors() == []
 

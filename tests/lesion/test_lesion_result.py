@@ -679,10 +679,10 @@ def test_panels_for_what_is_asked_for(double):
     ).ravel()
     assert panel.get_title("left") == "images\nvision, mean ablation"
     assert panel.get_ylabel() == "accuracy"
-    assert "layer-matched random units, all draws" in [text.get_text() for text in panel.get_legend().get_texts()]
-    with pytest.raises(InputError, match="4 x 2 panels to draw, on 3 axes"):
+    assert "layer-matched random units, range" in [text.get_text() for text in panel.get_legend().get_texts()]
+    with pytest.raises(InputError, match="must be 4 x 2 axes, got 3"):
         dose_curves(double, ax=axes_for(1, 3))
-    with pytest.raises(InputError, match=r"has the tasks blimp, images; got \['faces'\]"):
+    with pytest.raises(InputError, match=r"`tasks` must be among blimp, images, got \['faces'\]"):
         dose_curves(double, tasks="faces")
 
 

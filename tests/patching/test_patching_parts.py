@@ -249,9 +249,9 @@ def test_pictures_of_a_result():
     (box,) = axes[1].patches
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (0, 0, 4, 6)
     for options, message in (
-        ({"tower": "vision"}, "Patched were decoder"),
+        ({"tower": "vision"}, "`tower` must be one of decoder"),
         ({"on": "map"}, "on='map'"),
-        ({"on": "picture", "layers": [3]}, "Block 3"),
+        ({"on": "picture", "layers": [3]}, "must be patched layers of decoder"),
         ({"network": "none"}, "No network"),
     ):
         with pytest.raises(InputError, match=message):

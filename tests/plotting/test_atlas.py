@@ -114,7 +114,7 @@ def test_the_page_is_the_same_each_time() -> None:
     assert re.search(r"faces > houses; 300 units", repr(mn.atlas(one)))
 
 
-def test_favourites_come_from_features_or_a_mapping() -> None:
+def test_top_stimuli_come_from_features_or_a_mapping() -> None:
     from PIL import Image
 
     one = localization("decoder")
@@ -126,30 +126,37 @@ def test_favourites_come_from_features_or_a_mapping() -> None:
         stimuli={5: mn.Stimulus("a text"), 3: picture},
     )
     for given in (features, [features], {("decoder", 1, 2): [("a text", 2.5), (picture, 1.5)]}):
-        shown = mn.atlas(one, favourites=given).document["favourites"]["decoder/1/2"]
+        shown = mn.atlas(one, top_stimuli=given).document["top_stimuli"]["decoder/1/2"]
         assert shown[0] == {"text": "a text", "activation": 2.5}
         assert shown[1]["condition"] == "faces"
         assert shown[1]["picture"].startswith("data:image/jpeg;base64,")
         assert len(shown[1]["picture"]) < 4000
     with pytest.raises(InputError, match="does not have"):
-        mn.atlas(one, favourites={("decoder", 99, 0): ["x"]})
+        mn.atlas(one, top_stimuli={("decoder", 99, 0): ["x"]})
     with pytest.raises(InputError, match="top_stimuli"):
-        mn.atlas(one, favourites=3)
+        mn.atlas(one, top_stimuli=3)
     with pytest.raises(InputError, match="the key 'decoder'"):
-        mn.atlas(one, favourites={"decoder": ["x"]})
+        mn.atlas(one, top_stimuli={"decoder": ["x"]})
+
+
+def test_the_old_name_of_top_stimuli_warns() -> None:
+    one = localization("decoder")
+    with pytest.warns(DeprecationWarning, match="`favourites=` is deprecated.*`top_stimuli=`"):
+        old = mn.atlas(one, favourites={("decoder", 1, 2): ["a text"]})
+    assert old.html() == mn.atlas(one, top_stimuli={("decoder", 1, 2): ["a text"]}).html()
 
 
 def test_bad_input_is_told(tmp_path: Path) -> None:
     one = localization("decoder")
     with pytest.raises(InputError, match="up to 6"):
         mn.atlas([localization("decoder", seed=seed) for seed in range(7)])
-    with pytest.raises(InputError, match="study= is what"):
+    with pytest.raises(InputError, match="`study` must be a LesionStudy"):
         mn.atlas(one, study=one)
-    with pytest.raises(InputError, match="maps names to profiles"):
+    with pytest.raises(InputError, match="must map names to profiles"):
         mn.atlas(one, profiles=[1])
     with pytest.raises(InputError, match="no column mean"):
         mn.atlas(one, profiles={"a": SimpleNamespace(table=lambda: pd.DataFrame({"condition": ["x"]}))})
-    with pytest.raises(InputError, match="top= is a share"):
+    with pytest.raises(InputError, match="`top` must be a fraction above 0 and at most 1"):
         mn.atlas(one, top=1.5)
-    with pytest.raises(InputError, match=r"written as \.html"):
+    with pytest.raises(InputError, match=r"saved as \.html"):
         mn.atlas(one).save(tmp_path / "atlas.pdf")

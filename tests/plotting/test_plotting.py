@@ -120,9 +120,9 @@ def test_pictures_are_written(tmp_path: Path, suffix: str) -> None:
 
 def test_bad_input_is_told(tmp_path: Path) -> None:
     result = localization("vision", "decoder")
-    with pytest.raises(InputError, match=r"2 towers \(vision, decoder\) to draw, on 1 axes"):
+    with pytest.raises(InputError, match=r"must be 2 axes, one per space \(vision, decoder\), got 1"):
         layer_profile(result, ax=axes_for(1)[0])
-    with pytest.raises(InputError, match="have towers"):
+    with pytest.raises(InputError, match="`units` have shapes"):
         layer_profile(result, localization("decoder").top(k=3))
     with pytest.raises(InputError, match=r"layers\.docx"):
         save_layer_profile(result, tmp_path / "layers.docx")

@@ -15,7 +15,8 @@ from modalnet import plotting
 from modalnet.errors import InputError
 from modalnet.localization.result import Localization
 from modalnet.plotting.arrangement import ARBITRARY, patch, sort_on
-from modalnet.plotting.sheet import NETWORKS, OVERLAP, lay_out
+from modalnet.plotting.sheet_layout import lay_out
+from modalnet.plotting.style import NETWORKS, OVERLAP
 from modalnet.stats.moments import Moments
 from planted import localization
 
@@ -154,7 +155,7 @@ def test_networks_have_their_colours_and_what_they_share_is_white() -> None:
     assert legend == [
         f"language: {language.count} units",
         f"vision: {vision.count} units",
-        f"in more than one: {shared} units",
+        f"in several networks: {shared} units",
     ]
     assert shared > 0
 
@@ -270,13 +271,13 @@ def test_pictures_are_written_without_a_window(draw, tmp_path: Path) -> None:
 @pytest.mark.parametrize("draw", [plotting.sheet, plotting.glass])
 def test_bad_input_is_told(draw) -> None:
     one = localization("decoder")
-    with pytest.raises(InputError, match="Give one threshold"):
+    with pytest.raises(InputError, match="Only one of `t`, `q` and `top`"):
         draw(one, t=3, q=0.05)
-    with pytest.raises(InputError, match="top= is a share above 0"):
+    with pytest.raises(InputError, match="`top` must be a fraction above 0"):
         draw(one, top=5)
     with pytest.raises(InputError, match="light"):
         draw(one, theme="sepia")
-    with pytest.raises(InputError, match="no localization"):
+    with pytest.raises(InputError, match="`localizations` is empty"):
         draw([])
     with pytest.raises(InputError, match="is a Units"):
         draw({"a": one.top(k=3)})
@@ -284,9 +285,9 @@ def test_bad_input_is_told(draw) -> None:
         draw([localization("decoder", model="a"), localization("decoder", model="b")])
     with pytest.raises(InputError, match="up to 6 networks"):
         draw([localization("decoder", seed=seed) for seed in range(7)])
-    with pytest.raises(InputError, match="must be Units of the towers"):
+    with pytest.raises(InputError, match="must be Units with shapes"):
         draw(one, localization("vision").top(k=3))
-    with pytest.raises(InputError, match="go by the names"):
+    with pytest.raises(InputError, match="must have the names"):
         draw({"a": one}, {"b": one.top(k=3)})
-    with pytest.raises(InputError, match="arrangement is of towers"):
+    with pytest.raises(InputError, match="`arrangement` has the widths"):
         draw(one, arrangement=plotting.arrange(localization("vision")))

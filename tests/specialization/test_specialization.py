@@ -313,8 +313,13 @@ def test_the_panels(result):
     matplotlib.use("Agg")
     axes = result.plot()
     titles = [ax.get_title(loc="left") for ax in axes]
-    assert titles == ["where they sit", "selectivity, held out (g)", "how many suffice", "both driven at once: cost"]
-    with pytest.raises(mn.InputError, match="4 panels to draw, on 1 axes"):
+    assert titles == [
+        "distribution over layers",
+        "held-out selectivity (Hedges' g)",
+        "decoding accuracy by number of units",
+        "interference: cost of co-activation",
+    ]
+    with pytest.raises(mn.InputError, match="must be 4 axes, one per measure, got 1"):
         result.plot(ax=[axes[0]])
 
 

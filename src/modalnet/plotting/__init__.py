@@ -1,4 +1,4 @@
-"""Pictures of results, drawn on matplotlib axes; nothing here touches global settings or the backend."""
+"""Figures of results on matplotlib axes; global settings and the backend are left alone."""
 
 from modalnet._lazy import attach
 

@@ -1,15 +1,14 @@
-"""Where a unit stands on the sheet: a flat patch per block, on which units that respond alike are neighbours.
+"""The position of each unit on the sheet: one flat patch per block, on which neighbouring units respond alike.
 
-A residual stream has no geometry: its dimensions may be renumbered without any change to the model. A picture has to
-put them somewhere, so it puts them where they can be read: each dimension is described by its t-values in all blocks
-and all contrasts shown, and the dimensions are laid out on a round patch so that neighbours have similar descriptions.
-A dimension is the same throughout a tower, so all blocks of a tower share one arrangement, and a network that persists
-through depth stays in place. Nearness on the sheet therefore says "responds alike", never "is connected" or "lies close
-in the model".
+A residual stream has no geometry: permuting its dimensions does not change the model. For a figure, each dimension is
+described by its t-values in all blocks and all contrasts shown, and the dimensions are laid out on a round patch so
+that neighbours have similar descriptions. A dimension is the same throughout a residual stream, so all blocks share one
+arrangement, and a network that persists through depth stays in place. Proximity on the sheet therefore means "responds
+alike", never "is connected" or "lies close in the model".
 
 The layout is linear assignment sorting (Barthel, Hezel, Jung & Schall 2023, Improved evaluation and generation of grid
 layouts using distance preservation quality and linear assignment sorting, Computer Graphics Forum 42(1)), a
-self-organizing map (Kohonen 1982) in which every place holds exactly one unit.
+self-organizing map (Kohonen 1982) in which every position holds exactly one unit.
 """
 
 from __future__ import annotations
@@ -26,31 +25,29 @@ from modalnet.plotting.combined import Localizations, as_mapping, towers_of
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-#: What every picture of a sheet says about itself.
-ARBITRARY = (
-    "Position within a block is arbitrary: dimensions are placed so that neighbours respond alike. Depth is real."
-)
+#: The note under every map.
+ARBITRARY = "Position within a block is arbitrary: units are arranged so that neighbours respond alike. Depth is real."
 
 ASPECT = 1.15  # of a patch: height over width
 ROUND = 2.6  # exponent of the superellipse: 2 is an ellipse, infinity a rectangle
-COMPONENTS = 24  # of the descriptions; what is beyond is noise, and costs time
+COMPONENTS = 24  # principal components of the descriptions; later ones are noise and cost time
 SHRINK = 0.86  # of the neighbourhood, from one round to the next
-EXACT = 700  # so many dimensions are assigned all at once, more of them in random parts
+EXACT = 700  # up to so many dimensions are assigned at once, more of them in random parts
 PART = 320
 
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Where each dimension of each tower stands on a patch of cells.
+    """The position of each dimension of each space on a patch of cells.
 
-    Made by :func:`arrange`; hand it to several pictures so that they compare.
+    Made by :func:`arrange`; pass it to several figures to compare them.
 
     Attributes
     ----------
     rows, columns
-        Tower, then the place of each dimension [block or 1, dim]: one row of places where all blocks share it.
+        Row and column of each dimension by space, ``[block or 1, dim]``; one row if all blocks share it.
     sizes
-        (rows, columns) of each tower's patch.
+        (rows, columns) of each space's patch.
     """
 
     rows: dict[str, Int[np.ndarray, "block dim"]]
@@ -58,16 +55,16 @@ class Arrangement:
     sizes: dict[str, tuple[int, int]]
 
     def cells(self, tower: str, block: int) -> tuple[Int[np.ndarray, " dim"], Int[np.ndarray, " dim"]]:
-        """Row and column of each dimension in a block."""
+        """Return row and column of each dimension in a block."""
         shared = len(self.rows[tower]) == 1
         return self.rows[tower][0 if shared else block], self.columns[tower][0 if shared else block]
 
     def check(self, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Raise an InputError where these are places of other towers."""
+        """Raise an InputError if this is an arrangement of other spaces."""
         widths = {tower: places.shape[1] for tower, places in self.rows.items()}
         if widths != {tower: width for tower, (_, width) in shapes.items()}:
             raise InputError(
-                f"The arrangement is of towers of the widths {widths}; the localizations have {dict(shapes)}."
+                f"`arrangement` has the widths {widths}, but the localizations have the shapes {dict(shapes)}."
             )
 
 
@@ -77,17 +74,17 @@ def arrange(
     shared: bool = True,
     seed: int = 0,
 ) -> Arrangement:
-    """Lay the dimensions of each tower out on a patch so that neighbours respond alike.
+    """Arrange the dimensions of each space on a patch so that neighbours respond alike.
 
     Parameters
     ----------
     localizations
-        Of one model; all of them describe the dimensions together.
+        Localizations of one model; the t-values of all of them describe the dimensions.
     shared
-        One arrangement for all blocks of a tower (a dimension of the residual stream is the same throughout), or one
-        for each block, from its own t alone.
+        One arrangement for all blocks (a dimension of the residual stream is the same throughout), or one for each
+        block, from its own t-values.
     seed
-        Of the order in which large towers are sorted.
+        Seed of the order in which wide spaces are sorted.
 
     Returns
     -------
@@ -96,12 +93,12 @@ def arrange(
     Raises
     ------
     InputError
-        If there is no localization, or they are of different models.
+        For no localization, or localizations of different models.
 
     Notes
     -----
-    Takes under a second for a width up to 1,000 and about ten for 8,000. The result depends on the contrasts given,
-    and its rotation and reflection mean nothing.
+    Takes under a second for a width up to 1,000 and about ten seconds for 8,000. The result depends on the contrasts;
+    its rotation and reflection are meaningless.
     """
     found = as_mapping(localizations)
     rows, columns, sizes = {}, {}, {}
@@ -119,7 +116,7 @@ def arrange(
 
 
 def patch(n: int) -> Int[np.ndarray, "n 2"]:
-    """The n cells of a round patch, as (row, column) from 0, row by row."""
+    """Return the n cells of a round patch as (row, column), row by row."""
     half = int(np.ceil(np.sqrt(n * ASPECT))) + 2
     row, column = np.mgrid[-half : half + 1, -half : half + 1].reshape(2, -1).astype(float) + 0.001
     distance = (np.abs(row) / ASPECT**0.5) ** ROUND + (np.abs(column) * ASPECT**0.5) ** ROUND
@@ -129,12 +126,12 @@ def patch(n: int) -> Int[np.ndarray, "n 2"]:
 
 
 def sort_on(places: Int[np.ndarray, "n 2"], described: Float[np.ndarray, "n feature"], seed: int) -> np.ndarray:
-    """Which place each item takes, so that neighbours have similar descriptions; linear assignment sorting.
+    """Assign items to positions so that neighbours have similar descriptions, by linear assignment sorting.
 
     Returns
     -------
     array [n]
-        ``places[result[i]]`` is where item i goes.
+        ``places[result[i]]`` is the position of item i.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -145,7 +142,7 @@ def sort_on(places: Int[np.ndarray, "n 2"], described: Float[np.ndarray, "n feat
     reach = max(places.max(axis=0) + 1) / 2
     weight = _on_grid(places, np.ones((n, 1)))
     while n > 1:
-        # Every place wants what its neighbourhood holds on average; items are handed out so that wants are met.
+        # The target of a position is the mean of its neighbourhood; items are assigned to the targets at least cost.
         wanted = _smooth(_on_grid(places, features[at]), reach) / np.maximum(_smooth(weight, reach), 1e-9)
         wanted = wanted[places[:, 0], places[:, 1]]
         parts = [np.arange(n)] if n <= EXACT else np.array_split(rng.permutation(n), -(-n // PART))
@@ -162,14 +159,14 @@ def sort_on(places: Int[np.ndarray, "n 2"], described: Float[np.ndarray, "n feat
 
 
 def _scaled(t: Float[np.ndarray, "layer dim"]) -> Float[np.ndarray, "layer dim"]:
-    """t with the extremes drawn in, so that a few massive units do not decide alone; undefined is 0."""
+    """Scale and clip t, so that a few extreme units do not dominate; undefined is 0."""
     defined = np.nan_to_num(t)
     limit = np.percentile(np.abs(defined), 99) or 1.0
     return np.clip(defined / limit, -1, 1)
 
 
 def _components(described: Float[np.ndarray, "n feature"]) -> Float[np.ndarray, "n component"]:
-    """The leading principal components; each points where its largest loading is positive."""
+    """Return the leading principal components, each with the sign that makes its largest loading positive."""
     centred = described - described.mean(axis=0)
     values, axes = np.linalg.eigh(centred.T @ centred)
     axes = axes[:, ::-1][:, : min(COMPONENTS, len(values))]
@@ -177,7 +174,7 @@ def _components(described: Float[np.ndarray, "n feature"]) -> Float[np.ndarray, 
 
 
 def _start(places: Int[np.ndarray, "n 2"], features: Float[np.ndarray, "n component"]) -> np.ndarray:
-    """Columns by the first component, places within a column by the second."""
+    """Sort into columns by the first component, and within a column by the second."""
     by_column = np.lexsort((places[:, 0], places[:, 1]))
     items = np.argsort(features[:, 0], kind="stable")
     second = features[:, 1] if features.shape[1] > 1 else np.zeros(len(features))

@@ -1,4 +1,4 @@
-"""Brain alignment as a picture: every set of features with its interval, and where random units lie."""
+"""Figures of brain alignment: every set of features with its interval, beside random controls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modalnet.brain.result import Alignment
     from modalnet.brain.similarity import Similarity
 
-# Okabe & Ito (2008): told apart under every common kind of colour blindness, and in grey.
+# Okabe & Ito (2008): distinguishable under every common kind of colour blindness, and in grey.
 COLOURS = {
     "network": "#0072B2",
     "control": "#999999",
@@ -35,16 +35,15 @@ def alignment_scores(result: Alignment | Similarity, *, ax: Axes | None = None) 
     Parameters
     ----------
     result
-        Of :func:`modalnet.brain.align`, ``encode``, ``rsa`` or ``cka``.
+        The result of :func:`modalnet.brain.align`, ``encode``, ``rsa`` or ``cka``.
     ax
-        Where to draw; a new figure, if None.
+        Axes to draw on. A new figure is made if None.
 
     Returns
     -------
     Axes
-        The score on the x axis. Every draw of random units is a small dot; the band from the lowest to the highest of
-        them runs through all rows, since that is what the network has to leave. A dashed line is the noise ceiling
-        (median over targets; both bounds, for RSA), where it is known.
+        The score on the x axis. Each random control is a small dot, and the band is their range. A dashed line is the
+        noise ceiling (median over targets; both bounds for RSA), if known.
     """
     table = result.table()
     rows: list[dict[Any, Any]] = table.to_dict("records")
@@ -88,22 +87,28 @@ def alignment_scores(result: Alignment | Similarity, *, ax: Axes | None = None) 
     return ax
 
 
-def _draws(result: Any) -> np.ndarray:
-    if hasattr(result, "score"):
-        return np.array([result.score(one) for one in result.controls])
-    return np.array([one.value for one in result.controls])
+def _draws(result: Alignment | Similarity) -> np.ndarray:
+    from modalnet.brain.result import Alignment
+
+    if isinstance(result, Alignment):
+        return np.array([result.score(control) for control in result.controls])
+    return np.array([control.value for control in result.controls])
 
 
-def _ceilings(result: Any) -> list[float]:
+def _ceilings(result: Alignment | Similarity) -> list[float]:
+    from modalnet.brain.result import Alignment
+
     bounds = np.asarray(result.ceiling, dtype=float)
-    if hasattr(result, "metric"):
+    if isinstance(result, Alignment):
         there = bounds[np.isfinite(bounds)]
         bounds = np.array([np.median(there**2 if result.metric == "r2" else there)]) if len(there) else there
     return [float(bound) for bound in bounds if np.isfinite(bound)]
 
 
-def _measure(result: Any) -> str:
-    if hasattr(result, "metric"):
-        word = {"pearson": "correlation, held out", "r2": "R², held out"}[result.metric]
-        return f"{word} ({result.settings['cv']} folds)" + (", median of targets" if result.n_targets > 1 else "")
+def _measure(result: Alignment | Similarity) -> str:
+    from modalnet.brain.result import Alignment
+
+    if isinstance(result, Alignment):
+        word = {"pearson": "held-out correlation", "r2": "held-out R²"}[result.metric]
+        return f"{word} ({result.settings['cv']} folds)" + (", median over targets" if result.n_targets > 1 else "")
     return str(result.measure)

@@ -1,5 +1,8 @@
-"""Localizations of one model, side by side on one map. A contrast of texts reaches the decoder alone, one of pictures
-both towers: a map shows every tower that any of them reached."""
+"""Several localizations of one model on one map.
+
+A contrast of texts reaches the decoder alone, one of images the vision tower, too; a map shows every space that any of
+them reached.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ Localizations: TypeAlias = "Localization | Sequence[Localization] | Mapping[str,
 
 
 def as_mapping(localizations: Localizations) -> dict[str, Localization]:
-    """Localizations by name: the given one, else that of their contrast.
+    """Return localizations by name: the given name, or that of their contrast.
 
     Raises
     ------
     InputError
-        If there is none, something else is among them, or they are of different models.
+        For no localization, anything else, or localizations of different models.
     """
     if isinstance(localizations, Mapping):
         named = {str(name): one for name, one in localizations.items()}
@@ -28,15 +31,15 @@ def as_mapping(localizations: Localizations) -> dict[str, Localization]:
         listed: list[Any] = list(localizations) if isinstance(localizations, list | tuple) else [localizations]
         named = {}
         for one in listed:
-            name = _own_name(one)
+            name = _contrast_name(one)
             count = sum(other == name or other.startswith(f"{name} (") for other in named)
             named[f"{name} ({count + 1})" if count else name] = one
     if not named:
-        raise InputError("There is no localization to draw.")
+        raise InputError("`localizations` is empty.")
     for name, one in named.items():
         if not all(hasattr(one, part) for part in ("t", "q", "effect_size", "shapes", "meta")):
             raise InputError(
-                f"This takes localizations (mn.localize(...)), alone, in a list or by name; {name!r} is a "
+                f"`localizations` must be a Localization, a list of them or a mapping by name; {name!r} is a "
                 f"{type(one).__name__}."
             )
     _check_one_model(named)
@@ -44,19 +47,32 @@ def as_mapping(localizations: Localizations) -> dict[str, Localization]:
 
 
 def towers_of(found: Mapping[str, Localization]) -> dict[str, tuple[int, int]]:
-    """(layers, width) of every tower that any of them has, in forward order."""
+    """Return (layers, width) of every space that any localization has, in forward order."""
     from modalnet.models.towers import in_forward_order
 
     shapes = {tower: shape for one in found.values() for tower, shape in one.shapes.items()}
     return {tower: shapes[tower] for tower in in_forward_order(shapes)}
 
 
+def space_label(name: str) -> str:
+    """Return the label of a space in figures: "decoder tower" for its residual stream, else its name."""
+    from modalnet.models.towers import tower_of
+
+    return f"{name} tower" if name == tower_of(name) else name
+
+
+def model_name(found: Mapping[str, Localization]) -> str:
+    """Return the model's name without folders."""
+    first = next(iter(found.values()))
+    return str(first.meta.get("source") or "model").rstrip("/").rsplit("/", 1)[-1]
+
+
 def owner_of(found: Mapping[str, Localization], tower: str) -> Localization:
-    """The first that has a tower."""
+    """Return the first localization that has a space."""
     return next(one for one in found.values() if tower in one.shapes)
 
 
-def _own_name(one: object) -> str:
+def _contrast_name(one: object) -> str:
     contrast = getattr(one, "meta", {}).get("contrast") or {}
     return str(contrast.get("name") or "contrast")
 
@@ -71,8 +87,8 @@ def _check_one_model(named: Mapping[str, Localization]) -> None:
             }
             models = one.meta.get("model"), other.meta.get("model")
             if clash or (None not in models and models[0] != models[1]):
-                why = f" (towers of other shapes: {clash})" if clash else ""
+                why = f" (shapes differ: {clash})" if clash else ""
                 raise InputError(
-                    f"One map shows one model; {name!r} and {other_name!r} are of different ones{why}. "
-                    "Draw a map for each."
+                    f"A map shows one model, but {name!r} and {other_name!r} are of different models{why}. "
+                    "Draw one map for each."
                 )

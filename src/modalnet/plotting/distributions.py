@@ -1,4 +1,4 @@
-"""All units at once: how t is distributed against what chance alone gives, and effect size against certainty."""
+"""Distributions over all units: histogram of t beside the null distribution, and volcano plot."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from modalnet.units import Units
 
 BINS = 80
-LEAST_Q = 1e-300  # smaller ones are drawn here
+LEAST_Q = 1e-300  # smaller values are drawn here
 INK = "#222222"
-ALPHA = 0.05  # of the line in a volcano plot
+ALPHA = 0.05  # line in a volcano plot
 
 
 def t_histogram(
@@ -30,35 +30,35 @@ def t_histogram(
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
-    """Draw how t is distributed over the units of each tower, and which of them a network takes.
+    """Draw the histogram of t over the units of each space, and of those in a network.
 
     Parameters
     ----------
     localization
-        What was localized.
+        The localization.
     units
-        The network; the top ``fraction`` of all localized units, if None.
+        The network; by default the top ``fraction`` of all localized units.
     fraction
-        Share of the units, as for ``Localization.top``.
+        Fraction of the units, as for ``Localization.top``.
     ax
-        One axes, or one per tower. A new figure is made if None.
+        One axes, or one per space. A new figure is made if None.
     color
         Colour of the network.
 
     Returns
     -------
     Axes or array of Axes
-        One for a single tower, otherwise [tower]. The y axis counts units (logarithmic).
+        One for a single space, otherwise [space]. The y axis is the number of units (logarithmic).
 
     Raises
     ------
     InputError
-        If the units have other towers, or ``ax`` does not have one axes per tower.
+        If the units have other shapes than the localization, or ``ax`` does not have one axes per space.
 
     Notes
     -----
-    The dashed line is the standard normal distribution, which t follows (for more than a few dozen stimuli) where no
-    unit tells the sides apart.
+    The dashed line is the standard normal distribution, which t follows (for more than a few dozen stimuli) if no unit
+    differs between the sides.
     """
     network = _network(localization, units, fraction)
     axes = axes_for(localization, ax)
@@ -74,13 +74,13 @@ def t_histogram(
         panel.stairs(counts, edges, fill=True, color=CHANCE, alpha=0.55, label=f"{finite.sum():,} units")
         panel.stairs(own, edges, fill=True, color=color, label=f"network, {own.sum():,} units")
         normal = counts.sum() * np.diff(edges) * np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
-        panel.plot(middles, normal, linestyle=(0, (4, 2)), color=INK, linewidth=0.9, label="no difference")
+        panel.plot(middles, normal, linestyle=(0, (4, 2)), color=INK, linewidth=0.9, label="null distribution")
         panel.set_yscale("log")
         highest = max(highest, counts.max(initial=1), normal.max(initial=1))
         panel.set_ylim(0.7, 12 * highest)  # the panels share it; the legend stands on top
         panel.set_xlim(edges[0], edges[-1])
         _finish(panel)
-    label_towers(axes, localization, "t (positive against negative side)", "units")
+    label_towers(axes, localization, "t (positive vs. negative conditions)", "number of units")
     return axes if len(axes) > 1 else axes[0]
 
 
@@ -92,7 +92,7 @@ def volcano(
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
-    """Draw effect size against certainty for every unit: Hedges' g and FDR-adjusted p.
+    """Draw the volcano plot of all units: effect size (Hedges' g) against FDR-adjusted p.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def volcano(
     Returns
     -------
     Axes or array of Axes
-        One for a single tower, otherwise [tower]. Above the dashed line q < 0.05.
+        One for a single space, otherwise [space]. Above the dashed line q < 0.05.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def volcano(
 def _network(localization: Localization, units: Units | None, fraction: float) -> Units:
     network = localization.top(fraction=fraction) if units is None else units
     if network.shapes != localization.shapes:
-        raise InputError(f"The units have towers {network.shapes}; the localization has {localization.shapes}.")
+        raise InputError(f"`units` have shapes {network.shapes}, but the localization has {localization.shapes}.")
     return network
 
 

@@ -1,32 +1,32 @@
-"""The glass view: a whole model in depth, its networks glowing in place.
+"""The glass view: a model in three dimensions, with its networks highlighted.
 
-The patches of the sheet (see :mod:`modalnet.plotting.sheet`) stand one behind the other as panes, from the input of the
-vision tower through the connector to the output of the decoder. What glows is what the threshold leaves.
+The patches of the sheet (see :mod:`modalnet.plotting.sheet`) stand one behind the other as panes, in the order of the
+forward pass. Units that pass the threshold glow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.models.towers import modality_of
+from modalnet.models.towers import modality_of, tower_of
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
-from modalnet.plotting.combined import Localizations, as_mapping, towers_of
+from modalnet.plotting.combined import Localizations, as_mapping, space_label, towers_of
 from modalnet.plotting.layers import SMALL, TEXT
 from modalnet.plotting.saving import new_figure
-from modalnet.plotting.sheet import (
+from modalnet.plotting.sheet_layout import outline_of
+from modalnet.plotting.style import (
     INK,
-    MOST,
+    MAX_NETWORKS,
     NETWORKS,
     PAGE,
     Theme,
     check_theme,
-    first_of,
-    legend_of,
-    outline_of,
-    shorten,
+    map_title,
+    network_handles,
 )
 from modalnet.plotting.threshold import Threshold, selected
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from modalnet.units import Units
 
 SIZE = (7.2, 3.7)  # inches
-LENGTH = 3.4  # of a tower, in widths of its patches
-BETWEEN = 0.55  # length of the connector, in the same
+LENGTH = 3.4  # of a space, in widths of its patches
+BETWEEN = 0.55  # length of the connector, in the same unit
 GLOW = ((42.0, 0.08), (14.0, 0.2), (3.5, 0.95))  # area and opacity of a unit's halos, outermost first
-CROWD = 150  # from so many units on they are drawn smaller
-FILLS = (0.9, 0.66)  # share of the figure that the model takes, in width and height
+CROWD = 150  # number of units from which on they are drawn smaller
+FILLS = (0.9, 0.66)  # fraction of the figure that the model takes, in width and height
 VIEW = {"elev": 16, "azim": -62}
 
 
@@ -56,21 +56,21 @@ def glass(
     theme: Theme = "dark",
     ax: Axes3D | None = None,
 ) -> Axes3D:
-    """Draw a whole model in depth, with networks glowing in place.
+    """Draw a model in three dimensions, with its networks highlighted.
 
     Parameters
     ----------
     localizations, networks, t, q, top, arrangement
         As for :func:`modalnet.plotting.sheet`; by default ``top=0.01``.
     theme
-        ``"dark"`` or ``"light"`` page.
+        ``"dark"`` or ``"light"``.
     ax
         Axes with ``projection="3d"``; a new figure is made if None.
 
     Returns
     -------
     Axes3D
-        x is depth, y and z are the plane of the patches; turn it with ``ax.view_init``.
+        x is depth, y and z are the plane of the patches; rotate with ``ax.view_init``.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def glass(
     found = as_mapping(localizations)
     rule = Threshold.of(t=t, q=q, top=top, default="top")
     check_theme(theme)
-    chosen = selected(found, rule, networks, most=MOST)
+    chosen = selected(found, rule, networks, most=MAX_NETWORKS)
     shapes = towers_of(found)
     placed = arrange(found) if arrangement is None else arrangement
     placed.check(shapes)
@@ -93,22 +93,32 @@ def glass(
         rim = _in_plane(outline_of(placed.sizes[tower]))
         _panes(ax, rim, x, ink)
         below = rim[:, 1].min() * 1.35
-        ax.text(x.mean(), 0, below, f"{tower} tower", fontsize=TEXT, color=ink, ha="center", va="top", weight="bold")
+        ax.text(x.mean(), 0, below, space_label(tower), fontsize=TEXT, color=ink, ha="center", va="top", weight="bold")
         for block, ha in ((0, "right"), (len(x) - 1, "left")):
             ax.text(x[block], 0, rim[:, 1].max() * 1.12, str(block), fontsize=SMALL - 1, color=ink, ha=ha, alpha=0.8)
-    image = next((name for name in depths if modality_of(name) == "image"), None)
-    if image is not None and "decoder" in depths:
-        _connector(ax, placed, depths, ink, (image, "decoder"))
+    for first, second in pairwise(depths):
+        # Between a tower of another modality and the text tower that reads it.
+        if modality_of(first) != "text" and modality_of(second) == "text":
+            _connector(ax, placed, (first, second), depths, ink)
     _networks(ax, chosen, placed, depths, ink)
     _finish(ax, placed, depths)
-    model = shorten(str(first_of(found).meta.get("source") or "model").rstrip("/").rsplit("/", 1)[-1], 40)
     shown = "units as given" if networks is not None else str(rule)
     whole = ax.figure.transFigure if own else ax.transAxes
-    ax.text2D(0.015, 0.97, f"{model} in depth, {shown}", transform=whole, fontsize=TEXT, color=ink, va="top")
-    note = f"{ARBITRARY}\nA line joins blocks that follow each other where both have the same dimension in a network."
+    ax.text2D(
+        0.015,
+        0.97,
+        map_title(found, shown),
+        transform=whole,
+        fontsize=TEXT,
+        color=ink,
+        va="top",
+    )
+    note = (
+        f"{ARBITRARY}\nLines join consecutive blocks that have the same dimension of the residual stream in a network."
+    )
     ax.text2D(0.015, 0.02, note, transform=whole, fontsize=SMALL - 1, color=ink, alpha=0.75, linespacing=1.3)
     ax.legend(
-        handles=legend_of(chosen, overlap=ink),
+        handles=network_handles(chosen, overlap=ink),
         loc="upper right",
         bbox_to_anchor=(0.99, 0.99),
         bbox_transform=whole,
@@ -121,13 +131,13 @@ def glass(
     return ax
 
 
-def _new_axes(theme: Theme) -> Any:
+def _new_axes(theme: Theme) -> Axes3D:
     figure = new_figure(figsize=SIZE, facecolor=PAGE[theme])
-    return figure.add_axes((0, 0, 1, 1), projection="3d")
+    return figure.add_axes((0, 0, 1, 1), projection="3d")  # type: ignore[return-value]  # by the projection
 
 
 def _depths(shapes: Mapping[str, tuple[int, int]], placed: Arrangement) -> dict[str, np.ndarray]:
-    """x of each block of each tower, one tower behind the other."""
+    """Return x of each block of each space, one space behind the other."""
     widest = max(size[1] for size in placed.sizes.values())
     most = max(layers for layers, _ in shapes.values())
     step = LENGTH * widest / max(most - 1, 1)
@@ -139,27 +149,27 @@ def _depths(shapes: Mapping[str, tuple[int, int]], placed: Arrangement) -> dict[
 
 
 def _in_plane(points: np.ndarray) -> np.ndarray:
-    """(x, y) of a picture, downwards, to (y, z) in space, upwards."""
+    """Turn (x, y) with y downwards into (y, z) with z upwards."""
     return points * (1, -1)
 
 
-def _panes(ax: Any, rim: np.ndarray, depths: np.ndarray, ink: str) -> None:
+def _panes(ax: Axes3D, rim: np.ndarray, depths: np.ndarray, ink: str) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     panes = [np.column_stack([np.full(len(rim), x), rim]) for x in depths]
-    # Fewer strokes to look through where there are many panes.
+    # Many panes are drawn more lightly.
     alpha = 0.9 / (2 + len(depths)) ** 0.5
     face, edge = (*_rgb(ink), 0.12 * alpha), (*_rgb(ink), alpha)
     ax.add_collection3d(Poly3DCollection(panes, facecolors=face, edgecolors=edge, linewidths=0.5, clip_on=False))
 
 
 def _connector(
-    ax: Any, placed: Arrangement, depths: Mapping[str, np.ndarray], ink: str, towers: tuple[str, str]
+    ax: Axes3D, placed: Arrangement, towers: tuple[str, str], depths: Mapping[str, np.ndarray], ink: str
 ) -> None:
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
     ends = []
-    for tower, x in zip(towers, (depths[towers[0]][-1], depths[towers[1]][0]), strict=True):
+    for tower, x in ((towers[0], depths[towers[0]][-1]), (towers[1], depths[towers[1]][0])):
         rim = _in_plane(outline_of(placed.sizes[tower]))[::4]
         ends.append(np.column_stack([np.full(len(rim), x), rim]))
     faces = [np.array([ends[0][i], ends[0][i + 1], ends[1][i + 1], ends[1][i]]) for i in range(len(ends[0]) - 1)]
@@ -171,7 +181,7 @@ def _connector(
 
 
 def _networks(
-    ax: Any, chosen: Mapping[str, Units], placed: Arrangement, depths: Mapping[str, np.ndarray], overlap: str
+    ax: Axes3D, chosen: Mapping[str, Units], placed: Arrangement, depths: Mapping[str, np.ndarray], overlap: str
 ) -> None:
     size = min(1.0, CROWD / max(1, *(units.count for units in chosen.values()))) ** 0.5
     for tower, x in depths.items():
@@ -180,13 +190,14 @@ def _networks(
         places = _places(placed, tower, x)
         colours = dict(zip(chosen, NETWORKS, strict=False))
         for name, mask in masks.items():
-            _streams(ax, mask, places, colours[name])
+            if tower == tower_of(tower):
+                _streams(ax, mask, places, colours[name])
             _glow(ax, places[mask & (times == 1)], colours[name], size)
         _glow(ax, places[times > 1], overlap, size)
 
 
 def _places(placed: Arrangement, tower: str, x: np.ndarray) -> Float[np.ndarray, "layer dim 3"]:
-    """(x, y, z) of each unit."""
+    """Return (x, y, z) of each unit."""
     height, width = placed.sizes[tower]
     panes = []
     for block, depth in enumerate(x):
@@ -196,14 +207,14 @@ def _places(placed: Arrangement, tower: str, x: np.ndarray) -> Float[np.ndarray,
     return np.stack(panes)
 
 
-def _glow(ax: Any, points: Float[np.ndarray, "unit 3"], colour: str, size: float) -> None:
-    look = {"color": colour, "linewidths": 0, "depthshade": False, "clip_on": False}
+def _glow(ax: Axes3D, points: Float[np.ndarray, "unit 3"], colour: str, size: float) -> None:
+    look: dict[str, Any] = {"color": colour, "linewidths": 0, "depthshade": False, "clip_on": False}
     for area, opacity in GLOW if len(points) else ():
         ax.scatter(*points.T, s=area * size, alpha=opacity, **look)
 
 
-def _streams(ax: Any, mask: np.ndarray, places: Float[np.ndarray, "layer dim 3"], colour: str) -> None:
-    """A line wherever a dimension is selected in two blocks that follow each other: it is the same residual stream."""
+def _streams(ax: Axes3D, mask: np.ndarray, places: Float[np.ndarray, "layer dim 3"], colour: str) -> None:
+    """Draw a line wherever a dimension of the residual stream is selected in two consecutive blocks."""
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     both = mask[:-1] & mask[1:]
@@ -212,7 +223,7 @@ def _streams(ax: Any, mask: np.ndarray, places: Float[np.ndarray, "layer dim 3"]
         ax.add_collection3d(Line3DCollection(lines, colors=colour, alpha=0.45, linewidths=0.7, clip_on=False))
 
 
-def _finish(ax: Any, placed: Arrangement, depths: Mapping[str, np.ndarray]) -> None:
+def _finish(ax: Axes3D, placed: Arrangement, depths: Mapping[str, np.ndarray]) -> None:
     from mpl_toolkits.mplot3d.proj3d import proj_transform
 
     high = max(size[0] for size in placed.sizes.values()) / 2

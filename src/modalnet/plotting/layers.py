@@ -1,36 +1,38 @@
-"""Where a network sits: which share of every layer it takes, from the input of a tower to its output.
+"""The distribution of a network over layers, from the input to the output.
 
-A network has to sit somewhere, so a profile is read against chance: the band is where profiles of random networks lie
-that have as many units in the tower and none of the network's own.
+The profile is compared with chance: the band holds profiles of random networks with as many units in the same space,
+none of them the network's.
 """
 
 from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
+from modalnet.plotting.combined import space_label
 from modalnet.plotting.saving import write_figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from modalnet.localization.result import Localization
     from modalnet.units import Units
 
-# Okabe & Ito (2008): told apart under every common kind of colour blindness, and in grey.
+# Okabe & Ito (2008): distinguishable under every common kind of colour blindness, and in grey.
 NETWORK, CHANCE = "#0072B2", "#999999"
-SIZE = (3.5, 2.6)  # inches per tower: one column of a journal page
+SIZE = (3.5, 2.6)  # inches per panel: one column of a journal page
 BAND = (2.5, 97.5)  # percentiles
 TEXT, SMALL = 8, 7  # points
 TITLE_WIDTH = 52  # characters that fit above one panel
-HEADROOM = 1.35  # the y axis goes this much beyond the highest value
+HEADROOM = 1.35  # upper end of the y axis, relative to the highest value
 
 
 @renamed_arguments(n_random="n_controls")
@@ -44,21 +46,21 @@ def layer_profile(
     seed: int = 0,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
-    """Draw which share of the units of each layer a network takes, one panel per tower.
+    """Draw the percentage of units of each layer that a network selects, one panel per space.
 
     Parameters
     ----------
     localization
-        What was localized; it names the contrast, the model and the towers.
+        The localization; it names the contrast and the model.
     units
-        The network; the top ``fraction`` of all localized units, if None.
+        The network; by default the top ``fraction`` of all localized units.
     fraction
-        Share of the units, as for ``Localization.top``.
+        Fraction of the units, as for ``Localization.top``.
     ax
-        Where to draw: one axes, or one per tower. A new figure is made if None.
+        Axes to draw on: one, or one per space. A new figure is made if None.
     n_controls
-        How many random networks the band is drawn from. They have as many units in every tower as the network
-        (``Units.random(match="tower")``); the band runs from the 2.5th to the 97.5th percentile in each layer.
+        Number of random networks for the band. They have as many units in every space as the network
+        (``Units.random(match="tower")``); the band is the 2.5th to 97.5th percentile in each layer.
     seed
         Seed of the random networks.
     color
@@ -67,18 +69,18 @@ def layer_profile(
     Returns
     -------
     Axes or array of Axes
-        One for a single tower, otherwise [tower]. The x axis counts layers from the input (0) to the output, the y
-        axis is in percent of the units of a layer.
+        One for a single space, otherwise [space]. The x axis is the layer from the input (0) to the output, the y axis
+        the percentage of selected units in a layer.
 
     Raises
     ------
     InputError
-        If the units have other towers or shapes than the localization, or ``ax`` does not have one axes per tower.
+        If the units have other shapes than the localization, or ``ax`` does not have one axes per space.
 
     Notes
     -----
-    Where the network takes so much of a tower that no random network fits beside it, the band is left out, and the
-    legend says so.
+    If the network has so many units in a space that no disjoint random network exists, there is no band, and the legend
+    says so.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def layer_profile(
     """
     network = localization.top(fraction=fraction) if units is None else units
     if network.shapes != localization.shapes:
-        raise InputError(f"The units have towers {network.shapes}; the localization has {localization.shapes}.")
+        raise InputError(f"`units` have shapes {network.shapes}, but the localization has {localization.shapes}.")
     axes = axes_for(localization, ax)
     _draw_all(axes, network, n_controls, seed, color)
     label_towers(axes, localization, "layer (input to output)", "selected units (% of layer)")
@@ -102,12 +104,12 @@ def units_profile(
     seed: int = 0,
     color: str = NETWORK,
 ) -> Axes | np.ndarray:
-    """Draw which share of the units of each layer a set of units takes: :func:`layer_profile` without a localization.
+    """Draw the percentage of units of each layer in a set of units: :func:`layer_profile` without a localization.
 
     Parameters
     ----------
     units
-        The set.
+        The units.
     ax, n_controls, seed, color
         As for :func:`layer_profile`.
 
@@ -119,7 +121,7 @@ def units_profile(
     Raises
     ------
     InputError
-        If ``ax`` does not have one axes per tower.
+        If ``ax`` does not have one axes per space.
     """
     axes = axes_for(units, ax)
     _draw_all(axes, units, n_controls, seed, color)
@@ -128,10 +130,10 @@ def units_profile(
 
 
 def _draw_all(axes: np.ndarray, network: Units, n_controls: int, seed: int, color: str) -> None:
-    # One set per tower, so that a tower with too few free units does not take the band from the others.
+    # One set per space, so that a space with too few free units does not cost the others their band.
     alone = [type(network)({tower: mask}) for tower, mask in network.mask.items()]
     chances = [_chance(part, n_controls, seed) for part in alone]
-    # One scale for all towers, so that they compare; the legend stands in the room on top.
+    # One scale for all panels; the legend stands in the headroom.
     highest = max(float(array.max()) for array in [*map(_share, alone), *chances] if array is not None)
     for panel, part, chance in zip(axes, alone, chances, strict=True):
         _draw(panel, part, chance, color)
@@ -141,19 +143,19 @@ def _draw_all(axes: np.ndarray, network: Units, n_controls: int, seed: int, colo
 def save_layer_profile(
     localization: Localization, path: str | os.PathLike[str], units: Units | None = None, **options: Any
 ) -> None:
-    """Write the picture of :func:`layer_profile` to a file, whole or not at all; no window and no backend is used.
+    """Save the figure of :func:`layer_profile` atomically, without a window.
 
     Parameters
     ----------
     localization, units, **options
         As for :func:`layer_profile`.
     path
-        The file; its suffix says which kind: ``.png``, ``.pdf``, ``.svg``.
+        The file; its suffix is the format: ``.png``, ``.pdf``, ``.svg``.
 
     Raises
     ------
     InputError
-        For a suffix that matplotlib does not write.
+        For a format that matplotlib does not support.
     StoreError
         If the file cannot be written.
     """
@@ -165,12 +167,12 @@ def save_layer_profile(
 
 
 def axes_for(drawn: Localization | Units, ax: Axes | Sequence[Axes] | np.ndarray | None) -> np.ndarray:
-    """The given axes, else new ones: one for each tower.
+    """Return the given axes, or new ones: one for each space.
 
     Raises
     ------
     InputError
-        If the given ones are more or fewer.
+        For another number of axes.
     """
     towers = list(drawn.shapes)
     if ax is None:
@@ -179,24 +181,24 @@ def axes_for(drawn: Localization | Units, ax: Axes | Sequence[Axes] | np.ndarray
         return _axes_of(pyplot.figure, len(towers))
     axes = np.atleast_1d(np.array(ax, dtype=object)).ravel()
     if len(axes) != len(towers):
-        raise InputError(f"There are {len(towers)} towers ({', '.join(towers)}) to draw, on {len(axes)} axes.")
+        raise InputError(f"`ax` must be {len(towers)} axes, one per space ({', '.join(towers)}), got {len(axes)}.")
     return axes
 
 
-def _axes_of(make_figure: Any, n_towers: int) -> np.ndarray:
+def _axes_of(make_figure: Callable[..., Figure], n_towers: int) -> np.ndarray:
     figure = make_figure(figsize=(SIZE[0] * n_towers, SIZE[1]), layout="constrained")
     return figure.subplots(1, n_towers, squeeze=False, sharey=True)[0]
 
 
 def _chance(network: Units, n: int, seed: int) -> Float[np.ndarray, "2 layer"] | None:
-    """Low and high percent of each layer in random networks; None where none can be drawn."""
+    """Return the lower and upper percentage of each layer in random networks; None if there are none."""
     if not 0 < network.count <= (~network).count:
         return None
     return np.percentile([_share(control) for control in network.random(n, seed=seed, match="tower")], BAND, axis=0)
 
 
 def _share(units: Units) -> Float[np.ndarray, " layer"]:
-    """Percent of the units of each layer of a single tower that are in the set."""
+    """Return the percentage of units of each layer of a single space that are in the set."""
     (mask,) = units.mask.values()
     return 100 * mask.mean(axis=1)
 
@@ -206,17 +208,17 @@ def _draw(ax: Axes, network: Units, chance: Float[np.ndarray, "2 layer"] | None,
 
     share = _share(network)
     layers = np.arange(len(share))
-    # In front of the axis, so that a marker at zero is whole.
+    # In front of the axis, so that markers at zero are not clipped.
     label = f"network, {network.count:,} units"
     ax.plot(layers, share, "o-", color=color, markersize=3.2, linewidth=1.2, label=label, clip_on=False, zorder=3)
     if chance is not None:
-        # One level per layer, from edge to edge: layers are counted, there is nothing between two of them.
+        # Steps, as layers are discrete.
         low, high = (np.append(side, side[-1]) for side in chance)
         edges = np.append(layers, len(layers)) - 0.5
-        label = f"{network.count:,} random units of the tower, 95% range"
+        label = f"{network.count:,} random units, 95% range"
         ax.fill_between(edges, low, high, step="post", color=CHANCE, alpha=0.45, linewidth=0, label=label)
     elif network.count:
-        ax.plot([], [], " ", label="no random range: the network is too large")
+        ax.plot([], [], " ", label="no random range: network too large")
     ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     ax.tick_params(labelsize=SMALL)
@@ -225,12 +227,12 @@ def _draw(ax: Axes, network: Units, chance: Float[np.ndarray, "2 layer"] | None,
 
 
 def label_towers(axes: np.ndarray, drawn: Localization | Units, x: str, y: str) -> None:
-    """Name the contrast and the model above the first panel, the towers above each where there are several."""
+    """Title the first panel with the contrast and the model, and, if there are several, each with its space."""
     width = TITLE_WIDTH * len(axes)
     lines = _heading(drawn, width)
     for i, (panel, tower) in enumerate(zip(axes, drawn.shapes, strict=True)):
-        # Every title has as many lines, so that constrained layout and loose axes look alike.
-        title = [f"{tower} tower"] if len(axes) > 1 or not lines else []
+        # All titles have as many lines, so that panels stay aligned without constrained layout, too.
+        title = [space_label(tower)] if len(axes) > 1 or not lines else []
         above = lines if i == 0 else [""] * len(lines)
         panel.set_title("\n".join(above + title), fontsize=TEXT, loc="left")
         panel.set_xlabel(x, fontsize=TEXT)
@@ -240,7 +242,7 @@ def label_towers(axes: np.ndarray, drawn: Localization | Units, x: str, y: str) 
 
 def _heading(drawn: Localization | Units, width: int) -> list[str]:
     meta = getattr(drawn, "meta", None)
-    if meta is None:  # a set of units does not say where it comes from
+    if meta is None:  # units do not know where they come from
         return []
     contrast = meta.get("contrast") or {}
     name = str(contrast.get("name") or "contrast").replace(",", ", ")

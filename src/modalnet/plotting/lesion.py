@@ -1,10 +1,10 @@
-"""Dose curves: how a task's score falls with the size of a lesion, in front of what random units of that size cost."""
+"""Dose curves: the score on a task by lesion size, beside the scores under lesions of random controls."""
 
 from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +15,18 @@ from modalnet.plotting.saving import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from modalnet.lesion.lesion import Lesion
     from modalnet.lesion.result import LesionStudy
 
-# Okabe & Ito (2008), without the greys that the controls wear.
+# Okabe & Ito (2008), without the greys of the controls.
 NETWORKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LAYER, ACTIVATION, LINE = "#D0D0D0", "#8A8A8A", "#444444"
 SIZE = (2.3, 1.9)  # inches per panel
-ENTRIES, LEGEND_COLUMNS = 7, 3  # about as many, in at most so many columns
-TITLE = 34  # characters of a title that fit above a panel
-STUB = 1.12  # a band of a single size reaches this factor to either side
+ENTRIES, LEGEND_COLUMNS = 7, 3  # typical number of legend entries, and maximal number of columns
+TITLE_WIDTH = 34  # characters that fit above a panel
+STUB = 1.12  # factor by which the band of a single size extends to either side
 
 
 def dose_curves(
@@ -36,22 +37,22 @@ def dose_curves(
     operations: Sequence[str] | None = None,
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw score against size of the lesion: one column of panels per task, one row per operation and network.
+    """Draw score by lesion size: one column of panels per task, one row per operation and network.
 
     Parameters
     ----------
     study
-        What was measured.
+        The lesion study.
     networks, tasks, operations
-        Which to draw, in this order; all, if None.
+        Which to draw, in this order; by default all.
     ax
-        As many axes as there are panels, row by row. A new figure is made if None.
+        One axes per panel, row by row. A new figure is made if None.
 
     Returns
     -------
     array of Axes
-        [row, task]; rows run through the networks of the first operation, then of the next. The x axis is the share
-        of units lesioned (logarithmic), the y axis the task's measure.
+        [row, task]; rows are the networks of the first operation, then of the next. The x axis is the percentage of
+        units lesioned (logarithmic), the y axis the task's measure.
 
     Raises
     ------
@@ -60,10 +61,10 @@ def dose_curves(
 
     Notes
     -----
-    The interval of the network is that of its drop (paired over items), seen from the score without a lesion. A band
-    runs from the lowest to the highest score among the draws of a control.
+    The interval of the network is that of its drop (paired over items), subtracted from the score without a lesion. A
+    band is the range of scores over the draws of a control.
     """
-    rows, tasks = _plan(study, networks, tasks, operations)
+    rows, tasks = _rows_and_tasks(study, networks, tasks, operations)
     if ax is None:
         from matplotlib import pyplot
 
@@ -71,7 +72,7 @@ def dose_curves(
     else:
         flat = np.atleast_1d(np.array(ax, dtype=object)).ravel()
         if len(flat) != len(rows) * len(tasks):
-            raise InputError(f"There are {len(rows)} x {len(tasks)} panels to draw, on {len(flat)} axes.")
+            raise InputError(f"`ax` must be {len(rows)} x {len(tasks)} axes, got {len(flat)}.")
         panels = flat.reshape(len(rows), len(tasks))
     _draw_all(study, panels, rows, tasks)
     _legend(panels, outside=ax is None)
@@ -86,38 +87,38 @@ def save_dose_curves(
     tasks: Sequence[str] | None = None,
     operations: Sequence[str] | None = None,
 ) -> None:
-    """Write the picture of :func:`dose_curves` to a file, whole or not at all; no window and no backend is used.
+    """Save the figure of :func:`dose_curves` atomically, without a window.
 
     Parameters
     ----------
     study, networks, tasks, operations
         As for :func:`dose_curves`.
     path
-        The file; its suffix says which kind: ``.png``, ``.pdf``, ``.svg``.
+        The file; its suffix is the format: ``.png``, ``.pdf``, ``.svg``.
 
     Raises
     ------
     InputError
-        For a suffix that matplotlib does not write.
+        For a format that matplotlib does not support.
     StoreError
         If the file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    rows, tasks = _plan(study, networks, tasks, operations)
+    rows, tasks = _rows_and_tasks(study, networks, tasks, operations)
     panels = _panels(Figure, len(rows), len(tasks))
     _draw_all(study, panels, rows, tasks)
     _legend(panels, outside=True)
     write_figure(panels[0, 0].figure, path)
 
 
-def _plan(
+def _rows_and_tasks(
     study: LesionStudy,
     networks: Sequence[str] | None,
     tasks: Sequence[str] | None,
     operations: Sequence[str] | None,
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """The (operation, network) of each row of panels and the task of each column."""
+    """Return the (operation, network) of each row of panels and the task of each column."""
     networks = _chosen("network", networks, study.networks)
     operations = _chosen("operation", operations, study.operations)
     rows = [(operation, network) for operation in operations for network in networks]
@@ -128,12 +129,12 @@ def _chosen(what: str, names: Sequence[str] | None, known: Sequence[str]) -> lis
     chosen = list(known) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
-        raise InputError(f"The study has the {what}s {', '.join(known) or '(none)'}; got {chosen!r}.")
+        raise InputError(f"`{what}s` must be among {', '.join(known) or '(none)'}, got {chosen!r}.")
     return chosen
 
 
-def _panels(make_figure: Any, n_rows: int, n_columns: int) -> np.ndarray:
-    legend = 0.16 * (ENTRIES / min(n_columns, LEGEND_COLUMNS)) + 0.3  # it stands below
+def _panels(make_figure: Callable[..., Figure], n_rows: int, n_columns: int) -> np.ndarray:
+    legend = 0.16 * (ENTRIES / min(n_columns, LEGEND_COLUMNS)) + 0.3  # below the panels
     size = (SIZE[0] * n_columns + 0.4, SIZE[1] * n_rows + legend)
     figure = make_figure(figsize=size, layout="constrained")
     return figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey="col")
@@ -150,10 +151,10 @@ def _draw_all(study: LesionStudy, panels: np.ndarray, rows: list[tuple[str, str]
             _draw(ax, study, table[where & table["score"].notna()], (network, task), colours[network])
             _scale(ax, sizes)
             lines = [task] if i == 0 else []
-            lines += textwrap.wrap(f"{network}, {operation} ablation", TITLE)
+            lines += textwrap.wrap(f"{network}, {operation} ablation", TITLE_WIDTH)
             ax.set_title("\n".join(lines), fontsize=TEXT, loc="left")
             if i == len(rows) - 1:
-                ax.set_xlabel("units lesioned (% of all)", fontsize=TEXT)
+                ax.set_xlabel("lesion size (% of all units)", fontsize=TEXT)
             if task in study.base:
                 ax.set_ylabel(study.base[task].measure, fontsize=TEXT)
 
@@ -176,7 +177,7 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
             look: dict[str, Any] = {"color": shade, "alpha": 0.75, "linewidth": 0}
             if hatch:
                 look = {"facecolor": "none", "edgecolor": shade, "hatch": hatch, "linewidth": 0.5}
-            label = f"{control}-matched random units, all draws"
+            label = f"{control}-matched random units, range"
             ax.fill_between(x, low, high, label=label, zorder=1, **look)
     least = [(one.fraction, _range(study, one, task, "least")[0]) for one in own]
     least = [point for point in least if np.isfinite(point[1])]
@@ -206,7 +207,7 @@ def _range(study: LesionStudy, own: Lesion, task: str, control: Any) -> tuple[fl
 
 
 def _widened(points: np.ndarray) -> np.ndarray:
-    """A single point becomes a short stretch, so that it can be seen."""
+    """Extend a single point to a short line, so that it is visible."""
     if len(points) > 1:
         return points
     left, right = points.copy(), points.copy()
@@ -228,7 +229,7 @@ def _scale(ax: Axes, sizes: Sequence[float]) -> None:
 
 
 def _legend(panels: np.ndarray, *, outside: bool) -> None:
-    """One legend for all panels: below a figure of our own, in the last panel of another's."""
+    """Draw one legend for all panels: below a new figure, or in the last of the given axes."""
     found: dict[str, Any] = {}
     for panel in panels.ravel():
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

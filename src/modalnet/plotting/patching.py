@@ -1,4 +1,4 @@
-"""Patching as pictures: layer x position heatmaps with the tokens written out, and effects laid over the image."""
+"""Figures of patching: layer x position heatmaps, effects overlaid on the image, and modality profiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modalnet.patching.result import Patching
     from modalnet.patching.token_alignment import Column
 
-# Blue, white, red: told apart by those who see red and green alike; white is no effect.
+# Blue, white, red: distinguishable with red-green colour blindness; white is no effect.
 COLOURS = "RdBu_r"
 CELL = 0.24  # inches
 WIDEST = 7.2
@@ -33,55 +33,56 @@ def heatmap(
     limit: float | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """Draw effects as one layer x position heatmap per tower.
+    """Draw patching effects as one layer x position heatmap per space.
 
     Parameters
     ----------
     result
-        What patching found.
+        The result of patching.
     tower
-        Draw this one alone.
+        The space to draw; by default all.
     network
-        Draw the patches of this network's units instead of whole sites.
+        Draw patches of this network's units instead of whole sites.
     limit
-        Effects beyond it take the last colour; 1, or the largest effect if that is larger.
+        Effect of the last colour; by default 1, or the largest effect if that is larger.
     ax
-        Axes, one per tower. A new figure is made if None.
+        Axes, one per space. A new figure is made if None.
 
     Returns
     -------
     array of Axes
-        One per tower. Blocks run upwards from the input; 0 (white) is a corrupt run, 1 (red) a clean one.
+        One per space. Layers run upwards from the input; an effect of 0 (white) is the corrupted run, 1 (red) the clean
+        run.
 
     Raises
     ------
     InputError
-        For a tower or network that the result does not have, or another number of axes.
+        For a space or network that the result does not have, or another number of axes.
     """
     effects = result.effect if network is None else result.network_effect(network)
     if tower is not None and tower not in effects:
-        raise InputError(f"Patched were {', '.join(effects)}; got {tower!r}.")
+        raise InputError(f"`tower` must be one of {', '.join(effects)}, got {tower!r}.")
     chosen = [tower] if tower is not None else list(effects)
     if ax is None:
         axes = _figure([effects[name].shape for name in chosen])
     else:
         axes = np.atleast_1d(np.array(ax, dtype=object)).ravel()
         if len(axes) != len(chosen):
-            raise InputError(f"There are {len(chosen)} towers to draw, on {len(axes)} axes.")
+            raise InputError(f"`ax` must be {len(chosen)} axes, one per space, got {len(axes)}.")
     top = max((float(np.nanmax(np.abs(effects[name]))) for name in chosen), default=1.0)
     limit = max(1.0, top) if limit is None else limit
     for one, name in zip(axes, chosen, strict=True):
         drawn = one.imshow(
             effects[name], origin="lower", aspect="auto", cmap=COLOURS, vmin=-limit, vmax=limit, interpolation="nearest"
         )
-        one.set_facecolor("#DDDDDD")  # cells that no pair has
+        one.set_facecolor("#DDDDDD")  # positions that no pair has
         _label(one, result, name)
         part = f", units of {network}" if network else ""
         one.set_title(f"{name}{part}", fontsize=TEXT, loc="left")
         bar = one.figure.colorbar(drawn, ax=one, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=SMALL)
         what = "estimated effect" if result.estimated else "effect"
-        bar.set_label(f"{what} on {result.metric}\n(0 corrupt, 1 clean)", fontsize=SMALL)
+        bar.set_label(f"{what} on {result.metric}\n(0 corrupted, 1 clean)", fontsize=SMALL)
     return axes
 
 
@@ -93,25 +94,25 @@ def picture_overlay(
     picture: Any = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """Lay the effects of image tokens over the picture, where the tokens look.
+    """Overlay the effects of image tokens on the image, at the patches that the tokens cover.
 
     Parameters
     ----------
     result
-        Of patching with ``tokens="each"`` or ``Grid(rows, columns)``.
+        The result of patching with ``tokens="each"`` or ``Grid(rows, columns)``.
     tower
-        Whose image tokens; None for the decoder, else the first that has any.
+        The space whose image tokens are drawn; by default the decoder if it has any, else the first that has.
     layers
-        A panel for each of these blocks; None for up to six, evenly from first to last.
+        Layers to draw, one panel each; by default up to six, evenly spaced.
     picture
-        What to draw on; None for the clean picture of the first pair.
+        The image; by default the clean image of the first pair.
     ax
-        Axes, one per block. A new figure is made if None.
+        Axes, one per layer. A new figure is made if None.
 
     Raises
     ------
     InputError
-        Where no image token's place is known: patched as one group, or every token looks at all of the picture.
+        If no image token has a known position: they were patched as one group, or each covers the whole image.
     """
     from matplotlib.patches import Rectangle
 
@@ -120,12 +121,12 @@ def picture_overlay(
     tower = tower or (names[0] if names else next(iter(placed)))
     if not placed.get(tower):
         raise InputError(
-            f'No image token of the {tower} tower has a place in the picture. Patch with tokens="each" or '
-            "tokens=Grid(rows, columns); in models whose image tokens all look at the whole picture there is none."
+            f'No image token of {tower} has a known position in the image. Patch with tokens="each" or '
+            "tokens=Grid(rows, columns); in some models every image token covers the whole image."
         )
     image = result.picture if picture is None else np.asarray(picture)
     if image is None:
-        raise InputError("There is no picture to draw on: give picture=.")
+        raise InputError("The result has no image: pass `picture`.")
     depth = result.layers[tower]
     chosen = (
         list(layers)
@@ -134,10 +135,10 @@ def picture_overlay(
     )
     for layer in chosen:
         if layer not in depth:
-            raise InputError(f"Block {layer!r} of the {tower} tower was not patched; there are {list(depth)}.")
+            raise InputError(f"`layers` must be patched layers of {tower}, {list(depth)}, got {layer!r}.")
     axes = _row(len(chosen)) if ax is None else np.atleast_1d(np.array(ax, dtype=object)).ravel()
     if len(axes) != len(chosen):
-        raise InputError(f"There are {len(chosen)} blocks to draw, on {len(axes)} axes.")
+        raise InputError(f"`ax` must be {len(chosen)} axes, one per layer, got {len(axes)}.")
     effect = result.effect[tower]
     limit = max(float(np.nanmax(np.abs(effect[:, placed[tower]]))), 1e-9)
     height, width = image.shape[:2]
@@ -150,27 +151,27 @@ def picture_overlay(
             value = effect[depth.index(layer), place]
             if not np.isfinite(value):
                 continue
-            # As clear as the effect is small, so that the picture shows where nothing happens.
+            # Opacity grows with the effect, so that the image shows where there is none.
             colour = (*colours.to_rgba(value)[:3], 0.85 * min(abs(value) / limit, 1.0))
             size = (right - left) * width, (bottom - top) * height
             one.add_patch(Rectangle((left * width, top * height), *size, facecolor=colour, linewidth=0))
         one.set_xticks([])
         one.set_yticks([])
-        one.set_title(f"{tower} block {layer}", fontsize=SMALL)
+        one.set_title(f"{tower} layer {layer}", fontsize=SMALL)
         drawn = colours
     bar = axes[0].figure.colorbar(drawn, ax=list(axes), fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=SMALL)
-    bar.set_label("effect (0 corrupt, 1 clean)", fontsize=SMALL)
+    bar.set_label("effect (0 corrupted, 1 clean)", fontsize=SMALL)
     return axes
 
 
 def modality_profile(profile: ModalityProfile, *, ax: Axes | None = None) -> Axes:
-    """Draw, for each block, what the answer loses when image or text tokens are knocked out there.
+    """Draw the loss of the answer's score when image or text tokens are knocked out, by layer.
 
     Parameters
     ----------
     profile
-        What :func:`modalnet.profile_modality` found.
+        The result of :func:`modalnet.profile_modality`.
     ax
         Axes; a new figure is made if None.
     """
@@ -194,7 +195,7 @@ def modality_profile(profile: ModalityProfile, *, ax: Axes | None = None) -> Axe
         if own["low"].notna().all():
             ax.fill_between(own["layer"], own["low"], own["high"], color=colour, alpha=0.2, linewidth=0)
     ax.axhline(0, color="#444444", linewidth=0.7)
-    ax.set_xlabel("decoder block", fontsize=TEXT)
+    ax.set_xlabel("decoder layer", fontsize=TEXT)
     ax.set_ylabel(f"loss of {profile.metric} (nats)", fontsize=TEXT)
     ax.tick_params(labelsize=SMALL)
     ax.legend(fontsize=SMALL, frameon=False)
@@ -229,15 +230,15 @@ def _label(ax: Axes, result: Patching, tower: str) -> None:
     layers, columns = result.layers[tower], result.columns[tower]
     step = max(1, -(-len(layers) // 12))
     ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=SMALL)
-    ax.set_ylabel("block", fontsize=TEXT)
+    ax.set_ylabel("layer", fontsize=TEXT)
     places = _labelled(columns)
     names = [_shown(columns[place].name) for place in places]
-    # A name that holds dollar signs is no formula.
+    # Dollar signs would begin a formula.
     ax.set_xticks(places, names, rotation=90, fontsize=SMALL, parse_math=False)
 
 
 def _labelled(columns: Sequence[Column]) -> list[int]:
-    """Places of the columns whose names are written: all, or every few image tokens and every few others."""
+    """Return the positions that are labelled: all, or an even selection of image tokens and of others."""
     if len(columns) <= MOST_LABELS:
         return list(range(len(columns)))
     images = [place for place, one in enumerate(columns) if one.kind == "image"]

@@ -1,4 +1,4 @@
-"""Response profiles and specialization as pictures."""
+"""Figures of response profiles and of specialization."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet.errors import InputError
 from modalnet.plotting.layers import CHANCE, SMALL, TEXT
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008).
 COLOURS = ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7")
 AXIS = {
-    "z": "response (z over stimuli)",
-    "minmax": "response (0 lowest, 1 highest condition)",
+    "z": "response (z-scored over stimuli)",
+    "minmax": "response (min-max scaled over conditions)",
     "none": "mean |activation|",
 }
 BAR = 0.62
-SHOWN = 250  # stimuli drawn as dots per condition
+MAX_DOTS = 250  # stimuli drawn per condition
 
 
 def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = True) -> Axes:
@@ -33,17 +34,16 @@ def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = T
     Parameters
     ----------
     profile
-        What was measured.
+        The profile.
     ax
-        Where to draw; a new figure, if None.
+        Axes to draw on. A new figure is made if None.
     dots
-        Draw single stimuli too.
+        Also draw single stimuli.
 
     Returns
     -------
     Axes
-        Conditions on the x axis. A grey line with whiskers beside each bar is the mean and the range of the draws of
-        random units.
+        Conditions on the x axis. The grey line beside each bar is the range of random controls, the tick their mean.
     """
     table = profile.table()
     rows: list[dict[Any, Any]] = table.to_dict("records")
@@ -57,7 +57,7 @@ def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = T
         ax.bar(place, row["mean"], width=BAR, color=colour, alpha=0.85, zorder=1)
         if dots:
             values = profile.values(str(row["condition"]))
-            shown = values if len(values) <= SHOWN else rng.choice(values, SHOWN, replace=False)
+            shown = values if len(values) <= MAX_DOTS else rng.choice(values, MAX_DOTS, replace=False)
             spread = rng.uniform(-0.22, 0.22, size=len(shown))
             ax.plot(place + spread, shown, ".", color="black", markersize=1.4, alpha=0.25, zorder=2)
         ax.errorbar(
@@ -71,7 +71,7 @@ def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = T
         if profile.n_controls:
             at = place + BAR / 2 + 0.08
             ax.plot([at, at], [row["control_low"], row["control_high"]], color=CHANCE, linewidth=2.5, zorder=3)
-            label = f"random units, {profile.n_controls} draws" if place == 0 else None
+            label = f"random units (n = {profile.n_controls})" if place == 0 else None
             ax.plot([at], [row["control"]], "_", color="#444444", markersize=6, zorder=4, label=label)
     ax.axhline(0, color="#444444", linewidth=0.7, zorder=0)
     ax.set_xticks(range(len(table)), [str(one) for one in table["condition"]], fontsize=SMALL)
@@ -85,14 +85,14 @@ def response_profile(profile: Profile, *, ax: Axes | None = None, dots: bool = T
 
 
 def specialization_panels(result: Specialization, *, ax: Sequence[Axes] | None = None) -> np.ndarray:
-    """Draw the measures that were taken: one panel each for layers, selectivity, capacity and interference.
+    """Draw one panel per measure: layers, selectivity, capacity and interference.
 
     Parameters
     ----------
     result
-        What was measured.
+        The result.
     ax
-        As many axes as there are panels; a new figure, if None.
+        One axes per measure. A new figure is made if None.
 
     Returns
     -------
@@ -103,8 +103,6 @@ def specialization_panels(result: Specialization, *, ax: Sequence[Axes] | None =
     InputError
         For another number of axes.
     """
-    from modalnet.errors import InputError
-
     panels = [(name, draw) for name, draw in _PANELS.items() if name in result.tables]
     if ax is None:
         from matplotlib import pyplot
@@ -114,7 +112,7 @@ def specialization_panels(result: Specialization, *, ax: Sequence[Axes] | None =
     else:
         axes = np.atleast_1d(np.array(ax, dtype=object)).ravel()
         if len(axes) != len(panels):
-            raise InputError(f"There are {len(panels)} panels to draw, on {len(axes)} axes.")
+            raise InputError(f"`ax` must be {len(panels)} axes, one per measure, got {len(axes)}.")
     for one, (name, draw) in zip(axes, panels, strict=True):
         draw(one, result.tables[name])
         one.tick_params(labelsize=SMALL)
@@ -137,8 +135,8 @@ def _layers(ax: Axes, rows: list[dict[str, Any]]) -> None:
         ax.axvline(start - 0.5, color="#BBBBBB", linewidth=0.8)
     ax.set_xticks(starts, [places[i][0] for i in starts])
     ax.set_ylabel("units of the network (%)", fontsize=TEXT)
-    ax.set_xlabel("blocks, tower by tower", fontsize=TEXT)
-    ax.set_title("where they sit", fontsize=TEXT, loc="left")
+    ax.set_xlabel("layer, input to output", fontsize=TEXT)
+    ax.set_title("distribution over layers", fontsize=TEXT, loc="left")
     ax.legend(fontsize=SMALL, frameon=False)
 
 
@@ -158,7 +156,7 @@ def _selectivity(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("contrast", fontsize=TEXT)
     ax.set_ylabel("network", fontsize=TEXT)
-    ax.set_title("selectivity, held out (g)", fontsize=TEXT, loc="left")
+    ax.set_title("held-out selectivity (Hedges' g)", fontsize=TEXT, loc="left")
 
 
 def _capacity(ax: Axes, rows: list[dict[str, Any]]) -> None:
@@ -172,9 +170,9 @@ def _capacity(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.axhline(0.5, color="#444444", linewidth=0.7, linestyle=(0, (4, 3)))
     ax.set_xscale("log", base=2)
     ax.set_ylim(0.35, 1.03)
-    ax.set_xlabel("units", fontsize=TEXT)
-    ax.set_ylabel("accuracy, held out", fontsize=TEXT)
-    ax.set_title("how many suffice", fontsize=TEXT, loc="left")
+    ax.set_xlabel("number of units", fontsize=TEXT)
+    ax.set_ylabel("held-out accuracy", fontsize=TEXT)
+    ax.set_title("decoding accuracy by number of units", fontsize=TEXT, loc="left")
     ax.legend(fontsize=SMALL - 1, frameon=False, loc="lower right")
 
 
@@ -183,11 +181,11 @@ def _interference(ax: Axes, rows: list[dict[str, Any]]) -> None:
         ax.plot([place - 0.15, place + 0.15], [row["g_off"], row["g_on"]], "o-", color=COLOURS[place % len(COLOURS)])
         text = f"{row['cost']:+.2f}\n[{row['low']:.2f}, {row['high']:.2f}]"
         ax.annotate(text, (place, max(row["g_off"], row["g_on"])), ha="center", va="bottom", fontsize=SMALL - 1)
-    ax.set_xticks(range(len(rows)), [f"{row['domain']}\nother off, on" for row in rows])
+    ax.set_xticks(range(len(rows)), [f"{row['domain']}\nother off / on" for row in rows])
     ax.set_xlim(-0.6, len(rows) - 0.4)
     ax.margins(y=0.3)
-    ax.set_ylabel("g of its own contrast", fontsize=TEXT)
-    ax.set_title("both driven at once: cost", fontsize=TEXT, loc="left")
+    ax.set_ylabel("selectivity for own contrast (g)", fontsize=TEXT)
+    ax.set_title("interference: cost of co-activation", fontsize=TEXT, loc="left")
 
 
 _PANELS = {"layers": _layers, "selectivity": _selectivity, "capacity_curve": _capacity, "interference": _interference}

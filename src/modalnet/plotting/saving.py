@@ -1,4 +1,4 @@
-"""Pictures into files: whole or not at all, without a window."""
+"""Saving figures: atomically, without a window."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modalnet import _files
 from modalnet.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 200
 _to_file: ContextVar[bool] = ContextVar("_to_file", default=False)
 
 
-def new_figure(**options: Any) -> Any:
-    """A figure of pyplot, which notebooks show; within :func:`save_figure` one that no window knows of."""
+def new_figure(**options: Any) -> Figure:
+    """Make a figure: of pyplot, so that notebooks show it, or a bare one within :func:`save_figure`."""
     if _to_file.get():
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as BareFigure
 
-        return Figure(**options)
+        return BareFigure(**options)
     from matplotlib import pyplot
 
     return pyplot.figure(**options)
 
 
 def save_figure(draw: Callable[..., Any], path: str | os.PathLike[str], *given: Any, **options: Any) -> None:
-    """Write what :func:`modalnet.plotting.sheet` or :func:`modalnet.plotting.glass` draws to a file.
+    """Save the figure that :func:`modalnet.plotting.sheet` or :func:`modalnet.plotting.glass` draws.
 
     Parameters
     ----------
     draw
-        The function that draws.
+        The function that draws; it returns axes.
     path
-        The file; its suffix says which kind: ``.png``, ``.pdf``, ``.svg``.
+        The file; its suffix is the format: ``.png``, ``.pdf``, ``.svg``.
     *given, **options
-        What the function takes.
+        Arguments of the function.
 
     Raises
     ------
     InputError
-        For a suffix that matplotlib does not write.
+        For a format that matplotlib does not support.
     StoreError
         If the file cannot be written.
     """
@@ -54,11 +57,11 @@ def save_figure(draw: Callable[..., Any], path: str | os.PathLike[str], *given: 
     write_figure(figure, path)
 
 
-def write_figure(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a file, whole or not at all; errors as of :func:`save_figure`."""
+def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Save a figure atomically; raises as :func:`save_figure`."""
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"A picture is written as .png, .pdf or .svg; {os.fspath(path)!r} ends otherwise.")
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind, dpi=DPI, facecolor=figure.get_facecolor())
-    _files.write_bytes(path, picture.getvalue())
+        raise InputError(f"A figure is saved as .png, .pdf or .svg, got {os.fspath(path)!r}.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=DPI, facecolor=figure.get_facecolor())
+    _files.write_bytes(path, buffer.getvalue())

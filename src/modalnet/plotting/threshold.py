@@ -1,4 +1,4 @@
-"""Which units a picture colours: a threshold on t, on q, or on the rank of t."""
+"""The threshold of a map: on t, on q, or on the rank of t."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DEFAULTS: dict[Kind, float] = {"t": 5.0, "q": 0.05, "top": 0.01}
 
 @dataclass(frozen=True)
 class Threshold:
-    """A kind of threshold and its value; ``str`` says it in words."""
+    """A kind of threshold and its value; ``str`` is its label."""
 
     kind: Kind
     value: float
 
     @classmethod
     def of(cls, *, t: float | None, q: float | None, top: float | None, default: Kind) -> Threshold:
-        """The one that is given, else the default kind at its usual value.
+        """Return the threshold that is given, or the default kind at its default value.
 
         Raises
         ------
@@ -40,16 +40,18 @@ class Threshold:
         kinds: tuple[tuple[Kind, float | None], ...] = (("t", t), ("q", q), ("top", top))
         given = [(kind, value) for kind, value in kinds if value is not None]
         if len(given) > 1:
-            raise InputError(f"Give one threshold: t=, q= or top=; got {', '.join(kind for kind, _ in given)}.")
+            raise InputError(f"Only one of `t`, `q` and `top` can be given, got {', '.join(dict(given))}.")
         kind, value = given[0] if given else (default, DEFAULTS[default])
         number = isinstance(value, Real) and not isinstance(value, bool) and np.isfinite(value)
         if not number or value <= 0 or (kind != "t" and value > 1):
-            ranges = {"t": "above 0", "q": "above 0, at most 1", "top": "a share above 0, at most 1"}
-            raise InputError(f"The threshold {kind}= is {ranges[kind]}; got {value!r}.")
+            expected = {"t": "a positive number", "q": "a number above 0 and at most 1"}
+            raise InputError(
+                f"`{kind}` must be {expected.get(kind, 'a fraction above 0 and at most 1')}, got {value!r}."
+            )
         return cls(kind, float(value))
 
     def units(self, localization: Localization) -> Units:
-        """The units that prefer the positive side and pass."""
+        """Return the units that pass in favour of the positive side."""
         if self.kind == "top":
             return localization.top(fraction=self.value)
         if self.kind == "q":
@@ -58,7 +60,7 @@ class Threshold:
         return Units(mask, mean_abs=localization.mean_abs, model=localization.meta.get("model"))
 
     def passes(self, localization: Localization, *, both_signs: bool) -> dict[str, Bool[np.ndarray, "layer dim"]]:
-        """Which units pass, by tower; with ``both_signs`` also those that prefer the negative side as clearly."""
+        """Return which units pass, by space; with ``both_signs`` also in favour of the negative side."""
         passed = dict(self.units(localization).mask)
         if not both_signs:
             return passed
@@ -73,7 +75,7 @@ class Threshold:
         return {tower: mask | other[tower] for tower, mask in passed.items()}
 
     def least_t(self, localization: Localization, *, both_signs: bool) -> float:
-        """The smallest \\|t\\| of a unit that passes; infinite where none does."""
+        """Return the smallest \\|t\\| of the units that pass; infinite if none does."""
         passed = self.passes(localization, both_signs=both_signs)
         values = np.concatenate([np.abs(t[passed[tower]]) for tower, t in localization.t.items()])
         return float(values.min()) if values.size else np.inf
@@ -91,20 +93,20 @@ def selected(
     *,
     most: int,
 ) -> dict[str, Units]:
-    """The network of each localization: as given, else what passes the threshold.
+    """Return the network of each localization: the given one, or the units that pass the threshold.
 
     Parameters
     ----------
     most
-        How many networks can be told apart.
+        Number of networks that the figure can show.
 
     Raises
     ------
     InputError
-        If there are more localizations than can be told apart, or the networks do not fit them.
+        For more localizations than that, or networks that do not fit them.
     """
     if len(found) > most:
-        raise InputError(f"A map tells up to {most} networks apart; got {len(found)}. Draw fewer at once.")
+        raise InputError(f"A map shows up to {most} networks, got {len(found)}.")
     if networks is None:
         return {name: rule.units(one) for name, one in found.items()}
     if isinstance(networks, Mapping):
@@ -112,12 +114,12 @@ def selected(
     else:
         listed = [networks] if isinstance(networks, Units) else list(networks)
         if len(listed) != len(found):
-            raise InputError(f"Give one network for each of the {len(found)} localizations; got {len(listed)}.")
+            raise InputError(f"`networks` must be one network per localization ({len(found)}), got {len(listed)}.")
         given = dict(zip(found, listed, strict=True))
     if set(given) != set(found):
-        raise InputError(f"Networks go by the names of the localizations, {list(found)}; got {list(given)}.")
+        raise InputError(f"`networks` must have the names of the localizations, {list(found)}, got {list(given)}.")
     for name, one in found.items():
         if not isinstance(given[name], Units) or given[name].shapes != one.shapes:
             shapes = getattr(given[name], "shapes", type(given[name]).__name__)
-            raise InputError(f"The network {name!r} must be Units of the towers {one.shapes}; got {shapes}.")
+            raise InputError(f"network {name!r} must be Units with shapes {one.shapes}, got {shapes}.")
     return {name: given[name] for name in found}

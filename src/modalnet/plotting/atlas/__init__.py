@@ -1,4 +1,4 @@
-"""The atlas: the sheet as one page to look around in, with every unit's numbers, lesions, profiles and favourites."""
+"""The atlas: an interactive map of a model in one HTML file, with every unit's statistics and top stimuli."""
 
 from modalnet._lazy import attach
 

@@ -1,4 +1,4 @@
-"""From results to one self-contained page: data, script and style in one file that needs no network."""
+"""The atlas as one self-contained HTML file: data, script and style, viewable offline."""
 
 from __future__ import annotations
 
@@ -13,33 +13,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet import _files
+from modalnet._deprecation import renamed_arguments
 from modalnet.errors import InputError
+from modalnet.models.towers import modality_of, tower_of
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
-from modalnet.plotting.atlas import panels as evidence
 from modalnet.plotting.atlas.packing import Packing, rounded
-from modalnet.plotting.combined import Localizations, as_mapping, owner_of, towers_of
-from modalnet.plotting.sheet import COLD, MOST, NETWORKS, OVERLAP, WARM, ground_of, t_limit
+from modalnet.plotting.atlas.panels import TopStimuliLike, lesion_panel, profile_panel, top_stimuli_panel
+from modalnet.plotting.combined import Localizations, as_mapping, model_name, owner_of, space_label, towers_of
+from modalnet.plotting.sheet import background_of, t_limit
+from modalnet.plotting.style import COLD, MAX_NETWORKS, NETWORKS, OVERLAP, WARM
 from modalnet.plotting.threshold import Threshold
 
 if TYPE_CHECKING:
     from modalnet.lesion.result import LesionStudy
     from modalnet.localization.result import Localization
+    from modalnet.profiles.result import Profile
 
 SCRIPTS = ("unpack", "layout", "selection", "sheet", "glass", "charts", "panel", "main")
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """A page; made by :func:`modalnet.atlas`, written by :meth:`save`.
+    """An interactive map of a model; made by :func:`modalnet.atlas`, written by :meth:`save`.
 
     Attributes
     ----------
     title
-        Of the page.
+        Title of the page.
     document
-        What the page shows, but for the arrays: a JSON document.
+        Everything that the page shows except for arrays, as a JSON document.
     arrays
-        Name, then the packed array (see :mod:`.packing`).
+        Packed arrays by id (see :mod:`.packing`).
     """
 
     title: str
@@ -47,7 +51,7 @@ class Atlas:
     arrays: dict[str, str]
 
     def html(self) -> str:
-        """The whole page."""
+        """Return the page."""
         from jinja2 import Environment, PackageLoader, select_autoescape
 
         environment = Environment(
@@ -59,7 +63,7 @@ class Atlas:
         return environment.get_template("atlas.html.j2").render(
             title=self.title,
             note=ARBITRARY,
-            # Within a script element only a closing tag or a comment could end it.
+            # Within a script element, only a closing tag or a comment could end it.
             document=json.dumps(self.document, allow_nan=False).replace("<", "\\u003c"),
             arrays=self.arrays,
             style=_text("static", "atlas.css"),
@@ -69,7 +73,7 @@ class Atlas:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page, whole or not at all.
+        """Write the page atomically.
 
         Raises
         ------
@@ -79,7 +83,7 @@ class Atlas:
             If the file cannot be written.
         """
         if Path(path).suffix.lower() not in {".html", ".htm"}:
-            raise InputError(f"An atlas is written as .html; {os.fspath(path)!r} ends otherwise.")
+            raise InputError(f"An atlas is saved as .html, got {os.fspath(path)!r}.")
         _files.write_bytes(path, self.html().encode())
 
     def __repr__(self) -> str:
@@ -88,41 +92,43 @@ class Atlas:
         return f"Atlas({self.title}: {names}; {units:,} units)"
 
 
+@renamed_arguments(favourites="top_stimuli")
 def atlas(
     localizations: Localizations,
     *,
     study: LesionStudy | None = None,
-    profiles: Mapping[str, Any] | None = None,
-    favourites: Any = None,
+    profiles: Mapping[str, Profile] | None = None,
+    top_stimuli: TopStimuliLike | None = None,
     top: float = 0.01,
     arrangement: Arrangement | None = None,
     title: str | None = None,
 ) -> Atlas:
-    """Make an interactive map of a model: one HTML file that needs no network.
+    """Make an interactive map of a model: one HTML file, viewable offline.
 
     The page shows the model as :func:`modalnet.plotting.sheet` and :func:`modalnet.plotting.glass` do. It has a slider
-    for the threshold (t, q or the share of units), the numbers of the unit under the pointer or the keyboard's cursor,
-    its mean response to each condition, and, where they are given, lesions, profiles and favourite stimuli.
+    for the threshold (t, q or the share of units), the statistics of the unit under the pointer or the keyboard's
+    cursor, its mean response to each condition, and, if given, lesions, profiles and maximally activating stimuli.
 
     Parameters
     ----------
     localizations
-        Of one model: one, a list, or a mapping that names them; up to 6, over up to 10 million units.
+        Localizations of one model: one, a list, or a mapping by name; up to 6, with up to 10 million units.
     study
-        A lesion study of the same model, shown beside the map; a network that has the name of a localization, alone or
-        with a tower behind it such as ``"faces (vision)"``, also has its colour.
+        A lesion study of the same model, shown beside the map; a network with the name of a localization, alone or
+        followed by a tower as in ``"faces (vision)"``, has the same colour.
     profiles
-        Name, then the result of ``mn.profile``: anything with a ``.table()`` whose rows have condition, mean, low and
-        high, and may have control, control_low and control_high.
-    favourites
-        What units like: the result of ``mn.features.top_stimuli``, a list of such results, or a mapping from
-        (tower, layer, dim) to its stimuli: texts, images, ``Stimulus`` objects, or pairs of one and an activation.
+        Results of ``mn.profile`` by name: anything with a ``.table()`` whose rows have condition, mean, low and high,
+        and optionally control, control_low and control_high.
+    top_stimuli
+        Maximally activating stimuli of units: the result of ``mn.features.top_stimuli``, a list of such results, or a
+        mapping from (space, layer, index) to stimuli (texts, images, ``Stimulus`` objects, or pairs of one of these and
+        an activation).
     top
-        The share of units that are shown at first; the page can change it.
+        The share of units that is shown at first; it can be changed in the page.
     arrangement
         As for :func:`modalnet.plotting.sheet`.
     title
-        Of the page; the model's name if None.
+        Title of the page; by default the model's name.
 
     Returns
     -------
@@ -132,26 +138,26 @@ def atlas(
     Raises
     ------
     InputError
-        For localizations of different models, more than 6 of them, or a study, profiles or favourites of another kind.
+        For localizations of different models, more than 6 of them, or a study, profiles or top stimuli of another kind.
 
     Notes
     -----
-    t and q are in the page as float32; a share of units selects what ``Localization.top`` does of them.
-    Effect sizes, condition means and standard errors are rounded to 0.05%.
+    The page holds t and q as float32; a share of units selects the same units as ``Localization.top``. Effect sizes,
+    condition means and standard errors are rounded to 0.05%.
 
     Examples
     --------
     >>> atlas({"language": language, "vision": vision}, study=study).save("atlas.html")  # doctest: +SKIP
     """
     found = as_mapping(localizations)
-    if len(found) > MOST:
-        raise InputError(f"An atlas tells up to {MOST} networks apart; got {len(found)} localizations.")
+    if len(found) > MAX_NETWORKS:
+        raise InputError(f"An atlas shows up to {MAX_NETWORKS} networks, got {len(found)} localizations.")
     Threshold.of(t=None, q=None, top=top, default="top")
     shapes = towers_of(found)
     placed = arrange(found) if arrangement is None else arrangement
     placed.check(shapes)
     packing = Packing()
-    model = str(next(iter(found.values())).meta.get("source") or "model").rstrip("/").rsplit("/", 1)[-1]
+    model = model_name(found)
     document = {
         "model": model,
         "title": title or model,
@@ -159,9 +165,9 @@ def atlas(
         "towers": [_tower(packing, found, placed, tower, shape) for tower, shape in shapes.items()],
         "localizations": [_localization(packing, one, name, shapes) for name, one in found.items()],
         "colours": {"networks": list(NETWORKS), "overlap": OVERLAP, "warm": list(WARM), "cold": list(COLD)},
-        "study": evidence.of_study(study),
-        "profiles": evidence.of_profiles(profiles),
-        "favourites": evidence.of_favourites(favourites, shapes),
+        "study": lesion_panel(study),
+        "profiles": profile_panel(profiles),
+        "top_stimuli": top_stimuli_panel(top_stimuli, shapes),
     }
     return Atlas(str(document["title"]), document, packing.arrays)
 
@@ -170,9 +176,12 @@ def _tower(
     packing: Packing, found: Mapping[str, Localization], placed: Arrangement, tower: str, shape: tuple[int, int]
 ) -> dict[str, Any]:
     mean_abs = owner_of(found, tower).mean_abs[tower]
-    ground = np.stack([np.round(255 * ground_of(row)) for row in mean_abs])
+    ground = np.stack([np.round(255 * background_of(row)) for row in mean_abs])
     return {
         "name": tower,
+        "label": space_label(tower),
+        "modality": modality_of(tower),
+        "residual": tower == tower_of(tower),
         "layers": shape[0],
         "width": shape[1],
         "size": list(placed.sizes[tower]),
@@ -215,7 +224,7 @@ def _localization(
 
 
 def _flat(values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, int]]) -> np.ndarray:
-    """All units of the map in order, NaN where this one has no tower."""
+    """Concatenate all units of the map in order; NaN in spaces that were not localized."""
     parts = [values[tower] if tower in values else np.full(shape, np.nan) for tower, shape in shapes.items()]
     return np.concatenate([part.ravel() for part in parts])
 

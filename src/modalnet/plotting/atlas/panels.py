@@ -1,4 +1,4 @@
-"""What stands beside the map: lesions, response profiles and favourite stimuli, as JSON."""
+"""The panels beside the map, as JSON: lesions, response profiles and maximally activating stimuli."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
+    from modalnet.features.response import Unit
+    from modalnet.features.result import TopStimuli
     from modalnet.lesion.result import LesionStudy
+    from modalnet.profiles.result import Profile
+    from modalnet.stimuli import Stimulus
+
+#: Maximally activating stimuli: a result, several, or stimuli by unit.
+TopStimuliLike: TypeAlias = "TopStimuli | Sequence[TopStimuli | Mapping[Unit, Any]] | Mapping[Unit, Any]"
 
 THUMBNAIL = 96  # pixels
-MOST_TEXT = 300  # characters of a favourite text
+MAX_TEXT = 300  # characters of a text
 LESION = (
     ("network", "task", "fraction", "operation", "units", "measure", "base", "score", "drop", "drop_low", "drop_high"),
     ("drop", "drop_low", "drop_high", "exceeds"),  # beside each kind of control
@@ -25,18 +33,18 @@ CONTROLS = ("layer", "activation", "least")
 PROFILE = ("condition", "n", "mean", "low", "high", "control", "control_low", "control_high")
 
 
-def of_study(study: LesionStudy | None) -> dict[str, Any] | None:
-    """Drops with their intervals, beside controls, and the verdicts.
+def lesion_panel(study: LesionStudy | None) -> dict[str, Any] | None:
+    """Return the drops of a lesion study with their intervals, beside controls, and the verdicts.
 
     Raises
     ------
     InputError
-        For what is no lesion study.
+        If it is not a lesion study.
     """
     if study is None:
         return None
     if not callable(getattr(study, "table", None)) or not callable(getattr(study, "verdicts", None)):
-        raise InputError(f"study= is what mn.lesion_study returns; got {type(study).__name__}.")
+        raise InputError(f"`study` must be a LesionStudy, the result of mn.lesion_study, got {type(study).__name__}.")
     table = study.table()
     columns = [*LESION[0]]
     for kind in CONTROLS:
@@ -45,100 +53,101 @@ def of_study(study: LesionStudy | None) -> dict[str, Any] | None:
     return {"rows": rows, "verdicts": [str(line) for line in study.verdicts()]}
 
 
-def of_profiles(profiles: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The rows of each profile.
+def profile_panel(profiles: Mapping[str, Profile] | None) -> list[dict[str, Any]]:
+    """Return the rows of each profile.
 
     Raises
     ------
     InputError
-        For what is no mapping of profiles.
+        If it is not a mapping of profiles.
     """
     if profiles is None:
         return []
     if not isinstance(profiles, Mapping) or not all(callable(getattr(one, "table", None)) for one in profiles.values()):
-        raise InputError('profiles= maps names to profiles: {"language": mn.profile(...)}.')
-    found = []
-    for name, one in profiles.items():
-        table = one.table()
+        raise InputError('`profiles` must map names to profiles, such as {"language": mn.profile(...)}.')
+    panels = []
+    for name, profile in profiles.items():
+        table = profile.table()
         missing = {"condition", "mean"} - set(table)
         if missing:
-            raise InputError(f"The profile {name!r} has no column {', '.join(sorted(missing))}; it has {list(table)}.")
-        unit = {"z": "z", "minmax": "share of range"}.get(str(getattr(one, "normalize", "")), "response")
+            raise InputError(f"profile {name!r} has no column {', '.join(sorted(missing))}; it has {list(table)}.")
+        unit = {"z": "z", "minmax": "share of range"}.get(str(getattr(profile, "normalize", "")), "response")
         rows = _records(table[[column for column in PROFILE if column in table]])
-        found.append(
-            {"name": str(name), "unit": unit, "rows": rows, "notes": [str(n) for n in getattr(one, "notes", ())]}
-        )
-    return found
+        notes = [str(note) for note in getattr(profile, "notes", ())]
+        panels.append({"name": str(name), "unit": unit, "rows": rows, "notes": notes})
+    return panels
 
 
-def of_favourites(favourites: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, list[dict[str, Any]]]:
-    """``"tower/layer/dim"``, then the stimuli of that unit, best first; pictures are small data URLs.
+def top_stimuli_panel(
+    top_stimuli: TopStimuliLike | None, shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the stimuli of each unit, ``"space/layer/index"``, most activating first; images are small data URLs.
 
     Raises
     ------
     InputError
-        For units that the map does not have, or stimuli that are neither text nor picture.
+        For units that the map does not have, or stimuli that are neither text nor image.
     """
-    if favourites is None:
+    if top_stimuli is None:
         return {}
-    listed = favourites if isinstance(favourites, list | tuple) else [favourites]
-    shown: dict[int, dict[str, Any]] = {}  # a picture that many units like is made small once
-    found: dict[str, list[dict[str, Any]]] = {}
-    for one in listed:
-        for unit, stimuli in _by_unit(one).items():
-            tower, layer, dim = unit
-            layers, width = shapes.get(tower, (0, 0))
-            if not (0 <= layer < layers and 0 <= dim < width):
-                raise InputError(f"favourites= names the unit {unit!r}, which the map does not have: {dict(shapes)}.")
-            found[f"{tower}/{layer}/{dim}"] = [_shown(stimulus, shown) for stimulus in stimuli]
-    return found
+    listed: Sequence[Any] = top_stimuli if isinstance(top_stimuli, list | tuple) else [top_stimuli]
+    entries: dict[int, tuple[Any, dict[str, Any]]] = {}  # an image of several units is made small once
+    panel: dict[str, list[dict[str, Any]]] = {}
+    for each in listed:
+        for unit, stimuli in _by_unit(each).items():
+            space, layer, index = unit
+            layers, width = shapes.get(space, (0, 0))
+            if not (0 <= layer < layers and 0 <= index < width):
+                raise InputError(f"`top_stimuli` has the unit {unit!r}, which the map does not have: {dict(shapes)}.")
+            panel[f"{space}/{layer}/{index}"] = [_entry(stimulus, entries) for stimulus in stimuli]
+    return panel
 
 
-def _by_unit(one: Any) -> dict[tuple[str, int, int], list[Any]]:
-    if isinstance(one, Mapping):
+def _by_unit(top_stimuli: TopStimuli | Mapping[Unit, Any]) -> dict[Unit, list[Any]]:
+    if isinstance(top_stimuli, Mapping):
         units = {}
-        for unit, stimuli in one.items():
+        for unit, stimuli in top_stimuli.items():
             if not (isinstance(unit, tuple) and len(unit) == 3):
-                raise InputError(f"favourites= maps (tower, layer, dim) to stimuli; got the key {unit!r}.")
-            many = isinstance(stimuli, Sequence) and not isinstance(stimuli, str)
-            units[unit] = list(stimuli) if many else [stimuli]
+                raise InputError(f"`top_stimuli` must map (space, layer, index) to stimuli, got the key {unit!r}.")
+            several = isinstance(stimuli, Sequence) and not isinstance(stimuli, str)
+            units[unit] = list(stimuli) if several else [stimuli]
         return units
-    if not all(hasattr(one, part) for part in ("units", "index", "activation", "stimuli")):
+    result = top_stimuli
+    if not all(hasattr(result, part) for part in ("units", "index", "activation", "stimuli")):
         raise InputError(
-            "favourites= is what mn.features.top_stimuli returns, or maps (tower, layer, dim) to stimuli; got "
-            f"{type(one).__name__}."
+            "`top_stimuli` must be the result of mn.features.top_stimuli, a list of such results, or a mapping from "
+            f"(space, layer, index) to stimuli, got {type(result).__name__}."
         )
     return {
-        tuple(unit): [
-            (one.stimuli[int(index)], float(activation))
+        (str(unit[0]), int(unit[1]), int(unit[2])): [
+            (result.stimuli[int(index)], float(activation))
             for index, activation in zip(indices, activations, strict=True)
             if int(index) >= 0
         ]
-        for unit, indices, activations in zip(one.units, one.index, one.activation, strict=True)
+        for unit, indices, activations in zip(result.units, result.index, result.activation, strict=True)
     }
 
 
-def _shown(stimulus: Any, seen: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _entry(stimulus: Any, known: dict[int, tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     activation = None
     if isinstance(stimulus, tuple) and len(stimulus) == 2:
         stimulus, activation = stimulus
-    key = id(stimulus)
-    if key not in seen:
-        # The stimulus is kept beside what is shown of it, so that its id stays its own.
-        seen[key] = {"of": stimulus, "shown": _text_and_picture(stimulus)}
-    return seen[key]["shown"] | ({} if activation is None else {"activation": _number(activation)})
+    if id(stimulus) not in known:
+        # Holding the stimulus keeps its id from being used again.
+        known[id(stimulus)] = stimulus, _text_and_picture(stimulus)
+    return known[id(stimulus)][1] | ({} if activation is None else {"activation": _number(activation)})
 
 
-def _text_and_picture(stimulus: Any) -> dict[str, Any]:
+def _text_and_picture(stimulus: Stimulus | str | Any) -> dict[str, Any]:
     from modalnet.stimuli import Stimulus
 
     if isinstance(stimulus, str):
-        return {"text": stimulus[:MOST_TEXT]}
+        return {"text": stimulus[:MAX_TEXT]}
     if not isinstance(stimulus, Stimulus):
         stimulus = Stimulus(image=stimulus)
     shown: dict[str, Any] = {}
     if stimulus.text:
-        shown["text"] = stimulus.text[:MOST_TEXT]
+        shown["text"] = stimulus.text[:MAX_TEXT]
     if stimulus.condition:
         shown["condition"] = str(stimulus.condition)
     if stimulus.n_images:
@@ -146,8 +155,8 @@ def _text_and_picture(stimulus: Any) -> dict[str, Any]:
     return shown
 
 
-def _thumbnail(picture: Any) -> str:
-    small = picture.convert("RGB")
+def _thumbnail(image: Image.Image) -> str:
+    small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
@@ -159,7 +168,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _number(value: Any) -> Any:
-    """A value for JSON; what is not defined is null."""
+    """Return a value for JSON; undefined numbers are null."""
     import pandas as pd
 
     if value is None or value is pd.NA:

@@ -44,10 +44,10 @@ function cut(text, length) { return text.length > length ? `${text.slice(0, leng
 
 // Share of the units of every block that each network takes.
 function layerProfile(parent, tower, networks) {
-  const height = 96, left = 30, svg = chart(parent, height + 30, `Share of selected units in each block of the ${tower.name} tower`);
+  const height = 96, left = 30, svg = chart(parent, height + 30, `Share of selected units in each block: ${tower.label}`);
   const highest = d3.max(networks, (one) => d3.max(one.share)) || 1;
   const x = d3.scaleLinear([-0.5, tower.layers - 0.5], [left, SVG_WIDTH - 6]), y = d3.scaleLinear([0, highest], [height - 4, 16]).nice(3);
-  svg.append("text").attr("class", "value").attr("x", 0).attr("y", 9).text(`% of each block, ${tower.name} tower`);
+  svg.append("text").attr("class", "value").attr("x", 0).attr("y", 9).text(`% of each block, ${tower.label}`);
   svg.append("g").attr("class", "axis").attr("transform", `translate(0,${height})`).call(d3.axisBottom(x).ticks(Math.min(tower.layers, 8), "d").tickSize(3));
   svg.append("g").attr("class", "axis").attr("transform", `translate(${left},0)`).call(d3.axisLeft(y).ticks(3).tickSize(3));
   for (const one of networks) {

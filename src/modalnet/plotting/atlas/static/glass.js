@@ -52,7 +52,7 @@ class Glass {
       context.fillStyle = ink.formatRgb();
       context.font = "600 13px system-ui, sans-serif";
       context.textAlign = "center";
-      context.fillText(`${tower.name} tower`, x, y);
+      context.fillText(tower.label, x, y);
     });
     this.connector(ink);
     this.points = this.pointsOf(state);
@@ -73,8 +73,9 @@ class Glass {
 
   connector(ink) {
     const { towers } = this.atlas;
-    const from = towers.findIndex((tower) => tower.name === "vision"), to = towers.findIndex((tower) => tower.name === "decoder");
-    if (from < 0 || to < 0) return;
+    // Between a tower of another modality and the text tower that reads it.
+    const to = towers.findIndex((tower, i) => i && tower.modality === "text" && towers[i - 1].modality !== "text"), from = to - 1;
+    if (to < 0) return;
     const x0 = this.depths[from] + this.step * (towers[from].layers - 1), x1 = this.depths[to];
     for (let i = 0; i < 120; i += 6) {
       const a = towers[from].rim[i], b = towers[from].rim[(i + 6) % 120], c = towers[to].rim[(i + 6) % 120], d = towers[to].rim[i];
@@ -96,7 +97,7 @@ class Glass {
         const block = Math.floor(local / tower.width), at = tower.shared ? local % tower.width : local;
         const y = tower.columns[at] + 0.5 - width / 2, z = tower.rows[at] + 0.5 - height / 2;
         const [px, py, far] = this.place(this.depths[i] + block * this.step, y, z);
-        const goesOn = block + 1 < tower.layers && (bits[unit + tower.width] & own);
+        const goesOn = tower.residual && block + 1 < tower.layers && (bits[unit + tower.width] & own);
         const next = goesOn ? this.place(this.depths[i] + (block + 1) * this.step, y, z) : null;
         found.push({ unit, own, x: px, y: py, far, next });
       }

@@ -1,4 +1,4 @@
-// Puts it together: data in, controls, pointer and keyboard, drawing once per frame.
+// The page: data, controls, pointer and keyboard, drawing once per frame.
 
 const started = performance.now();
 const atlas = JSON.parse(document.getElementById("document").textContent);
@@ -73,10 +73,10 @@ function reselect() {
   later();
 }
 
-// What need not follow the slider at once.
+// Updates that may lag behind the slider.
 let timer = 0;
 function later() {
-  const opening = !document.documentElement.dataset.drawn; // nothing has changed yet that should be read out
+  const opening = !document.documentElement.dataset.drawn; // nothing has changed yet to be announced
   clearTimeout(timer);
   timer = setTimeout(() => {
     const shown = atlas.localizations.map((one, i) => ({ one, i })).filter(({ i }) => state.shown & (1 << i));
@@ -95,7 +95,7 @@ function spoken() {
   return state.kind === "top" ? `the top ${formatNumber(state.value)}%` : state.kind === "q" ? `q below ${formatNumber(state.value)}` : `t of at least ${formatNumber(state.value)}`;
 }
 
-// The strongest of the units shown, each in the network in which its t is largest.
+// The units with the largest t, each in the network in which its t is largest.
 function ranked(most) {
   const found = [];
   atlas.localizations.forEach((one, i) => {
@@ -144,7 +144,7 @@ function controls() {
   });
   if (atlas.localizations.length > 1) {
     const swatch = element("span", { className: "swatch overlap" });
-    list.append(element("li", {}, [element("span"), element("span", { className: "label" }, [swatch, "in more than one"]), element("output", { id: "count-several" })]));
+    list.append(element("li", {}, [element("span"), element("span", { className: "label" }, [swatch, "in several networks"]), element("output", { id: "count-several" })]));
   }
   byId("view").addEventListener("change", () => view(byId("view").value));
   byId("kind").addEventListener("change", () => setThreshold(byId("kind").value, { top: 100 * atlas.top, t: 5, q: 0.05 }[byId("kind").value]));
@@ -257,7 +257,7 @@ function pin(unit) {
   redraw();
 }
 
-// Goes to a unit, as the keyboard and the lists do: into view, read out, shown beside the map.
+// Moves to a unit, as the keyboard and the lists do: scrolls it into view, announces it, shows its statistics.
 function go(unit) {
   state.cursor = unit;
   if (!state.glass) {

@@ -1,4 +1,4 @@
-// What stands beside the map: the unit that is looked at, networks over layers, lesions, profiles.
+// The panels beside the map: the inspected unit, networks over layers, lesions, profiles.
 
 function element(tag, properties = {}, children = []) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -20,7 +20,7 @@ class Panel {
     this.state = state;
     this.detail = detail;
     this.unitBox = document.getElementById("unit");
-    this.asked = 0;
+    this.requested = 0;
   }
 
   nameOf(unit) {
@@ -39,20 +39,20 @@ class Panel {
   }
 
   async show(unit) {
-    const turn = ++this.asked, { atlas, state } = this, { tower, layer, dim } = atlas.placeOf(unit);
+    const turn = ++this.requested, { atlas, state } = this, { tower, layer, dim } = atlas.placeOf(unit);
     const rows = await Promise.all(atlas.localizations.map(async (one) => {
       const block = one.blocks[tower.name];
       if (!block) return null;
       const values = await this.detail(block[layer]);
       return (field) => values[field * tower.width + dim];
     }));
-    if (turn !== this.asked) return; // another unit was asked for since
+    if (turn !== this.requested) return; // another unit was requested since
     const box = element("div");
     box.dataset.unit = `${tower.name}/${layer}/${dim}`;
     box.append(element("h3", { textContent: `${this.nameOf(unit)}${unit === state.pinned ? " · pinned" : ""}` }));
     box.append(this.numbers(unit, rows));
     this.responses(box, rows);
-    this.favourites(box, `${tower.name}/${layer}/${dim}`);
+    this.topStimuli(box, `${tower.name}/${layer}/${dim}`);
     this.unitBox.replaceChildren(box);
   }
 
@@ -96,18 +96,18 @@ class Panel {
     }
   }
 
-  favourites(box, key) {
-    const list = this.atlas.favourites[key];
+  topStimuli(box, key) {
+    const list = this.atlas.top_stimuli[key];
     if (!list) return;
     const items = list.map((one) => {
       const item = element("li");
-      if (one.picture) item.append(element("img", { src: one.picture, alt: one.text || one.condition || "a picture this unit likes" }));
+      if (one.picture) item.append(element("img", { src: one.picture, alt: one.text || one.condition || "a maximally activating image" }));
       if (one.text) item.append(element("span", { textContent: one.text }));
       const facts = [one.condition, one.activation === undefined ? null : formatNumber(one.activation)].filter(Boolean).join(" · ");
       if (facts) item.append(element("small", { textContent: facts }));
       return item;
     });
-    box.append(element("h3", { textContent: "Favourite stimuli" }), element("ol", { className: "favourites" }, items));
+    box.append(element("h3", { textContent: "Maximally activating stimuli" }), element("ol", { className: "top-stimuli" }, items));
   }
 
   // Counts per block of every network shown, as lines and as a table.
@@ -132,7 +132,7 @@ class Panel {
     box.append(details);
   }
 
-  // The strongest units that are shown, as buttons that go to them.
+  // The units with the largest t, as buttons that go to them.
   strongest(units, go) {
     const { atlas } = this;
     const rows = units.map(({ unit, i }) => {
@@ -163,10 +163,10 @@ class Panel {
       lesionCharts(box, rows, colourOf);
       const fixed = (value) => (Number.isFinite(value) ? value.toFixed(3).replace("-", "−") : "–");
       const range = (row, end) => `${fixed(row[`drop${end}`])} [${fixed(row[`drop${end}_low`])}, ${fixed(row[`drop${end}_high`])}]`;
-      const table = tableOf(["network, task", "drop", "activation-matched", "survives"], rows.map((row) => [
+      const table = tableOf(["network, task", "drop", "activation-matched", "exceeds controls"], rows.map((row) => [
         `${row.network}, ${row.task}`, range(row, ""), range(row, "_activation"), row.exceeds_activation === true ? "yes" : row.exceeds_activation === false ? "no" : "–"]));
       table.className = "compact";
-      box.append(element("details", {}, [element("summary", { textContent: "The numbers" }), table]));
+      box.append(element("details", {}, [element("summary", { textContent: "Table" }), table]));
     };
     size.addEventListener("change", redraw);
     operation.addEventListener("change", redraw);

@@ -137,7 +137,7 @@ class Sheet {
     for (const { tower, y } of layout.titles) {
       const [x, at] = view.apply([0, y + 0.9 * layout.line]);
       context.textAlign = "left";
-      context.fillText(`${tower.name} tower`, x, at);
+      context.fillText(tower.label, x, at);
       context.textAlign = "right";
       context.font = `${Math.max(10, size - 1)}px system-ui, sans-serif`;
       const about = `${tower.layers} blocks of ${tower.width.toLocaleString("en")} units, input to output →`;
