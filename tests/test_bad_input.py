@@ -105,9 +105,12 @@ def test_towers_that_the_stimuli_do_not_reach():
         r"does not reach the vision tower: it has no image", lambda: localize(model, contrast(texts), towers="vision")
     )
     mixed = mn.Contrast([*(both(i) for i in range(4)), *(texts(i) for i in range(2))], "a")
-    refused(r"stimulus .* does not reach the vision tower", lambda: localize(model, mixed, towers=["vision"]))
+    refused(r"Stimulus .* does not reach the vision tower", lambda: localize(model, mixed, towers=["vision"]))
     assert localize(model, mixed).towers == ("decoder",)
-    refused(r"no tower 'visoin'.*vision, decoder", lambda: localize(model, contrast(both), towers="visoin"))
+    refused(
+        r"`towers` must be among the towers of .*'vision', 'decoder'.*got 'visoin'. Did you mean 'vision'",
+        lambda: localize(model, contrast(both), towers="visoin"),
+    )
     refused(r"towers=\[\] names no tower", lambda: localize(model, contrast(both), towers=[]))
     refused(r"towers=3", lambda: localize(model, contrast(both), towers=3))
 
@@ -136,7 +139,7 @@ def test_contrasts_that_are_none(make, message):
 
 @pytest.mark.parametrize("given", [None, 3, "a dog", [texts(0)], {"a": []}])
 def test_what_is_no_contrast(given):
-    refused(r"localize\(\) takes a Contrast, got a .*Make one", lambda: localize(load("gpt2"), given))
+    refused(r"`contrast` must be a Contrast, got .*Make one", lambda: localize(load("gpt2"), given))
 
 
 @pytest.mark.parametrize("given", [None, 3, [], [3], [None], [picture(0, 9, 9)], {}])
@@ -257,11 +260,14 @@ def test_placeholders_that_do_not_match_the_images():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"magnitude": "abs"}, r"magnitude='abs' is not known.*\"absolute\" or \"signed\""),
-        ({"protocol": "alkhamissi2024"}, r"protocol='alkhamissi2024' is not known.*alkhamissi2025"),
-        ({"protocol": "alkhamissi2025", "tokens": "mean"}, r"fixes tokens and magnitude"),
-        ({"protocol": "alkhamissi2025", "magnitude": "signed"}, r"fixes tokens and magnitude"),
-        ({"tokens": "all"}, r'tokens="all" keeps the tokens.*"mean"'),
+        ({"magnitude": "abs"}, r"`magnitude` must be one of 'absolute', 'signed', got 'abs'"),
+        ({"protocol": "alkhamissi2024"}, r"`protocol` must be one of 'alkhamissi2025', got 'alkhamissi2024'"),
+        ({"protocol": "alkhamissi2025", "tokens": "mean"}, r"fixes `tokens` to 'last' and `magnitude` to 'absolute'"),
+        (
+            {"protocol": "alkhamissi2025", "magnitude": "signed"},
+            r"fixes `tokens` to 'last' and `magnitude` to 'absolute'",
+        ),
+        ({"tokens": "all"}, r"`tokens` must pool over tokens, got 'all'.*'mean'"),
         ({"tokens": "first"}, r"tokens='first' is not known"),
         ({"tokens": {"vision": "mean"}}, r"names 'vision', which is not read"),
         ({"tokens": [500]}, r"asks for token 500, but stimulus .* has \d+ tokens"),
@@ -270,8 +276,8 @@ def test_placeholders_that_do_not_match_the_images():
         ({"batch_size": 0}, r"batch_size=0"),
         ({"batch_size": "big"}, r"batch_size='big'"),
         ({"remote": "yes"}, r"remote=.yes.*NDIF_HOST"),
-        ({"towers": "vision"}, r"no tower 'vision'"),
-        ({"cache": 3}, r"cache=3"),
+        ({"towers": "vision"}, r"`towers` must be among the towers of .*got 'vision'"),
+        ({"cache": 3}, r"`cache` must be .*got 3"),
     ],
 )
 def test_arguments_that_are_none(options, message):
@@ -280,7 +286,7 @@ def test_arguments_that_are_none(options, message):
 
 def test_the_published_protocol_is_for_text():
     refused(
-        r"'alkhamissi2025' is defined for text; stimulus .* has an image",
+        r"'alkhamissi2025' is defined for text alone; stimulus .* has an image",
         lambda: localize(load("llava_clip"), contrast(both), protocol="alkhamissi2025"),
     )
 

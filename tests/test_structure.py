@@ -30,8 +30,8 @@ ROOMS = (
     ("activations",),
     ("bundled",),
     ("tasks",),
-    ("localization", "lesion", "patching", "brain", "features", "profiles", "specialization"),
     ("protocols",),
+    ("localization", "lesion", "patching", "brain", "features", "profiles", "specialization"),
     ("plotting", "interop", "cli"),
 )
 #: Methods that hand their object on to a room below theirs, and what they import there; nothing else looks up.

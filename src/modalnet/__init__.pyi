@@ -4,6 +4,7 @@ from . import (
     interop as interop,
     patching as patching,
     plotting as plotting,
+    protocols as protocols,
     stimuli as stimuli,
     tasks as tasks,
 )

@@ -1,7 +1,7 @@
 """The functional localizer: from a model and a contrast to a statistic for every unit.
 
-The stimuli run once. Each batch's activations are reduced to moments as they come (count, mean and spread per side, per
-fold and per condition), and everything that is reported follows from those.
+The stimuli run once. The activations of each batch are reduced to moments at once (count, mean and sum of squared
+deviations per side, fold and condition), and every reported statistic is computed from those.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from modalnet._validation import check_names, check_option, check_type
 from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
@@ -23,6 +24,7 @@ from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import RESIDUAL, choose_spaces
+from modalnet.protocols.registry import find_protocol
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
@@ -35,15 +37,32 @@ if TYPE_CHECKING:
 
 N_FOLDS = 10
 
-#: Published procedures by name: what each one fixes.
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "alkhamissi2025": {"max_tokens": 12, "tokens": "last", "magnitude": "absolute", "raw": True},
-}
+
+@dataclass(frozen=True)
+class _Reading:
+    """How texts are encoded and activations pooled.
+
+    Attributes
+    ----------
+    max_tokens
+        Number of tokens to which texts are truncated; None for no truncation.
+    tokens
+        As the ``tokens`` argument of :func:`localize`.
+    magnitude
+        ``"absolute"`` or ``"signed"``.
+    raw
+        Whether texts are encoded without a chat template.
+    """
+
+    max_tokens: int | None
+    tokens: TokensLike
+    magnitude: str
+    raw: bool
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is asked of a model, once every argument is resolved."""
+class _Setup:
+    """The arguments of a localization, resolved."""
 
     model: Model
     contrast: Contrast
@@ -56,7 +75,7 @@ class _Question:
         return list(self.tokens)
 
     def meta(self, prepared: Sequence[Prepared]) -> dict[str, Any]:
-        """The JSON document that goes with the result."""
+        """The JSON document stored with the result."""
         choices = {name: choice if isinstance(choice, str) else list(choice) for name, choice in self.tokens.items()}
         return {
             "model": self.model.fingerprint(),
@@ -76,7 +95,7 @@ class _Question:
         }
 
     def _text_tokens(self, prepared: Sequence[Prepared]) -> dict[str, float]:
-        """Mean number of tokens of each condition's texts: sides that differ in it can differ because of it."""
+        """Mean number of text tokens per condition: a difference between the sides would be a confound."""
         counts: dict[str, list[int]] = {}
         for stimulus, item in zip(self.contrast.stimuli, prepared, strict=True):
             if item.text_inputs is not None:
@@ -84,7 +103,7 @@ class _Question:
         return {condition: float(np.mean(numbers)) for condition, numbers in counts.items()}
 
     def content(self, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
-        """What the stimuli are: their content, their labels, and what the model's encoder makes of them."""
+        """The stimuli as the key of a stored result describes them: content, labels and encoded texts."""
         return {
             "digests": list(digests),
             "conditions": [stimulus.condition for stimulus in self.contrast.stimuli],
@@ -116,66 +135,65 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Localization | LocalizationJob:
-    """Find how strongly each unit prefers one side of a contrast.
+    """Test every unit for a preference for one side of a contrast.
 
-    For every unit, Welch's t-test compares its activation on the positive stimuli with its activation on the negative
-    ones. A unit is one dimension of the residual stream at a block's output; its activation on a stimulus is pooled
-    over the chosen tokens in float32. The network is then a choice among the units, such as ``result.top(0.01)``.
+    For every unit, Welch's t-test compares the activations on the positive stimuli with those on the negative ones. A
+    unit is one dimension of the residual stream at a block's output; its activation on a stimulus is pooled over the
+    selected tokens in float32. A network is a selection of units by the result, such as ``result.top(fraction=0.01)``.
 
     Parameters
     ----------
     model
-        A model from :func:`modalnet.load`, or anything that it loads.
+        A model from :func:`modalnet.load`, or anything that :func:`modalnet.load` accepts.
     contrast
-        The stimuli and which conditions stand against which.
+        The stimuli with their positive and negative conditions.
     units
         Which units to test: a kind of space (``"residual"``: the dimensions of the residual stream), the name of a
         space (see :attr:`modalnet.Model.spaces`), or a list of these.
     towers
-        The towers to localize in; None for every tower that all of the stimuli reach (text alone does not reach a
+        The towers whose units are tested; None for every tower that all stimuli reach (text alone does not reach a
         vision tower).
     tokens
         Which tokens to pool over, for all towers or per tower: ``"last"``, ``"mean"``, ``"image"``, ``"text"``,
         ``"cls"`` or indices; by default the last token in a decoder (the mean of its image tokens, where the stimuli
         are pictures without text) and the mean elsewhere.
     magnitude
-        ``"absolute"`` compares |activation|, as the published procedure does; ``"signed"`` the activation itself.
+        ``"absolute"`` compares \\|activation\\|, as the published protocol does; ``"signed"`` the activation itself.
     protocol
-        ``"alkhamissi2025"`` reproduces the published procedure: text cut to 12 tokens, no chat template, last token,
-        absolute activation. It fixes ``tokens`` and ``magnitude``, and needs text stimuli.
+        The id of a published localizer (:mod:`modalnet.protocols`), which fixes ``tokens`` and ``magnitude``.
+        ``"alkhamissi2025"``: texts truncated to 12 tokens, no chat template, last token, absolute activation.
     batch_size
-        Stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
+        Number of stimuli per forward pass; ``"auto"`` chooses it and halves it when memory runs out.
     remote
-        Where to run, as for :func:`modalnet.load`; None: where the model is. On a server the stimuli are sent in few
-        jobs, and moments come back. With ``cache`` each finished job is kept, so that the same call, asked again after
-        it failed, does not start from the beginning.
+        Where to run, as for :func:`modalnet.load`; None: where the model is. A server is sent the stimuli in a few
+        jobs and returns moments. With ``cache`` each finished job is stored, so that a call that failed resumes from
+        there when it is repeated.
     blocking
-        With False, and on a server, all jobs are sent and a handle comes back at once, with ``.id``, ``.status()`` and
-        ``.result()``; :meth:`modalnet.LocalizationJob.from_id` finds it in another process.
+        False, for a model on a server: submit all jobs and return a handle at once, with ``.id``, ``.status()`` and
+        ``.result()``. :meth:`modalnet.LocalizationJob.from_id` retrieves it in another process.
     cache
-        True keeps the result in the store and answers the same question from it without a forward pass; False does
-        neither; a path is a store of your own.
+        True stores the result, and reads a stored result of the same model, stimuli and settings without a forward
+        pass; False does neither; a path or a ``Store`` names another store.
     progress
         Show a progress bar.
 
     Returns
     -------
     Localization, or LocalizationJob with ``blocking=False``
-        ``.t``, ``.p``, ``.q`` and ``.effect_size`` per tower as float64 ``[layer, dim]``; ``.top(...)`` and others
+        ``.t``, ``.p``, ``.q`` and ``.effect_size`` per space as float64 ``[layer, unit]``; ``.top(...)`` and others
         select units.
 
     Raises
     ------
     InputError
-        Where the contrast does not fit the model, or an argument is not known. Everything is checked before the first
+        If the contrast does not fit the model, or for an invalid argument. Everything is checked before the first
         forward pass, images included.
 
     Notes
     -----
-    The store knows a model by everything that decides its numbers, read anew at each call: weights, adapters, attention
-    implementation, tokenizer, processor and chat template among it. A model that carries hooks, edits or replaced
-    methods, or that draws random numbers in training mode, is neither looked up nor stored.
-    A result in the store cannot be lost by a later failure, and a store that cannot be written costs a warning only.
+    A stored result is identified by everything that determines its numbers, read anew at each call: among others the
+    weights, adapters, attention implementation, tokenizer, processor and chat template. Results of a model with hooks,
+    edits or replaced methods, or with active dropout, are neither stored nor read from the store.
 
     References
     ----------
@@ -191,72 +209,76 @@ def localize(  # type: ignore[misc]  # the options are documented once, here
     >>> language.top(fraction=0.01).count
     15
     """
-    if not isinstance(contrast, Contrast):
-        raise InputError(
-            f"localize() takes a Contrast, got a {type(contrast).__name__}. Make one with modalnet.Contrast(stimuli, "
-            "positive=..., negative=...) or modalnet.stimuli.language()."
-        )
+    check_type(
+        "contrast",
+        contrast,
+        Contrast,
+        "a Contrast",
+        "Make one with modalnet.Contrast(stimuli, positive=..., negative=...) or modalnet.stimuli.language().",
+    )
     access = Access.of(cache)
     model = as_model(model, remote)
     capabilities = model._executor.backend.capabilities
     if not blocking and not capabilities.deferred:
-        raise InputError("blocking=False is for a model on a server: load it with remote=True, or leave blocking out.")
-    settings = _settings(contrast, protocol, tokens, magnitude)
-    prepared = model._executor.prepare(contrast.stimuli, max_tokens=settings["max_tokens"], raw=settings["raw"])
+        raise InputError(
+            "`blocking` must be True for a model that runs here. Load it with remote=True, or omit `blocking`."
+        )
+    reading = _resolve_reading(contrast, protocol, tokens, magnitude)
+    prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
     pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
-    choices = choose(settings["tokens"], [model.spaces[name] for name in names], pictures=pictures)
+    choices = choose(reading.tokens, [model.spaces[name] for name in names], pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(
-                f'tokens="all" keeps the tokens of {tower} apart, but a unit has one value per stimulus. Use '
-                '"mean" to pool over all of them.'
+                f"`tokens` must pool over tokens, got 'all' for {tower}: a unit has one value per stimulus. Use "
+                "'mean' to pool over all tokens."
             )
-    question = _Question(model, contrast, choices, settings["magnitude"], protocol)
+    setup = _Setup(model, contrast, choices, reading.magnitude, protocol)
     digests = _inspect(contrast, progress=progress)
-    meta = question.meta(prepared) | {
-        "max_tokens": settings["max_tokens"],
-        "raw": settings["raw"],
+    meta = setup.meta(prepared) | {
+        "max_tokens": reading.max_tokens,
+        "raw": reading.raw,
         "stimuli": _folds_of(contrast, digests),
     }
-    asked = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
-    slot = open_slot(model, "localize", lambda: question.content(prepared, digests), asked, cache=access)
+    described = {name: value for name, value in meta.items() if name != "source"}  # a folder may be renamed
+    slot = open_slot(model, "localize", lambda: setup.content(prepared, digests), described, cache=access)
     found = slot.read(Localization)
     if found is not None:
         found.meta["source"] = model.name
         return found if blocking else LocalizationJob.done(found)
     if not blocking:
-        return _submit(question, prepared, batch_size, slot, meta)
+        return _submit(setup, prepared, batch_size, slot, meta)
     sums: _Sums | Tally
     if capabilities.reduces:
-        sums = _run_reduced(question, prepared, batch_size, slot.journal(), progress=progress)
+        sums = _run_reduced(setup, prepared, batch_size, slot.journal(), progress=progress)
     else:
-        sums = _run(question, prepared, batch_size, progress=progress)
+        sums = _run(setup, prepared, batch_size, progress=progress)
     made = made_of(sums, meta)
     slot.write(made)
     slot.journal().forget()
     return made
 
 
-def _settings(contrast: Contrast, protocol: str | None, tokens: Any, magnitude: str) -> dict[str, Any]:
-    """What a protocol fixes, or what the user asked for."""
-    if magnitude not in ("absolute", "signed"):
-        raise InputError(f'magnitude={magnitude!r} is not known. Give "absolute" or "signed".')
+def _resolve_reading(contrast: Contrast, protocol: str | None, tokens: TokensLike, magnitude: str) -> _Reading:
+    """What a protocol fixes, or what the arguments say."""
+    check_option("magnitude", magnitude, ("absolute", "signed"))
     if protocol is None:
-        return {"max_tokens": None, "tokens": tokens, "magnitude": magnitude, "raw": False}
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol={protocol!r} is not known. The protocols are {', '.join(PROTOCOLS)}; None is ours.")
-    if tokens not in (None, "last") or magnitude != PROTOCOLS[protocol]["magnitude"]:
+        return _Reading(None, tokens, magnitude, False)
+    fixed = find_protocol(protocol)
+    if tokens not in (None, fixed.tokens) or magnitude != fixed.magnitude:
         raise InputError(
-            f"protocol={protocol!r} fixes tokens and magnitude. Leave them out, or leave out the protocol."
+            f"`protocol` {fixed.id!r} fixes `tokens` to {fixed.tokens!r} and `magnitude` to {fixed.magnitude!r}, got "
+            f"{tokens!r} and {magnitude!r}. Leave them out, or leave out `protocol`."
         )
     pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
-    if pictured is not None:
-        raise InputError(f"protocol={protocol!r} is defined for text; stimulus {pictured.label} has an image.")
-    return dict(PROTOCOLS[protocol])
+    if fixed.text_only and pictured is not None:
+        raise InputError(f"`protocol` {fixed.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
+    return _Reading(fixed.max_tokens, fixed.tokens, fixed.magnitude, fixed.raw)
 
 
-def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
+def _choose_towers(model: Model, contrast: Contrast, towers: str | Sequence[str] | None) -> list[str]:
+    """The towers whose units are tested, in forward order."""
     reached = model._executor.reached(contrast.stimuli)
     if towers is None:
         if not reached:
@@ -265,18 +287,12 @@ def _choose_towers(model: Model, contrast: Contrast, towers: Any) -> list[str]:
                 f"{model.name} has no tower that these {what} stimuli reach; its towers are {', '.join(model.towers)}."
             )
         return reached
-    if not isinstance(towers, str | list | tuple | set):
-        raise InputError(f"towers={towers!r} is not known. Give a tower's name or a list: {', '.join(model.towers)}.")
-    asked = [towers] if isinstance(towers, str) else list(towers)
-    for name in asked:
-        if name not in model.towers:
-            raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
+    requested = check_names("towers", towers, model.towers, f"towers of {model.name}")
+    for name in requested:
         if name not in reached:
             bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), contrast.stimuli[0])
-            raise InputError(f"stimulus {bare.label} does not reach the {name} tower: it has no image.")
-    if not asked:
-        raise InputError(f"towers=[] names no tower; the towers are {', '.join(model.towers)}.")
-    return [name for name in model.towers if name in asked]
+            raise InputError(f"Stimulus {bare.label} does not reach the {name} tower: it has no image.")
+    return [name for name in model.towers if name in requested]
 
 
 def _choose_spaces(model: Model, contrast: Contrast, towers: Sequence[str], units: str | Sequence[str]) -> list[str]:
@@ -285,13 +301,14 @@ def _choose_spaces(model: Model, contrast: Contrast, towers: Sequence[str], unit
     chosen = [name for name in named if model.spaces[name].tower.name in towers]
     if not chosen:
         raise InputError(
-            f"units={units!r} are in {', '.join(named)}, which these stimuli do not reach or towers= leaves out."
+            f"`units` must be in a tower that the stimuli reach and `towers` includes, got {units!r}, which are in "
+            f"{', '.join(named)}."
         )
     return chosen
 
 
 def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
-    """Decode every image once, so that a broken one is found now and not hours later; returns content digests."""
+    """Content digests of the stimuli; decodes every image, so that an unreadable one fails before the first pass."""
     from tqdm.auto import tqdm
 
     pictures = any(stimulus.n_images for stimulus in contrast.stimuli)
@@ -309,7 +326,7 @@ def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
 
 
 def _folds_of(contrast: Contrast, digests: Sequence[str]) -> dict[str, int]:
-    """The fold of each stimulus by its content; -1 where the same content stands in several."""
+    """The fold of each stimulus by its content; -1 where the same content is in several."""
     folds: dict[str, int] = {}
     for digest, fold in zip(digests, assign_folds([s.condition or "" for s in contrast.stimuli], N_FOLDS), strict=True):
         folds[digest] = int(fold) if folds.get(digest, int(fold)) == int(fold) else -1
@@ -317,7 +334,7 @@ def _folds_of(contrast: Contrast, digests: Sequence[str]) -> dict[str, int]:
 
 
 class _Sums:
-    """Moments per side and fold, per condition, and the mean absolute activation, growing batch by batch."""
+    """Streaming moments per side and fold, per condition, and of the absolute activation."""
 
     def __init__(self, contrast: Contrast, shapes: Mapping[str, tuple[int, int]], *, absolute: bool) -> None:
         self.absolute = absolute
@@ -334,7 +351,7 @@ class _Sums:
         self.size = {tower: Moments.zeros(shape) for tower, shape in shapes.items()}
 
     def add(self, tower: str, indices: Sequence[int], activations: Float[np.ndarray, "stimulus layer dim"]) -> None:
-        """Take in the activations of one batch."""
+        """Add the activations of one batch."""
         size = np.abs(activations)
         values = size if self.absolute else activations
         self.size[tower].update(size)
@@ -346,7 +363,7 @@ class _Sums:
 
     @property
     def groups(self) -> list[tuple[str, int, str]]:
-        """Side, fold and condition of each stimulus: the finest groups that anything is reported of."""
+        """Side, fold and condition of each stimulus: the finest groups of which statistics are reported."""
         return list(zip(self.sides, (int(fold) for fold in self.folds), self.labels, strict=True))
 
 
@@ -357,33 +374,31 @@ def _groups(keys: Iterator[Any]) -> dict[Any, list[int]]:
     return groups
 
 
-def _run(
-    question: _Question, prepared: Sequence[Prepared], batch_size: int | Literal["auto"], *, progress: bool
-) -> _Sums:
-    """Run every stimulus once and reduce its activations as they come."""
+def _run(setup: _Setup, prepared: Sequence[Prepared], batch_size: int | Literal["auto"], *, progress: bool) -> _Sums:
+    """Run every stimulus once and reduce the activations batch by batch."""
     from tqdm.auto import tqdm
 
-    contrast = question.contrast
-    shapes = {name: question.model.spaces[name].shape for name in question.towers}
-    sums = _Sums(contrast, shapes, absolute=question.magnitude == "absolute")
+    contrast = setup.contrast
+    shapes = {name: setup.model.spaces[name].shape for name in setup.towers}
+    sums = _Sums(contrast, shapes, absolute=setup.magnitude == "absolute")
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
-        for step in question.model._executor.stream(prepared, question.towers, question.tokens, batch_size=batch_size):
+        for step in setup.model._executor.stream(prepared, setup.towers, setup.tokens, batch_size=batch_size):
             for tower, values in step.activations.items():
                 sums.add(tower, step.indices, values.numpy())
             bar.update(len(step.indices))
     for tower, size in sums.size.items():
         if size.n != len(contrast):
             raise ModalnetError(
-                f"{size.n} of {len(contrast)} stimuli were read in the {tower} tower. Please report it."
+                f"{size.n} of {len(contrast)} stimuli were read in {tower}. Please report this as a bug."
             )
     return sums
 
 
 def _read_parts(journal: Journal) -> Iterator[tuple[list[int], dict[str, dict[str, np.ndarray]]]]:
-    """The moments that earlier jobs brought back, none of which takes in a stimulus twice."""
+    """The moments that earlier jobs returned, without counting a stimulus twice."""
     taken: set[int] = set()
     for arrays, document in journal.read():
-        # Another process may have written a part of its own under this name.
+        # Another process may have written the same stimuli under this name.
         if taken.isdisjoint(document["indices"]):
             taken.update(document["indices"])
             sums: dict[str, dict[str, np.ndarray]] = {}
@@ -399,19 +414,19 @@ def _write_part(journal: Journal, indices: Sequence[int], sums: Mapping[str, Map
 
 
 def _run_reduced(
-    question: _Question,
+    setup: _Setup,
     prepared: Sequence[Prepared],
     batch_size: int | Literal["auto"],
     journal: Journal,
     *,
     progress: bool,
 ) -> Tally:
-    """Run every stimulus once, and take in the moments that the backend reduces them to."""
+    """Run every stimulus once and add up the moments that the backend returns."""
     from tqdm.auto import tqdm
 
-    contrast, backend = question.contrast, question.model._executor.backend
-    absolute = question.magnitude == "absolute"
-    tally, numbers = _tally(question)
+    contrast, backend = setup.contrast, setup.model._executor.backend
+    absolute = setup.magnitude == "absolute"
+    tally, numbers = _tally(setup)
     left = set(range(len(contrast)))
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
 
@@ -423,10 +438,10 @@ def _run_reduced(
         for indices, found in _read_parts(journal):
             take(indices, found)
         with backend.telling(lambda state: bar.set_postfix_str(f"{state} on {backend.where()}")):
-            for indices, moments in question.model._executor.moments(
+            for indices, moments in setup.model._executor.moments(
                 [item for item in prepared if item.index in left],
-                question.towers,
-                question.tokens,
+                setup.towers,
+                setup.tokens,
                 numbers,
                 absolute=absolute,
                 batch_size=batch_size,
@@ -435,36 +450,36 @@ def _run_reduced(
                 _write_part(journal, indices, arrays)
                 take(indices, arrays)
     if left:
-        raise ModalnetError(f"{len(left)} of {len(contrast)} stimuli were not read. Please report it.")
+        raise ModalnetError(f"{len(left)} of {len(contrast)} stimuli were not read. Please report this as a bug.")
     return tally
 
 
-def _tally(question: _Question) -> tuple[Tally, list[int]]:
-    """What the moments of a server are added up in, and the group of each stimulus."""
-    shapes = {name: question.model.spaces[name].shape for name in question.towers}
-    groups = _Sums(question.contrast, shapes, absolute=question.magnitude == "absolute").groups
+def _tally(setup: _Setup) -> tuple[Tally, list[int]]:
+    """The accumulator of the moments of a server, and the group of each stimulus."""
+    shapes = {name: setup.model.spaces[name].shape for name in setup.towers}
+    groups = _Sums(setup.contrast, shapes, absolute=setup.magnitude == "absolute").groups
     names = sorted(set(groups))
     return Tally(names, shapes, N_FOLDS), [names.index(group) for group in groups]
 
 
 def _submit(
-    question: _Question,
+    setup: _Setup,
     prepared: Sequence[Prepared],
     batch_size: int | Literal["auto"],
     slot: Slot,
     meta: dict[str, Any],
 ) -> LocalizationJob:
-    """Write all jobs, send them, and hand out what asks for them."""
-    backend = question.model._executor.backend
+    """Write all jobs, submit them, and return the handle."""
+    backend = setup.model._executor.backend
     assert isinstance(backend, DeferredBackend)
-    tally, numbers = _tally(question)
+    tally, numbers = _tally(setup)
     blobs: list[bytes] = []
-    sent = question.model._executor.moments(
+    sent = setup.model._executor.moments(
         prepared,
-        question.towers,
-        question.tokens,
+        setup.towers,
+        setup.tokens,
         numbers,
-        absolute=question.magnitude == "absolute",
+        absolute=setup.magnitude == "absolute",
         batch_size=batch_size,
         later=blobs,
     )
