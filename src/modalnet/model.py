@@ -17,11 +17,10 @@ from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
-from modalnet.execution.edits import flatten
 from modalnet.execution.executor import Executor
 from modalnet.execution.likelihood import Likelihood, Request, Scores, pairs
 from modalnet.execution.run import Run
-from modalnet.interventions.operations import Intervention
+from modalnet.interventions.operations import Intervention, flatten
 from modalnet.models.loading import load_source
 from modalnet.models.sites import Space, choose_spaces
 from modalnet.models.towers import Tower

@@ -19,7 +19,7 @@ from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.cells import Cell, Outcome, State
-from modalnet.execution.edits import Edits, flatten
+from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
 from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
@@ -34,7 +34,7 @@ from modalnet.execution.token_locations import image_places
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
-from modalnet.interventions.operations import Intervention
+from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import (
     model_fingerprint,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.errors import InputError
-from modalnet.execution.edits import flatten
+from modalnet.interventions.operations import flatten
 from modalnet.model import Model, load
 from modalnet.stimuli import Stimulus
 

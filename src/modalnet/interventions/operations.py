@@ -473,3 +473,18 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     made = np.array(array)
     made.setflags(write=False)
     return made
+
+
+def flatten(interventions: Any) -> list[Intervention]:
+    """Interventions from arguments that may be interventions or sequences of them."""
+    found: list[Intervention] = []
+    for one in interventions:
+        if isinstance(one, Intervention):
+            found.append(one)
+        elif isinstance(one, list | tuple):
+            found += flatten(one)
+        else:
+            raise InputError(
+                f"An intervention is expected, such as modalnet.zero(units); this is a {type(one).__name__}."
+            )
+    return found

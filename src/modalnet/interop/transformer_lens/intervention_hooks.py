@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.execution.compile import Edit
-from modalnet.execution.edits import Edits, Part, flatten
+from modalnet.execution.edits import Edits
 from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
-from modalnet.interventions.operations import Intervention, zero
+from modalnet.interventions.operations import Intervention, flatten, zero
+from modalnet.interventions.values import Part
 from modalnet.models.sites import Space
 from modalnet.units import Units, check_units
 
