@@ -27,8 +27,8 @@ DONOR_TOKENS = 512
 #: Runs stimuli without any intervention and yields, stimulus by stimulus, (index, {space: [layer, token, dim]}) at
 #: chosen tokens; called with the stimuli, layers per space, the token choice and how many first tokens are spared.
 Read: TypeAlias = Callable[..., Iterator[tuple[int, dict[str, "torch.Tensor"]]]]
-#: A site: name of the space, and layer.
-Place: TypeAlias = tuple[str, int]
+#: A site: name of its space, and layer.
+SiteKey: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _constant(one: Intervention, part: Part) -> torch.Tensor:
 
 
 def _rows(
-    one: Intervention, places: Mapping[Place, Part], read: Read
-) -> Iterator[tuple[int, dict[Place, Float[torch.Tensor, "token dims"]]]]:
+    one: Intervention, places: Mapping[SiteKey, Part], read: Read
+) -> Iterator[tuple[int, dict[SiteKey, Float[torch.Tensor, "token dims"]]]]:
     """Per stimulus of the intervention: its values at every site that is written to."""
     layers = {name: sorted({layer for space, layer in places if space == name}) for name in one.spaces}
     for index, activations in read(one.values, layers, one.tokens, one.spared):
@@ -181,7 +181,9 @@ def _rows(
         )
 
 
-def _means(one: Intervention, places: Mapping[Place, Part], read: Read) -> dict[Place, Float[torch.Tensor, " dims"]]:
+def _means(
+    one: Intervention, places: Mapping[SiteKey, Part], read: Read
+) -> dict[SiteKey, Float[torch.Tensor, " dims"]]:
     import torch
 
     sums = {place: torch.zeros(part.width, dtype=torch.float64) for place, part in places.items()}
@@ -194,8 +196,8 @@ def _means(one: Intervention, places: Mapping[Place, Part], read: Read) -> dict[
 
 
 def _donors(
-    one: Intervention, places: Mapping[Place, Part], read: Read
-) -> dict[Place, Float[torch.Tensor, "donor dims"]]:
+    one: Intervention, places: Mapping[SiteKey, Part], read: Read
+) -> dict[SiteKey, Float[torch.Tensor, "donor dims"]]:
     """Rows of donor tokens; row i of every site is the same token."""
     import torch
 
@@ -226,7 +228,7 @@ def _drawn(
 
 
 def _patched(
-    one: Intervention, part: Part, sources: Mapping[int, Mapping[Place, torch.Tensor]], at: Positions
+    one: Intervention, part: Part, sources: Mapping[int, Mapping[SiteKey, torch.Tensor]], at: Positions
 ) -> Float[torch.Tensor, "position dims"]:
     import torch
 
