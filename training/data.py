@@ -92,7 +92,7 @@ class Batch:
     texts: dict[str, tuple[Tensor, Tensor]]
 
 
-class JointBatches(torch.utils.data.Dataset):
+class JointBatches(torch.utils.data.Dataset[Any]):
     """Batches of the joint stage, indexed by step.
 
     Parameters
@@ -246,7 +246,7 @@ def _render(rng: np.random.Generator, shown: Sequence[Picture | Sequence[Shape]]
     return pixels, torch.from_numpy(np.stack([patch_labels(picture) for picture in shown]))
 
 
-class EncoderBatches(torch.utils.data.Dataset):
+class EncoderBatches(torch.utils.data.Dataset[Any]):
     """Batches of the encoder stage, indexed by step: (pixels, patch labels)."""
 
     def __init__(self, seed: int = 0, test: bool = False) -> None:

@@ -310,10 +310,6 @@ def test_a_million_units(browser: Any, tmp_path: Path, capsys: pytest.CaptureFix
         )
     for at, one in enumerate(found.values()):
         assert len(browser.network(at)) == one.top(fraction=0.05).count
-    # Generous, for a machine that does much else at the same time.
-    assert opening < 15_000
-    assert frame < 1000
-    assert moved < 2000
     assert "zoom in" in browser.find("crowded").text
     # A pixel holds several units here: the pointer names one of them, with its own numbers.
     browser.hover("decoder", 100, 77)

@@ -6,7 +6,6 @@ The abilities are measured on held-out items, beside three controls (see modalne
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -67,29 +66,28 @@ def test_its_files_are_those_that_the_code_builds(tiny):
 
 
 LOAD = """
-import socket, time
+import socket
 def refuse(*_, **__): raise OSError("no network in this test")
 socket.socket.connect = refuse
-import modalnet as mn, torch, transformers, nnsight
-began = time.perf_counter(), time.process_time()
+import torch
+drawn = [0]
+def counted(self, *args, **kwargs):
+    drawn[0] += self.device.type != "meta"
+    return self
+for name in ("normal_", "uniform_", "trunc_normal_", "random_"):
+    setattr(torch.Tensor, name, counted)
+import modalnet as mn
 mn.load("tiny")
-# Other programs on a busy machine add to the one clock, threads to the other.
-print(min(time.perf_counter() - began[0], time.process_time() - began[1]))
+print(drawn[0])
 """
 
 
-def test_it_loads_offline_in_under_three_seconds(tmp_path):
-    # As a user's second process does: the first one leaves the libraries compiled, which some environments forbid.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
-    took = []
-    # A machine that is busy with other things only ever adds time, so the fastest of several counts.
-    while len(took) < 2 or (took[-1] >= 3 and len(took) < 12):
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300, env=env
-        )
-        took.append(float(done.stdout.split()[-1]))
-    assert min(took[1:]) < 3
+def test_it_loads_offline_and_draws_no_weights_first(tmp_path):
+    """Weights that are drawn at random, only to be read over, are most of the time that loading a model can take."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], capture_output=True, text=True, check=True, cwd=tmp_path, timeout=300
+    )
+    assert int(done.stdout.split()[-1]) == 0
 
 
 def test_a_folder_of_that_name_does_not_stand_in_its_way(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -96,10 +95,9 @@ def test_a_job_is_picked_up_by_its_id(ndif: Server, sources: dict[str, str], tmp
 
 def test_an_error_of_the_model_is_told_at_once(sources: dict[str, str]) -> None:
     model = mn.load("tiny", remote=True)
-    started = time.monotonic()
     with pytest.raises(RemoteError, match="no_such_setting"):
         model.generate("a", no_such_setting=3)
-    assert time.monotonic() - started < 60
+    assert all(job.attempts == 1 for job in model.remote.jobs)  # type: ignore[union-attr]
 
 
 def test_a_server_that_is_not_there(ndif: Server) -> None:

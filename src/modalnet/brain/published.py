@@ -258,7 +258,7 @@ def _where(name: str) -> str:
 def _brainscore(name: str, identifier: str) -> Any:
     """An assembly, as brainscore-language loads it."""
     try:
-        from brainscore_language import load_dataset  # type: ignore[import-not-found]
+        from brainscore_language import load_dataset
     except ImportError as error:
         raise InputError(
             f"{name}() reads {identifier} through brainscore-language, which is not here. {_where(name)}"

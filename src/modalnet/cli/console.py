@@ -40,7 +40,7 @@ def at_work(*, progress: bool) -> Iterator[None]:
 
     Model code from a hub may print anything; a JSON document on stdout must stay alone.
     """
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # weights are read in a second

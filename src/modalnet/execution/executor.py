@@ -141,7 +141,7 @@ class Executor:
     @property
     def module(self) -> torch.nn.Module:
         """The transformers model."""
-        return self.loaded.module  # type: ignore[no-any-return]
+        return self.loaded.module
 
     @property
     def has_image_tokens(self) -> bool:

@@ -86,7 +86,7 @@ class Response:
             import torch
 
             averaged = magnitudes @ torch.from_numpy(weights).to(magnitudes)
-        return averaged  # type: ignore[no-any-return]
+        return averaged
 
 
 def response_of(model: Model, units: UnitsLike | Unit, magnitude: Magnitude, *, scaled: bool | None = None) -> Response:

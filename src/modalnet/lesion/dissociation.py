@@ -136,7 +136,9 @@ def _sizes(study: LesionStudy, A: str, B: str, fraction: float | None) -> list[t
     return [(one, one) for one in sizes_A if one in sizes_B]
 
 
-def _row(study: LesionStudy, table: dict, lesions: list[Lesion], tasks: tuple[str, str], control: Control) -> dict:
+def _row(
+    study: LesionStudy, table: dict[Any, Any], lesions: list[Lesion], tasks: tuple[str, str], control: Control
+) -> dict[str, Any]:
     (A, B), (a, b) = lesions, tasks
     cells = {
         X + x: table.get((lesion.network, lesion.fraction, lesion.operation, task))

@@ -129,8 +129,8 @@ class LesionStudy(Result):
         return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
 
     @cached_property
-    def _controls(self) -> dict[tuple, list[Lesion]]:
-        found: dict[tuple, list[Lesion]] = {}
+    def _controls(self) -> dict[tuple[Any, ...], list[Lesion]]:
+        found: dict[tuple[Any, ...], list[Lesion]] = {}
         for one, task in self.cells:
             found.setdefault((one.network, one.fraction, one.operation, one.control, task), []).append(one)
         return found

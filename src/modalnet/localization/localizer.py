@@ -120,7 +120,7 @@ def localize(model: Any, contrast: Contrast, *, blocking: Literal[True] = ..., *
 
 
 @reads_weights_once  # type: ignore[misc]
-def localize(  # type: ignore[misc]  # the options are documented once, here
+def localize(  # the options are documented once, here
     model: Model | Any,
     contrast: Contrast,
     *,

@@ -95,7 +95,10 @@ class Reliability(Result):
             ("g, same stimuli", "network", self.g_selecting),
         ]
         return pd.DataFrame(
-            [(measure, units, _mean(values), *interval(values, skip_nan=True)) for measure, units, values in rows],
+            [
+                (measure, units, _mean(values), *interval(values.ravel(), skip_nan=True))
+                for measure, units, values in rows
+            ],
             columns=["measure", "units", "mean", "low", "high"],
         )
 

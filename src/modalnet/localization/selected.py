@@ -67,7 +67,7 @@ class Choice:
 
     def without(self, *folds: int) -> Units:
         """The units that the same method selects from the stimuli of the other folds."""
-        return getattr(self.localization.without(*folds), self.method)(**self.options)  # type: ignore[no-any-return]
+        return getattr(self.localization.without(*folds), self.method)(**self.options)
 
 
 @dataclass(frozen=True)

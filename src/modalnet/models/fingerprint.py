@@ -25,7 +25,7 @@ from modalnet.models import state
 if TYPE_CHECKING:
     import torch
 
-    from modalnet.inputs.encoding import Prepared
+    from modalnet.inputs.batch import Prepared
     from modalnet.models.loading import Loaded
 
 P = ParamSpec("P")

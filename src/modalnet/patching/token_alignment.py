@@ -37,7 +37,8 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
-from modalnet.models.towers import ROLES as TOWERS, tower_of
+from modalnet.models.roots import ROLES as TOWERS
+from modalnet.models.towers import tower_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float

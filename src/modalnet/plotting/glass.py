@@ -133,7 +133,7 @@ def glass(
 
 def _new_axes(theme: Theme) -> Axes3D:
     figure = new_figure(figsize=SIZE, facecolor=PAGE[theme])
-    return figure.add_axes((0, 0, 1, 1), projection="3d")  # type: ignore[return-value]  # by the projection
+    return figure.add_axes((0, 0, 1, 1), projection="3d")
 
 
 def _depths(shapes: Mapping[str, tuple[int, int]], placed: Arrangement) -> dict[str, np.ndarray]:

@@ -253,7 +253,7 @@ def _scale(ax: Axes, layout: Layout, *, least: float, limit: float, both_signs: 
     bar = ax.figure.colorbar(mapped, cax=inset, orientation="horizontal")
     bar.set_label("t (positive vs. negative conditions)", fontsize=SMALL, color=INK[theme])
     bar.ax.tick_params(labelsize=SMALL, colors=INK[theme])
-    bar.outline.set_visible(False)  # type: ignore[operator]  # a spine
+    bar.outline.set_visible(False)
 
 
 def _legend(ax: Axes, layout: Layout, chosen: Mapping[str, Units], theme: Theme) -> None:

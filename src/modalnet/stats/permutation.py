@@ -168,7 +168,7 @@ def count_reaching(
     samples: Float[np.ndarray, " permutation *target"], value: Float[np.ndarray, "*target"]
 ) -> Int[np.ndarray, "*target"]:
     """Return how many samples, along the first axis, are at least the value."""
-    return (samples >= value - TIE * np.maximum(1.0, np.abs(value))).sum(axis=0)
+    return np.asarray((samples >= value - TIE * np.maximum(1.0, np.abs(value))).sum(axis=0))
 
 
 def p_of_count(

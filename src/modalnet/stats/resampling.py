@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 LEVEL = 0.95
 CHUNK = 4_000_000  # numbers that one step of resampling holds at once
@@ -70,7 +70,7 @@ def t_interval(values: Float[np.ndarray, " fold"], level: float = LEVEL) -> tupl
     return float(there.mean()) - reach, float(there.mean()) + reach
 
 
-def bootstrap_counts(n: int, n_resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resample block"]:
+def bootstrap_counts(n: int, n_resamples: int, rng: np.random.Generator) -> Integer[np.ndarray, "resample block"]:
     """Return how often each of n blocks is drawn when n are drawn with replacement.
 
     The mean of a resample is then a product of counts and values, divided by n.
@@ -138,7 +138,7 @@ def chunks(n: int, width: int) -> Iterator[slice]:
 
 
 def product(
-    counts: Int[np.ndarray, "row item"], values: Float[np.ndarray, "item cell"]
+    counts: Integer[np.ndarray, "row item"], values: Float[np.ndarray, "item cell"]
 ) -> Float[np.ndarray, "row cell"]:
     """Return the matrix product, in which a value that is not finite affects its own column only."""
     with np.errstate(invalid="ignore", over="ignore"):

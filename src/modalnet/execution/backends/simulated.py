@@ -102,9 +102,9 @@ def _without_modalnet() -> Iterator[None]:
             if name.partition(".")[0] == root:
                 raise ModuleNotFoundError(f"No module named {name!r} (a server has no {root})")
 
-    sys.meta_path.insert(0, Absent)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Absent)
     try:
         yield
     finally:
-        sys.meta_path.remove(Absent)  # type: ignore[arg-type]
+        sys.meta_path.remove(Absent)
         sys.modules.update(hidden)
