@@ -54,7 +54,7 @@ class Settings:
     ----------
     fractions
         Sizes of the lesions of the language network, as shares of the decoder's units.
-    crossed, seen
+    interactions, seen
         Sizes at which the networks of text, and those of pictures, are lesioned beside each other.
     operations
         How units are lesioned.
@@ -73,7 +73,7 @@ class Settings:
     """
 
     fractions: tuple[float, ...] = (0.00125, 0.0025, 0.005, 0.01)
-    crossed: tuple[float, ...] = (0.01,)
+    interactions: tuple[float, ...] = (0.01,)
     seen: tuple[float, ...] = (0.01, 0.05)
     operations: tuple[str, ...] = ("zero", "mean")
     controls: int = 4
@@ -97,11 +97,11 @@ class Settings:
 
 #: The bundled model has 1,536 units in its decoder, and little happens below a twentieth of them; but it is quick.
 SMALL = Settings(
-    fractions=(0.01, 0.05, 0.1), crossed=(0.1,), seen=(0.1,), controls=5, sums=50, patched=6, selected=0.05
+    fractions=(0.01, 0.05, 0.1), interactions=(0.1,), seen=(0.1,), controls=5, sums=50, patched=6, selected=0.05
 )
 QUICK = Settings(
     fractions=(0.01, 0.05),
-    crossed=(0.05,),
+    interactions=(0.05,),
     seen=(0.05,),
     operations=("mean",),
     controls=2,

@@ -308,7 +308,7 @@ def doses(place: Place) -> None:
 
 
 def text_networks(place: Place) -> None:
-    """The other networks of text on the same tasks, and their effects interactions with those of language."""
+    """The other networks of text on the same tasks, and the interactions of their effects with those of language."""
     decoder = place.asked.model.decoder.name
     found = {name: one for name, one in place.networks(decoder).items() if name in LESIONED_TEXT}
     study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.interactions)
@@ -328,7 +328,7 @@ def picture_networks(place: Place) -> None:
         costs.append(study.table().assign(tower=tower))
         kinds = [name for name in found if without_tower(name) in LESIONED_VISION]
         if len(kinds) > 1 and len(place.asked.picture_tasks) > 1:
-            interactions.append(_crossed(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
+            interactions.append(_interactions(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
     table = pd.concat(costs, ignore_index=True)
     place.table("lesions-pictures", table)
     if interactions:
@@ -346,8 +346,8 @@ def _pictured_tasks(place: Place, tower: str) -> dict[str, Any]:
     return {name: task for name, task in asked.picture_tasks.items() if not name.startswith("perplexity")}
 
 
-def _crossed(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.DataFrame:
-    """Crossed effects of the networks of categories on the tasks with a chance level, at each one size for both."""
+def _interactions(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.DataFrame:
+    """Interactions of the networks of categories with the tasks that have a chance level, both networks at one size."""
     chance = {name: study.base[name].chance for name in tasks if name in study.base}
     tasks = [name for name, value in chance.items() if value is not None and np.isfinite(value)]
     part = _part_of(study, networks, tasks)
