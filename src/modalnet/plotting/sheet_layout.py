@@ -60,7 +60,7 @@ def _wrap(
         n_rows = -(-n_layers // max(1, limit // steps[space]))
         per_row[space] = -(-n_layers // n_rows)
     whole = max((n - 1) * steps[space] + sizes[space][1] for space, n in per_row.items())
-    line = max(1, round(LINE * whole / WIDTH))
+    line = int(np.ceil(LINE * whole / WIDTH))
     corners, titles, y = {}, {}, 0
     for space, (n_layers, _) in shapes.items():
         titles[space] = y
