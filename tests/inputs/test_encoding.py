@@ -268,7 +268,7 @@ def test_padding_inside_a_vision_tower_never_counts():
         ([], r"tokens=\[\] is not known"),
         ([0.5], r"tokens=\[0.5\] is not known"),
         (True, r"tokens=True is not known"),
-        ({"vision": "mean"}, r"names the tower 'vision'; the towers that are read are decoder"),
+        ({"vision": "mean"}, r"names 'vision', which is not read; what is read is decoder"),
         ([99], r"asks for token 99, but stimulus 'a dog' has \d+ tokens in the decoder tower"),
         ([-99], r"asks for token -99"),
         ("image", r"tokens='image': stimulus 'a dog' has no image tokens"),

@@ -127,7 +127,7 @@ def test_mean_is_over_the_tokens_it_is_placed_at_and_then_over_stimuli(name):
         means = torch.stack([state[:, pick].mean(1) for state in states]).mean(0)
 
         def change(x, tower, layer, means=means):
-            return means[layer][units.mask["decoder"][layer]].expand_as(x)
+            return means[layer][torch.tensor(units.mask["decoder"][layer])].expand_as(x)
 
         intervention = mn.mean(units, over=reference).at(choice, spare_first=spare)
         run = model.run(given, intervention, read=[], logits="last")

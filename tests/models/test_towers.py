@@ -208,5 +208,5 @@ def test_what_is_no_transformer_is_refused():
 
 def test_unknown_towers_are_refused():
     model = load("gpt2")
-    with pytest.raises(mn.InputError, match=r"no tower 'vision'.*decoder"):
+    with pytest.raises(mn.InputError, match=r"no space 'vision'.*decoder"):
         model.units("vision")

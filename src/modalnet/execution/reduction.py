@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 #: Per space ``n`` ``[group]``, ``mean`` and ``m2`` ``[group, layer, dim]``, and ``size``, the sum of |activation|
 #: ``[layer, dim]``, in float64.
-Sums: TypeAlias = dict[str, dict[str, "torch.Tensor"]]
+Sums: TypeAlias = "dict[str, dict[str, torch.Tensor]]"
 
 
 @dataclass

@@ -133,7 +133,7 @@ def site(space: str, layer: int) -> Site:
 @renamed_arguments(tower="space")
 def direction(space: str, layer: int, vector: Any) -> Direction:
     """A direction ``[dim]`` in one layer of a space, as a target of an intervention; see :func:`site`."""
-    return Direction(site(space, layer), vector)
+    return Direction(site(space, layer), np.asarray(vector, dtype=np.float32))
 
 
 @dataclass(frozen=True, eq=False)
