@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
+from modalnet._validation import check_cache
 from modalnet._version import __version__, source_digest
 from modalnet._warnings import warn
 from modalnet.errors import InputError, StoreError
@@ -52,8 +53,7 @@ class Access:
             return cache
         if isinstance(cache, Store):
             return cls(cache)
-        if not isinstance(cache, bool | str | Path):
-            raise InputError(f"`cache` must be a bool, a folder or a Store, got {cache!r}.")
+        check_cache(cache)
         if isinstance(cache, bool):
             return cls(Store() if cache else None)
         return cls(Store(cache))
