@@ -486,7 +486,7 @@ class Executor:
         for row in rows:
             if not row.item.places:
                 for under in likelihoods:
-                    under.update(answers(row, requests, prepared, nothing, nothing))
+                    under.update(answers(row, requests, prepared, nothing, nothing.bool()))
         for result in self.runner.stream(running, Readout(logits="score", variants=edits), batch_size):
             for index, scores in zip(result.indices, result.scores or (), strict=True):
                 likelihoods[result.variant].update(answers(by_place[index], requests, prepared, *scores))
