@@ -180,7 +180,7 @@ def test_rsa_of_a_single_target_takes_distances(tiny, network, brain):
         tiny, network, one, n_controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
     )
     assert found.settings["brain_dissimilarity"] == "euclidean"
-    with pytest.raises(mn.InputError, match="No correlation is over 1 target"):
+    with pytest.raises(mn.InputError, match="requires at least 3 targets, got 1"):
         mn.brain.rsa(tiny, network, one, brain_dissimilarity="correlation", progress=False)
 
 
@@ -192,7 +192,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
         tiny, network, data, n_controls=0, untrained=False, baselines=False, progress=False, n_permutations=0
     )
     assert "1 targets with missing responses are left out." in found.notes
-    with pytest.raises(mn.InputError, match="no target was measured on every stimulus"):
+    with pytest.raises(mn.InputError, match="no target was measured for every stimulus"):
         mn.brain.cka(tiny, network, mn.brain.from_arrays(brain.stimuli, values[:, :1]), progress=False)
 
 
@@ -206,11 +206,11 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
             {"units": mn.Units({"decoder": np.ones((3, 4), dtype=bool)})},
             "belong to another model .* decoder has shape \\(3, 4\\)",
         ),
-        ({"dataset": "pereira"}, "what a reader of modalnet.brain returns"),
+        ({"dataset": "pereira"}, "as a reader of modalnet.brain returns"),
         ({"n_controls": 1.5}, "`n_controls` must be a non-negative integer"),
         ({"match": "size"}, "match"),
-        ({"untrained": "yes"}, "untrained='yes'"),
-        ({"regression": "ols"}, "regression='ols'"),
+        ({"untrained": "yes"}, "`untrained` must be .*, got 'yes'"),
+        ({"regression": "ols"}, "`regression` must be one of .*, got 'ols'"),
         ({"cv": "contiguous"}, "not known to be in the order"),
         ({"tokens": "first"}, "tokens='first'"),
     ],

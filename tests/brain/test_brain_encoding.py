@@ -327,7 +327,7 @@ def test_shuffled_folds_inflate_an_autocorrelated_target():
     features = drifting(rng, 600, 40)
     contiguous = mn.brain.encode(features, data, cv="contiguous", gap=25, **QUICK)
     grouped = mn.brain.encode(features, data, cv="grouped", **QUICK)
-    with pytest.warns(UserWarning, match='cv="shuffled" puts neighbours'):
+    with pytest.warns(UserWarning, match='`cv="shuffled"` puts neighbours'):
         shuffled = mn.brain.encode(features, data, cv="shuffled", **QUICK)
     assert shuffled.score("features") > 0.4
     assert abs(contiguous.score("features")) < 0.12
@@ -399,7 +399,7 @@ def test_what_a_result_says():
     assert "Note: intervals and p values resample groups within folds" in result.summary()
     assert np.isnan(result.targets()["normalized"][1])  # its ceiling is too low to divide by
     assert result["mine"] is result.network
-    with pytest.raises(mn.InputError, match="No set 'other' was scored"):
+    with pytest.raises(mn.InputError, match="No feature set 'other' was scored"):
         result["other"]
     assert list(result.table()["kind"]) == ["features", "control", "baseline", "baseline", "baseline", "beyond"]
 
@@ -452,20 +452,20 @@ def test_himalaya_keeps_the_backend_that_was_set():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"regression": "lasso"}, "regression='lasso'"),
-        ({"metric": "cosine"}, "metric='cosine'"),
-        ({"penalties": [0, 1]}, "numbers above 0"),
-        ({"penalties": []}, "numbers above 0"),
+        ({"regression": "lasso"}, "`regression` must be one of .*, got 'lasso'"),
+        ({"metric": "cosine"}, "`metric` must be one of .*, got 'cosine'"),
+        ({"penalties": [0, 1]}, "finite numbers above 0"),
+        ({"penalties": []}, "finite numbers above 0"),
         ({"n_permutations": -1}, "`n_permutations` must be a non-negative integer"),
         ({"n_resamples": 1}, "`n_resamples` must be an integer of at least 2"),
-        ({"device": "nowhere"}, "device='nowhere' is not to be had"),
-        ({"cv": "leave-one-out"}, "cv='leave-one-out'"),
-        ({"n_folds": 25}, "20 groups cannot be dealt into 25 folds"),
-        ({"baselines": ["tone"]}, "no baseline 'tone'"),
-        ({"features": {}}, "features= is empty"),
-        ({"features": np.zeros((3, 2))}, "for 60 stimuli; got \\(3, 2\\)"),
+        ({"device": "nowhere"}, "`device` must be an available device, got 'nowhere'"),
+        ({"cv": "leave-one-out"}, "`cv` must be one of .*, got 'leave-one-out'"),
+        ({"n_folds": 25}, "at most the number of groups, 20, got 25"),
+        ({"baselines": ["tone"]}, "`baselines` must be one of .*, got 'tone'"),
+        ({"features": {}}, "`features` must be .* got an empty mapping"),
+        ({"features": np.zeros((3, 2))}, "for 60 stimuli, got shape \\(3, 2\\)"),
         ({"features": np.full((60, 2), np.nan)}, "2 of 2 features of 'features' are NaN"),
-        ({"features": np.full((60, 2), "a")}, "numbers were expected"),
+        ({"features": np.full((60, 2), "a")}, "must be numeric"),
     ],
 )
 def test_bad_questions_are_refused(options, message):
@@ -479,7 +479,7 @@ def test_contiguous_folds_want_an_order():
     data = mn.brain.from_arrays([str(i) for i in range(30)], np.random.default_rng(0).standard_normal(30))
     with pytest.raises(mn.InputError, match="not known to be in the order"):
         mn.brain.encode(np.zeros((30, 2)), data, cv="contiguous", **QUICK)
-    with pytest.raises(mn.InputError, match="these data name none"):
+    with pytest.raises(mn.InputError, match="the dataset has none"):
         mn.brain.encode(np.zeros((30, 2)), data, **QUICK)
 
 

@@ -136,8 +136,8 @@ def test_the_jackknife_of_a_mean_is_its_t_interval():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 2)), "four stimuli or more"),
-        (np.zeros((5, 2)), np.zeros((6, 2)), "over the same four"),
+        (np.zeros((3, 2)), np.zeros((3, 2)), "at least four stimuli"),
+        (np.zeros((5, 2)), np.zeros((6, 2)), "the same stimuli"),
         (np.full((5, 2), np.nan), np.zeros((5, 2)), "NaN or infinite"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Do these units predict these brain responses, and better than what they must be compared with?
+"""Encoding models from units of a model to brain responses, scored against controls and baselines.
 
-A score alone says little: a thousand random units of a trained model predict brain responses, an untrained model does,
-and the length of a sentence does. So an alignment scores, on the same folds and the same resamples, the network, random
-units of the same layers, a whole layer, the same units of an untrained copy, simple properties of the stimuli, and the
-network together with these.
+The score of a network alone says little: a thousand random units of a trained model predict brain responses, and so do
+an untrained model and the length of a sentence. An alignment therefore scores the network, random units of the same
+layers, a whole layer, the same units of an untrained copy, simple properties of the stimuli, and the network combined
+with these properties, all on the same folds and the same bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int
+from modalnet._validation import check_int, check_option
 from modalnet.activations import Activations, blocks_of, check_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from modalnet.model import Model
 
 RESAMPLES, PERMUTATIONS = 1000, 1000
-LARGEST_COPY = 2_000_000_000  # parameters; a larger untrained copy is made only when it is asked for
-EDGE = 0.5  # share of targets whose penalty is the smallest that was tried, from which on that is noted
+LARGEST_COPY = 2_000_000_000  # parameters; a larger untrained copy is made only on request
+EDGE = 0.5  # a note is given if the smallest penalty is chosen for more than this share of targets
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features to be scored: one band, or several that are weighed against each other."""
+    """Features to score: one band, or several bands that are weighted against each other."""
 
     name: str
     kind: str
@@ -85,65 +85,66 @@ def align(
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Alignment:
-    """Predict brain responses from units, and from everything that these must be compared with.
+    """Fit encoding models from a network to brain responses, together with controls and baselines.
 
     Parameters
     ----------
     model
         A model from :func:`modalnet.load`.
     units
-        The network: Units, or a localization, whose top ``fraction`` is taken.
+        The network: Units, or a Localization, of which the top ``fraction`` of units is selected.
     dataset
-        From a reader of :mod:`modalnet.brain`.
+        A BrainDataset of n stimuli and m targets, from one of the readers of :mod:`modalnet.brain`.
     regression
-        ``"ridge"``: one penalty per target. ``"banded"``: where several kinds of features predict together (several
-        baselines, or the network with them; units of several towers), each kind has a penalty of its own.
+        ``"ridge"``: one penalty per target. ``"banded"``: banded ridge, with a separate penalty for each feature space
+        where several predict jointly (several baselines, the network with baselines, units of several towers).
     cv
-        ``"grouped"``: passages, stories or topics are held out whole. ``"contiguous"``: runs of neighbours, for stimuli
-        in the order in which they were shown, with ``gap`` neighbours left out around each. ``"shuffled"`` inflates
-        the score wherever neighbours are alike, and warns.
+        ``"grouped"``: whole passages, stories or topics are held out. ``"contiguous"``: consecutive stimuli are held
+        out, for stimuli in presentation order, with a gap of ``gap`` stimuli on either side. ``"shuffled"``: random
+        folds, which inflate the score wherever neighbouring stimuli are similar, and give a warning.
     metric
-        ``"pearson"`` or ``"r2"``, in every fold, averaged over folds.
+        ``"pearson"`` (correlation) or ``"r2"`` (coefficient of determination), per fold, averaged over folds.
     n_controls, match
-        How many sets of random units, none of them in the network, and what they share with it (see
-        :meth:`modalnet.Units.random`). The smallest rank p is 1 / (n_controls + 1).
+        Number of sets of random units, disjoint from the network, and the property in which they match it (see
+        :meth:`modalnet.Units.random`). The smallest possible rank p value is 1 / (n_controls + 1).
     baselines
-        True: every property of the stimuli that predicts without a model (see
-        :func:`modalnet.brain.baselines`), each alone, all together, and with the network. False, or some names.
+        Stimulus properties that predict without a model (see :func:`modalnet.brain.baselines`), scored separately,
+        jointly, and jointly with the network. True for all that apply, False for none, or a list of names.
     untrained
-        ``"auto"``: also the same units of an untrained copy (:func:`modalnet.load` with ``untrained=True``), where the
-        model is here and has at most two billion parameters. True, False, or a model to compare with.
+        Whether to score the same units of an untrained copy (:func:`modalnet.load` with ``untrained=True``).
+        ``"auto"``: if the weights are held locally and number at most two billion. True, False, or a Model to use
+        as the comparison.
     whole_layer
-        Also all units of the layer in which the network has most units, and of all layers in which it has any.
+        Whether to score all units of the layer that contains most of the network, and of all layers that contain any.
     fraction
-        Where ``units`` is a localization.
+        Fraction of units selected if ``units`` is a Localization.
     tokens
-        Which tokens to pool over, as for :func:`modalnet.localize`.
+        Token positions to pool over, as for :func:`modalnet.localize`.
     n_folds, inner_folds
-        How many folds, and how many inside the training set to choose penalties by.
+        Number of outer folds, and of inner folds (within the training set) that select the penalties.
     gap
-        With contiguous folds: neighbours of held-out stimuli that do not train.
+        For contiguous folds: number of stimuli next to the held-out ones that are excluded from training.
     penalties
-        Of the ridge; by default 13 from 1e-3 to 1e5. Kernels are divided by the number of features, so a penalty
-        means the same for any number of them.
+        Ridge penalties to try; by default 13, log-spaced from 1e-3 to 1e5. Kernels are divided by the number of
+        features, so that penalties are comparable between feature spaces of different size.
     n_iter
-        Random weightings of bands that banded ridge tries, beside each band alone and all alike.
+        Number of random band weightings that banded ridge tries, in addition to each band alone and equal weights.
     n_resamples, n_permutations
-        For intervals, and for p values.
+        Number of bootstrap resamples (for intervals) and of permutations (for p values).
     ceiling
-        [target] correlations that a perfect model would reach, where the data bring none.
+        Noise ceiling, a correlation per target [target] or one number, in place of that of the dataset.
     seed
-        Of folds, controls and resamples.
+        Seed of the folds, controls and resamples.
     device
-        Where regressions are solved, such as ``"cuda"``; the model runs where it is.
+        Device on which the regressions are solved, such as ``"cuda"``; the model stays on its own device.
     batch_size, progress
         As for :func:`modalnet.localize`.
     remote
-        Where the model runs: None for where it is, or what :func:`modalnet.load` takes. One row of pooled activations
-        per stimulus comes back; regressions are solved here. No server has an untrained copy, which runs here.
+        Where the model runs: None for the model's default, or a value that :func:`modalnet.load` accepts. One row of
+        pooled activations per stimulus is returned; the regressions and the untrained copy run locally.
     cache
-        Keep activations, every set's scores and the result in the store, and answer from there: what was stopped goes
-        on where it was.
+        Whether activations, the scores of each feature set and the result are stored and reused; an interrupted
+        analysis then resumes where it stopped.
 
     Returns
     -------
@@ -153,19 +154,21 @@ def align(
     Raises
     ------
     InputError
-        For what does not fit, before anything runs.
+        If an argument is invalid, the units are not those of this model, or the dataset does not support the
+        requested cross-validation. Raised before any forward pass.
 
     Notes
     -----
-    Features are standardized inside the fold, and penalties chosen inside the training set (see
-    :mod:`modalnet.brain.encoding`). A target that was not measured on some stimuli is fit on the others.
+    Features are standardized within each fold, and penalties are selected by nested cross-validation within the
+    training set (see :mod:`modalnet.brain.encoding`). A target that was not measured for some stimuli is fit on the
+    others.
 
     References
     ----------
     Naselaris, Kay, Nishimoto & Gallant (2011), NeuroImage 56(2):400-410, for encoding models. Schrimpf et al. (2021),
     PNAS 118(45):e2105646118, for language models; AlKhamissi et al. (2025), arXiv:2411.02280, for networks in them;
     Nunez-Elizalde, Huth & Gallant (2019), NeuroImage 197:482-492, and Dupré la Tour et al. (2022), NeuroImage
-    264:119728, for banded ridge; Kamali Hadidi et al. (2024), arXiv:2406.01538, for what to compare with.
+    264:119728, for banded ridge; Kamali Hadidi et al. (2024), arXiv:2406.01538, for stimulus baselines.
 
     Examples
     --------
@@ -238,8 +241,8 @@ def align(
         "baselines": list(simple),
         "notes": notes,
     }
-    asked = settings | {"whole_layer": whole_layer, "device": device}
-    return cached(model, "align", inputs, asked, compute, result=Alignment, cache=access)
+    requested = settings | {"whole_layer": whole_layer, "device": device}
+    return cached(model, "align", inputs, requested, compute, result=Alignment, cache=access)
 
 
 @renamed_arguments(controls="control_features")
@@ -265,17 +268,17 @@ def encode(
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Alignment:
-    """Predict brain responses from any features: those of another model, of a lexicon, of your own.
+    """Fit encoding models from arbitrary features, such as those of another model or of a lexicon.
 
     Parameters
     ----------
     features
-        [stimulus, feature], or such arrays by name; the first is what the question is about. A value that is itself a
-        mapping of arrays is one set of several bands, for banded ridge.
+        An array [stimulus, feature], or a mapping from names to such arrays, of which the first is the feature set of
+        interest. A value that is itself a mapping of arrays is one feature set of several bands, for banded ridge.
     dataset
-        From a reader of :mod:`modalnet.brain`.
+        A BrainDataset of n stimuli and m targets, from one of the readers of :mod:`modalnet.brain`.
     control_features
-        Arrays [stimulus, feature] that stand beside the first set as random controls.
+        Arrays [stimulus, feature] that serve as random controls for the first feature set.
     regression, cv, metric, baselines, n_folds, inner_folds, gap, penalties, n_iter, n_resamples, n_permutations, \
 ceiling, seed, device, cache, progress
         As for :func:`align`.
@@ -283,18 +286,21 @@ ceiling, seed, device, cache, progress
     Returns
     -------
     Alignment
+        As for :func:`align`.
 
     Raises
     ------
     InputError
-        For what does not fit, before anything is fit.
+        If an argument is invalid, or the features are not finite numbers of shape [stimulus, feature].
     """
     dataset = check_dataset(dataset)
     check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
     _check_choices(regression, metric, device)
     given = features if isinstance(features, Mapping) else {"features": features}
     if not given:
-        raise InputError("features= is empty; give [stimulus, feature] arrays by name.")
+        raise InputError(
+            "`features` must be an array [stimulus, feature] or a non-empty mapping of them, got an empty mapping."
+        )
     simple, notes = baselines_of(dataset, baselines)
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
     sets = []
@@ -369,7 +375,7 @@ def _score_sets(
             cache=cache,
         )
         scored.append(replace(scores, name=one.name, kind=one.kind))
-    found_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
+    all_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
     ceiling = dataset.noise_ceiling()
     return Alignment(
         model=model,
@@ -378,7 +384,7 @@ def _score_sets(
         ceiling=np.full(dataset.n_targets, np.nan) if ceiling is None else np.asarray(ceiling, dtype=np.float64),
         subjects=dataset.subjects,
         regions=dataset.regions,
-        notes=tuple(found_notes),
+        notes=tuple(all_notes),
         settings=settings | {"resampled": what, "source": dataset.source},
     )
 
@@ -429,7 +435,7 @@ def _score_set(  # noqa: PLR0917  # one call, above
 
 
 def _share(part: np.ndarray, whole: np.ndarray, responses: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """What a band adds to the correlation: cov(part, y) / (sd(whole) sd(y)) in each fold, averaged over folds."""
+    """Contribution of a band to the correlation: cov(part, y) / (sd(whole) sd(y)) per fold, averaged over folds."""
     rows = []
     for fold in np.unique(folds):
         p, all_, y = (values[folds == fold] for values in (part, whole, responses))
@@ -450,17 +456,17 @@ def _share(part: np.ndarray, whole: np.ndarray, responses: np.ndarray, folds: np
 def _notes(
     dataset: BrainDataset, split: Split, what: str, scored: Sequence[FeatureScores], settings: dict[str, Any]
 ) -> Iterator[str]:
-    yield f"intervals and p values resample {what} within folds, without fitting again."
+    yield f"intervals and p values resample {what} within folds, without refitting."
     if split.cv == "shuffled":
-        yield "folds were shuffled: where neighbours or stimuli of one passage are alike, every score here is inflated."
+        yield "folds were shuffled: scores are inflated where neighbouring stimuli or those of one passage are similar."
     if dataset.noise_ceiling() is None:
-        yield "the data hold no repeats and no noise ceiling, so scores are not normalized."
+        yield "the dataset has neither repeats nor a noise ceiling, so scores are not normalized."
     lowest = min(settings["penalties"])
     stuck = [one.name for one in scored if np.mean(one.penalty <= lowest * (1 + 1e-6)) > EDGE]
     if stuck:
         yield (
-            f"the smallest penalty was chosen for {', '.join(dict.fromkeys(stuck))}; smaller ones (penalties=...) may "
-            "predict better."
+            f"the smallest penalty was selected for {', '.join(dict.fromkeys(stuck))}; smaller penalties (`penalties`) "
+            "may predict better."
         )
 
 
@@ -468,7 +474,7 @@ def _notes(
 
 
 def _towers(activations: Activations, units: Units) -> dict[str, np.ndarray]:
-    """A band per tower."""
+    """Return one band of features per space."""
     bands = {}
     for tower, mask in units.mask.items():
         if mask.any():
@@ -478,7 +484,7 @@ def _towers(activations: Activations, units: Units) -> dict[str, np.ndarray]:
 
 
 def whole_blocks(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
-    """All units of some blocks."""
+    """Return all units of the given layers."""
     masks = {}
     for tower, mask in units.mask.items():
         counted = np.zeros(len(mask), dtype=bool)
@@ -489,7 +495,7 @@ def whole_blocks(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
 
 
 def fullest_layer(units: Units) -> Units:
-    """All units of the layer in which the set has most; the earliest of several."""
+    """Return all units of the layer with the largest number of the given units (the earliest such layer)."""
     counts = {(tower, i): int(n) for tower, per in units.per_layer().items() for i, n in enumerate(per)}
     tower, layer = max(counts, key=lambda place: counts[place])
     masks = {name: np.zeros_like(mask) for name, mask in units.mask.items()}
@@ -514,10 +520,10 @@ def untrained_of(model: Model, untrained: Any, network: Units) -> tuple[Any, lis
     if isinstance(untrained, Kind):
         for tower, mask in network.mask.items():
             if mask.any() and (tower not in untrained.spaces or untrained.spaces[tower].shape != mask.shape):
-                raise InputError(f"untrained={untrained!r} does not have the spaces of {model.name}.")
+                raise InputError(f"`untrained` must be a model with the spaces of {model.name}, got {untrained!r}.")
         return untrained, []
     if untrained not in (True, False, "auto"):
-        raise InputError(f'untrained={untrained!r} is not known. Give True, False, "auto" or a model.')
+        raise InputError(f"`untrained` must be True, False, 'auto' or a Model, got {untrained!r}.")
     if untrained is False:
         return None, []
     parameters = list(model.module.parameters())
@@ -525,12 +531,12 @@ def untrained_of(model: Model, untrained: Any, network: Units) -> tuple[Any, lis
         size = sum(parameter.numel() for parameter in parameters)
         why = ""
         if any(parameter.device.type == "meta" for parameter in parameters):
-            why = "its weights are not here"
+            why = "the weights of the model are not held locally"
         elif size > LARGEST_COPY:
-            why = f"it has {size / 1e9:.1f} billion parameters"
+            why = f"the model has {size / 1e9:.1f} billion parameters"
         if why:
-            return None, [f"no untrained copy was compared, since {why}; untrained=True makes one."]
-    return "copy", []  # made when it is needed: the store may have the answer
+            return None, [f"no untrained copy was scored, because {why}; `untrained=True` requests it."]
+    return "copy", []  # initialized only when necessary: the scores may be stored
 
 
 def baselines_of(dataset: BrainDataset, wanted: Sequence[str] | bool) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -546,8 +552,8 @@ def _split(
 
     if cv == "contiguous" and not dataset.ordered:
         raise InputError(
-            f'cv="contiguous" holds out runs of neighbours, and the rows of {dataset.name} are not known to be in the '
-            'order in which they were shown. Read it with ordered=True if they are; else take cv="grouped".'
+            f'`cv="contiguous"` holds out consecutive stimuli, but the rows of {dataset.name} are not known to be in '
+            'presentation order. If they are, read the data with `ordered=True`; otherwise use `cv="grouped"`.'
         )
     if ceiling is not None:
         dataset = replace(dataset, ceiling=np.broadcast_to(np.asarray(ceiling, dtype=float), dataset.n_targets).copy())
@@ -557,20 +563,18 @@ def _split(
     return split, dataset
 
 
-# Small things
+# Validation
 
 
 def check_counts(**given: Any) -> None:
-    """Refuse numbers of resamples, permutations or controls that are none; an interval needs two resamples."""
+    """Check numbers of resamples, permutations and controls; an interval requires two resamples."""
     for name, value in given.items():
         check_int(name, value, minimum=2 if name == "n_resamples" else 0)
 
 
 def _check_choices(regression: str, metric: str, device: str) -> None:
-    if regression not in REGRESSIONS:
-        raise InputError(f"regression={regression!r} is not known. Give one of {', '.join(REGRESSIONS)}.")
-    if metric not in scoring.METRICS:
-        raise InputError(f"metric={metric!r} is not known. Give one of {', '.join(scoring.METRICS)}.")
+    check_option("regression", regression, REGRESSIONS)
+    check_option("metric", metric, scoring.METRICS)
     from modalnet.brain.encoding import solver
 
     with solver(device):
@@ -578,7 +582,7 @@ def _check_choices(regression: str, metric: str, device: str) -> None:
 
 
 def _penalties(given: Sequence[float] | None) -> np.ndarray:
-    found = np.asarray(PENALTIES if given is None else given, dtype=np.float64)
-    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found > 0)).all():
-        raise InputError(f"penalties= are numbers above 0; got {given!r}.")
-    return np.sort(found)
+    penalties = np.asarray(PENALTIES if given is None else given, dtype=np.float64)
+    if penalties.ndim != 1 or not len(penalties) or not (np.isfinite(penalties) & (penalties > 0)).all():
+        raise InputError(f"`penalties` must be a non-empty sequence of finite numbers above 0, got {given!r}.")
+    return np.sort(penalties)

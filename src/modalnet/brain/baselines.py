@@ -1,7 +1,7 @@
-"""Simple properties of stimuli that predict brain responses on their own.
+"""Stimulus baselines: simple properties of stimuli that predict brain responses without a model.
 
-A long sentence drives a language network more than a short one, and every layer of every model knows the length of its
-input. What a network predicts means something beyond what these predict.
+A long sentence drives the language network more than a short one, and every layer of every model encodes the length of
+its input. The score of a network is informative only as far as it exceeds that of such properties.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._validation import check_option
 from modalnet.brain.dataset import BrainDataset
 from modalnet.brain.topics import words_of
 from modalnet.errors import InputError
@@ -19,39 +20,40 @@ from modalnet.stimuli.frequency import zipf_frequencies
 
 TEXT = ("length", "frequency", "position", "bag of words")
 IMAGE = ("image statistics", "pixels")
-SIDE = 16  # pixels of a picture made small
+SIDE = 16  # pixels per side of a downsampled image
 FLOOR = 1.0  # Zipf units below the rarest listed word, for words that are not listed
 
 
 def baselines(
     dataset: BrainDataset, names: Sequence[str] | None = None
 ) -> tuple[dict[str, Float[np.ndarray, "stimulus feature"]], list[str]]:
-    """Features of the stimuli that need no model.
+    """Compute features of the stimuli that do not depend on a model.
 
     Parameters
     ----------
     dataset
-        The stimuli. What is known of a response is not looked at.
+        The stimuli; their responses are not used.
     names
-        Which; None for every one that the stimuli have.
+        Names of the baselines; None for all that apply to the stimuli.
 
-        ``"length"``: words and characters of the text. ``"frequency"``: mean and lowest Zipf frequency of its words,
-        and the share of words that are not among the 5,000 listed (these count as one unit rarer than the rarest).
-        ``"position"``: place within the group and, where rows are in order, among all rows. ``"bag of words"``: how
-        often each word occurs that two stimuli or more have. ``"image statistics"``: mean and standard deviation of
-        the luminance, width, height. ``"pixels"``: the luminance of 16 x 16 areas.
+        ``"length"``: number of words and of characters. ``"frequency"``: mean and lowest Zipf frequency of the words,
+        and the fraction of words that are not among the 5,000 listed (which are assigned one Zipf unit below the
+        rarest). ``"position"``: serial position among all stimuli and within the group, for stimuli in presentation
+        order. ``"bag of words"``: counts of each word that occurs in two or more stimuli. ``"image statistics"``: mean
+        and standard deviation of the luminance (0 to 255), width and height (pixels). ``"pixels"``: luminance of the
+        image downsampled to 16 x 16.
 
     Returns
     -------
     features
-        By name, float64 [stimulus, feature].
+        Mapping from names to float64 arrays [stimulus, feature].
     notes
-        What was left out, and why.
+        The baselines that were left out, with the reason.
 
     Raises
     ------
     InputError
-        For a name that is none, or that these stimuli do not have.
+        If a name is unknown, or the baseline requires a text or an image that some stimulus does not have.
 
     References
     ----------
@@ -63,21 +65,20 @@ def baselines(
     possible = [*(TEXT if texts is not None else ()), *(IMAGE if pictured else ())]
     wanted = list(possible) if names is None else [names] if isinstance(names, str) else list(names)
     for name in wanted:
-        if name not in (*TEXT, *IMAGE):
-            raise InputError(f"There is no baseline {name!r}; there are {', '.join((*TEXT, *IMAGE))}.")
+        check_option("baselines", name, (*TEXT, *IMAGE))
         if name not in possible:
             raise InputError(
-                f"The baseline {name!r} needs {'a text' if name in TEXT else 'an image'} in each stimulus."
+                f"The baseline {name!r} requires {'a text' if name in TEXT else 'an image'} in every stimulus."
             )
-    found, notes = {}, []
+    computed, notes = {}, []
     for name in wanted:
         features = _make(name, dataset, texts)
         if features is None or not (np.ptp(features, axis=0) > 0).any():
-            what = "the order of the stimuli is not known" if name == "position" else "it is the same for all stimuli"
+            what = "the order of the stimuli is not known" if name == "position" else "it is constant over stimuli"
             notes.append(f"baseline {name!r} left out: {what}")
             continue
-        found[name] = features
-    return found, notes
+        computed[name] = features
+    return computed, notes
 
 
 def _make(name: str, dataset: BrainDataset, texts: Sequence[str] | None) -> np.ndarray | None:

@@ -1,7 +1,8 @@
-"""How well could any model do? The noise ceiling of each target.
+"""The noise ceiling: the highest correlation with the measured responses that any model can reach.
 
-A response is signal and noise. A model that knows the signal exactly still correlates below 1 with a measured response.
-The ceiling is that correlation; a score divided by it says which share of what can be explained is explained.
+A measured response is the sum of signal and noise, so that even a model that predicts the signal exactly correlates
+below 1 with it. The noise ceiling is this correlation. A score divided by it is the fraction of the explainable
+correlation that is explained.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 
 N_SPLITS = 100
@@ -22,55 +24,56 @@ def noise_ceiling(
     n_splits: int = N_SPLITS,
     seed: int = 0,
 ) -> Float[np.ndarray, " target"]:
-    """The expected correlation of a perfect model with the mean over repeats.
+    """Estimate the expected correlation of a perfect model with the mean over repeats.
 
     Parameters
     ----------
     repeats
-        Repeated measurements, or one per participant; NaN where missing.
+        Repeated measurements, or one measurement per participant; NaN where missing.
     method
-        ``"split-half"``: the mean correlation r of random halves of the repeats, stepped up to all of them by
-        Spearman and Brown, 2r / (1 + r); the ceiling is its square root. ``"variance"``: the variance over repeats of
-        one stimulus is noise; the ceiling is the root of signal / (signal + noise / n), as for the Natural Scenes
-        Dataset.
+        ``"split-half"``: split-half reliability, the mean correlation r of random halves of the repeats with the
+        Spearman-Brown correction 2r / (1 + r); the ceiling is its square root. ``"variance"``: the variance over
+        repeats of one stimulus is the noise variance; the ceiling is sqrt(signal / (signal + noise / n)), as for the
+        Natural Scenes Dataset.
     n_splits, seed
-        How many random splits, and which.
+        Number of random split halves, and the seed of the splits.
 
     Returns
     -------
     array
-        [target], from 0 to 1; 0 where repeats do not agree at all.
+        float64 [target], correlations from 0 to 1; 0 where repeats are not positively correlated.
 
     Raises
     ------
     InputError
-        With fewer than two repeats, or for an unknown method.
+        If there are fewer than two repeats, or the method is unknown.
 
     References
     ----------
     Spearman (1910), British Journal of Psychology 3:271-295; Brown (1910), 3:296-322. Schoppe, Harper, Willmore, King &
-    Schnupp (2016), Frontiers in Computational Neuroscience 10:10, for the root. Allen et al. (2022), Nature
+    Schnupp (2016), Frontiers in Computational Neuroscience 10:10, for the square root. Allen et al. (2022), Nature
     Neuroscience 25:116-126, methods, for the variance.
     """
     values = np.asarray(repeats, dtype=np.float64)
     if values.ndim != 3 or len(values) < 2:
-        raise InputError(f"A noise ceiling needs two repeats or more, [repeat, stimulus, target]; got {values.shape}.")
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is not known. Give one of {', '.join(METHODS)}.")
+        raise InputError(
+            f"`repeats` must be [repeat, stimulus, target] with two repeats or more, got shape {values.shape}."
+        )
+    check_option("method", method, METHODS)
     import warnings
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, and are left out below
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of empty slices are NaN, and are left out below
         if method == "split-half":
             rng = np.random.Generator(np.random.PCG64(seed))
-            found = []
+            correlations = []
             for _ in range(n_splits):
                 order = np.argsort(rng.random(len(values)))
                 half = len(values) // 2
                 one, two = (np.nanmean(values[part], axis=0) for part in (order[:half], order[half:]))
-                found.append(_correlation(one, two))
-            r = np.clip(np.nanmean(found, axis=0), 0, 1)
-            if len(values) % 2:  # halves of unequal size: the step up is from their mean size
+                correlations.append(_correlation(one, two))
+            r = np.clip(np.nanmean(correlations, axis=0), 0, 1)
+            if len(values) % 2:  # halves of unequal size: Spearman-Brown from their mean size
                 factor = len(values) / (len(values) / 2)
                 reliability = factor * r / (1 + (factor - 1) * r)
             else:
@@ -85,7 +88,7 @@ def noise_ceiling(
 
 
 def _correlation(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Pearson correlation per target over the stimuli that both have."""
+    """Pearson correlation per target over the stimuli measured in both halves."""
     both = np.isfinite(one) & np.isfinite(two)
     one, two = (np.where(both, part, np.nan) for part in (one, two))
     one, two = (part - np.nanmean(part, axis=0) for part in (one, two))

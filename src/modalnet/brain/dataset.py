@@ -1,8 +1,8 @@
-"""Responses of a brain to stimuli: what was shown, what was measured, and what belongs together.
+"""Brain responses to stimuli, with the structure that cross-validation and noise ceilings depend on.
 
-A :class:`BrainDataset` is one table: stimuli in rows, targets (voxels, electrodes, regions, or a whole network) in
-columns. What it knows beside that decides which analyses are sound: the group of each stimulus (a passage, a story),
-whether rows are in the order in which they were shown, and how reliable each target is.
+A :class:`BrainDataset` is a table with stimuli in rows and targets (voxels, electrodes, regions, or a whole network) in
+columns. Three further properties decide which analyses are sound: the group of each stimulus (a passage, a story),
+whether the rows are in presentation order, and the reliability of each target.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ SHOWN = 3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BrainDataset:
-    """Responses to stimuli; made by the readers of :mod:`modalnet.brain`.
+    """Brain responses to stimuli, as returned by the readers of :mod:`modalnet.brain`.
 
     Attributes
     ----------
     name
-        A readable name.
+        Name of the dataset, for display.
     stimuli
-        What was shown.
+        The presented stimuli.
     responses
         float64 [stimulus, target]; NaN where a target was not measured.
     groups
-        The group of each stimulus, such as its passage; None where none is known.
+        The group of each stimulus, such as its passage; None if unknown.
     ordered
-        Whether rows are in the order in which they were shown.
+        Whether rows are in presentation order.
     ceiling
-        [target]: the correlation that a perfect model would reach; None where it is not known.
+        float64 [target]: the noise ceiling, a correlation from 0 to 1; None if unknown.
     repeats
-        [repeat, stimulus, target]: the responses that ``responses`` is the mean of, NaN where missing; None where
-        only the mean is at hand.
+        float64 [repeat, stimulus, target]: the single responses that ``responses`` averages, NaN where missing; None
+        if only the mean is available.
     subjects, regions
-        Per target: whose it is, and where; None where it is not said.
+        The participant and the region of each target; None if unknown.
     source
-        Where the data come from, to be cited.
+        The publication to cite.
 
     Raises
     ------
     InputError
-        If the parts do not fit each other, fewer than ten stimuli are there, or a target is constant or has no
-        response at all.
+        If shapes disagree, there are fewer than ten stimuli, a response is infinite, or a target is constant or has
+        fewer than ten responses.
     """
 
     name: str
@@ -72,40 +72,45 @@ class BrainDataset:
         responses = np.asarray(self.responses, dtype=np.float64)
         n = len(self.stimuli)
         if responses.ndim != 2 or len(responses) != n:
-            raise InputError(f"{self.name}: responses are [stimulus, target]; got {responses.shape} for {n} stimuli.")
+            raise InputError(
+                f"{self.name}: `responses` must be [stimulus, target], got {responses.shape} for {n} stimuli."
+            )
         if n < 10:
-            raise InputError(f"{self.name}: {n} stimuli are too few to say anything; ten are the least.")
+            raise InputError(f"{self.name}: `stimuli` must have at least 10 entries, got {n}.")
         if np.isinf(responses).any():
-            raise InputError(f"{self.name}: a response is infinite. Mark what was not measured by NaN.")
+            raise InputError(f"{self.name}: `responses` must not be infinite; mark missing responses by NaN.")
         per_target = {"ceiling": self.ceiling, "subjects": self.subjects, "regions": self.regions}
         for what, values in per_target.items():
             if values is not None and len(values) != responses.shape[1]:
                 raise InputError(
-                    f"{self.name}: {what} has {len(values)} entries for {responses.shape[1]} targets; one each."
+                    f"{self.name}: `{what}` must have one entry per target, got {len(values)} for {responses.shape[1]} "
+                    "targets."
                 )
         if self.groups is not None and len(self.groups) != n:
-            raise InputError(f"{self.name}: groups has {len(self.groups)} entries for {n} stimuli; one each.")
+            raise InputError(
+                f"{self.name}: `groups` must have one entry per stimulus, got {len(self.groups)} for {n} stimuli."
+            )
         if self.repeats is not None and np.shape(self.repeats)[1:] != responses.shape:
             raise InputError(
-                f"{self.name}: repeats are [repeat, stimulus, target] over responses {responses.shape}; got "
+                f"{self.name}: `repeats` must be [repeat, stimulus, target] for responses {responses.shape}, got "
                 f"{np.shape(self.repeats)}."
             )
         measured = np.isfinite(responses)
         if (measured.sum(axis=0) < 10).any():
             short = int((measured.sum(axis=0) < 10).sum())
             raise InputError(
-                f"{self.name}: {short} of {responses.shape[1]} targets have fewer than ten responses. Leave them out."
+                f"{self.name}: {short} of {responses.shape[1]} targets have fewer than ten responses. Exclude them."
             )
         spread = np.nanmax(responses, axis=0) - np.nanmin(responses, axis=0)
         if (spread == 0).any():
             raise InputError(
-                f"{self.name}: {int((spread == 0).sum())} of {responses.shape[1]} targets never vary (the first is "
-                f"column {int(np.flatnonzero(spread == 0)[0])}), so nothing can predict them. Leave them out."
+                f"{self.name}: {int((spread == 0).sum())} of {responses.shape[1]} targets are constant (the first is "
+                f"column {int(np.flatnonzero(spread == 0)[0])}) and cannot be predicted. Exclude them."
             )
         if self.ceiling is not None:
             ceiling = np.asarray(self.ceiling, dtype=np.float64)
             if np.nanmax(ceiling, initial=0.0) > 1.0 + 1e-9 or np.nanmin(ceiling, initial=0.0) < 0:
-                raise InputError(f"{self.name}: a noise ceiling is a correlation from 0 to 1, NaN where not known.")
+                raise InputError(f"{self.name}: `ceiling` must be correlations from 0 to 1, NaN where unknown.")
             object.__setattr__(self, "ceiling", ceiling)
         if self.repeats is not None:
             object.__setattr__(self, "repeats", np.asarray(self.repeats, dtype=np.float64))
@@ -118,32 +123,32 @@ class BrainDataset:
 
     @property
     def n_targets(self) -> int:
-        """How many targets there are."""
+        """Number of targets."""
         return self.responses.shape[1]
 
     @property
     def texts(self) -> tuple[str, ...] | None:
-        """The texts of the stimuli; None where one has none."""
-        found = tuple(stimulus.text for stimulus in self.stimuli)
-        return None if None in found else found  # type: ignore[return-value]
+        """The texts of the stimuli; None if a stimulus has no text."""
+        texts = tuple(stimulus.text for stimulus in self.stimuli)
+        return None if None in texts else texts  # type: ignore[return-value]
 
     def with_groups(self, groups: Iterable[Any]) -> BrainDataset:
-        """The same data with the group of each stimulus: a passage, a story, a run, a topic.
+        """Return the dataset with the group of each stimulus: a passage, a story, a run, a topic.
 
         Raises
         ------
         InputError
-            If there is not one per stimulus.
+            If there is not one group per stimulus.
         """
         return replace(self, groups=tuple(str(group) for group in groups))
 
     def select(self, stimuli: Any = None, targets: Any = None) -> BrainDataset:
-        """Some of the stimuli and targets.
+        """Return the dataset restricted to some stimuli and targets.
 
         Parameters
         ----------
         stimuli, targets
-            Booleans or positions; None for all.
+            Boolean masks or indices; None for all.
         """
         rows = np.arange(len(self))[slice(None) if stimuli is None else np.asarray(stimuli)]
         columns = np.arange(self.n_targets)[slice(None) if targets is None else np.asarray(targets)]
@@ -165,23 +170,23 @@ class BrainDataset:
     def noise_ceiling(
         self, method: Literal["given", "split-half", "variance"] | None = None
     ) -> Float[np.ndarray, " target"] | None:
-        """The correlation with these responses that a perfect model would reach, per target.
+        """Return the noise ceiling: the correlation that a perfect model would reach, per target.
 
         Parameters
         ----------
         method
             ``"given"``: :attr:`ceiling`. ``"split-half"`` or ``"variance"``: from the repeats; see
-            :func:`modalnet.brain.noise_ceiling`. None: what is given, else split-half, else None.
+            :func:`modalnet.brain.noise_ceiling`. None: the given ceiling, else split-half, else None.
 
         Returns
         -------
         array or None
-            [target]; None where the data hold neither a ceiling nor repeats.
+            float64 [target]; None if the dataset has neither a ceiling nor repeats.
 
         Raises
         ------
         InputError
-            If what is asked for is not there.
+            If the method is unknown, or requires a ceiling or repeats that the dataset does not have.
         """
         from modalnet.brain.ceiling import noise_ceiling
 
@@ -191,14 +196,14 @@ class BrainDataset:
             return None if self.repeats is None else noise_ceiling(self.repeats)
         if method == "given":
             if self.ceiling is None:
-                raise InputError(f"{self.name} brings no noise ceiling.")
+                raise InputError(f"{self.name} has no given noise ceiling.")
             return self.ceiling
         if self.repeats is None:
-            raise InputError(f"{self.name} has no repeats to estimate a noise ceiling from, only their mean.")
+            raise InputError(f"{self.name} has no repeats, which estimating a noise ceiling requires.")
         return noise_ceiling(self.repeats, method)
 
     def digest(self) -> str:
-        """A hash of the content: stimuli, responses and groups."""
+        """Return a hash of the content: stimuli, responses, groups and ceiling."""
         made = hashlib.sha256()
         for stimulus in self.stimuli:
             made.update(stimulus.inspect().digest.encode())
@@ -209,11 +214,11 @@ class BrainDataset:
         return made.hexdigest()[:32]
 
     def identity(self) -> dict[str, Any]:
-        """Everything of it that a result shows or depends on, as JSON values."""
+        """Return everything that a result shows or depends on, as JSON values."""
         return {"content": self.digest(), "name": self.name, "source": self.source, "regions": self.regions}
 
     def describe(self) -> pd.DataFrame:
-        """One row per target: subject, region, responses measured, mean, standard deviation, ceiling."""
+        """Return one row per target: subject, region, number of responses, mean, standard deviation, ceiling."""
         import pandas as pd
 
         ceiling = self.noise_ceiling()
@@ -240,15 +245,17 @@ class BrainDataset:
 
 
 def make_stimuli(given: Any, name: str) -> tuple[Stimulus, ...]:
-    """Stimuli from texts, images or Stimulus objects; each gets an id.
+    """Make stimuli, each with an id, from texts, images or Stimulus objects.
 
     Raises
     ------
     InputError
-        For anything else; the message says which.
+        If an item is none of these; the message gives its position.
     """
     if isinstance(given, str | Stimulus) or not isinstance(given, Iterable):
-        raise InputError(f"{name}: stimuli are a list of texts or Stimulus objects; got a {type(given).__name__}.")
+        raise InputError(
+            f"{name}: `stimuli` must be a list of texts or Stimulus objects, got a {type(given).__name__}."
+        )
     made = []
     for index, item in enumerate(given):
         if isinstance(item, Stimulus):
@@ -262,32 +269,34 @@ def make_stimuli(given: Any, name: str) -> tuple[Stimulus, ...]:
 
 
 def as_labels(values: Any, what: str, n: int) -> tuple[str, ...] | None:
-    """One label per row, as strings; None stays None.
+    """Convert labels to strings, one per entry; None stays None.
 
     Raises
     ------
     InputError
-        For another number of them.
+        If the number of labels is wrong.
     """
     if values is None:
         return None
-    found = tuple(str(value) for value in (values.tolist() if isinstance(values, np.ndarray) else values))
-    if len(found) != n:
-        raise InputError(f"{what}= has {len(found)} entries for {n}; one each.")
-    return found
+    labels = tuple(str(value) for value in (values.tolist() if isinstance(values, np.ndarray) else values))
+    if len(labels) != n:
+        per = "stimulus" if what == "groups" else "target"
+        counted = {"stimulus": "stimuli", "target": "targets"}[per]
+        raise InputError(f"`{what}` must have one entry per {per}, got {len(labels)} for {n} {counted}.")
+    return labels
 
 
 def some(items: Sequence[str]) -> str:
-    """The first of a list, for messages."""
+    """Join the first items of a list, for messages."""
     return ", ".join(map(str, items[:SHOWN])) + (", …" if len(items) > SHOWN else "")
 
 
 def check_dataset(dataset: Any) -> BrainDataset:
-    """A dataset; an InputError that names the readers for what is none."""
+    """Return a dataset; raise an InputError that names the readers for anything else."""
     if isinstance(dataset, BrainDataset):
         return dataset
-    hint = " Of several, analyse one at a time." if isinstance(dataset, Mapping | list | tuple) else ""
+    hint = " Analyse one dataset at a time." if isinstance(dataset, Mapping | list | tuple) else ""
     raise InputError(
-        f"dataset= is what a reader of modalnet.brain returns, such as modalnet.brain.from_csv(...); got a "
+        "`dataset` must be a BrainDataset, as a reader of modalnet.brain returns (modalnet.brain.from_csv(...)), got a "
         f"{type(dataset).__name__}.{hint}"
     )

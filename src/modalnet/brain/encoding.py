@@ -1,13 +1,13 @@
-"""Encoding models: ridge regression from features to every target, with the penalty chosen inside the training set.
+"""Encoding models: ridge regression from features to every target, with nested cross-validation of the penalty.
 
-The work is done in kernel space (Saunders, Gammerman & Vovk 1998): a data set has hundreds of stimuli and a network
-thousands of units, so the kernel of stimuli is the small side, and its eigenvalues serve all penalties and all targets
-at once. The solvers are himalaya's (Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant 2022, NeuroImage 264:119728).
+Regressions are solved in kernel space (Saunders, Gammerman & Vovk 1998): a dataset has hundreds of stimuli and a
+network thousands of units, so the stimulus kernel is small, and one eigendecomposition serves all penalties and all
+targets. The solvers are himalaya's (Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant 2022, NeuroImage 264:119728).
 
 For each outer fold: features are standardized by the mean and standard deviation of the training stimuli; the kernel of
-a band of f features is Z Z' / f, so that a penalty means the same for 3 features and 10,000; the penalty of each target
-is that with the lowest squared error over the inner folds; the model is fit again on all training stimuli and predicts
-those held out. Nothing of the held-out stimuli enters before that.
+a band of f features is Z Z' / f, so that penalties are comparable between 3 features and 10,000; the penalty of each
+target is the one with the lowest squared error over the inner folds; the model is refit on all training stimuli and
+predicts the held-out ones. Held-out stimuli enter no earlier step.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from modalnet._validation import check_int, check_seed
 from modalnet.brain import folds as dealing
 from modalnet.errors import InputError
 
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     import torch
 
 PENALTIES = np.logspace(-3, 5, 13)
-N_ITER = 30  # weightings of the bands that banded ridge tries
-EXACT = 200_000  # training stimuli x targets; below it float64 costs nothing that matters
+N_ITER = 30  # random band weightings that banded ridge tries
+EXACT = 200_000  # training stimuli x targets; up to this size float64 costs little
 TARGETS = 2000  # solved at once
 FEW = 0.6  # features per training stimulus; below it ridge is solved in feature space
-MANY = 3000  # training stimuli, from which on penalties are tried one at a time, for the memory
+MANY = 3000  # training stimuli; above it penalties are tried one at a time to save memory
 REGRESSIONS = ("ridge", "banded")
 
 Bands = Mapping[str, Float[np.ndarray, "stimulus feature"]]
@@ -39,7 +40,7 @@ Bands = Mapping[str, Float[np.ndarray, "stimulus feature"]]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """How stimuli are held out, outside and inside.
+    """Outer and inner cross-validation folds.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class Split:
     groups
         The group of each stimulus, or None.
     folds
-        int64 [stimulus]: the outer fold.
+        int64 [stimulus]: the outer fold in which each stimulus is held out.
     """
 
     cv: str
@@ -63,18 +64,17 @@ class Split:
     def make(  # as the parameters of align
         cls, cv: str, n: int, n_folds: int, *, inner_folds: int, gap: int, seed: int, groups: tuple[str, ...] | None
     ) -> Split:
-        """Deal the outer folds."""
-        for name, value, least in (("n_folds", n_folds, 2), ("inner_folds", inner_folds, 2), ("gap", gap, 0)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name}= is a whole number from {least}; got {value!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
+        """Assign stimuli to the outer folds."""
+        check_int("n_folds", n_folds, minimum=2)
+        check_int("inner_folds", inner_folds, minimum=2)
+        check_int("gap", gap, minimum=0)
+        check_seed(seed)
         if gap and cv != "contiguous":
-            raise InputError(f'gap={gap} leaves out neighbours in time, so it goes with cv="contiguous"; got {cv!r}.')
+            raise InputError(f'`gap={gap}` excludes neighbours in time and requires `cv="contiguous"`, got {cv!r}.')
         return cls(cv, n_folds, inner_folds, gap, seed, groups, dealing.deal(cv, n, n_folds, groups=groups, seed=seed))
 
     def outer(self) -> Iterator[tuple[int, Int[np.ndarray, " train"], Int[np.ndarray, " test"]]]:
-        """(fold, training stimuli, held-out stimuli)."""
+        """Iterate over (fold, training stimuli, held-out stimuli)."""
         for fold in range(self.n_folds):
             yield (
                 fold,
@@ -83,38 +83,38 @@ class Split:
             )
 
     def inner(self, train: Int[np.ndarray, " train"], fold: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Splits of the training stimuli, by position among them, dealt as the outer ones are."""
+        """Return inner splits (training, validation) as indices into ``train``, made like the outer folds."""
         groups = None if self.groups is None else tuple(self.groups[i] for i in train)
         n_folds = min(self.inner_folds, len(train) // 2)
         if self.cv == "grouped" and groups is not None:
             n_folds = min(n_folds, len(set(groups)))
         if n_folds < 2:
             raise InputError(
-                f"fold {fold} leaves {len(train)} stimuli"
+                f"Fold {fold} has {len(train)} training stimuli"
                 + (f" of {len(set(groups))} group(s)" if self.cv == "grouped" and groups else "")
-                + " to train on, too few to choose a penalty. Give fewer folds or more groups."
+                + ", too few to select a penalty. Use fewer folds or more groups."
             )
         inner = dealing.deal(self.cv, len(train), n_folds, groups=groups, seed=self.seed + 1 + fold)
         splits = []
         for part in range(n_folds):
-            # A gap counts in stimuli as they were shown, and training stimuli may have a hole where the test was.
-            kept = dealing.training(inner, part, self.gap)
-            splits.append((np.flatnonzero(kept), np.flatnonzero(inner == part)))
+            # The gap is counted in training stimuli, between which the held-out run may lie.
+            fits = dealing.training(inner, part, self.gap)
+            splits.append((np.flatnonzero(fits), np.flatnonzero(inner == part)))
         return splits
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Held-out predictions.
+    """Held-out predictions of an encoding model.
 
     Attributes
     ----------
     predictions
         float64 [stimulus, target]; NaN where the target was not measured.
     parts
-        By band, what it adds to the prediction; empty for a single band.
+        The additive contribution of each band to the prediction, float64 [stimulus, target]; empty for one band.
     penalties
-        [fold, target]: the penalty that was chosen; NaN where a target was not fit.
+        float64 [fold, target]: the selected penalty; NaN where a target was not fit.
     """
 
     predictions: Float[np.ndarray, "stimulus target"]
@@ -132,17 +132,17 @@ def fit_predict(
     n_iter: int = N_ITER,
     device: str = "cpu",
 ) -> Fitted:
-    """Predict every held-out response.
+    """Fit an encoding model in every outer fold and predict the held-out responses.
 
     Parameters
     ----------
     bands
-        Features by name, each [stimulus, feature]. With ``"ridge"`` their kernels are added up with equal weight; with
-        ``"banded"`` the weight of each band is chosen per target among ``n_iter`` random ones, with the penalty.
+        Mapping from names to features [stimulus, feature]. With ``"ridge"`` their kernels are averaged; with
+        ``"banded"`` the band weights are selected per target, together with the penalty, among ``n_iter`` random ones.
     responses
-        NaN where a target was not measured; such targets are fit on their own stimuli.
+        [stimulus, target]; NaN where a target was not measured. Such targets are fit on the stimuli that have them.
     split
-        How stimuli are held out.
+        The outer and inner folds.
     regression, penalties, n_iter, device
         As for :func:`modalnet.brain.align`.
 
@@ -153,7 +153,8 @@ def fit_predict(
     Raises
     ------
     InputError
-        If features do not fit the responses, or are not finite.
+        If features are not finite numbers of shape [stimulus, feature], himalaya is not installed, or the device is not
+        available.
     """
     checked = {name: _checked(name, features, len(responses)) for name, features in bands.items()}
     single = len(checked) == 1
@@ -183,7 +184,7 @@ def fit_predict(
 
 
 def patterns(responses: Float[np.ndarray, "stimulus target"]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(which stimuli, which targets) for each pattern of missing responses."""
+    """Return (stimulus mask, target indices) for each pattern of missing responses."""
     measured = np.isfinite(responses)
     if measured.all():
         return [(np.ones(len(responses), dtype=bool), np.arange(responses.shape[1]))]
@@ -195,20 +196,22 @@ def patterns(responses: Float[np.ndarray, "stimulus target"]) -> list[tuple[np.n
 def _checked(name: str, features: Any, n: int) -> Float[np.ndarray, "stimulus feature"]:
     values = np.asarray(features)
     if values.ndim != 2 or len(values) != n or not values.shape[1]:
-        raise InputError(f"The features {name!r} must be [stimulus, feature] for {n} stimuli; got {values.shape}.")
+        raise InputError(
+            f"The features {name!r} must be [stimulus, feature] for {n} stimuli, got shape {values.shape}."
+        )
     if values.dtype.kind not in "biuf":
-        raise InputError(f"The features {name!r} are of type {values.dtype}; numbers were expected.")
+        raise InputError(f"The features {name!r} must be numeric, got {values.dtype}.")
     if not np.isfinite(values).all():
         broken = int((~np.isfinite(values).all(axis=0)).sum())
         raise InputError(
-            f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Leave such units out; in float16 "
-            "a model may overflow."
+            f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Exclude such units; a model in "
+            "float16 may overflow."
         )
     return values.astype(np.float32, copy=False) if values.dtype.itemsize < 8 else values.astype(np.float64, copy=False)
 
 
 def _standardized(bands: Bands, train: np.ndarray, test: np.ndarray, place: Any) -> list[tuple[Any, Any]]:
-    """Per band, training and held-out features: standardized by the training stimuli, over the root of their number."""
+    """Standardize each band by its training stimuli and divide by sqrt(n features): (training, held-out) per band."""
     import torch
 
     found = []
@@ -233,7 +236,7 @@ def _solve(  # noqa: PLR0917  # one call, above
     n_iter: int,
     seed: int,
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Predictions for the held-out stimuli, those of each band, and the penalties."""
+    """Return the held-out predictions, the contributions of the bands, and the selected penalties."""
     import torch
 
     dtype = torch.float64 if y.size <= EXACT and place.device.type != "mps" else torch.float32
@@ -269,19 +272,19 @@ def _solve(  # noqa: PLR0917  # one call, above
 def _primal(
     bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any
 ) -> tuple[Any, Any, Any]:
-    """Ridge in feature space, where features are fewer than stimuli: the same solution for less work."""
+    """Solve ridge in feature space, which is cheaper if features are fewer than stimuli; the solution is the same."""
     import torch
     from himalaya.ridge import solve_ridge_cv_svd
 
     share = len(bands) ** 0.5  # the mean of the kernels, as below
-    given = torch.cat([own for own, _ in bands], 1).to(dtype) / share
+    given = torch.cat([train for train, _ in bands], 1).to(dtype) / share
     chosen, weights, _, intercept = solve_ridge_cv_svd(given, targets, warn=False, **options)
-    parts = weights.to(targets.device).split([own.shape[1] for own, _ in bands])
+    parts = weights.to(targets.device).split([train.shape[1] for train, _ in bands])
     return [(held.to(dtype) / share) @ part for (_, held), part in zip(bands, parts, strict=True)], intercept, chosen
 
 
 def _dual(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any) -> tuple[Any, Any, Any]:
-    """Kernel ridge on the mean of the bands' kernels."""
+    """Solve kernel ridge on the mean of the band kernels."""
     from himalaya.kernel_ridge import solve_kernel_ridge_cv_eigenvalues
 
     whole = sum(given @ given.T for given, _ in bands) / len(bands)
@@ -293,17 +296,17 @@ def _dual(bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any
 def _banded(  # noqa: PLR0917  # as the settings of fit_predict
     bands: Sequence[tuple[Any, Any]], targets: Any, options: dict[str, Any], dtype: Any, n_iter: int, seed: int
 ) -> tuple[Any, Any, Any]:
-    """Kernel ridge on a weighted sum of the bands' kernels, the weights chosen per target."""
+    """Solve kernel ridge on a weighted sum of the band kernels, with weights selected per target."""
     import torch
     from himalaya.kernel_ridge import generate_dirichlet_samples, solve_multiple_kernel_ridge_random_search
 
     n = len(bands)
-    own = torch.stack([(given @ given.T).to(dtype) for given, _ in bands])
-    # Every band alone and all alike are always among the weightings that are tried.
+    kernels = torch.stack([(given @ given.T).to(dtype) for given, _ in bands])
+    # Each band alone and equal weights are always among the weightings.
     drawn = generate_dirichlet_samples(n_iter, n, concentration=[0.1, 1.0], random_state=seed).cpu().numpy()
     gammas = torch.from_numpy(np.vstack([np.full((1, n), 1 / n), np.eye(n), drawn])).to(targets.device, dtype)
     deltas, dual, _, intercept = solve_multiple_kernel_ridge_random_search(
-        own, targets, n_iter=gammas, return_weights="dual", random_state=seed, progress_bar=False, **options
+        kernels, targets, n_iter=gammas, return_weights="dual", random_state=seed, progress_bar=False, **options
     )
     dual, weights = dual.to(targets.device), torch.exp(deltas.to(targets.device))
     by_band = [
@@ -319,18 +322,20 @@ class _Place:
 
 @contextlib.contextmanager
 def solver(device: str) -> Iterator[_Place]:
-    """himalaya's backend for a device, for as long as it is needed: the choice is global to himalaya."""
+    """Set himalaya's backend for a device and restore it afterwards, because the setting is global."""
     import torch
 
     try:
         from himalaya.backend import get_backend, set_backend
     except ImportError as error:
-        raise InputError("Encoding models are solved by himalaya: pip install 'modalnet[brain]'.") from error
+        raise InputError("Encoding models require himalaya: pip install 'modalnet[brain]'.") from error
     try:
         place = torch.device(device)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device!r} is not to be had here: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"`device` must be an available device, got {device!r}: {str(error).splitlines()[0]}"
+        ) from error
     before = get_backend()
     try:
         set_backend("torch_cuda" if place.type == "cuda" else "torch", on_error="raise")

@@ -1,8 +1,8 @@
-"""Which stimuli are held out together: the choice that decides whether a score means anything.
+"""Cross-validation folds that respect the dependence between stimuli.
 
-Neighbours in time share slow drifts of the scanner, and sentences of one passage share their topic. If some of them are
-in the training set and others in the test set, a model is rewarded for knowing where a stimulus stands and not for what
-it says. So stimuli of one group, or neighbours in time, are held out together.
+Neighbours in time share slow scanner drifts, and sentences of one passage share their topic. If such stimuli are split
+between training and test set, a model is rewarded for encoding the position of a stimulus rather than its content.
+Stimuli of one group, or neighbours in time, are therefore held out together.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
+from modalnet._validation import check_option
 from modalnet._warnings import warn
 from modalnet.errors import InputError
 
 Scheme = Literal["grouped", "contiguous", "shuffled"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 RUN = 10  # neighbours in time that are resampled together
-FEWEST = 4  # blocks in a fold, so that they can be dealt out anew
+FEWEST = 4  # blocks per fold, so that they can be permuted
 
 
 def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: int) -> Int[np.ndarray, " stimulus"]:
-    """Deal stimuli into folds.
+    """Assign stimuli to folds.
 
     Parameters
     ----------
     cv
-        ``"grouped"``: stimuli of one group are never in two folds; groups are dealt, the largest first, to the
-        smallest fold. ``"contiguous"``: each fold is one run of neighbours. ``"shuffled"``: at random.
+        ``"grouped"``: each group lies in one fold; groups are assigned, the largest first, to the smallest fold.
+        ``"contiguous"``: each fold is one run of consecutive stimuli. ``"shuffled"``: random folds.
     n, n_folds
-        How many stimuli, and folds.
+        Number of stimuli, and of folds.
     groups
         The group of each stimulus, for ``"grouped"``.
     seed
@@ -40,23 +41,22 @@ def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: i
     Returns
     -------
     array
-        int64 [stimulus]
+        int64 [stimulus], the fold of each stimulus.
 
     Raises
     ------
     InputError
-        For an unknown scheme, groups that are missing or fewer than folds, or fewer stimuli than folds.
+        If the scheme is unknown, groups are missing or fewer than folds, or there are fewer than two stimuli per fold.
 
     References
     ----------
-    Roberts et al. (2017), Ecography 40(8):913-929, for blocks in cross-validation of structured data. Kamali Hadidi,
-    Feghhi, Song, Blank & Kao (2024), arXiv:2406.01538, for what shuffled folds did to Pereira2018 and others.
+    Roberts et al. (2017), Ecography 40(8):913-929, for block cross-validation of structured data. Kamali Hadidi,
+    Feghhi, Song, Blank & Kao (2024), arXiv:2406.01538, for the effect of shuffled folds on published datasets.
     """
-    if cv not in SCHEMES:
-        raise InputError(f"cv={cv!r} is not known. Give one of {', '.join(SCHEMES)}.")
+    check_option("cv", cv, SCHEMES)
     if n < 2 * n_folds:
         raise InputError(
-            f"{n} stimuli are too few for {n_folds} folds: a fold needs two or more. Give a smaller n_folds."
+            f"`n_folds` must leave at least two stimuli per fold, at most {n // 2} for {n} stimuli, got {n_folds}."
         )
     if cv == "contiguous":
         return (np.arange(n) * n_folds) // n
@@ -67,15 +67,15 @@ def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: i
         return folds
     if groups is None:
         raise InputError(
-            'cv="grouped" holds out whole groups, and these data name none. Give each stimulus its passage, story or '
-            'topic (groups=..., or dataset.with_groups(modalnet.brain.topics(dataset))), or cv="contiguous" where the '
-            "stimuli are in the order in which they were shown."
+            '`cv="grouped"` holds out whole groups, but the dataset has none. Give each stimulus its passage, story or '
+            "topic (`groups`, or dataset.with_groups(modalnet.brain.topics(dataset))), or use "
+            '`cv="contiguous"` if the stimuli are in presentation order.'
         )
     labels, members, sizes = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
     if len(labels) < n_folds:
         raise InputError(
-            f"{len(labels)} groups cannot be dealt into {n_folds} folds. Give n_folds={max(len(labels), 2)}"
-            f"{' or more groups' if len(labels) < 2 else ''}."
+            f"`n_folds` must be at most the number of groups, {len(labels)}, got {n_folds}."
+            f"{' Use more groups.' if len(labels) < 2 else ''}"
         )
     order = np.argsort(rng.random(len(labels)), kind="stable")
     order = order[np.argsort(-sizes[order], kind="stable")]
@@ -88,16 +88,16 @@ def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: i
 
 
 def warn_of_shuffling() -> None:
-    """Say what shuffled folds do to a score."""
+    """Warn that shuffled folds inflate scores."""
     warn(
-        'cv="shuffled" puts neighbours in time and stimuli of one passage on both sides of the split. Where responses '
-        "or stimuli are alike within these, the score is inflated, for any features that tell where a stimulus stands. "
-        'Report cv="grouped" or "contiguous".'
+        '`cv="shuffled"` puts neighbours in time and stimuli of one passage in both training and test set. Where '
+        "responses or stimuli are similar within these, the score of any features that encode the position of a "
+        'stimulus is inflated. Report `cv="grouped"` or `cv="contiguous"`.'
     )
 
 
 def training(folds: Int[np.ndarray, " stimulus"], fold: int, gap: int = 0) -> Bool[np.ndarray, " stimulus"]:
-    """Which stimuli train for a fold: those of the other folds, less ``gap`` neighbours of each that is held out."""
+    """Return the training stimuli of a fold: those of other folds, except ``gap`` neighbours of held-out stimuli."""
     held = folds == fold
     near = held.copy()
     for shift in range(1, gap + 1):
@@ -109,14 +109,14 @@ def training(folds: Int[np.ndarray, " stimulus"], fold: int, gap: int = 0) -> Bo
 def exchangeable(
     cv: str, folds: Int[np.ndarray, " stimulus"], *, groups: Sequence[str] | None, ordered: bool
 ) -> tuple[Int[np.ndarray, " stimulus"], str]:
-    """Which stimuli are resampled and permuted together, inside their fold.
+    """Return blocks of stimuli that are resampled and permuted as wholes, within their fold.
 
     Returns
     -------
     blocks
-        int64 [stimulus]; a block lies in one fold.
+        int64 [stimulus]; each block lies in one fold.
     what
-        What a block is, in words.
+        A description of the blocks.
     """
     n = len(folds)
     if cv == "grouped" and groups is not None:
@@ -126,14 +126,14 @@ def exchangeable(
             return labels, "groups"
         if ordered:
             return _runs(labels), f"runs of {RUN} neighbours within a group"
-        return np.arange(n), "single stimuli (too few groups in a fold to deal them out)"
+        return np.arange(n), "single stimuli (too few groups per fold to permute)"
     if cv == "contiguous":
         return _runs(folds), f"runs of {RUN} neighbours"
     return np.arange(n), "single stimuli"
 
 
 def _runs(labels: Int[np.ndarray, " stimulus"]) -> Int[np.ndarray, " stimulus"]:
-    """Cut every stretch of one label into runs of equal length, none longer than RUN by more than half."""
+    """Cut the stimuli of each label into runs of equal length, at most 1.5 times RUN."""
     blocks = np.zeros(len(labels), dtype=np.int64)
     following = 0
     for label in dict.fromkeys(labels.tolist()):

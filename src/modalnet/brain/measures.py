@@ -1,7 +1,7 @@
-"""How alike two sets of responses to the same stimuli are: RSA and CKA as functions of which stimuli count.
+"""Similarity of two sets of responses to the same stimuli: RSA and CKA, with jackknife and permutation.
 
-Leaving stimuli out and permuting them is all that inference on a similarity needs. Both measures are sums over pairs of
-stimuli, so leaving out is a matrix product for all blocks at once, and a permutation reorders one matrix.
+Both measures are sums over pairs of stimuli. The jackknife is therefore one matrix product for all blocks, and a
+permutation reorders the rows and columns of one matrix.
 """
 
 from __future__ import annotations
@@ -20,67 +20,67 @@ from modalnet.errors import InputError
 def linear_cka(
     x: Float[np.ndarray, "stimulus feature"], y: Float[np.ndarray, "stimulus target"], *, debiased: bool = True
 ) -> float:
-    """Linear centred kernel alignment of two sets of responses to the same stimuli.
+    """Compute the linear centred kernel alignment of two sets of responses to the same stimuli.
 
     Parameters
     ----------
     x, y
-        [stimulus, feature]; columns are centred here.
+        Arrays [stimulus, feature] and [stimulus, target]; columns are centred internally.
     debiased
-        Use the unbiased estimator of HSIC, whose expectation is 0 for independent responses. The plain one grows
-        towards 1 with the number of features: 115 units and 1,000 voxels of pure noise on 600 stimuli give 0.32.
+        Whether to use the unbiased estimator of HSIC, whose expectation is 0 for independent responses. The biased
+        one grows towards 1 with the number of features: 0.32 for 115 units and 1,000 voxels of noise on 600 stimuli.
 
     Returns
     -------
     float
-        At most 1; 0 for responses that have nothing to do with each other (on average; the debiased one can be
-        negative). NaN where one side does not vary.
+        At most 1. The debiased estimate is 0 on average for independent responses, and can be negative. NaN if the
+        responses of one side are constant.
 
     Raises
     ------
     InputError
-        For different numbers of stimuli, fewer than four of them, or values that are not finite.
+        If the numbers of stimuli differ or are below four, or a value is not finite.
 
     References
     ----------
     Kornblith, Norouzi, Lee & Hinton (2019), ICML, equation 2, for CKA; Song, Smola, Gretton, Bedo & Borgwardt (2012),
-    JMLR 13:1393-1434, equation 5, for the unbiased HSIC; Murphy, Zylberberg & Fyshe (2024), arXiv:2405.01012, for how
-    much the bias matters with few stimuli and many features.
+    JMLR 13:1393-1434, equation 5, for the unbiased HSIC; Murphy, Zylberberg & Fyshe (2024), arXiv:2405.01012, for the
+    size of the bias with few stimuli and many features.
     """
     x, y = (np.asarray(part, dtype=np.float64) for part in (x, y))
     x, y = (part[:, None] if part.ndim == 1 else part for part in (x, y))
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 4:
         raise InputError(
-            f"CKA compares [stimulus, feature] with [stimulus, target] over the same four stimuli or more; got "
-            f"{x.shape} and {y.shape}."
+            f"`x` and `y` must be [stimulus, feature] and [stimulus, target] for the same stimuli, "
+            f"at least four stimuli, got shapes {x.shape} and {y.shape}."
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise InputError("CKA needs every response; some are NaN or infinite. Leave their columns out.")
+        raise InputError("`x` and `y` must be finite, got NaN or infinite values. Exclude their columns.")
     measure = Cka(y, np.zeros(len(x), dtype=int), debiased=debiased)
     return float(measure.bind(x).values(np.ones((1, len(x))))[0])
 
 
 class Measure:
-    """A comparison of features with fixed responses, as a function of which stimuli count."""
+    """A similarity of features to fixed responses, as a function of the included stimuli."""
 
     def __init__(self, blocks: np.ndarray) -> None:
         self.blocks = np.unique(blocks, return_inverse=True)[1]
 
     def bind(self, features: np.ndarray) -> Bound:
-        """The comparison with some features."""
+        """Return the measure for given features."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A measure with features.
+    """A similarity measure of given features.
 
     Attributes
     ----------
     values
-        Takes weights [row, stimulus] of 0 and 1, and gives the similarity for each row.
+        Maps weights [row, stimulus] of 0 and 1 to the similarity [row] over the stimuli with weight 1.
     permuted
-        Takes an order of the stimuli, and gives the similarity with the features in that order.
+        Maps an order of the stimuli to the similarity with the features in that order.
     """
 
     values: Callable[[np.ndarray], np.ndarray]
@@ -106,12 +106,14 @@ class Rsa(Measure):
             labels = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
             counted &= labels[:, None] != labels[None, :]
         if counted.sum() < 6:
-            raise InputError("Almost all pairs of stimuli are of one group; give within_groups=True to compare them.")
+            raise InputError(
+                "Fewer than 3 pairs of stimuli are of different groups; `within_groups=True` includes the others."
+            )
         self.counted = counted.astype(np.float64)
         self.theirs = self._matrix(responses, brain)
 
     def _matrix(self, responses: np.ndarray, kind: str) -> np.ndarray:
-        """Dissimilarities of all pairs, ranked and centred if asked for; 0 where a pair does not count."""
+        """Return the dissimilarities of all pairs, ranked and centred as ``compare`` requires; 0 for excluded pairs."""
         from scipy import stats
 
         found = dissimilarities(responses, kind)
@@ -141,8 +143,8 @@ class Rsa(Measure):
                 return ab / np.sqrt(aa * bb)
 
         def permuted(order: np.ndarray) -> float:
-            # A pair that counts may meet one that does not: it is left out of both. Dissimilarities are 0 where a pair
-            # does not count, so each sum is one product of what is dealt out anew with what stays.
+            # A pair is included if it is so both before and after permuting. Dissimilarities of excluded pairs are 0,
+            # so each sum is one product of a permuted with a fixed matrix.
             a, there = mine[order][:, order].ravel(), counted[order][:, order].ravel()
             same, b, bb = (part.ravel() for part in fixed)
             n, x, y, xx, yy, xy = (
@@ -156,7 +158,7 @@ class Rsa(Measure):
         return Bound(values, permuted)
 
     def ceiling(self, responses: np.ndarray, subjects: Sequence[str]) -> tuple[float, float]:
-        """Mean similarity of each subject to the mean of the others, and of all."""
+        """Return the noise ceiling: mean similarity of subjects to the mean of the others and of all."""
         names = np.asarray(subjects)
         people = [
             name
@@ -219,7 +221,7 @@ class Cka(Measure):
 
     @staticmethod
     def _terms(k: np.ndarray, l: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, ...]:  # noqa: E741
-        """Per row of weights: n, tr(KL), 1'K1, 1'L1, 1'KL1 over the stimuli that count."""
+        """Per row of weights: n, tr(KL), 1'K1, 1'L1, 1'KL1 over the included stimuli."""
         ks, ls = s @ k, s @ l
         trace = np.einsum("bs,bs->b", s @ (k * l), s)
         return s.sum(1), trace, (ks * s).sum(1), (ls * s).sum(1), (ks * ls * s).sum(1)
@@ -230,14 +232,14 @@ class Cka(Measure):
 
     @staticmethod
     def _plain(n: Any, trace: Any, sum_k: Any, sum_l: Any, cross: Any) -> Any:
-        """tr(KHLH) over the stimuli that count, centred among them."""
+        """tr(KHLH) over the included stimuli, centred among them."""
         return (trace - 2 * cross / n + sum_k * sum_l / n**2) / (n - 1) ** 2
 
 
 def dissimilarities(
     responses: Float[np.ndarray, "stimulus target"], kind: str
 ) -> Float[np.ndarray, "stimulus stimulus"]:
-    """The dissimilarity of every pair of stimuli, by rsatoolbox."""
+    """Return the dissimilarity of every pair of stimuli [stimulus, stimulus], computed by rsatoolbox."""
     data, calc_rdm = toolbox()
     found = calc_rdm(data(np.asarray(responses, dtype=np.float64)), method=kind)
     matrix = np.asarray(found.get_matrices()[0], dtype=np.float64)
@@ -249,5 +251,5 @@ def toolbox() -> tuple[Any, Any]:
         from rsatoolbox.data import Dataset
         from rsatoolbox.rdm import calc_rdm
     except ImportError as error:
-        raise InputError("RSA computes dissimilarities by rsatoolbox: pip install 'modalnet[brain]'.") from error
+        raise InputError("RSA requires rsatoolbox: pip install 'modalnet[brain]'.") from error
     return Dataset, calc_rdm

@@ -1,7 +1,7 @@
-"""Published responses to sentences and stories, in the forms in which they are shared.
+"""Readers of published brain responses to sentences and stories, in the formats in which they are shared.
 
-Nothing is downloaded here. A reader takes the file that its authors share, or asks the package brainscore-language for
-the assembly where that is installed; else it says where to fetch the data.
+Nothing is downloaded. A reader takes the file that the authors share, or loads the assembly through the package
+brainscore-language if that is installed; otherwise its error says where to obtain the data.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.brain.dataset import BrainDataset
 from modalnet.brain.readers import from_arrays, from_csv, from_xarray
 from modalnet.brain.topics import topics
@@ -42,31 +43,31 @@ def pereira2018(
     experiment: Literal["243sentences", "384sentences"] | None = None,
     groups: Literal["topics", "passages"] | None = None,
 ) -> BrainDataset:
-    """fMRI responses to the sentences of short encyclopaedic passages.
+    """Read fMRI responses to the sentences of short encyclopaedic passages (Pereira et al. 2018).
 
     Parameters
     ----------
     path
-        One of the public forms: a CSV file of responses averaged over participants (columns Sentence and EffectSize,
+        One of the public formats: a CSV file of responses averaged over participants (columns Sentence and EffectSize,
         627 rows); a file ``examples_243sentences.mat`` or ``examples_384sentences.mat`` of one participant, or the
         folder of participants that holds them. None: the assembly ``Pereira2018.language`` of brainscore-language.
     experiment
-        Only the sentences of one of the two experiments (not told apart in the averaged CSV file).
+        Restrict to the sentences of one of the two experiments (not available for the averaged CSV file).
     groups
-        ``"passages"``: the topic of each passage as the authors give it, where the form has it (the default there).
+        ``"passages"``: the topic of each passage as labelled by the authors (the default wherever the format has it).
         ``"topics"``: sentences that share rare words (:func:`modalnet.brain.topics`); the default for the averaged
-        file, whose rows do not say their passage.
+        file, which lacks passage labels.
 
     Returns
     -------
     BrainDataset
-        The averaged file is sorted by the alphabet and one target, so it knows no order. In the others, sentences are
-        in the order of their passages.
+        The averaged file has one target and is sorted alphabetically, so the presentation order is unknown. In the
+        other formats, sentences are in passage order.
 
     Raises
     ------
     InputError
-        Where no data are there, with the address to fetch them from; for another form of them.
+        If no data are found (the message gives the address to obtain them from), or the format is unknown.
 
     References
     ----------
@@ -74,7 +75,7 @@ def pereira2018(
     linguistic meaning from brain activation, Nature Communications 9:963.
     """
     if groups not in (None, "topics", "passages"):
-        raise InputError(f'groups={groups!r} is not known. Give "topics", "passages" or None.')
+        raise InputError(f"`groups` must be 'topics', 'passages' or None, got {groups!r}.")
     if path is None:
         array = _brainscore("pereira2018", "Pereira2018.language")
         data = from_xarray(
@@ -94,8 +95,8 @@ def pereira2018(
     if path.suffix.lower() == ".csv":
         if experiment is not None or groups == "passages":
             raise InputError(
-                f"{path}: the averaged file does not say the experiment or the passage of a sentence. Give the .mat "
-                f"files of the participants ({URLS['pereira2018']}) for these."
+                f"{path}: the averaged file does not give the experiment or the passage of a sentence. Read the .mat "
+                f"files of the participants instead ({URLS['pereira2018']})."
             )
         data = from_csv(path, text="Sentence", responses="EffectSize", name="Pereira2018", source=PEREIRA)
         return _topics(data)
@@ -118,27 +119,27 @@ def tuckute2024(
     each: bool = False,
     groups: Literal["topics"] | None = "topics",
 ) -> BrainDataset:
-    """fMRI responses to 1,000 diverse six-word sentences (baseline), and to sentences made to drive or suppress them.
+    """Read fMRI responses to six-word baseline, drive and suppress sentences (Tuckute et al. 2024).
 
     Parameters
     ----------
     path
-        One of the public forms: a CSV file of responses averaged over participants (columns Sentence, EffectSize and
+        One of the public formats: a CSV file of responses averaged over participants (columns Sentence, EffectSize and
         cond), or ``brain-lang-data_participant_20230728.csv`` of the authors, with one row per participant, region and
         sentence. None: the assembly ``Tuckute2024.language`` of brainscore-language.
     conditions
-        Which sentences: ``"B"`` baseline, ``"D"`` drive, ``"S"`` suppress, or a list; None for all. The drive and
-        suppress sentences were *chosen by an encoding model from a language model* (GPT2-XL), so a score over them
-        favours language models: report the baseline.
+        Conditions to include: ``"B"`` baseline (1,000 diverse sentences), ``"D"`` drive, ``"S"`` suppress, or a list;
+        None for all. Drive and suppress sentences were *selected by an encoding model of a language model* (GPT2-XL),
+        so that scores on them favour language models: report the baseline condition.
     region
-        For the participants' file: which region, by default the left-hemisphere language network.
+        For the participants' file: the region, by default the left-hemisphere language network.
     participants
-        For the participants' file: only these.
+        For the participants' file: participants to include; None for all.
     each
-        For the participants' file: True makes a target of every participant. False predicts their mean, and gives the
-        noise ceiling by how well participants agree.
+        For the participants' file: whether every participant is a target. If False, the target is their mean, with a
+        noise ceiling from the agreement between participants.
     groups
-        ``"topics"``: sentences that share rare words stay together (:func:`modalnet.brain.topics`). None: no groups.
+        ``"topics"``: groups of sentences that share rare words (:func:`modalnet.brain.topics`). None: no groups.
 
     Returns
     -------
@@ -147,7 +148,8 @@ def tuckute2024(
     Raises
     ------
     InputError
-        Where no data are there, with the address to fetch them from; for another form, or a condition that is none.
+        If no data are found (the message gives the address to obtain them from), the format is unknown, or a
+        condition, region or participant does not exist.
 
     References
     ----------
@@ -155,16 +157,15 @@ def tuckute2024(
     language network using large language models, Nature Human Behaviour 8:544-561.
     """
     wanted = [conditions] if isinstance(conditions, str) else None if conditions is None else list(conditions)
-    for one in wanted or ():
-        if one not in (BASELINE, DRIVE, SUPPRESS):
-            raise InputError(f'conditions= are "B", "D" and "S"; got {one!r}.')
+    for condition in wanted or ():
+        check_option("conditions", condition, (BASELINE, DRIVE, SUPPRESS))
     if path is None:
         array = _brainscore("tuckute2024", "Tuckute2024.language")
         kinds = np.asarray(array.coords["cond"].values).astype(str) if "cond" in array.coords else None
         data = from_xarray(array, region=_first(array, ("roi",)), name="Tuckute2024", source=TUCKUTE)
         if wanted is not None:
             if kinds is None:
-                raise InputError("The assembly Tuckute2024.language does not say the condition of a sentence.")
+                raise InputError("The assembly Tuckute2024.language does not give the condition of a sentence.")
             data = _some(data, np.isin(kinds, wanted), ", ".join(wanted))
         return _topics(data) if groups else data
     path = Path(path)
@@ -174,7 +175,7 @@ def tuckute2024(
     else:
         data = from_csv(path, text="Sentence", responses="EffectSize", name="Tuckute2024", source=TUCKUTE)
         if wanted is not None and "cond" not in header:
-            raise InputError(f"{path} has no column 'cond', so its conditions cannot be told apart.")
+            raise InputError(f"{path} has no column 'cond', which selecting conditions requires.")
         kinds = np.array([row[header.index("cond")].strip() for _, row in rows]) if "cond" in header else np.array([])
     if wanted is not None:
         data = _some(data, np.isin(kinds, wanted), ", ".join(wanted))
@@ -182,18 +183,18 @@ def tuckute2024(
 
 
 def fedorenko2016() -> BrainDataset:
-    """ECoG responses to eight-word sentences, word by word; through brainscore-language.
+    """Load word-by-word ECoG responses to eight-word sentences (Fedorenko et al. 2016) through brainscore-language.
 
     Returns
     -------
     BrainDataset
-        The assembly ``Fedorenko2016.language``: words in order, grouped by sentence. A stimulus is the sentence up to
-        its word, as a reader has it.
+        The assembly ``Fedorenko2016.language``: words in order, grouped by sentence. Each stimulus is the sentence
+        up to and including its word.
 
     Raises
     ------
     InputError
-        Where brainscore-language is not installed or cannot fetch the data, with the address.
+        If brainscore-language is not installed or cannot load the data; the message gives the address of the data.
 
     References
     ----------
@@ -215,18 +216,18 @@ def fedorenko2016() -> BrainDataset:
 
 
 def blank2014() -> BrainDataset:
-    """fMRI responses of language regions to eight stories; through brainscore-language.
+    """Load fMRI responses of language regions to eight stories (Blank et al. 2014) through brainscore-language.
 
     Returns
     -------
     BrainDataset
-        The assembly ``Blank2014.fROI``: pieces of two seconds in order, grouped by story. A stimulus is its piece
-        alone.
+        The assembly ``Blank2014.fROI``: segments of two seconds in order, grouped by story. Each stimulus is its
+        segment without context.
 
     Raises
     ------
     InputError
-        Where brainscore-language is not installed or cannot fetch the data, with the address.
+        If brainscore-language is not installed or cannot load the data; the message gives the address of the data.
 
     References
     ----------
@@ -249,19 +250,19 @@ def blank2014() -> BrainDataset:
 
 def _where(name: str) -> str:
     return (
-        f"The data are shared at {URLS[name]}; or install brainscore-language (in an environment of its own, it needs "
-        f"older versions of numpy and transformers), which fetches them, and hand its assembly to "
+        f"The data are shared at {URLS[name]}. Alternatively, load the assembly with brainscore-language (in a "
+        "separate environment, because it requires older versions of numpy and transformers) and pass it to "
         "modalnet.brain.from_xarray()."
     )
 
 
 def _brainscore(name: str, identifier: str) -> Any:
-    """An assembly, as brainscore-language loads it."""
+    """Load an assembly through brainscore-language."""
     try:
         from brainscore_language import load_dataset
     except ImportError as error:
         raise InputError(
-            f"{name}() reads {identifier} through brainscore-language, which is not here. {_where(name)}"
+            f"{name}() loads {identifier} through brainscore-language, which is not installed. {_where(name)}"
         ) from error
     try:
         return load_dataset(identifier)
@@ -275,10 +276,10 @@ def _first(array: Any, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in array.coords), None)
 
 
-def _some(data: BrainDataset, kept: np.ndarray, what: str) -> BrainDataset:
-    if not kept.any():
+def _some(data: BrainDataset, selected: np.ndarray, what: str) -> BrainDataset:
+    if not selected.any():
         raise InputError(f"{data.name} has no stimuli of {what}.")
-    chosen = data.select(stimuli=kept)
+    chosen = data.select(stimuli=selected)
     return replace(chosen, name=f"{data.name} ({what})")
 
 
@@ -287,7 +288,7 @@ def _topics(data: BrainDataset) -> BrainDataset:
 
 
 def _so_far(data: BrainDataset) -> BrainDataset:
-    """Stimuli that are the group's texts up to their own."""
+    """Replace each stimulus by the texts of its group up to and including it."""
     made: list[Stimulus] = []
     before: dict[str, str] = {}
     for stimulus, group in zip(data.stimuli, data.groups or (), strict=True):
@@ -297,7 +298,7 @@ def _so_far(data: BrainDataset) -> BrainDataset:
 
 
 def _mat(path: Path) -> dict[str, Any]:
-    """One participant's file: sentences, passages' topics, and responses."""
+    """Read the file of one participant: sentences, topics of passages, and responses."""
     from scipy.io import loadmat
 
     try:
@@ -312,11 +313,14 @@ def _mat(path: Path) -> dict[str, Any]:
         groups = [f"{path.stem.removeprefix('examples_')}.{titles[of_passage[passage]]}" for passage in passages]
     except (KeyError, IndexError, ValueError, TypeError, NotImplementedError, OSError) as error:
         raise InputError(
-            f"{path} is not a file of Pereira 2018 as it is shared ({type(error).__name__}: {error}). "
+            f"{path} is not a file of Pereira 2018 in its published format ({type(error).__name__}: {error}). "
             f"{_where('pereira2018')}"
         ) from error
     if not len(texts) == len(groups) == len(values):
-        raise InputError(f"{path}: {len(texts)} sentences, {len(groups)} passage labels and {len(values)} responses.")
+        raise InputError(
+            f"{path}: sentences, passage labels and responses must be equally many, got {len(texts)}, "
+            f"{len(groups)} and {len(values)}."
+        )
     return {"subject": path.parent.name or path.stem, "texts": texts, "groups": groups, "values": values}
 
 
@@ -327,7 +331,7 @@ def _text(cell: Any) -> str:
 
 
 def _participants(files: Sequence[dict[str, Any]]) -> BrainDataset:
-    """Participants side by side; what one of them did not read is missing."""
+    """Concatenate the targets of participants; sentences that a participant did not read are missing."""
     rows: dict[str, str] = {}
     for one in files:
         for text, group in zip(one["texts"], one["groups"], strict=True):
@@ -339,7 +343,8 @@ def _participants(files: Sequence[dict[str, Any]]) -> BrainDataset:
     for one in files:
         if widths.setdefault(one["subject"], one["values"].shape[1]) != one["values"].shape[1]:
             raise InputError(
-                f"Participant {one['subject']} has {widths[one['subject']]} and {one['values'].shape[1]} voxels."
+                f"The files of participant {one['subject']} must have the same voxels, got "
+                f"{widths[one['subject']]} and {one['values'].shape[1]}."
             )
     start = dict(zip(widths, np.cumsum([0, *widths.values()]).tolist(), strict=False))
     values = np.full((len(texts), sum(widths.values())), np.nan)
@@ -372,26 +377,28 @@ def _tuckute_participants(  # noqa: PLR0917  # one call, above
 
     missing = [name for name in ("target_UID", "cond", "sentence", "roi") if name not in header]
     if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)} of the authors' file. {_where('tuckute2024')}")
+        raise InputError(
+            f"{path} lacks the columns {', '.join(missing)} of the published file. {_where('tuckute2024')}"
+        )
     at = {name: header.index(name) for name in ("target_UID", "cond", "sentence", "roi", "response_target")}
     known = {row[at["roi"]] for _, row in rows}
     if region not in known:
         raise InputError(f"{path} has no region {region!r}; it has {', '.join(sorted(known))}.")
     wanted = None if participants is None else {str(one) for one in participants}
-    kept = [
+    selected = [
         (line, row)
         for line, row in rows
         if row[at["roi"]] == region and (wanted is None or row[at["target_UID"]] in wanted)
     ]
-    if not kept:
-        raise InputError(f"{path} has no rows of the participants {participants!r}.")
+    if not selected:
+        raise InputError(f"{path} has no rows of participants {participants!r}.")
     kinds: dict[str, str] = {}
-    for _, row in kept:
+    for _, row in selected:
         kinds.setdefault(row[at["sentence"]].strip(), row[at["cond"]].strip())
     place = {text: index for index, text in enumerate(kinds)}
-    people = list(dict.fromkeys(row[at["target_UID"]] for _, row in kept))
+    people = list(dict.fromkeys(row[at["target_UID"]] for _, row in selected))
     values = np.full((len(people), len(place), 1), np.nan)
-    for line, row in kept:
+    for line, row in selected:
         where = (people.index(row[at["target_UID"]]), place[row[at["sentence"]].strip()], 0)
         values[where] = number(row[at["response_target"]], f"{path}, row {line}")
     responses = values[:, :, 0].T if each else values if len(people) > 1 else values[0]

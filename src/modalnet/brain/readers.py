@@ -1,4 +1,8 @@
-"""A researcher's own responses as a data set: arrays, a CSV file, an xarray, or a folder of pictures with responses."""
+"""Readers that make a BrainDataset of arrays, a CSV file, an xarray DataArray, or a folder of images.
+
+Each reader pairs stimuli with responses and records the structure that later analyses require: groups of stimuli,
+presentation order, participants and regions of the targets, and repeats or a noise ceiling.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +34,25 @@ def from_arrays(
     name: str = "dataset",
     source: str = "",
 ) -> BrainDataset:
-    """A data set from what is in memory.
+    """Make a dataset from arrays in memory.
 
     Parameters
     ----------
     stimuli
         Texts or Stimulus objects, one per row.
     responses
-        [stimulus], [stimulus, target], or [repeat, stimulus, target] for repeated measurements (or one per
-        participant), whose mean is predicted and whose agreement gives the noise ceiling. NaN where missing.
+        Array [stimulus], [stimulus, target], or [repeat, stimulus, target] for repeated measurements (or one per
+        participant), whose mean is the response and whose reliability gives the noise ceiling. NaN where missing.
     groups
         The group of each stimulus: passage, story, run.
     ordered
-        Whether rows are in the order in which they were shown.
+        Whether rows are in presentation order.
     ceiling
-        [target] or a number: the correlation that a perfect model would reach, where it is known.
+        Noise ceiling, if known: a correlation per target [target], or one number for all.
     subjects, regions
-        Per target: whose it is, and where.
+        The participant and the region of each target.
     name, source
-        A readable name, and what to cite.
+        Name of the dataset, and the publication to cite.
 
     Returns
     -------
@@ -57,13 +61,13 @@ def from_arrays(
     Raises
     ------
     InputError
-        For parts that do not fit each other; see :class:`BrainDataset`.
+        If shapes disagree or values are invalid; see :class:`BrainDataset`.
     """
     made = make_stimuli(stimuli, name)
     try:
         values = np.asarray(responses, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: responses are numbers, [stimulus, target]: {error}") from error
+        raise InputError(f"{name}: `responses` must be numbers, [stimulus, target]: {error}") from error
     repeats = None
     if values.ndim == 1:
         values = values[:, None]
@@ -72,7 +76,7 @@ def from_arrays(
         values = _mean(values)
     if values.ndim != 2 or len(values) != len(made):
         raise InputError(
-            f"{name}: responses are [stimulus], [stimulus, target] or [repeat, stimulus, target]; got "
+            f"{name}: `responses` must be [stimulus], [stimulus, target] or [repeat, stimulus, target], got "
             f"{np.shape(responses)} for {len(made)} stimuli."
         )
     n_targets = values.shape[1]
@@ -117,45 +121,46 @@ def from_csv(
     path
         The file.
     text, image
-        Columns of the texts, and of image paths, which count from the folder of the file. One may be None.
+        Columns of the texts, and of image paths relative to the folder of the file. One of the two may be None.
     responses
-        The column of the responses. A list of columns makes one target of each.
+        The column of the responses, or a list of columns, each of which becomes a target.
     group
         The column of groups.
     subject, region
-        Columns that say whose and where a response is: then each row is one response, rows with one text are one
-        stimulus, and each subject and region is a target. Needs a single column of responses.
+        Columns of the participant and the region, for files in long format: each row is one response, rows with the
+        same text are one stimulus, and each combination of participant and region is a target. Requires a single
+        column of responses.
     repeat
-        With one row per response, the column that numbers repeated measurements; without it, several responses of one
-        subject and region to one stimulus are averaged.
+        For files in long format, the column that numbers repeated measurements; without it, several responses of one
+        participant and region to one stimulus are averaged.
     ordered
-        Whether stimuli are in the order in which they were shown.
+        Whether stimuli are in presentation order.
     ceiling, source
         As for :func:`from_arrays`.
     name
-        A readable name; that of the file, if None.
+        Name of the dataset; by default that of the file.
     encoding, delimiter
-        How the file is written.
+        Character encoding and column delimiter of the file.
 
     Returns
     -------
     BrainDataset
-        Stimuli in file order. Empty cells, NA and NaN of a response column are missing responses.
+        Stimuli in file order. Empty cells, NA and NaN in a response column are missing responses.
 
     Raises
     ------
     InputError
-        No such file or column; a response that is no number; a stimulus that stands in two rows or two groups. The
-        message names the file and the row.
+        If the file or a column does not exist, a response is not a number, or a stimulus occurs in two rows (outside
+        the long format) or in two groups. The message gives the file and the row.
     """
     path = Path(path)
     name = name or path.stem
     if text is None and image is None:
-        raise InputError(f"{path}: name the column of the texts (text=), of the images (image=), or both.")
+        raise InputError(f"{path}: `text`, `image` or both must name a column, got None.")
     header, rows = read_table(path, encoding, delimiter)
     wanted = [responses] if isinstance(responses, str) else list(responses)
     if not wanted:
-        raise InputError(f"{path}: responses= names no column. It has: {', '.join(header)}.")
+        raise InputError(f"{path}: `responses` must name at least one column of {', '.join(header)}, got none.")
     columns = {
         what: column(path, header, title, delimiter)
         for what, title in (
@@ -170,24 +175,32 @@ def from_csv(
     }
     values = [column(path, header, title, delimiter) for title in wanted]
     if not rows:
-        raise InputError(f"{path} has a header and no rows.")
+        raise InputError(f"{path} has a header but no rows.")
     long = subject is not None or region is not None or repeat is not None
     if long and len(values) > 1:
         raise InputError(
-            f"{path}: with subject=, region= or repeat= each row is one response; name one column of them."
+            f"{path}: with `subject`, `region` or `repeat` each row is one response, so `responses` must name one "
+            "column."
         )
     table = _Table(path, columns, values, rows)
     stimuli, groups = table.stimuli(name, repeated=long)
     if not long:
-        found: np.ndarray = np.array([table.numbers(row) for row in rows])
+        table_values: np.ndarray = np.array([table.numbers(row) for row in rows])
         regions = wanted if len(wanted) > 1 else None
         return from_arrays(
-            stimuli, found, groups=groups, ordered=ordered, ceiling=ceiling, regions=regions, name=name, source=source
+            stimuli,
+            table_values,
+            groups=groups,
+            ordered=ordered,
+            ceiling=ceiling,
+            regions=regions,
+            name=name,
+            source=source,
         )
-    found, subjects, regions = table.pivot(len(stimuli))
+    table_values, subjects, regions = table.pivot(len(stimuli))
     return from_arrays(
         stimuli,
-        found,
+        table_values,
         groups=groups,
         ordered=ordered,
         ceiling=ceiling,
@@ -211,24 +224,24 @@ def from_xarray(
     name: str | None = None,
     source: str = "",
 ) -> BrainDataset:
-    """A data set from an xarray ``DataArray``, such as an assembly of Brain-Score.
+    """Make a dataset from an xarray ``DataArray``, such as a Brain-Score assembly.
 
     Parameters
     ----------
     array
-        Two dimensions: that of the stimuli, which carries the coordinate ``stimulus``, and that of the targets.
+        A DataArray with two dimensions, stimuli (with the coordinate ``stimulus``) and targets, in any order.
     stimulus
         The coordinate that holds the texts.
     group
-        The coordinate, along the stimuli, of the groups.
+        The coordinate, along the stimuli, that holds the groups.
     subject, region
-        Coordinates along the targets.
+        Coordinates, along the targets, that hold participants and regions.
     order
-        Coordinates along the stimuli to sort by first (``["story", "stimulus_id"]``).
+        Coordinates along the stimuli by which to sort them (``["story", "stimulus_id"]``).
     ordered, ceiling, source
         As for :func:`from_arrays`.
     name
-        A readable name; ``array.name`` or ``"dataset"``, if None.
+        Name of the dataset; by default ``array.name`` or ``"dataset"``.
 
     Returns
     -------
@@ -237,24 +250,24 @@ def from_xarray(
     Raises
     ------
     InputError
-        For something else, another number of dimensions, or a coordinate that is not there.
+        If ``array`` is not a DataArray of two dimensions, or a coordinate does not exist.
     """
     dims, coords = getattr(array, "dims", None), getattr(array, "coords", None)
     if dims is None or coords is None or not hasattr(array, "values"):
-        raise InputError(f"from_xarray() takes an xarray DataArray; got a {type(array).__name__}.")
+        raise InputError(f"`array` must be an xarray DataArray, got {type(array).__name__}.")
     name = name or str(getattr(array, "name", None) or "dataset")
     if len(dims) != 2:
-        raise InputError(f"{name}: two dimensions were expected, stimuli and targets; got {tuple(dims)}.")
+        raise InputError(f"{name}: `array` must have two dimensions, stimuli and targets, got {tuple(dims)}.")
 
     def coordinate(title: str, along: Any = None) -> np.ndarray:
         if title not in coords:
             raise InputError(f"{name} has no coordinate {title!r}; it has {', '.join(map(str, coords))}.")
-        found = coords[title]
-        if len(found.dims) != 1 or (along is not None and found.dims[0] != along):
+        values = coords[title]
+        if len(values.dims) != 1 or (along is not None and values.dims[0] != along):
             raise InputError(
-                f"{name}: the coordinate {title!r} lies along {found.dims}; {along or 'one'} was expected."
+                f"{name}: the coordinate {title!r} must lie along {along or 'one dimension'}, got {values.dims}."
             )
-        return np.asarray(found.values)
+        return np.asarray(values.values)
 
     texts = coordinate(stimulus)
     rows = coords[stimulus].dims[0]
@@ -295,26 +308,26 @@ def from_folder(
     name: str | None = None,
     source: str = "",
 ) -> BrainDataset:
-    """Pictures in a folder and the responses to them, in the manner of the Natural Scenes Dataset.
+    """Read a folder of images and the responses to them, as in the Natural Scenes Dataset.
 
     Parameters
     ----------
     folder
-        Of image files.
+        A folder of image files.
     responses
-        An array [image, target] or [repeat, image, target]; or the path of such an array (``.npy``); or of a CSV file
-        with the file name of each image in the column ``image``.
+        An array [image, target] or [repeat, image, target], the path of such an array (``.npy``), or the path of a CSV
+        file with the file name of each image in the column ``image``.
     names
-        The file name of each row of an array; without it, rows are the images of the folder sorted by name.
+        The file name of each row of an array; by default, rows are the images of the folder sorted by name.
     image, columns
-        For a CSV file: the column of the file names, and those of the responses (all others, if None).
+        For a CSV file: the column of the file names, and those of the responses (by default all others).
     groups, ordered, ceiling, subjects, regions, source
-        As for :func:`from_arrays`. For images, groups may be categories, so that one category is held out whole.
+        As for :func:`from_arrays`. For images, groups may be categories, so that whole categories are held out.
     ncsnr, n_repeats
-        [target] noise ceiling signal-to-noise ratios as NSD ships them, and over how many repeats the responses are
-        averaged: the ceiling is the root of ncsnr² / (ncsnr² + 1 / n_repeats).
+        Noise ceiling signal-to-noise ratios [target], as provided with NSD, and the number of repeats that the
+        responses average: the ceiling is sqrt(ncsnr² / (ncsnr² + 1 / n_repeats)).
     name
-        A readable name; the folder's, if None.
+        Name of the dataset; by default that of the folder.
 
     Returns
     -------
@@ -323,7 +336,8 @@ def from_folder(
     Raises
     ------
     InputError
-        No such folder, file or image; rows that do not match the images; both ``ceiling`` and ``ncsnr``.
+        If the folder, file or an image does not exist, rows do not match the images, or both ``ceiling`` and
+        ``ncsnr`` are given.
 
     References
     ----------
@@ -346,14 +360,17 @@ def from_folder(
     listed = list(there) if names is None else [str(one) for one in names]
     missing = [one for one in listed if one not in there]
     if missing or not listed:
-        raise InputError(f"{folder} lacks {len(missing)} images that have responses: {some(missing)}.")
+        raise InputError(
+            f"{folder} lacks {len(missing)} image{'s' * (len(missing) > 1)} with responses: {some(missing)}."
+        )
     if len(set(listed)) < len(listed):
         raise InputError(
-            f"{folder}: an image has two rows of responses: {some([o for o in listed if listed.count(o) > 1])}."
+            f"{folder}: images must have one row of responses each, got several for "
+            f"{some([o for o in dict.fromkeys(listed) if listed.count(o) > 1])}."
         )
     if ncsnr is not None:
         if ceiling is not None:
-            raise InputError("Give ceiling= or ncsnr=, not both.")
+            raise InputError("`ceiling` or `ncsnr` can be given, not both.")
         ratio = np.asarray(ncsnr, dtype=np.float64) ** 2
         ceiling = np.sqrt(ratio / (ratio + 1 / n_repeats))
     return from_arrays(
@@ -370,7 +387,7 @@ def from_folder(
 
 
 class _Table:
-    """Rows of a CSV file with what its columns mean."""
+    """Rows of a CSV file, with the meaning of its columns."""
 
     def __init__(
         self, path: Path, columns: Mapping[str, int], values: Sequence[int], rows: Sequence[tuple[int, list[str]]]
@@ -382,7 +399,7 @@ class _Table:
         return [number(cells[index], f"{self.path}, row {at}") for at, cells in [row] for index in self.values]
 
     def stimuli(self, name: str, *, repeated: bool) -> tuple[list[Stimulus], list[str] | None]:
-        """The different stimuli, in file order, and their groups."""
+        """Return the distinct stimuli, in file order, and their groups."""
         found: dict[tuple[str, ...], int] = {}
         stimuli: list[Stimulus] = []
         groups: list[str] = []
@@ -391,14 +408,14 @@ class _Table:
             where = f"{self.path}, row {at}"
             content = tuple(cells[self.columns[what]].strip() for what in ("text", "image") if what in self.columns)
             if not any(content):
-                raise InputError(f"{where} names no stimulus: its cell is empty.")
+                raise InputError(f"{where} has no stimulus: its cell is empty.")
             group = cells[self.columns["group"]].strip() if "group" in self.columns else ""
             if content in found:
                 place = found[content]
                 if not repeated:
                     raise InputError(
-                        f"{where} repeats the stimulus of row {first[place]}. Where rows are responses of several "
-                        "participants or regions, name their column (subject=, region=, repeat=)."
+                        f"{where} repeats the stimulus of row {first[place]}. If rows are responses of several "
+                        "participants or regions, name their columns (`subject`, `region`, `repeat`)."
                     )
                 if group != groups[place]:
                     raise InputError(f"{where}: this stimulus has the group {groups[place]!r} in row {first[place]}.")
@@ -419,7 +436,7 @@ class _Table:
         return stimuli, groups if "group" in self.columns else None
 
     def pivot(self, n: int) -> tuple[np.ndarray, list[str], list[str]]:
-        """[stimulus, target], or [repeat, stimulus, target] where repeats are numbered, and what each target is."""
+        """Return responses [(repeat,) stimulus, target], and the participant and region of each target."""
 
         def label(cells: list[str], what: str) -> str:
             return cells[self.columns[what]].strip() if what in self.columns else ""
@@ -443,14 +460,14 @@ class _Table:
 
 
 def number(cell: str, where: str) -> float:
-    """A response as it stands in a cell; NaN where it is missing, an InputError where it is no number."""
+    """Parse a response; NaN if the cell is empty or NA, an InputError if it is not a number."""
     if cell.strip().lower() in MISSING:
         return float("nan")
     try:
         return float(cell)
     except ValueError:
         raise InputError(
-            f"{where}: the response {cell!r} is no number. Leave the cell empty where it is missing."
+            f"{where}: the response {cell!r} is not a number. Leave the cell empty if it is missing."
         ) from None
 
 
@@ -463,15 +480,15 @@ def _image_table(path: Path, image: str, columns: Sequence[str] | None) -> tuple
     for at, cells in rows:
         key = cells[names].strip()
         if key in found:
-            raise InputError(f"{path}, row {at}: the image {key!r} has a row of responses already.")
+            raise InputError(f"{path}, row {at}: the image {key!r} already has a row of responses.")
         found[key] = [number(cells[place], f"{path}, row {at}") for place in places]
     if not found or not titles:
-        raise InputError(f"{path} has no rows, or no column of responses beside {image!r}.")
+        raise InputError(f"{path} has no rows, or no column of responses besides {image!r}.")
     return found, titles
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over repeats, of those that are there."""
+    """Mean over the repeats that were measured."""
     there = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(there, values, 0).sum(axis=0) / there.sum(axis=0)

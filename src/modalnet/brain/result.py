@@ -1,4 +1,8 @@
-"""What an encoding analysis measured: scores of every set of features, with their resamples."""
+"""Results of encoding models: the scores of every feature set, with bootstrap resamples and permutation nulls.
+
+An :class:`Alignment` holds the scores of the network next to those of its controls and baselines. Its tables compare
+them pairwise on shared resamples, and its verdict compares the network with the distribution of random controls.
+"""
 
 from __future__ import annotations
 
@@ -23,35 +27,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("network", "control", "whole layer", "untrained", "baseline", "beyond", "features")
-RELIABLE = 0.1  # targets with a lower ceiling are not normalized: a small number would divide a small number
+RELIABLE = 0.1  # targets with a lower ceiling are not normalized, because the ratio would be unstable
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureScores:
-    """How well one set of features predicts.
+    """Scores of one feature set.
 
     Attributes
     ----------
     name
-        Of the set.
+        Name of the feature set.
     kind
         ``"network"``, ``"control"`` (random units), ``"whole layer"``, ``"untrained"``, ``"baseline"``, ``"beyond"``
         (network and baselines together) or ``"features"``.
     n_features
-        How many.
+        Number of features.
     scores
-        float64 [fold, target].
+        float64 [fold, target], correlations or coefficients of determination.
     resampled
-        [resample]: the summary over targets when blocks of stimuli (and subjects) are drawn again.
+        [resample]: the summary over targets in each bootstrap resample of blocks of stimuli (and of subjects).
     null
-        [permutation]: the summary when held-out responses are dealt out anew; empty where this was not asked for.
+        [permutation]: the summary with permuted held-out responses; empty if not requested.
     reached
-        [target]: how many of the permutations reach the score of the target; empty as above.
+        [target]: number of permutations that reach the score of the target; empty if not requested.
     penalty
-        [fold]: median over targets of the penalty that was chosen.
+        [fold]: median over targets of the selected penalty.
     shares
-        Per band [target]: what it adds to the score, averaged over folds; these sum to the score. Empty for one band
-        and where the metric is no correlation.
+        Per band [target]: its contribution to the score, averaged over folds; contributions sum to the score. Empty
+        for a single band and for metrics other than the correlation.
     """
 
     name: str
@@ -65,7 +69,7 @@ class FeatureScores:
     shares: dict[str, Float[np.ndarray, " target"]]
 
     def to_arrays(self, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and a JSON document."""
+        """Convert to arrays and a JSON document."""
         arrays = {
             f"{prefix}{name}": np.asarray(getattr(self, name), dtype=np.float64)
             for name in ("scores", "resampled", "null", "reached", "penalty")
@@ -98,29 +102,29 @@ class FeatureScores:
 
 @dataclass(frozen=True, eq=False)
 class Alignment(Result):
-    """How well units predict a brain, beside everything that they must be compared with.
+    """Scores of encoding models from a network to brain responses, with those of controls and baselines.
 
     Made by :func:`modalnet.brain.align` and :func:`modalnet.brain.encode`.
 
     Attributes
     ----------
     model, dataset
-        Readable names.
+        Names, for display.
     sets
-        The sets of features; the first is what the question is about.
+        The feature sets; the first is the one of interest.
     ceiling
-        [target]: the correlation that a perfect model would reach; NaN where it is not known.
+        float64 [target]: the noise ceiling, a correlation; NaN if unknown.
     subjects, regions
-        Per target; None where it is not said.
+        The participant and the region of each target; None if unknown.
     notes
-        What a reader of the scores must know.
+        Caveats on the scores.
     settings
-        Everything that was asked for, as a JSON document.
+        The settings of the analysis, as a JSON document.
 
     Raises
     ------
     InputError
-        If the parts do not fit each other.
+        If the feature sets differ in folds or targets, or the settings are not JSON.
     """
 
     NAME = "an alignment"
@@ -138,17 +142,19 @@ class Alignment(Result):
 
     def __post_init__(self) -> None:
         if not self.sets:
-            raise InputError("An alignment has the scores of one set of features at least.")
+            raise InputError("`sets` must hold the scores of at least one feature set, got none.")
         shapes = {one.scores.shape for one in self.sets}
         if len(shapes) > 1 or next(iter(shapes))[1] != len(self.ceiling):
-            raise InputError(f"All sets are scored on the same folds and targets; got {shapes}, {len(self.ceiling)}.")
+            raise InputError(
+                f"`sets` must be scored on the same folds and targets, got {shapes} and {len(self.ceiling)} ceilings."
+            )
         try:
             settings = json.loads(json.dumps(self.settings))
         except (TypeError, ValueError) as error:
-            raise InputError(f"The settings of an alignment must be JSON: {error}") from error
+            raise InputError(f"`settings` must be a JSON document: {error}") from error
         object.__setattr__(self, "settings", settings)
 
-    # -- what was scored -----------------------------------------------------------------------------------------
+    # -- scores -------------------------------------------------------------------------------------------------
 
     @property
     def metric(self) -> str:
@@ -157,12 +163,12 @@ class Alignment(Result):
 
     @property
     def n_targets(self) -> int:
-        """How many targets."""
+        """Number of targets."""
         return len(self.ceiling)
 
     @property
     def network(self) -> FeatureScores:
-        """The set that the question is about."""
+        """The feature set of interest."""
         return self.sets[0]
 
     @property
@@ -175,25 +181,28 @@ class Alignment(Result):
             if one.name == name:
                 return one
         raise InputError(
-            f"No set {name!r} was scored; there are {', '.join(dict.fromkeys(s.name for s in self.sets))}."
+            f"No feature set {name!r} was scored; there are {', '.join(dict.fromkeys(s.name for s in self.sets))}."
         )
 
     def score(self, one: FeatureScores | str) -> float:
-        """Median over targets of the mean over folds, of each subject and then averaged over subjects."""
+        """Return the median over targets of the score (mean over folds), per subject, averaged over subjects."""
         return float(summarize(self._means(one)[None], self.subjects)[0])
 
     def normalized(self, one: FeatureScores | str) -> float:
-        """The same of score / noise ceiling (its square, for r2), over targets whose ceiling is 0.1 or more; or NaN."""
+        """Return :meth:`score` of score / noise ceiling (squared for r2), over targets with a ceiling of 0.1 or more.
+
+        NaN if there are none.
+        """
         limit = self.ceiling**2 if self.metric == "r2" else self.ceiling
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = np.where(self.ceiling >= RELIABLE, self._means(one) / limit, np.nan)
         return float(summarize(shares[None], self.subjects)[0]) if np.isfinite(shares).any() else math.nan
 
     def _means(self, one: FeatureScores | str) -> np.ndarray:
-        found = self[one] if isinstance(one, str) else one
-        there = np.isfinite(found.scores)
+        scores = (self[one] if isinstance(one, str) else one).scores
+        there = np.isfinite(scores)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(there, found.scores, 0).sum(axis=0) / there.sum(axis=0)
+            return np.where(there, scores, 0).sum(axis=0) / there.sum(axis=0)
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -208,7 +217,7 @@ class Alignment(Result):
             values = np.array([self.score(one) for one in controls])
             resampled = np.stack([one.resampled for one in controls])
             rng = np.random.Generator(np.random.PCG64([int(self.settings["seed"]), 4]))
-            # Draws are a sample as well: each resample of stimuli meets another sample of draws.
+            # Control draws are a sample as well: each resample of stimuli uses a resample of draws.
             drawn = rng.integers(0, len(controls), size=(resampled.shape[1], len(controls)))
             mean = np.take_along_axis(resampled.T, drawn, axis=1).mean(axis=1)
             low, high = resampling.interval(mean)
@@ -234,7 +243,7 @@ class Alignment(Result):
         return pd.DataFrame(rows)
 
     def table(self) -> pd.DataFrame:
-        """One row per set of features; random controls are one row.
+        """Return one row per feature set, with the random controls in one row.
 
         Returns
         -------
@@ -242,8 +251,8 @@ class Alignment(Result):
             features, kind, n_features, draws; score (median over targets, see :meth:`score`) with its 95% interval
             low, high (blocks of held-out stimuli, subjects and draws resampled); lowest, highest (over draws of a
             control); p (one-sided, by permutation of blocks of held-out responses); normalized (by the noise ceiling);
-            network_minus, …_low, …_high: how far the first set's score lies above this one's, paired; p_rank: share of
-            random draws that reach the first set's score, (1 + reached) / (1 + draws).
+            network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank: rank p value of
+            the first set among the random draws, (1 + reached) / (1 + draws).
         """
         return self._table.copy()
 
@@ -276,12 +285,12 @@ class Alignment(Result):
         return row
 
     def beyond(self) -> dict[str, float]:
-        """What the network adds to the simple baselines: score of both together less that of all baselines.
+        """Return the gain of the network over all baselines: score of both jointly minus that of the baselines.
 
         Returns
         -------
         dict
-            ``"gain"``, ``"low"``, ``"high"``; NaN where either was not scored.
+            ``"gain"``, and ``"low"``, ``"high"`` (95% interval); NaN if either was not scored.
         """
         both = [one for one in self.sets if one.kind == "beyond"]
         alone = [one for one in self.sets if one.name == "all baselines"]
@@ -291,12 +300,12 @@ class Alignment(Result):
         return {"gain": self.score(both[0]) - self.score(alone[0]), "low": low, "high": high}
 
     def targets(self, features: str | None = None) -> pd.DataFrame:
-        """One row per target.
+        """Return one row per target.
 
         Parameters
         ----------
         features
-            The name of a set; the first, if None.
+            Name of a feature set; by default the first.
 
         Returns
         -------
@@ -307,7 +316,7 @@ class Alignment(Result):
         Raises
         ------
         InputError
-            For a set that was not scored.
+            If the feature set was not scored.
         """
         import pandas as pd
 
@@ -331,7 +340,11 @@ class Alignment(Result):
         )
 
     def verdict(self) -> str:
-        """One sentence on the question: does the first set predict better than its random controls?"""
+        """State in one sentence whether the first feature set predicts better than its random controls.
+
+        *Better* requires the 95% interval of the difference to lie above 0 and a rank p value of at most 0.05 (the
+        smallest possible one, with fewer than 19 draws).
+        """
         rows = self._table
         controls = rows[rows["kind"] == "control"]
         first = rows.iloc[0]
@@ -348,7 +361,7 @@ class Alignment(Result):
         return f"{what}, {word} {draws} draws of {row['features']} ({gap}; rank p = {row['p_rank']:.3f})."
 
     def summary(self) -> str:
-        """Everything that matters, to be printed."""
+        """Return a summary as text: scores, verdict, gain over baselines, notes."""
         rows = self._table
         short = rows[["features", "n_features"]].assign(
             score=[_with_interval(row, "score") for _, row in rows.iterrows()],
@@ -369,7 +382,7 @@ class Alignment(Result):
         ]
         if math.isfinite(gain["gain"]):
             lines.append(
-                f"Beyond all baselines together it adds {gain['gain']:+.3f} [{gain['low']:.3f}, {gain['high']:.3f}]."
+                f"Gain over all baselines jointly: {gain['gain']:+.3f} [{gain['low']:.3f}, {gain['high']:.3f}]."
             )
         lines += [line for note in self.notes for line in textwrap.wrap(f"Note: {note}", 118)]
         return "\n".join(lines)

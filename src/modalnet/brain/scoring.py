@@ -1,11 +1,11 @@
-"""How good are held-out predictions, and how sure is that?
+"""Scores of held-out predictions, with bootstrap intervals and permutation tests.
 
-A score is taken in every fold and averaged over folds, per target. Pooling the predictions of all folds first would be
-wrong: where there is nothing to predict, each fold's prediction is the mean of the others, which lies above the fold's
-own mean just where that is low, and pooled predictions correlate negatively with pure noise.
+A score is computed per fold and target and averaged over folds. Pooling the predictions of all folds first would be
+biased: without signal, the prediction for a fold is the mean of the other folds, which is high where the mean of the
+held-out fold is low, so that pooled predictions correlate negatively with noise.
 
-Intervals and tests resample *blocks* of stimuli (see :mod:`.folds`) inside their folds, without fitting again: they say
-how much the score of these fitted models would vary on other stimuli of the kind. All sets of features share their
+Intervals and tests resample *blocks* of stimuli (see :mod:`.folds`) within folds, without refitting: they quantify how
+much the score of the fitted models would vary over other stimuli of the same kind. All feature sets share their
 resamples, which keeps comparisons paired.
 """
 
@@ -21,23 +21,23 @@ from modalnet.brain.encoding import patterns
 from modalnet.stats.resampling import bootstrap_counts
 
 METRICS = ("pearson", "r2")
-TOGETHER = 500  # targets at once
-HELD = 8_000_000  # numbers that one step of permuting holds
-CONSTANT = 1e-6  # predictions that vary by less than this share of the responses' spread do not vary
+TOGETHER = 500  # targets per step
+HELD = 8_000_000  # array elements per permutation step
+CONSTANT = 1e-6  # predictions whose sd is below this fraction of that of the responses are constant
 
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """What is drawn again: one draw for all sets of features.
+    """Bootstrap resamples and permutations, shared by all feature sets.
 
     Attributes
     ----------
     folds, blocks
         int64 [stimulus].
     counts
-        [resample, block]: how often each block is drawn, as many in each fold as there are.
+        [resample, block]: how often each block is drawn; each fold keeps its number of blocks.
     seed, n_permutations
-        For the permutations, which are drawn when they are needed.
+        Seed and number of permutations, which are drawn on use.
     """
 
     folds: Int[np.ndarray, " stimulus"]
@@ -56,7 +56,7 @@ class Resampling:
         n_permutations: int,
         seed: int,
     ) -> Resampling:
-        """Draw the bootstrap."""
+        """Draw the bootstrap resamples."""
         rng = np.random.Generator(np.random.PCG64([seed, 1]))
         names, blocks = np.unique(blocks, return_inverse=True)
         counts = np.zeros((n_resamples, len(names)), dtype=np.int32)
@@ -68,10 +68,10 @@ class Resampling:
     def permutations(
         self, rows: np.ndarray, fold: int, rng: np.random.Generator, n: int
     ) -> Int[np.ndarray, "permutation stimulus"]:
-        """Orders of the held-out stimuli of a fold in which blocks stay whole: positions among ``rows`` of the fold.
+        """Draw orders of the held-out stimuli of a fold that permute whole blocks: indices into ``rows`` of the fold.
 
-        Blocks of one size could change places; of different sizes they are laid end to end in a random order, so that
-        neighbours inside a block stay neighbours.
+        Blocks are concatenated in a random order, so that neighbours within a block stay neighbours even if blocks
+        differ in size.
         """
         held = np.flatnonzero((self.folds == fold) & rows)
         labels = self.blocks[held]
@@ -86,14 +86,14 @@ def fold_scores(
     folds: Int[np.ndarray, " stimulus"],
     metric: str,
 ) -> Float[np.ndarray, "fold target"]:
-    """The score of each fold and target.
+    """Compute the score of each fold and target.
 
     Returns
     -------
     array
-        float64. ``"pearson"``: the correlation; 0 where the prediction does not vary. ``"r2"``: 1 - squared error /
-        squared deviation from the fold's own mean. NaN where a fold has fewer than three responses, or they are all
-        the same.
+        float64. ``"pearson"``: the correlation; 0 where the prediction is constant. ``"r2"``: 1 - squared error /
+        squared deviation from the mean of the fold. NaN where a fold has fewer than three responses, or they are
+        constant.
     """
     rows = []
     for fold in np.unique(folds):
@@ -108,7 +108,7 @@ def bootstrap(
     resampling: Resampling,
     metric: str,
 ) -> Float[np.ndarray, "resample target"]:
-    """The score of each target, averaged over folds, under the resamples; float32."""
+    """Compute the score of each target, averaged over folds, in each bootstrap resample (float32)."""
     n_resamples = len(resampling.counts)
     found = np.empty((n_resamples, responses.shape[1]), dtype=np.float32)
     for start in range(0, responses.shape[1], TOGETHER):
@@ -137,10 +137,10 @@ def permuted(
     resampling: Resampling,
     metric: str,
 ) -> Iterator[Float[np.ndarray, "permutation target"]]:
-    """Scores of each target when blocks of held-out responses are dealt out anew within folds, some at a time.
+    """Yield scores of each target with blocks of held-out responses permuted within folds, in chunks.
 
-    Under the hypothesis that predictions have nothing to do with the responses, blocks of responses of one fold can
-    change places. Models are not fit again, so the test is of the association out of sample.
+    Under the null hypothesis that predictions and responses are independent, blocks of responses of one fold are
+    exchangeable. Models are not refit, so that the test is of the out-of-sample association.
     """
     import torch
 
@@ -160,15 +160,15 @@ def permuted(
                 p, y = (torch.from_numpy(part[np.ix_(held, columns)]) for part in (predictions, responses))
                 order = torch.from_numpy(resampling.permutations(rows, int(fold), rngs[int(fold)], n))
                 centred, spread = y - y.mean(0), y.var(0, correction=0)
-                own, own_spread = p - p.mean(0), p.var(0, correction=0)
-                dealt = centred.float()[order]  # [permutation, stimulus, target]
-                covariance = torch.einsum("pst,st->pt", dealt, own.float()).double() / len(held)
+                predicted, predicted_spread = p - p.mean(0), p.var(0, correction=0)
+                shuffled = centred.float()[order]  # [permutation, stimulus, target]
+                covariance = torch.einsum("pst,st->pt", shuffled, predicted.float()).double() / len(held)
                 if metric == "pearson":
-                    flat = own_spread <= CONSTANT**2 * spread
-                    score = torch.where(flat, 0.0, covariance / (own_spread * spread).sqrt())
+                    flat = predicted_spread <= CONSTANT**2 * spread
+                    score = torch.where(flat, 0.0, covariance / (predicted_spread * spread).sqrt())
                 else:
                     shift = (p.mean(0) - y.mean(0)) ** 2
-                    score = 1 - (spread - 2 * covariance + own_spread + shift) / spread
+                    score = 1 - (spread - 2 * covariance + predicted_spread + shift) / spread
                 valid = spread > 0
                 total[:, columns] += torch.where(valid, score, 0.0).numpy()
                 n_folds[columns] += valid.numpy()
@@ -177,7 +177,7 @@ def permuted(
 
 
 def summarize(scores: Float[np.ndarray, "row target"], subjects: Sequence[str] | None) -> Float[np.ndarray, " row"]:
-    """Median over targets, of each subject and then averaged over subjects; targets without a score are left out."""
+    """Median over targets per subject, averaged over subjects; targets without a score are ignored."""
     import warnings
 
     with warnings.catch_warnings():
@@ -191,7 +191,7 @@ def summarize(scores: Float[np.ndarray, "row target"], subjects: Sequence[str] |
 def summarize_resampled(
     scores: Float[np.ndarray, "resample target"], subjects: Sequence[str] | None, seed: int
 ) -> Float[np.ndarray, " resample"]:
-    """:func:`summarize` of each resample, with subjects drawn again as well where there are several."""
+    """:func:`summarize` per resample, with subjects resampled as well if there are several."""
     import warnings
 
     if subjects is None or len(set(subjects)) < 2:
@@ -208,9 +208,9 @@ def summarize_resampled(
 
 
 def _sums(predictions: np.ndarray, responses: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Per stimulus and target 1, p, y, p², y², py, each about its own mean in the fold; and mean(p) - mean(y).
+    """Return 1, p, y, p², y², py per stimulus and target, centred within the fold, and mean(p) - mean(y).
 
-    0 where there is no response.
+    Entries without a response are 0.
     """
     there = np.isfinite(predictions) & np.isfinite(responses)
     n = np.maximum(there.sum(axis=0), 1)

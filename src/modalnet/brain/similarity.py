@@ -1,11 +1,11 @@
-"""Do units and a brain find the same stimuli alike? Representational similarity and linear CKA.
+"""Representational similarity between units and brain responses: RSA and linear CKA.
 
-An encoding model asks whether responses can be *predicted* from units, with a free weight for each. The two measures
-here have no free weights: they compare which pairs of stimuli are near and far. :func:`rsa` correlates dissimilarities;
-:func:`cka` compares the kernels of all stimuli.
+An encoding model tests whether responses can be *predicted* from units, with a free weight for each unit. The two
+measures here have no free weights: they compare which pairs of stimuli are represented as similar. :func:`rsa`
+correlates dissimilarities; :func:`cka` compares the kernels of all stimuli.
 
-Both are functions of pairs of stimuli, and pairs share stimuli, so pairs are never resampled. Intervals come from the
-jackknife over blocks of stimuli (one block left out at a time), p values from permutations of blocks of stimuli.
+Both are functions of pairs of stimuli. Pairs are not independent, because they share stimuli, and are never resampled.
+Intervals come from the jackknife over blocks of stimuli, p values from permutations of blocks of stimuli.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_option, check_seed
 from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from modalnet.model import Model
 
-MOST_BLOCKS = 200  # that are left out one at a time
+MOST_BLOCKS = 200  # of the jackknife
 DISSIMILARITIES = ("correlation", "euclidean")
 COMPARISONS = ("spearman", "pearson", "cosine")
 PERMUTATIONS = 1000
@@ -69,23 +70,24 @@ def rsa(
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Similarity:
-    """Representational similarity analysis: are stimuli that units tell apart told apart by the brain?
+    """Compare units and brain responses by representational similarity analysis (RSA).
 
     Parameters
     ----------
     model, units, dataset, n_controls, match, baselines, untrained, whole_layer, fraction, tokens, seed, batch_size, \
 remote, cache, progress
-        As for :func:`modalnet.brain.align`. Targets that were not measured on some stimuli are left out, with a note.
+        As for :func:`modalnet.brain.align`. Targets with missing responses are left out, with a note.
     dissimilarity, brain_dissimilarity
-        ``"correlation"`` (1 - Pearson over units) or ``"euclidean"`` (squared, over the number of units). For the brain
-        the same, but ``"euclidean"`` where there are fewer than three targets, over which no correlation is.
+        ``"correlation"`` (1 - Pearson correlation over units) or ``"euclidean"`` (squared distance divided by the
+        number of units). By default the same for the brain, except that fewer than three targets require
+        ``"euclidean"``.
     compare
-        How the two sets of dissimilarities are compared.
+        Measure by which the two sets of dissimilarities are compared.
     within_groups
-        Whether pairs of stimuli of one group count. Such stimuli are alike in topic and near in time, so by default
-        they do not.
+        Whether pairs of stimuli within a group are included. Such stimuli share their topic and are close in time, so
+        by default they are not.
     n_permutations
-        For the p value of the network and of its untrained copy.
+        Number of permutations for the p values of the network and its untrained copy.
 
     Returns
     -------
@@ -95,12 +97,13 @@ remote, cache, progress
     Raises
     ------
     InputError
-        For what does not fit, before anything runs; without rsatoolbox.
+        If an argument is invalid, the units are not those of this model, no target was measured for all stimuli, or
+        rsatoolbox is not installed. Raised before any forward pass.
 
     Notes
     -----
-    Dissimilarities are computed by rsatoolbox. For ``"spearman"`` they are ranked once, over all pairs that count; the
-    jackknife does not rank anew. Where the data have several subjects, the noise ceiling is the similarity of each
+    Dissimilarities are computed by rsatoolbox. For ``"spearman"`` they are ranked once, over all included pairs; the
+    jackknife does not rank again. If the data have several subjects, the noise ceiling is the similarity of each
     subject's dissimilarities to the mean of the others (lower bound) and of all (upper bound).
 
     References
@@ -110,21 +113,22 @@ remote, cache, progress
     for inference and rsatoolbox.
     """
     dataset = check_dataset(dataset)
-    for what, value, known in (
-        ("dissimilarity", dissimilarity, DISSIMILARITIES),
-        ("brain_dissimilarity", brain_dissimilarity or dissimilarity, DISSIMILARITIES),
-        ("compare", compare, COMPARISONS),
-    ):
-        if value not in known:
-            raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(known)}.")
+    check_option("dissimilarity", dissimilarity, DISSIMILARITIES)
+    check_option("brain_dissimilarity", brain_dissimilarity or dissimilarity, DISSIMILARITIES)
+    check_option("compare", compare, COMPARISONS)
     toolbox()
     dataset, notes = _complete(dataset)
     of_brain = brain_dissimilarity or dissimilarity
     if dataset.n_targets < 3 and of_brain == "correlation":
         if brain_dissimilarity is not None:
-            raise InputError(f"No correlation is over {dataset.n_targets} target(s); take the euclidean distance.")
+            raise InputError(
+                "`brain_dissimilarity='correlation'` requires at least 3 targets, got "
+                f"{dataset.n_targets}. Use 'euclidean'."
+            )
         of_brain = "euclidean"
-        notes.append(f"{dataset.n_targets} target(s) have no correlation over targets: brain distances are euclidean.")
+        notes.append(
+            f"brain dissimilarities are euclidean, because a correlation requires 3 targets ({dataset.n_targets} here)."
+        )
     groups = None if within_groups else dataset.groups
     if groups is not None:
         notes.append("pairs of stimuli of one group are left out.")
@@ -183,7 +187,7 @@ def cka(
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Similarity:
-    """Linear CKA of units and brain responses.
+    """Compare units and brain responses by linear centred kernel alignment (CKA).
 
     Parameters
     ----------
@@ -196,16 +200,18 @@ seed, batch_size, remote, cache, progress
     Returns
     -------
     Similarity
+        ``.table()``, ``.summary()``, ``.plot()``.
 
     Raises
     ------
     InputError
-        For what does not fit, before anything runs.
+        If an argument is invalid, the units are not those of this model, or no target was measured for all stimuli.
+        Raised before any forward pass.
 
     Notes
     -----
-    Units are z-scored over stimuli first: a few residual units with massive activations would otherwise be the whole
-    kernel. All pairs of stimuli count, those of one group included.
+    Units are z-scored over stimuli first; otherwise a few residual units with massive activations would dominate the
+    kernel. All pairs of stimuli are included, also those within a group.
 
     References
     ----------
@@ -238,18 +244,18 @@ seed, batch_size, remote, cache, progress
 
 @dataclass(frozen=True, eq=False)
 class SimilarityScore:
-    """How alike one set of features and the brain are.
+    """Similarity of one feature set to the brain responses.
 
     Attributes
     ----------
     name, kind, n_features
         As for :class:`.result.FeatureScores`.
     value
-        The similarity.
+        The similarity: a correlation or CKA.
     left_out
-        [block]: the similarity without each block of stimuli.
+        [block]: jackknife values, the similarity without each block of stimuli.
     null
-        [permutation]: the similarity to permuted responses; empty where this was not asked for.
+        [permutation]: the similarity to permuted responses; empty if not requested.
     """
 
     name: str
@@ -262,22 +268,27 @@ class SimilarityScore:
 
 @dataclass(frozen=True, eq=False)
 class Similarity(Result):
-    """Similarity of units to a brain, beside that of random units and other comparisons.
+    """Similarity of a network to brain responses, with that of controls and baselines.
 
     Made by :func:`modalnet.brain.rsa` and :func:`modalnet.brain.cka`.
 
     Attributes
     ----------
     model, dataset
-        Readable names.
+        Names, for display.
     sets
-        The network first.
+        The feature sets; the first is the network.
     ceiling
-        Lower and upper bound of what a perfect model would reach; NaN where it is not known.
+        Lower and upper bound of the noise ceiling; NaN if unknown.
     notes
-        What a reader must know.
+        Caveats on the scores.
     settings
-        Everything that was asked for, as a JSON document.
+        The settings of the analysis, as a JSON document.
+
+    Raises
+    ------
+    InputError
+        If there is no feature set.
     """
 
     NAME = "a similarity"
@@ -293,12 +304,12 @@ class Similarity(Result):
 
     def __post_init__(self) -> None:
         if not self.sets:
-            raise InputError("A similarity has one set of features at least.")
+            raise InputError("`sets` must hold at least one feature set, got none.")
         object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
 
     @property
     def measure(self) -> str:
-        """What was measured, in words."""
+        """Name of the measure."""
         return str(self.settings["measure"])
 
     @property
@@ -307,7 +318,7 @@ class Similarity(Result):
         return [one for one in self.sets if one.kind == "control"]
 
     def table(self) -> pd.DataFrame:
-        """One row per set of features; random controls are one row.
+        """Return one row per feature set, with the random controls in one row.
 
         Returns
         -------
@@ -356,7 +367,7 @@ class Similarity(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return a summary as text: similarities, p values, noise ceiling, notes."""
         table = self.table()
         short = table[["features", "n_features"]].assign(
             score=[f"{r['score']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" for r in table.to_dict("records")],
@@ -395,7 +406,7 @@ class Similarity(Result):
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and a JSON document, from which :meth:`_from_content` makes it again."""
+        """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again."""
         arrays: dict[str, np.ndarray] = {
             "values": np.array([one.value for one in self.sets]),
             "ceiling": np.array(self.ceiling, dtype=np.float64),
@@ -433,7 +444,7 @@ def _row(name: str, kind: str, n_features: int, draws: int, score: tuple[float, 
 
 
 def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[float, float]:
-    """95% interval from values without each block: value ± t · se.
+    """Return the 95% jackknife interval, value ± t · se.
 
     References
     ----------
@@ -453,20 +464,20 @@ def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[flo
 
 
 def _complete(dataset: BrainDataset) -> tuple[BrainDataset, list[str]]:
-    """The targets that were measured on every stimulus."""
+    """Return the targets that were measured for every stimulus, with a note on the others."""
     whole = np.isfinite(dataset.responses).all(axis=0)
     if whole.all():
         return dataset, []
     if not whole.any():
         raise InputError(
-            f"{dataset.name}: no target was measured on every stimulus, and similarities compare all of them. Select "
-            "stimuli that were (dataset.select(stimuli=...))."
+            f"{dataset.name}: no target was measured for every stimulus, which similarities require. Select stimuli "
+            "with complete responses (dataset.select(stimuli=...))."
         )
     return dataset.select(targets=whole), [f"{int((~whole).sum())} targets with missing responses are left out."]
 
 
 def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
-    """Stimuli that are left out together, at most MOST_BLOCKS of them."""
+    """Return the jackknife block of each stimulus, at most MOST_BLOCKS blocks."""
     n = len(dataset)
     if dataset.groups is not None and len(set(dataset.groups)) >= 2 * FEWEST:
         labels = np.unique(np.asarray(dataset.groups, dtype=str), return_inverse=True)[1]
@@ -484,9 +495,9 @@ def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
 
 
 @reads_weights_once
-def _compare(  # every option of the two face functions
+def _compare(  # every option of rsa and cka
     measure: Measure,
-    question: tuple[Model, Any, BrainDataset],
+    compared: tuple[Model, Any, BrainDataset],
     settings: dict[str, Any],
     *,
     ceiling: tuple[float, float],
@@ -504,17 +515,16 @@ def _compare(  # every option of the two face functions
     cache: CacheLike,
     progress: bool,
 ) -> Similarity:
-    model, units, dataset = question
+    model, units, dataset = compared
     network = as_units(units, fraction)
     check_units(model, network, "The network's units")
     aligning.check_counts(n_controls=n_controls, n_permutations=n_permutations)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed= is a whole number from 0; got {seed!r}.")
+    check_seed(seed)
     copy, missing = aligning.untrained_of(model, untrained, network)
     random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = aligning.baselines_of(dataset, baselines)
     notes = [*notes, *missing, *left_out]
-    asked = settings | {
+    requested = settings | {
         "n_controls": n_controls,
         "match": match,
         "tokens": tokens if tokens is None or isinstance(tokens, str | dict) else list(tokens),
@@ -549,11 +559,11 @@ def _compare(  # every option of the two face functions
             sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
         for name, features in simple.items():
             if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
-                more.append(f"baseline {name!r} left out: no correlation is over {features.shape[1]} numbers")
+                more.append(f"baseline {name!r} left out: a correlation requires 3 features ({features.shape[1]} here)")
                 continue
             sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
         scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
-        return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), asked)
+        return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), requested)
 
     inputs = {
         "name": model.name,
@@ -565,14 +575,14 @@ def _compare(  # every option of the two face functions
         "notes": notes,
     }
     return cached(
-        model, "similarity", inputs, asked | {"whole_layer": whole_layer}, compute, result=Similarity, cache=cache
+        model, "similarity", inputs, requested | {"whole_layer": whole_layer}, compute, result=Similarity, cache=cache
     )
 
 
 def _scored(
     measure: Measure, sets: Sequence[FeatureSet], what: str, n_permutations: int, seed: int, *, progress: bool
 ) -> list[SimilarityScore]:
-    """Each set's similarity, without each block, and under permutations of blocks."""
+    """Compute the similarity of each feature set, its jackknife values and its permutation null."""
     from tqdm.auto import tqdm
 
     scores = []
@@ -587,7 +597,7 @@ def _scored(
                 np.argsort(rng.random(int(measure.blocks.max()) + 1)[measure.blocks], kind="stable")
                 for _ in range(n_permutations)
             )
-            # The order is of a layout in which blocks lie one behind the other, as they do in the permuted one.
+            # Orders refer to a layout in which blocks are contiguous, as they are after permuting.
             layout = np.argsort(measure.blocks, kind="stable")
             back = np.argsort(layout, kind="stable")
             null = np.array([bound.permuted(order[back]) for order in orders])
@@ -596,7 +606,7 @@ def _scored(
 
 
 def _standardized(features: np.ndarray) -> np.ndarray:
-    """Each feature z-scored over stimuli; constant ones 0."""
+    """Z-score each feature over stimuli; constant features become 0."""
     values = np.asarray(features, dtype=np.float64)
     middle, spread = values.mean(axis=0), values.std(axis=0)
     return np.where(spread > 0, (values - middle) / np.where(spread > 0, spread, 1), 0.0)

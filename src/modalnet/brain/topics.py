@@ -1,7 +1,7 @@
-"""Which sentences are about the same thing, where a data set does not say.
+"""Topics of sentences, as groups for cross-validation where the passages are unknown.
 
-Published averages of sentence responses often come without the passage of each sentence. Sentences of one passage
-still give themselves away: they share their rare words.
+Published averages of sentence responses often lack the passage of each sentence. Sentences of one passage can still be
+recognized by the rare words that they share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from modalnet._validation import check_fraction, check_int
 from modalnet.errors import InputError
 from modalnet.stimuli.package_data import data_text
 
@@ -23,38 +24,38 @@ DISTANCE = 0.95
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case."""
+    """Return the words of a text, in lower case."""
     return WORD.findall(text.lower().replace("’", "'"))
 
 
 def topics(texts: Any, *, n: int | None = None, distance: float = DISTANCE) -> list[str]:
-    """Group texts that share rare content words.
+    """Cluster texts that share rare content words.
 
     Parameters
     ----------
     texts
-        Texts, or a dataset of them.
+        A list of texts, or a BrainDataset whose stimuli all have a text.
     n
-        Into how many groups; None cuts at ``distance``.
+        Number of groups; if None, the tree is cut at ``distance``.
     distance
-        Groups are merged as long as the mean cosine distance between their texts is at most this; from 0 to 1.
+        Largest mean cosine distance between the texts of two groups that are merged, above 0 and at most 1.
 
     Returns
     -------
     list of str
-        A label per text, ``"topic-001"`` and so on, in the order in which topics first appear.
+        One label per text, ``"topic-001"`` and so on, numbered by first appearance.
 
     Raises
     ------
     InputError
-        For fewer than two texts, stimuli without text, or values out of range.
+        If there are fewer than two texts, a stimulus has no text, or ``n`` or ``distance`` is out of range.
 
     Notes
     -----
-    Content words, less simple endings, are weighed by term frequency x log(texts / texts with the word), and texts are
-    merged by average linkage of the cosine distance. A text that shares nothing stays alone. These are not the
-    passages of the experiment: two passages of one topic fall together, and a sentence without its topic's words is
-    missed. Where the passages are known, give them.
+    Content words, stripped of simple suffixes, are weighted by tf-idf (term frequency x log(n texts / n texts with the
+    word)), and texts are clustered by average linkage of the cosine distance. A text that shares no word forms a group
+    by itself. The groups approximate the passages of the experiment: two passages on one topic are merged, and a
+    sentence without words of its topic is missed. Where the passages are known, use them.
 
     References
     ----------
@@ -66,26 +67,25 @@ def topics(texts: Any, *, n: int | None = None, distance: float = DISTANCE) -> l
 
     given = getattr(texts, "texts", texts)
     if given is None or isinstance(given, str) or any(not isinstance(text, str) for text in given):
-        raise InputError("topics() groups texts; give a list of strings, or a dataset whose stimuli all have a text.")
+        raise InputError("`texts` must be a list of strings, or a dataset whose stimuli all have a text.")
     given = list(given)
     if len(given) < 2:
-        raise InputError(f"topics() compares texts; got {len(given)}.")
-    if not 0 < distance <= 1:
-        raise InputError(f"distance= is a cosine distance above 0, at most 1; got {distance!r}.")
-    if n is not None and not 1 <= n <= len(given):
-        raise InputError(f"n= is a number of groups from 1 to the {len(given)} texts; got {n!r}.")
+        raise InputError(f"`texts` must hold at least two texts, got {len(given)}.")
+    check_fraction("distance", distance)
+    if n is not None:
+        check_int("n", n, minimum=1, maximum=len(given))
     weights = _weights(given)
     similar = np.clip(weights @ weights.T, 0, 1)
     apart = squareform(1 - similar, checks=False)
     tree = linkage(apart, method="average")
-    found = fcluster(tree, n, "maxclust") if n is not None else fcluster(tree, distance, "distance")
-    names = {label: f"topic-{place:03d}" for place, label in enumerate(dict.fromkeys(found.tolist()), start=1)}
-    return [names[label] for label in found.tolist()]
+    labels = fcluster(tree, n, "maxclust") if n is not None else fcluster(tree, distance, "distance")
+    names = {label: f"topic-{place:03d}" for place, label in enumerate(dict.fromkeys(labels.tolist()), start=1)}
+    return [names[label] for label in labels.tolist()]
 
 
 def _weights(texts: Sequence[str]) -> np.ndarray:
-    kept = frozenset(data_text("function_words.txt").split())
-    counted = [Counter(_stem(word) for word in words_of(text) if word not in kept) for text in texts]
+    function_words = frozenset(data_text("function_words.txt").split())
+    counted = [Counter(_stem(word) for word in words_of(text) if word not in function_words) for text in texts]
     spread = Counter(word for counts in counted for word in counts)
     place = {word: index for index, word in enumerate(word for word, n in spread.items() if n > 1)}
     weights = np.zeros((len(texts), max(len(place), 1)))
