@@ -641,7 +641,7 @@ def test_a_profile(tmp_path: Path, store: Store) -> None:
     document = json.loads(ok("profile", *arguments, "--json"))
     assert [row["condition"] for row in document["table"]] == ["sentences", "word-lists", "jabberwocky", "nonwords"]
     assert document["settings"]["n_controls"] == 2
-    assert any("selected anew" in note for note in document["notes"])
+    assert any("reselected" in note for note in document["notes"])
 
 
 def test_brain(tmp_path: Path, store: Store) -> None:

@@ -93,7 +93,7 @@ def test_selecting_and_measuring_on_the_same_noise_is_prevented(tiny):
     assert inside > 0.3
     assert outside < inside / 2
     assert held_out.contrast("a", "b")["p"] > 0.01
-    assert "if these did, the profile is circular" in circular.notes[0]
+    assert "if they include these, the profile is circular" in circular.notes[0]
 
 
 def test_units_that_lost_their_selection_are_measured_on_other_stimuli(tiny, language, tmp_path):
@@ -243,7 +243,7 @@ def test_the_pattern_needs_its_conditions():
     with pytest.raises(mn.InputError, match="lacks jabberwocky, nonwords"):
         profile.compare_to_human()
     whole = made(np.random.default_rng(0).standard_normal((5, 4)))
-    with pytest.raises(mn.InputError, match="values= lacks word-lists"):
+    with pytest.raises(mn.InputError, match=r"`values` must have .*, but lacks word-lists"):
         whole.compare_to_human({"sentences": 1, "jabberwocky": 1, "nonwords": 0})
 
 
@@ -288,14 +288,14 @@ def test_items_are_found_by_number_and_can_be_given():
     ("options", "message"),
     [
         ({"units": "x"}, "`units` must be Units"),
-        ({"conditions": ["text"]}, "no Stimulus with a condition"),
-        ({"conditions": 3}, "conditions= is a Contrast"),
-        ({"conditions": {"a": "text"}}, "'a' is a list of texts"),
-        ({"conditions": {"a": ["one"], "b": ["two", "three"]}}, "'a' has 1 stimuli"),
-        ({"normalize": "percent"}, "normalize='percent'"),
-        ({"magnitude": "squared"}, "magnitude='squared'"),
+        ({"conditions": ["text"]}, "must be a Stimulus with a condition"),
+        ({"conditions": 3}, "`conditions` must be a Contrast"),
+        ({"conditions": {"a": "text"}}, "'a' must be a list of texts"),
+        ({"conditions": {"a": ["one"], "b": ["two", "three"]}}, "'a' has 1 stimulus"),
+        ({"normalize": "percent"}, "`normalize` must be one of .*, got 'percent'"),
+        ({"magnitude": "squared"}, "`magnitude` must be one of .*, got 'squared'"),
         ({"n_controls": -1}, "`n_controls` must be a non-negative integer"),
-        ({"items": ["1"]}, "items= has 1 entries"),
+        ({"items": ["1"]}, "`items` must have one entry per stimulus, got 1"),
     ],
 )
 def test_bad_questions_are_refused(tiny, language, options, message):
@@ -305,6 +305,6 @@ def test_bad_questions_are_refused(tiny, language, options, message):
 
 
 def test_the_language_profile_wants_four_conditions(tiny, language):
-    with pytest.raises(mn.InputError, match="there are no word-lists, jabberwocky"):
+    with pytest.raises(mn.InputError, match="but lacks word-lists, jabberwocky"):
         mn.profile.language(tiny, language, mn.stimuli.language(5), progress=False)
     assert "modalnet.profile(model, units, conditions)" in repr(mn.profile)

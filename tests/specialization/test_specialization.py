@@ -262,23 +262,23 @@ def test_everything_is_measured_in_the_bundled_model(result, tiny, localizations
     assert (crossed["g_off"] > 0.5).all()
     assert crossed.loc["vision", "cost"] == pytest.approx(0, abs=1e-3)
     assert crossed.loc["language", "cost"] != pytest.approx(0, abs=1e-3)
-    assert [note for note in result.notes if "there is nothing for language to disturb" in note]
+    assert [note for note in result.notes if "language cannot interfere" in note]
     lesions = result.table("dual_task")
     assert set(lesions["lesion"]) == {"", "language", "vision"}
     assert lesions["cost"].between(-1, 1).all()
     text = result.summary()
-    for word in ("do the networks share units?", "suffice (random:", "cost", "tells"):
+    for word in ("shared units of the networks", "suffice (random:", "cost", "decoded from"):
         assert word in text
 
 
 def test_what_cannot_be_measured_is_said(tiny, localizations):
     found = mn.specialization(tiny, localizations, progress=False)
     assert set(found.tables) == {"overlap", "separation", "layers", "selectivity"}
-    assert found.missing["capacity"] == "it needs the stimuli of the domains (contrasts=...)"
-    assert "not measured, it needs a task of each domain" in found.summary()
-    with pytest.raises(mn.InputError, match="capacity was not measured: it needs the stimuli"):
+    assert found.missing["capacity"] == "it requires the contrast of every domain (`contrasts`)"
+    assert "not measured, it requires a task of each domain" in found.summary()
+    with pytest.raises(mn.InputError, match="capacity was not measured: it requires the contrast"):
         found.table("capacity")
-    with pytest.raises(mn.InputError, match="There is no measure 'speed'"):
+    with pytest.raises(mn.InputError, match=r"`measure` must be one of .*, got 'speed'"):
         found.table("speed")
     fixed = {name: one.top(k=9) for name, one in localizations.items()}
     assert "given as fixed Units" in mn.specialization(tiny, fixed, progress=False).missing["selectivity"]
@@ -288,7 +288,7 @@ def test_two_domains_of_texts_are_not_shown_at_once(tiny):
     texts = {"language": mn.stimuli.language(10), "reasoning": mn.stimuli.multiple_demand(10)}
     found = {name: mn.localize(tiny, one, progress=False) for name, one in texts.items()}
     both = mn.specialization(tiny, found, texts, n_controls=2, progress=False)
-    assert "cannot be shown at once" in both.missing["interference"]
+    assert "cannot be presented simultaneously" in both.missing["interference"]
     assert set(both.table("transfer")["network"]) == set(texts)
 
 
@@ -326,16 +326,19 @@ def test_the_panels(result):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"networks": {}}, "a mapping of two domains or more"),
-        ({"networks": {"a": units((0, 1))}}, "a mapping of two domains or more"),
-        ({"networks": {"a": units((0, 1)), "b": "x"}}, "Network 'b' is a str"),
+        ({"networks": {}}, "a mapping from two or more domains"),
+        ({"networks": {"a": units((0, 1))}}, "a mapping from two or more domains"),
+        ({"networks": {"a": units((0, 1)), "b": "x"}}, r"`units\['b'\]` must be Units or a Localization, got a str"),
         (
             {"networks": {"a": units((0, 1)), "b": units((0, 2))}},
             "belong to another model than tiny: decoder has shape",
         ),
-        ({"contrasts": {"music": mn.stimuli.language(4)}}, "contrasts= names 'music'"),
-        ({"contrasts": {"language": "x"}}, "is a str; a Contrast was expected"),
-        ({"tasks": [1]}, "tasks= is a mapping of domains"),
+        (
+            {"contrasts": {"music": mn.stimuli.language(4)}},
+            r"`contrasts` must have keys among the networks .*, got 'music'",
+        ),
+        ({"contrasts": {"language": "x"}}, "must be a Contrast, got a str"),
+        ({"tasks": [1]}, "`tasks` must be a mapping from domains"),
         ({"n_crossed": 1}, "`n_crossed` must be an integer of at least 2"),
     ],
 )

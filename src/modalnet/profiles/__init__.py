@@ -1,7 +1,7 @@
-"""Response profiles: what a network does under conditions that did not select it.
+"""Response profiles: the mean response of a network to each condition, on stimuli that did not select it.
 
-:data:`profile` measures any conditions; ``profile.language`` the four classic ones, sentences, word lists, Jabberwocky
-and nonwords, with their lexical and syntactic contrasts.
+:data:`profile` measures arbitrary conditions; ``profile.language`` the four classic ones, sentences, word lists,
+Jabberwocky and nonwords, with their lexical and syntactic contrasts.
 """
 
 from modalnet._lazy import attach

@@ -1,7 +1,7 @@
-"""What the human language network does under the four classic conditions, and whether a network does the same.
+"""Comparison of a response profile with the human language network in the four classic conditions.
 
-What is published and agrees between studies is an order, not a set of numbers: percent signal change depends on the
-scanner, the task and the region. So the comparison is of five differences.
+The published finding that replicates across studies is an order of conditions, not a set of values: percent signal
+change depends on the scanner, the task and the region. The comparison is therefore of five pairwise differences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEDORENKO2010 = "Fedorenko et al. (2010), J Neurophysiol 104:1177-1194"
 FEDORENKO2016 = "Fedorenko et al. (2016), PNAS 113:E6256-E6262"
 SHAIN2024 = "Shain et al. (2024), J Cogn Neurosci 36(7):1427-1471"
 
-#: (condition with the larger response, condition with the smaller one, where it is reported).
+#: (condition with the larger response, condition with the smaller response, source).
 PATTERN: tuple[tuple[str, str, str], ...] = (
     (SENTENCES, NONWORDS, f"{FEDORENKO2010}; {FEDORENKO2016}; {SHAIN2024}"),
     (SENTENCES, WORDS, f"{FEDORENKO2010}; {FEDORENKO2016}; {SHAIN2024}"),
@@ -39,18 +39,18 @@ PATTERN: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class HumanComparison(Result):
-    """Five published differences of the human language network, each looked up in a profile.
+    """Five published differences between conditions in the human language network, tested in a profile.
 
     Attributes
     ----------
     rows
-        Per difference: higher, lower, source, difference (in the profile's unit), low, high (95%), holds (``"yes"``
-        where the interval lies above 0, ``"no"`` where it lies below, else ``"unclear"``), controls (share of random
-        draws with the difference above 0).
+        Per difference: higher, lower, source, difference (in the unit of the profile), low, high (95% interval), holds
+        (``"yes"`` if the interval lies above 0, ``"no"`` if below, else ``"unclear"``), controls (fraction of random
+        draws with a difference above 0).
     n_controls, controls_alike
-        How many random draws there are, and how many have all five differences above 0.
+        Number of draws of random units, and of those with all five differences above 0.
     correlation
-        Pearson correlation of the four condition means with values that were given; NaN without any.
+        Pearson correlation of the four condition means with the given values; NaN if none were given.
     """
 
     NAME = "a comparison with humans"
@@ -64,17 +64,17 @@ class HumanComparison(Result):
 
     @property
     def n_holding(self) -> int:
-        """How many of the five differences hold."""
+        """Number of the five differences that hold."""
         return sum(row["holds"] == "yes" for row in self.rows)
 
     def table(self) -> pd.DataFrame:
-        """One row per difference; see :attr:`rows`."""
+        """Return one row per difference; see :attr:`rows`."""
         import pandas as pd
 
         return pd.DataFrame(list(self.rows))
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return a summary as text: each difference with its interval, and the random controls."""
         lines = [f"{self.n_holding} of {len(self.rows)} published differences of the human language network hold"]
         for row in self.rows:
             interval = f"{row['difference']:+.3f} [{row['low']:.3f}, {row['high']:.3f}]"
@@ -120,14 +120,14 @@ class HumanComparison(Result):
 
 
 def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None) -> HumanComparison:
-    """Look up the published pattern of the human language network in a profile.
+    """Test the published pattern of the human language network in a profile.
 
     Parameters
     ----------
     profile
-        Of the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``.
+        A profile with the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``.
     values
-        Condition → a response of a brain, such as percent signal change in a study of your own, to be correlated with.
+        Mapping from conditions to brain responses to correlate with, such as percent signal change.
 
     Returns
     -------
@@ -136,25 +136,25 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
     Raises
     ------
     InputError
-        If the profile lacks one of the four conditions, or ``values`` do.
+        If the profile or ``values`` lacks one of the four conditions.
 
     Notes
     -----
-    Published: sentences evoke the largest response and nonwords the smallest, word lists and Jabberwocky lie between
-    (Fedorenko et al. 2010; Shain et al. 2024; in single electrodes Fedorenko et al. 2016). How word lists stand to
-    Jabberwocky differs between regions and studies, so nothing is asked about it. With four conditions, a correlation
-    of condition means says little: any two rising orders correlate.
+    The published pattern: sentences evoke the largest response and nonwords the smallest, with word lists and
+    Jabberwocky in between (Fedorenko et al. 2010; Shain et al. 2024; in single electrodes Fedorenko et al. 2016). The
+    difference between word lists and Jabberwocky varies between regions and studies and is not tested. With four
+    conditions, a correlation of condition means carries little information: any two increasing orders correlate.
     """
     missing = [name for name in LANGUAGE if name not in profile.conditions]
     if missing:
         raise InputError(
-            f"The human pattern is over {', '.join(LANGUAGE)}; this profile lacks {', '.join(missing)}. Name its "
-            "conditions so, or take modalnet.profile.language(...)."
+            f"`profile` must have the conditions {', '.join(LANGUAGE)}, but lacks {', '.join(missing)}. Rename its "
+            "conditions, or use modalnet.profile.language(...)."
         )
     rows, above = [], np.ones(profile.n_controls, dtype=bool)
     for higher, lower, source in PATTERN:
-        found = profile.contrast(higher, lower)
-        holds = "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "unclear"
+        contrast = profile.contrast(higher, lower)
+        holds = "yes" if contrast["low"] > 0 else "no" if contrast["high"] < 0 else "unclear"
         draws = profile.control_difference((higher,), (lower,))
         above &= draws > 0
         share = float((draws > 0).mean()) if len(draws) else math.nan
@@ -162,9 +162,9 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
             {
                 "higher": higher,
                 "lower": lower,
-                "difference": found["difference"],
-                "low": found["low"],
-                "high": found["high"],
+                "difference": contrast["difference"],
+                "low": contrast["low"],
+                "high": contrast["high"],
                 "holds": holds,
                 "controls": share,
                 "source": source,
@@ -174,7 +174,9 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
     if values is not None:
         lacking = [name for name in LANGUAGE if name not in values]
         if lacking:
-            raise InputError(f"values= lacks {', '.join(lacking)}; give a number for each of {', '.join(LANGUAGE)}.")
+            raise InputError(
+                f"`values` must have a number for each of {', '.join(LANGUAGE)}, but lacks {', '.join(lacking)}."
+            )
         theirs = np.array([float(values[name]) for name in LANGUAGE])
         ours = np.array([profile.mean(name) for name in LANGUAGE])
         if np.ptp(theirs) > 0 and np.ptp(ours) > 0:

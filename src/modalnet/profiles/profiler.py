@@ -1,9 +1,9 @@
-"""Measures how a network responds to conditions, on stimuli that did not select it.
+"""Response profiles of a network, cross-validated against the selection of its units.
 
-Units that were selected because they prefer sentences prefer these sentences, whatever they code. A profile is worth
-something only on other stimuli. So wherever it is known which stimuli selected the units, the network is selected anew
-without a fold of them, and its response to a stimulus is that of a network which never saw it (Kriegeskorte et al.
-2009).
+Units that were selected because they respond more to some sentences do so for these sentences by construction. A
+response profile is informative only for held-out stimuli. Wherever the stimuli that selected the units are known, the
+network is therefore reselected without a fold of them, and the response to a stimulus is that of a network whose
+selection did not involve it (Kriegeskorte et al. 2009).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_seed
+from modalnet._validation import check_int, check_option, check_seed
 from modalnet.activations import (
     Activations,
     Selection,
@@ -45,7 +45,7 @@ NUMBER = re.compile(r"^(?P<kind>.*?)[-_: ]?(?P<number>\d+)$")
 
 
 class Profiler:
-    """Calling it measures a profile; its one instance is :data:`modalnet.profile`."""
+    """Callable that measures response profiles; its only instance is :data:`modalnet.profile`."""
 
     @renamed_arguments(controls="n_controls")
     @reads_weights_once
@@ -69,39 +69,40 @@ class Profiler:
         cache: CacheLike = True,
         progress: bool = True,
     ) -> Profile:
-        """Measure how a network responds to conditions, held out.
+        """Measure the response profile of a network over conditions, on held-out stimuli.
 
         Parameters
         ----------
         model
             A model from :func:`modalnet.load`.
         units
-            The network: Units, or a localization, whose top ``fraction`` is taken.
+            The network: Units, or a Localization, of which the top ``fraction`` of units is selected.
         conditions
-            A Contrast, stimuli with conditions, or condition → stimuli or texts.
+            A Contrast, a list of stimuli with conditions, or a mapping from conditions to stimuli or texts.
         fraction
-            Where ``units`` is a localization.
+            Fraction of units selected if ``units`` is a Localization.
         normalize
-            ``"z"``: each unit's response is z-scored over all these stimuli, then averaged over units, so that a few
-            units with massive activations are not the whole profile. ``"minmax"``: each unit is scaled so that its
-            condition means run from 0 to 1. ``"none"``: the activation as it is.
+            ``"z"``: responses of each unit are z-scored over all stimuli, then averaged over units, so that a few
+            units with massive activations do not dominate the profile. ``"minmax"``: each unit is scaled so that its
+            condition means range from 0 to 1. ``"none"``: unscaled activations.
         n_controls, match
-            How many sets of random units, and what they share with the network.
+            Number of sets of random units, and the property in which they match the network.
         tokens, magnitude
-            Which tokens, and whether the absolute activation counts. None: as in the localization that selected the
-            units, where it is known (then also its cut of texts); else as :func:`modalnet.localize` does by default.
+            Token positions, and whether activations are taken as absolute values. None: as in the localization that
+            selected the units, if known (with its truncation of texts); else the defaults of
+            :func:`modalnet.localize`.
         items
-            Per stimulus, what belongs together across conditions. None: where ids end in numbers and every condition
-            has the same ones (``"sentence-001"``, ``"word-list-001"``), these numbers; else nothing.
+            The item of each stimulus, which pairs stimuli across conditions. None: the numbers in which ids end, if
+            every condition has the same ones (``"sentence-001"``, ``"word-list-001"``); else no items.
         name
-            What the network is called.
+            Name of the network, for display.
         seed
-            Of the controls and all resampling.
+            Seed of the controls, resamples and permutations.
         batch_size, cache, progress
             As for :func:`modalnet.localize`.
         remote
-            Where to run: None for where the model is, or what :func:`modalnet.load` takes. One row of pooled
-            activations per stimulus comes back.
+            Where the model runs: None for its default, or a value that :func:`modalnet.load` accepts. One row of
+            pooled activations per stimulus is returned.
 
         Returns
         -------
@@ -111,17 +112,17 @@ class Profiler:
         Raises
         ------
         InputError
-            For conditions with fewer than two stimuli, units of another model or none; where the stimuli of a
-            condition selected these units and they cannot be selected anew.
+            If an argument is invalid, the units are empty or of another model, or a condition has fewer than two
+            stimuli that did not select the units.
 
         Notes
         -----
-        Units that a localization selected (``localization.top(...)``) carry their selection. Stimuli that selected
-        them are measured with a network selected without their fold, and without those of the other stimuli of their
-        item. So are Jabberwocky sentences whose sentence selected them. Stimuli that have to do with none of the
-        localizer's are measured with the same networks, in turn. Units that lost their selection (by set
-        algebra, or through a file) are measured as they are, on the stimuli that did not select them. Where nothing is
-        known about their selection, the profile says so.
+        Units that a localization selected (``localization.top(...)``) carry their selection. The response to a stimulus
+        that selected them is that of a network selected without its fold, and without the folds of the other stimuli
+        of its item (as for a Jabberwocky sentence whose source sentence selected the units). Stimuli unrelated to the
+        localizer are assigned to the same networks in turn. Units without their selection (after set algebra, or
+        loaded from a file) are measured unchanged, on the stimuli that did not select them. If their selection is
+        unknown, a note says so.
 
         References
         ----------
@@ -132,12 +133,9 @@ class Profiler:
         network = as_units(units, fraction)
         check_units(model, network, "The network's units")
         stimuli = _conditions(conditions)
-        for what, value, known in (
-            ("normalize", normalize, NORMALIZE),
-            ("magnitude", magnitude, (None, "absolute", "signed")),
-        ):
-            if value not in known:
-                raise InputError(f"{what}={value!r} is not known. Give one of {', '.join(map(str, known))}.")
+        check_option("normalize", normalize, NORMALIZE)
+        if magnitude is not None:
+            check_option("magnitude", magnitude, ("absolute", "signed"))
         check_int("n_controls", n_controls, minimum=0)
         check_seed(seed)
         plan = _plan(network, stimuli, items)
@@ -193,30 +191,30 @@ class Profiler:
     def language(
         self, model: Model, units: Any, conditions: Any = None, *, n: int | None = None, **options: Any
     ) -> Profile:
-        """The profile over sentences, word lists, Jabberwocky and nonwords.
+        """Measure the response profile over sentences, word lists, Jabberwocky and nonwords.
 
         Parameters
         ----------
         model, units
             As for :data:`modalnet.profile`.
         conditions
-            Stimuli of the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``; those of
-            :func:`modalnet.stimuli.language_conditions`, if None.
+            Stimuli of the conditions ``sentences``, ``word-lists``, ``jabberwocky`` and ``nonwords``; by default those
+            of :func:`modalnet.stimuli.language_conditions`.
         n
-            Take the first n of each bundled condition.
+            Number of stimuli per bundled condition; None for all.
         **options
             As for :data:`modalnet.profile`.
 
         Returns
         -------
         Profile
-            Its :meth:`~Profile.contrasts` hold the lexical contrast (words against nonwords, with and without
-            structure) and the syntactic one (structure against none, with and without words).
+            Its :meth:`~Profile.contrasts` include the lexical contrast (words against nonwords, with and without
+            syntactic structure) and the syntactic contrast (structure against none, with and without words).
 
         Raises
         ------
         InputError
-            As for :data:`modalnet.profile`; if one of the four conditions is missing.
+            As for :data:`modalnet.profile`; also if one of the four conditions is missing.
 
         References
         ----------
@@ -227,7 +225,7 @@ class Profiler:
         there = {stimulus.condition for stimulus in stimuli}
         missing = [name for name in LANGUAGE if name not in there]
         if missing:
-            raise InputError(f"The language profile is over {', '.join(LANGUAGE)}; there are no {', '.join(missing)}.")
+            raise InputError(f"`conditions` must include {', '.join(LANGUAGE)}, but lacks {', '.join(missing)}.")
         order = {condition: i for i, condition in enumerate(LANGUAGE)}
         wanted = [stimulus for stimulus in stimuli if stimulus.condition in order]
         return self(model, units, sorted(wanted, key=lambda one: order[str(one.condition)]), **options)
@@ -236,13 +234,13 @@ class Profiler:
         return "modalnet.profile(model, units, conditions), .language(model, units)"
 
 
-#: Measures how a network responds to conditions; see :meth:`Profiler.__call__` and :meth:`Profiler.language`.
+#: Measures the response profile of a network; see :meth:`Profiler.__call__` and :meth:`Profiler.language`.
 profile = Profiler()
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Which network measures which stimulus."""
+    """Assignment of stimuli to the networks that measure them."""
 
     stimuli: tuple[Stimulus, ...]
     conditions: tuple[str, ...]
@@ -254,7 +252,7 @@ class _Plan:
     notes: list[str]
 
     def inputs(self) -> dict[str, Any]:
-        """What the profile is measured on, for the store."""
+        """Return what the responses depend on, for the cache key."""
         return {
             "networks": self.networks,
             "of_network": self.of_network,
@@ -273,7 +271,7 @@ def _conditions(given: Any) -> list[Stimulus]:
         for condition, some in given.items():
             if isinstance(some, str | Stimulus) or not isinstance(some, Sequence):
                 raise InputError(
-                    f"The condition {condition!r} is a list of texts or stimuli; got a {type(some).__name__}."
+                    f"The condition {condition!r} must be a list of texts or stimuli, got a {type(some).__name__}."
                 )
             for i, one in enumerate(some, start=1):
                 text, image = (one.text, one.image) if isinstance(one, Stimulus) else (one, None)
@@ -282,63 +280,64 @@ def _conditions(given: Any) -> list[Stimulus]:
         return made
     if isinstance(given, str | Stimulus) or not isinstance(given, Sequence):
         raise InputError(
-            "conditions= is a Contrast, a list of stimuli with conditions, or condition → stimuli; got a "
-            f"{type(given).__name__}."
+            "`conditions` must be a Contrast, a list of stimuli with conditions, or a mapping from conditions to "
+            f"stimuli, got a {type(given).__name__}."
         )
     for index, one in enumerate(given):
         if not isinstance(one, Stimulus) or one.condition is None:
-            raise InputError(f"Item {index} of conditions= is no Stimulus with a condition.")
+            raise InputError(f"`conditions[{index}]` must be a Stimulus with a condition, got {one!r:.80}.")
     return list(given)
 
 
 def _plan(network: Units, stimuli: Sequence[Stimulus], items: Sequence[str] | None) -> _Plan:
     notes: list[str] = []
     if items is not None and len(items) != len(stimuli):
-        raise InputError(f"items= has {len(items)} entries for {len(stimuli)} stimuli; one each.")
+        raise InputError(f"`items` must have one entry per stimulus, got {len(items)} for {len(stimuli)} stimuli.")
     labels = tuple(map(str, items)) if items is not None else _numbered(stimuli)
     digests = [stimulus.inspect().digest for stimulus in stimuli]
     selection = selection_of(network)
-    kept = np.ones(len(stimuli), dtype=bool)
+    usable = np.ones(len(stimuli), dtype=bool)
     networks: tuple[Units, ...] = (network,)
     of_network = np.zeros(len(stimuli), dtype=np.int64)
     if selection is not None:
         folds = [selection.fold_of(digest) for digest in digests]
-        kept = np.array([fold != -1 for fold in folds])
+        usable = np.array([fold != -1 for fold in folds])
         if any(fold is not None for fold in folds):
-            networks, of_network = _anew(_unseen(stimuli, folds, labels, selection), selection)
+            networks, of_network = _reselected(_unseen(stimuli, folds, labels, selection), selection)
             n = sum(fold is not None for fold in folds)
             how = (
-                f"the network was selected anew {len(networks)} times, each time without a part of its localizer; {n} "
-                f"of {len(stimuli)} stimuli are of the localizer, and each is measured by a network that has not seen "
-                f"it{'' if labels is None else ', nor another stimulus of its item'}"
+                f"the network was reselected {len(networks)} times, each time without part of its localizer; {n} of "
+                f"{len(stimuli)} stimuli are of the localizer, and each is measured by a network selected without "
+                f"it{'' if labels is None else ' and without the other stimuli of its item'}"
             )
         else:
             how = "none of these stimuli selected the network"
     elif network.selected_on is not None:
-        kept = np.array([digest not in network.selected_on for digest in digests])
+        usable = np.array([digest not in network.selected_on for digest in digests])
         how = "these units are measured on stimuli that did not select them"
     else:
-        how = "it is not known which stimuli selected these units: if these did, the profile is circular"
+        how = "the stimuli that selected these units are unknown: if they include these, the profile is circular"
     notes.append(how)
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} of {len(stimuli)} stimuli selected these units and were left out")
-    chosen = [stimulus for stimulus, keep in zip(stimuli, kept, strict=True) if keep]
+    if not usable.all():
+        notes.append(f"{int((~usable).sum())} of {len(stimuli)} stimuli selected these units and were left out")
+    chosen = [stimulus for stimulus, keep in zip(stimuli, usable, strict=True) if keep]
     conditions = tuple(dict.fromkeys(str(stimulus.condition) for stimulus in stimuli))
     counts = Counter(str(stimulus.condition) for stimulus in chosen)
     for condition in conditions:
         if counts[condition] < 2:
+            counted = "1 stimulus" if counts[condition] == 1 else f"{counts[condition]} stimuli"
             raise InputError(
-                f"The condition {condition!r} has {counts[condition]} stimuli that did not select these units, and a "
-                "profile needs two. Give localization.top(...) or the localization itself, so that the network can be "
-                "selected anew without them, or other stimuli."
+                f"The condition {condition!r} has {counted} that did not select these units, but a profile requires "
+                "two. Give the localization or its top(...), so that the network can be reselected without them, or "
+                "other stimuli."
             )
     of_stimulus = np.array([conditions.index(str(stimulus.condition)) for stimulus in chosen])
-    some_items = None if labels is None else tuple(label for label, keep in zip(labels, kept, strict=True) if keep)
-    return _Plan(tuple(chosen), conditions, of_stimulus, some_items, networks, of_network[kept], how, notes)
+    some_items = None if labels is None else tuple(label for label, keep in zip(labels, usable, strict=True) if keep)
+    return _Plan(tuple(chosen), conditions, of_stimulus, some_items, networks, of_network[usable], how, notes)
 
 
 def _numbered(stimuli: Sequence[Stimulus]) -> tuple[str, ...] | None:
-    """Item numbers from ids, where every condition has the same."""
+    """Item numbers from ids, if every condition has the same numbers."""
     numbers = []
     for stimulus in stimuli:
         match = NUMBER.match(stimulus.id or "")
@@ -357,10 +356,10 @@ def _numbered(stimuli: Sequence[Stimulus]) -> tuple[str, ...] | None:
 def _unseen(
     stimuli: Sequence[Stimulus], folds: Sequence[int | None], labels: Sequence[str] | None, selection: Selection
 ) -> list[tuple[int, ...]]:
-    """The folds that must not have selected the network of each stimulus.
+    """Return, per stimulus, the folds that must not take part in selecting the network that measures it.
 
-    Its own, and those of the other stimuli of its item. A stimulus that has to do with none of the localizer's takes
-    the folds in turn, so that the same networks measure it.
+    These are its fold and those of the other stimuli of its item. Stimuli unrelated to the localizer are assigned the
+    folds in turn, so that the same networks measure them.
     """
     of_item: dict[str, set[int]] = {}
     for label, fold in zip(labels or (), folds, strict=False):
@@ -378,20 +377,20 @@ def _unseen(
     return found
 
 
-def _anew(avoided: Sequence[tuple[int, ...]], selection: Selection) -> tuple[tuple[Units, ...], np.ndarray]:
-    """One network for each choice of folds to be avoided, and which of them measures each stimulus."""
+def _reselected(avoided: Sequence[tuple[int, ...]], selection: Selection) -> tuple[tuple[Units, ...], np.ndarray]:
+    """Return one network per set of excluded folds, and the index of the network of each stimulus."""
     choices = {folds: index for index, folds in enumerate(dict.fromkeys(avoided))}
     for folds in choices:
         if len(folds) >= selection.n_folds:
             raise InputError(
-                f"An item has stimuli in all {selection.n_folds} folds of the localizer, so no network is left that "
-                "has not seen it. Give items= that hold fewer stimuli."
+                f"An item has stimuli in all {selection.n_folds} folds of the localizer, so that no fold is left to "
+                "select a network. Give `items` with fewer stimuli each."
             )
     return tuple(selection.without(*folds) for folds in choices), np.array([choices[folds] for folds in avoided])
 
 
 class _Measure:
-    """The response of a network, or of one per fold, to every stimulus."""
+    """The response of a network, or of one network per fold, to every stimulus."""
 
     def __init__(self, activations: Activations, plan: _Plan, *, absolute: bool, normalize: str) -> None:
         self.activations, self.plan, self.absolute, self.normalize = activations, plan, absolute, normalize
@@ -409,9 +408,7 @@ class _Measure:
         values = np.abs(values) if self.absolute else values
         if not np.isfinite(values).all():
             broken = int((~np.isfinite(values).all(axis=0)).sum())
-            raise InputError(
-                f"{broken} of {values.shape[1]} units have activations that are NaN or infinite on these stimuli."
-            )
+            raise InputError(f"{broken} of {values.shape[1]} units have NaN or infinite activations on these stimuli.")
         if self.normalize == "none":
             return values
         if self.normalize == "z":
@@ -423,7 +420,7 @@ class _Measure:
             low, span = means.min(axis=0), np.ptp(means, axis=0)
         varies = span > 1e-12 * np.maximum(np.abs(low), 1e-300)
         if not varies.any():
-            raise InputError("None of the units varies over these stimuli, so there is nothing to normalize.")
+            raise InputError("`normalize` requires units that vary over the stimuli, but all are constant.")
         return (values[:, varies] - low[varies]) / span[varies]
 
 

@@ -1,4 +1,8 @@
-"""What a profile measured: one number per stimulus for the network, and for every draw of random units."""
+"""Results of response profiles: the response to each stimulus of a network and of random units.
+
+A :class:`Profile` compares conditions by item if every item has one stimulus of each condition, and by stimulus
+otherwise. Intervals are bootstrapped and p values come from permutations of the same units of analysis.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
 RESAMPLES, PERMUTATIONS = 2000, 9999
 UNITS = {"z": "z", "minmax": "share of the range of condition means", "none": "activation"}
 
-#: Questions of the four conditions: name → (positive, negative).
-QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+#: Planned contrasts of the four conditions: name → (positive, negative).
+PLANNED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "lexical": (("sentences", "word-lists"), ("jabberwocky", "nonwords")),
     "syntactic": (("sentences", "jabberwocky"), ("word-lists", "nonwords")),
 }
@@ -36,35 +40,35 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Profile(Result):
-    """Responses of a network to conditions, on stimuli that did not select it.
+    """Responses of a network to conditions, on held-out stimuli.
 
     Made by :data:`modalnet.profile`.
 
     Attributes
     ----------
     model, network
-        Readable names.
+        Names, for display.
     conditions
-        In the order in which they are shown.
+        Names of the conditions, in display order.
     of_stimulus
-        [stimulus]: the position of its condition.
+        int64 [stimulus]: index of its condition.
     items
-        [stimulus]: what belongs together across conditions (a sentence and its word list); None where nothing does.
+        [stimulus]: the item, which pairs stimuli across conditions (a sentence and its word list); None without items.
     responses
-        [stimulus]: mean over the network's units.
+        float64 [stimulus]: mean response over the units of the network, in the unit of ``normalize``.
     controls
-        [draw, stimulus]: the same for random units.
+        float64 [draw, stimulus]: the same for random units.
     normalize
         ``"z"``, ``"minmax"`` or ``"none"``; see :class:`modalnet.profiles.Profiler`.
     notes
-        What a reader must know: how the stimuli were held out, and what was left out.
+        Caveats: how stimuli were held out, and which were left out.
     settings
-        Everything that was asked for, as a JSON document.
+        The settings of the analysis, as a JSON document.
 
     Raises
     ------
     InputError
-        If the parts do not fit each other.
+        If the shapes disagree.
     """
 
     NAME = "a profile"
@@ -86,7 +90,7 @@ class Profile(Result):
         n = len(self.responses)
         if len(self.of_stimulus) != n or self.controls.shape[1:] != (n,) or (self.items and len(self.items) != n):
             raise InputError(
-                f"A profile has one condition, one response and one control value per stimulus; got "
+                "`of_stimulus`, `responses` and `controls` must have one entry per stimulus, got "
                 f"{len(self.of_stimulus)}, {n} and {self.controls.shape}."
             )
         object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
@@ -95,15 +99,15 @@ class Profile(Result):
 
     @property
     def n_controls(self) -> int:
-        """How many draws of random units there are."""
+        """Number of draws of random units."""
         return len(self.controls)
 
     def values(self, condition: str) -> Float[np.ndarray, " stimulus"]:
-        """The network's responses to the stimuli of a condition; an InputError for one that is none."""
+        """Return the responses of the network to a condition [stimulus]; raise an InputError if it is unknown."""
         return self.responses[self._members(condition)]
 
     def mean(self, condition: str) -> float:
-        """The network's mean response to a condition."""
+        """Return the mean response of the network to a condition."""
         return float(self.values(condition).mean())
 
     def _members(self, condition: str) -> np.ndarray:
@@ -132,7 +136,7 @@ class Profile(Result):
 
     @cached_property
     def _resampled(self) -> Float[np.ndarray, "resample condition"]:
-        """Condition means under the bootstrap: of items where they are paired, else of stimuli of each condition."""
+        """Bootstrapped condition means: over items if conditions are paired, else over stimuli per condition."""
         rng = np.random.Generator(np.random.PCG64([int(self.settings.get("seed", 0)), 1]))
         if self._paired is not None:
             counts = resampling.bootstrap_counts(len(self._paired), RESAMPLES, rng)
@@ -144,12 +148,12 @@ class Profile(Result):
         return means
 
     def control_means(self) -> Float[np.ndarray, "draw condition"]:
-        """Condition means of every draw of random units."""
+        """Return the condition means of each draw of random units [draw, condition]."""
         members = [self._members(condition) for condition in self.conditions]
         return np.stack([self.controls[:, some].mean(axis=1) for some in members], axis=1)
 
     def control_difference(self, positive: Sequence[str], negative: Sequence[str]) -> Float[np.ndarray, " draw"]:
-        """The difference of condition means in every draw of random units."""
+        """Return the difference of condition means in each draw of random units [draw]."""
         return self.control_means() @ self._weights(positive, negative)
 
     def _weights(self, positive: Sequence[str], negative: Sequence[str]) -> np.ndarray:
@@ -161,28 +165,30 @@ class Profile(Result):
                 weights[self.conditions.index(name)] += sign / len(names)
         both = set(positive) & set(negative)
         if both or not positive or not negative:
-            raise InputError(f"A contrast sets conditions against others; got {positive!r} and {negative!r}.")
+            raise InputError(
+                f"`positive` and `negative` must be different conditions, got {positive!r} and {negative!r}."
+            )
         return weights
 
     def contrast(self, positive: str | Sequence[str], negative: str | Sequence[str]) -> dict[str, float]:
-        """How much more the network responds to some conditions than to others.
+        """Compare the response to some conditions with that to others.
 
         Parameters
         ----------
         positive, negative
-            A condition or several, whose means are averaged.
+            One condition, or several whose means are averaged.
 
         Returns
         -------
         dict
-            difference, low, high (95% bootstrap); p (two-sided permutation: signs of item differences where conditions
-            are paired, else labels of stimuli); control (mean difference of random units), control_low, control_high
-            (lowest and highest draw), p_rank (share of draws with a difference as large; one-sided).
+            difference, low, high (95% bootstrap); p (two-sided; sign flips of item differences if conditions are
+            paired, else permutation of stimulus labels); control (mean difference of random units), control_low,
+            control_high (lowest and highest draw), p_rank (one-sided rank p value among the draws).
 
         Raises
         ------
         InputError
-            For conditions that are none, or on both sides.
+            If a condition is unknown or on both sides.
         """
         sides = tuple((one,) if isinstance(one, str) else tuple(one) for one in (positive, negative))
         weights = self._weights(*sides)
@@ -211,7 +217,7 @@ class Profile(Result):
     # -- tables --------------------------------------------------------------------------------------------------
 
     def table(self) -> pd.DataFrame:
-        """One row per condition.
+        """Return one row per condition.
 
         Returns
         -------
@@ -243,7 +249,7 @@ class Profile(Result):
         return pd.DataFrame(rows)
 
     def contrasts(self) -> pd.DataFrame:
-        """Every pair of conditions, and for the four conditions of language the lexical and the syntactic contrast.
+        """Return every pairwise contrast, and for the language conditions the lexical and syntactic contrasts.
 
         Returns
         -------
@@ -255,28 +261,28 @@ class Profile(Result):
 
         from modalnet.stats.moments import fdr
 
-        asked: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        contrasts: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         if set(LANGUAGE) <= set(self.conditions):
-            asked |= QUESTIONS
+            contrasts |= PLANNED
         for a, b in itertools.combinations(self.conditions, 2):
-            asked[f"{a} > {b}"] = ((a,), (b,))
+            contrasts[f"{a} > {b}"] = ((a,), (b,))
         rows = [
             {"contrast": name, "positive": ",".join(positive), "negative": ",".join(negative)}
             | self.contrast(positive, negative)
-            for name, (positive, negative) in asked.items()
+            for name, (positive, negative) in contrasts.items()
         ]
         table = pd.DataFrame(rows)
         table.insert(7, "q", fdr(table["p"].to_numpy(dtype=float)))
         return table
 
     def compare_to_human(self, values: Mapping[str, float] | None = None) -> HumanComparison:
-        """Look up the published pattern of the human language network: see :func:`.human.compare_to_human`."""
+        """Test the published pattern of the human language network: see :func:`.human.compare_to_human`."""
         from modalnet.profiles.human import compare_to_human
 
         return compare_to_human(self, values)
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return a summary as text: condition means, contrasts, random controls, notes."""
         lines = [f"{self.network} of {self.model}: responses in {UNITS[self.normalize]}"]
         for row in _records(self.table()):
             control = (
@@ -319,7 +325,7 @@ class Profile(Result):
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and a JSON document, from which :meth:`_from_content` makes it again."""
+        """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again."""
         arrays = {
             "of_stimulus": np.asarray(self.of_stimulus, dtype=np.int64),
             "responses": np.asarray(self.responses, dtype=np.float64),

@@ -1,9 +1,8 @@
-"""Specialization: how apart two networks of one model are, and what that might be good for.
+"""Specialization: the degree to which networks of one model are segregated, and its proposed benefits.
 
-Why would a brain, or a model, keep domains apart? Reasons that the field discusses for the lateralization of brains are
-that domains then stay out of each other's way (conflict avoidance), that there is room for more (higher capacity), and
-that they work faster and at once (processing speed, parallel processing). :func:`specialization` measures what can be
-measured of this in a model, each measure with its source and its limits, and says what was not measured.
+Proposed benefits of lateralization in brains are less interference between domains (conflict avoidance), higher
+capacity, faster processing and parallel processing. :func:`specialization` measures those that can be assessed in a
+model, each measure with its source and its limits, and reports which were not measured.
 """
 
 from modalnet._lazy import attach

@@ -1,4 +1,8 @@
-"""How many units suffice to tell a domain, and whose units tell which domain?"""
+"""Capacity: decoding accuracy of a domain as a function of the number of units.
+
+The smallest number of units that suffices to decode a domain measures how concentrated its code is. Decoding one domain
+from the network of another measures how much the code is shared.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from modalnet.stats.moments import Moments, welch
 
 FOLDS = 5
-ENOUGH = 0.95  # of what the best number of units gains over guessing
-SHRINKAGE = 0.1  # of each unit's variance towards the mean over units
+ENOUGH = 0.95  # fraction of the gain of the best number of units over chance
+SHRINKAGE = 0.1  # of the variance of each unit towards the mean over units
 
 
 def capacity(
@@ -24,18 +28,18 @@ def capacity(
     draws: int,
     seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Held-out accuracy of telling the sides of a contrast from its best k units, for growing k.
+    """Compute the held-out accuracy of decoding the sides of a contrast from its best k units, for increasing k.
 
     Parameters
     ----------
     values
-        Activations; every unit may be chosen.
+        Activations of all candidate units.
     positive
-        Which stimuli are of the positive side.
+        Whether each stimulus is of the positive side.
     conditions
-        Of each stimulus; they are spread evenly over folds.
+        The condition of each stimulus; folds are stratified by condition.
     draws, seed
-        Random choices of k units that stand beside each.
+        Number of random selections of k units as controls, and the seed of these and of the folds.
 
     Returns
     -------
@@ -43,14 +47,14 @@ def capacity(
         k, accuracy (balanced, held out), low, high (95%, Wilson), control (mean over random units), control_low,
         control_high (lowest and highest draw).
     summary
-        best (the highest accuracy), k_enough (the smallest k whose accuracy is at least chance plus 95% of what the
-        best gains), k_enough_random (the same of random units; NaN where no k reaches it).
+        best (the highest accuracy), k_enough (the smallest k whose gain over chance is at least 95% of the highest),
+        k_enough_random (the same for random units; NaN if no k reaches it).
 
     Notes
     -----
-    In each of five folds units are ranked by Welch's t on the other stimuli. The decoder is linear with independent
-    units: each contributes its deviation from the midpoint of the two side means, times their difference over its
-    shrunken variance (diagonal linear discriminant; Dudoit, Fridlyand & Speed 2002, JASA 97:77-87).
+    In each of five folds units are ranked by Welch's t on the training stimuli. The decoder is a diagonal linear
+    discriminant: each unit contributes its deviation from the midpoint of the two class means, times their difference
+    divided by its shrunken variance (Dudoit, Fridlyand & Speed 2002, JASA 97:77-87).
     """
     folds = _folds(conditions, seed)
     n_units = values.shape[1]
@@ -96,7 +100,7 @@ def decoded_by(
     conditions: Sequence[str],
     seed: int,
 ) -> float:
-    """Held-out balanced accuracy of the decoder of :func:`capacity` over given units."""
+    """Return the held-out balanced accuracy of the decoder of :func:`capacity` over all given units."""
     folds = _folds(conditions, seed)
     right = np.zeros(len(values), dtype=bool)
     for fold in range(FOLDS):
@@ -106,7 +110,7 @@ def decoded_by(
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """95% interval of a share of n (Wilson 1927, JASA 22:209-212)."""
+    """Return the 95% score interval of a proportion of n (Wilson 1927, JASA 22:209-212)."""
     z = 1.959964
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
@@ -118,7 +122,7 @@ def _decode(values: np.ndarray, positive: np.ndarray, train: np.ndarray, test: n
     means = [side.mean(axis=0) for side in sides]
     n = sum(len(side) for side in sides)
     variance = sum(((side - mean) ** 2).sum(axis=0) for side, mean in zip(sides, means, strict=True)) / max(n - 2, 1)
-    # Units of very different size (massive activations) are shrunk relative to their own scale.
+    # Variances are shrunk relative to the scale of each unit, because scales differ widely (massive activations).
     scale = np.maximum(np.mean([np.abs(mean) for mean in means], axis=0), np.sqrt(variance))
     relative = variance / np.maximum(scale**2, 1e-300)
     relative = (1 - SHRINKAGE) * relative + SHRINKAGE * relative.mean()
@@ -142,11 +146,13 @@ def _folds(conditions: Sequence[str], seed: int) -> Int[np.ndarray, " stimulus"]
     rng = np.random.Generator(np.random.PCG64([seed, 8]))
     labels = np.asarray(conditions, dtype=str)
     folds = np.zeros(len(labels), dtype=np.int64)
-    dealt = 0
+    assigned = 0
     for condition in dict.fromkeys(labels.tolist()):
         members = np.flatnonzero(labels == condition)
-        folds[members[np.argsort(rng.random(len(members)), kind="stable")]] = (dealt + np.arange(len(members))) % FOLDS
-        dealt += len(members)
+        folds[members[np.argsort(rng.random(len(members)), kind="stable")]] = (
+            assigned + np.arange(len(members))
+        ) % FOLDS
+        assigned += len(members)
     return folds
 
 

@@ -1,9 +1,9 @@
-"""What becomes of one domain when another is driven at the same time?
+"""Interference: the effect of driving one domain on the response to another.
 
-Two networks that stay out of each other's way let two domains be processed at once. Here a text of one domain and a
-picture of another are shown together, and the other side is either *on* (its positive condition: an intact picture) or
-*off* (its negative one: a scrambled picture of the same format). Both have the same number of tokens of either kind, so
-what differs is what the other domain has to do.
+Segregated networks should allow two domains to be processed simultaneously. A text of one domain and an image of
+another are presented together, and the other domain is either *on* (its positive condition, such as an intact image) or
+*off* (its negative condition, such as a scrambled image of the same size). The two states have the same number of text
+and image tokens and differ only in the demand on the other domain.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from modalnet.model import Model
 
 RESAMPLES = 2000
-SAME = 1e-3  # z-scored responses that differ by less are the same but for rounding
+SAME = 1e-3  # z-scored responses that differ by less are equal up to rounding
 
 
 def combine(one: Stimulus | None, other: Stimulus) -> Stimulus | None:
-    """Both at once: a text with a picture, or the other's text before the one's; None where both have pictures."""
+    """Combine two stimuli: a text with an image, or the second text before the first; None if both have images."""
     text = None if one is None else one.text
     images = () if one is None else one.sources
     if images and other.n_images:
@@ -51,23 +51,23 @@ def in_units(
     seed: int,
     options: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """How much of a domain's contrast is left in its network while another domain is driven.
+    """Measure the effect of a domain's contrast in its network while another domain is driven.
 
     Parameters
     ----------
     model
-        One that takes both domains at once.
+        A model that accepts both domains in one input.
     networks
-        Per domain, its units; where these carry their selection, the response to a stimulus is that of the network
+        Mapping from domains to units; if these carry their selection, the response to a stimulus is that of the network
         selected without its fold.
     contrasts
-        Per domain, its stimuli.
+        Mapping from domains to contrasts.
     n
-        Stimuli of each condition.
+        Number of stimuli per condition.
     seed
-        Of the resamples.
+        Seed of the bootstrap.
     options
-        For reading activations.
+        Options for reading activations.
 
     Returns
     -------
@@ -76,8 +76,8 @@ def in_units(
         tokens at which it was selected) of the domain's contrast while the other is off and on; cost = g_off - g_on
         with low, high (95%, bootstrap over stimuli); share = cost / g_off.
     notes
-        Which pairs cannot be shown at once, and where the other domain cannot reach the network at all: in a causal
-        decoder, what comes first does not see what follows.
+        Pairs that cannot be presented simultaneously, and those in which the other domain cannot affect the network: in
+        a causal decoder, earlier tokens do not attend to later ones.
     """
     rows, notes = [], []
     for domain, units in networks.items():
@@ -87,7 +87,7 @@ def in_units(
             made = _crossed(contrasts[domain], contrasts[other], n)
             if made is None:
                 notes.append(
-                    f"{domain} with {other}: both are pictures, or both of one kind that cannot be shown at once"
+                    f"{domain} with {other}: both have the same modality and cannot be presented simultaneously"
                 )
                 continue
             stimuli, own, driven, base = made
@@ -112,8 +112,8 @@ def in_units(
             rows.append({"domain": domain, "other": other} | _cost(responses, own, driven, base, seed))
             if np.allclose(responses[driven], responses[~driven], rtol=0, atol=SAME):
                 notes.append(
-                    f"{domain} with {other}: the network of {domain} responds the same whatever {other} is shown, "
-                    f"since its tokens come first; there is nothing for {other} to disturb"
+                    f"{domain} with {other}: the network of {domain} does not depend on {other}, because its tokens "
+                    f"come first; {other} cannot interfere"
                 )
     return rows, notes
 
@@ -121,9 +121,9 @@ def in_units(
 def _crossed(
     own: Contrast, other: Contrast, n: int
 ) -> tuple[list[Stimulus], np.ndarray, np.ndarray, list[Stimulus]] | None:
-    """Each stimulus of one contrast with one of each side of the other: (both, own side, other side, the first)."""
+    """Combine stimuli of a contrast with both sides of another: (combined, own side, other side, own stimulus)."""
     if _kind(own) == _kind(other):
-        return None  # two texts, or two pictures: what is whose cannot be told apart in one stimulus
+        return None  # in one stimulus, two texts or two images could not be attributed to their domains
     sides = {}
     for name, contrast in (("own", own), ("other", other)):
         for positive in (True, False):
@@ -151,7 +151,7 @@ def _kind(contrast: Contrast) -> str:
 
 
 def _unseen(units: Units, stimuli: Sequence[Stimulus]) -> list[Units]:
-    """Per stimulus, the network selected without its fold; the units themselves where that is not known."""
+    """Return, per stimulus, the network selected without its fold, or the given units if that is unknown."""
     selection = selection_of(units)
     if selection is None:
         return [units] * len(stimuli)
@@ -171,7 +171,7 @@ def _unseen(units: Units, stimuli: Sequence[Stimulus]) -> list[Units]:
 def _cost(
     responses: Float[np.ndarray, " stimulus"], own: np.ndarray, driven: np.ndarray, base: Sequence[Stimulus], seed: int
 ) -> dict[str, float]:
-    """g of the contrast with the other domain off and on, and their difference; stimuli of both states are paired."""
+    """Return g of the contrast with the other domain off and on, and their paired difference."""
     cells = {(o, d): responses[(own == o) & (driven == d)] for o in (True, False) for d in (True, False)}
 
     def g(weights: Mapping[bool, np.ndarray], state: bool) -> np.ndarray:
@@ -214,28 +214,29 @@ def in_tasks(
     seed: int,
     batch_size: Any,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Dual-task cost: how much worse a domain's task goes while another domain is driven, without and with lesions.
+    """Measure the dual-task cost: the loss of accuracy while another domain is driven, without and with lesions.
 
     Parameters
     ----------
     model, contrasts
         As for :func:`in_units`.
     networks
-        What is lesioned, by mean ablation over the very stimuli of the task.
+        Units to lesion, by mean ablation with means over the stimuli of the task.
     tasks
-        Per domain, a task that is scored by likelihood.
+        Mapping from domains to tasks scored by likelihood.
     seed
-        Of the resamples.
+        Seed of the bootstrap.
     batch_size
-        As for :meth:`modalnet.Model.likelihoods`.
+        As for :func:`modalnet.localize`.
 
     Returns
     -------
     rows
-        domain, other, lesion (``""`` for none); alone: accuracy without anything of the other domain; off, on: while it
-        is shown and off, or on; cost = off - on with low, high (95%, bootstrap over items, paired).
+        domain, other, lesion (``""`` for none); alone: accuracy without a stimulus of the other domain; off, on:
+        accuracy while the other domain is off and on; cost = off - on with low, high (95%, paired
+        bootstrap over items).
     notes
-        What could not be measured.
+        The pairs that could not be measured.
 
     References
     ----------
@@ -244,7 +245,7 @@ def in_tasks(
     rows, notes = [], []
     for domain, task in tasks.items():
         if not isinstance(task, LikelihoodTask):
-            notes.append(f"the task of {domain} is not scored by likelihood, so nothing can be shown beside it")
+            notes.append(f"the task of {domain} is not scored by likelihood and cannot be combined with another domain")
             continue
         alone = task.grade(model._executor.likelihoods(task.requests(), batch_size=batch_size))
         for other, contrast in contrasts.items():
@@ -252,14 +253,16 @@ def in_tasks(
                 continue
             made = {on: _beside(task, contrast, on) for on in (False, True)}
             if made[True] is None or made[False] is None:
-                notes.append(f"the task of {domain} with {other}: both have pictures, or requests do not go by item")
+                notes.append(
+                    f"the task of {domain} with {other}: both have images, or items differ in their number of requests"
+                )
                 continue
             rows += _lesioned(model, task, made, networks, (domain, other), alone, seed, batch_size)
     return rows, notes
 
 
 def _beside(task: LikelihoodTask, contrast: Contrast, on: bool) -> list[Request] | None:
-    """The task's requests with a stimulus of one side of the other domain shown first, one for each item."""
+    """Return the requests of a task, each item preceded by a stimulus of one side of the other domain."""
     word = "positive" if on else "negative"
     partners = [s for s, side in zip(contrast.stimuli, contrast.sides, strict=True) if side == word]
     requests = list(task.requests())
@@ -274,7 +277,7 @@ def _beside(task: LikelihoodTask, contrast: Contrast, on: bool) -> list[Request]
             return None
         continuation = request.continuation
         if request.stimulus is None and both.text is not None and not continuation.startswith(" "):
-            return None  # a text of its own cannot follow another one without a space that its pieces do not have
+            return None  # without a leading space, the continuation would merge with the preceding text
         found.append(replace(request, stimulus=both))
     return found
 

@@ -1,4 +1,8 @@
-"""Measures how apart networks are: where they sit, what they prefer, what they do to each other, how few suffice."""
+"""Measurement of specialization: overlap, selectivity, interference, dual-task cost and capacity of networks.
+
+Each measure has requirements (localizations, contrasts or tasks of every domain). Measures whose requirements are not
+met are reported as missing, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +31,9 @@ from modalnet.units import Units
 if TYPE_CHECKING:
     from modalnet.model import Model
 
-NEEDS_LOCALIZATIONS = "it needs localizations (mn.localize(...)), and a network was given as fixed Units"
-NEEDS_CONTRASTS = "it needs the stimuli of the domains (contrasts=...)"
-NEEDS_TASKS = "it needs a task of each domain (tasks=...)"
+REQUIRES_LOCALIZATIONS = "it requires localizations (mn.localize(...)), but a network was given as fixed Units"
+REQUIRES_CONTRASTS = "it requires the contrast of every domain (`contrasts`)"
+REQUIRES_TASKS = "it requires a task of each domain (`tasks`)"
 
 
 @renamed_arguments(networks="units", controls="n_controls")
@@ -48,61 +52,64 @@ def specialization(  # one branch per measure
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Specialization:
-    """Measure how specialized two or more networks of one model are.
+    """Measure the specialization of two or more networks of one model.
 
     Parameters
     ----------
     model
         A model from :func:`modalnet.load`.
     units
-        Domain → its localization, or fixed Units (whose selectivity cannot be held out, and is then not measured).
+        Mapping from domains to localizations, or to fixed Units (whose selectivity cannot be cross-validated and is not
+        measured).
     contrasts
-        Domain → the contrast that found its network, for capacity and interference.
+        Mapping from domains to the contrasts that localized their networks, for capacity and interference.
     tasks
-        Domain → a task of it that is scored by likelihood, for the dual-task cost.
+        Mapping from domains to tasks scored by likelihood, for the dual-task cost.
     fraction
-        Size of the networks of localizations.
+        Fraction of units selected from each Localization.
     n_controls
-        Draws of random units of the same layers.
+        Number of draws of layer-matched random units.
     n_crossed
-        For interference: stimuli of each condition that are shown together with those of another domain.
+        For interference: number of stimuli per condition that are combined with those of another domain.
     seed
-        Of controls and resamples.
+        Seed of the controls and resamples.
     batch_size, cache, progress
         As for :func:`modalnet.localize`.
 
     Returns
     -------
     Specialization
-        ``.table(measure)``, ``.summary()``, ``.plot()``; ``.missing`` says what was not measured, and why.
+        ``.table(measure)``, ``.summary()``, ``.plot()``; ``.missing`` gives the measures not taken, with the reason.
 
-        ``overlap``: Dice of each pair against random units in the same layers. ``separation``: how differently they
-        spread over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each network, on stimuli
-        that did not select it. ``interference``: the same while another domain is driven at the same time.
-        ``dual_task``: the cost of that for a task, without and with lesions. ``capacity``: how many units suffice to
-        tell a domain; ``transfer``: whether one network's units tell another's domain.
+        ``overlap``: Dice coefficient of each pair, against layer-matched random units. ``separation``: difference of
+        their distributions over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each
+        network, on held-out stimuli. ``interference``: loss of this effect while another domain is driven
+        simultaneously. ``dual_task``: cost of driving another domain for a task, without and with lesions.
+        ``capacity``: number of units that suffice to decode a domain. ``transfer``: accuracy of decoding a domain from
+        the network of another.
 
     Raises
     ------
     InputError
-        For fewer than two networks, of other models, or names that do not match; before anything runs.
+        If there are fewer than two networks, a network is of another model, or names of domains do not match. Raised
+        before any forward pass.
 
     Notes
     -----
-    These measure *whether* networks are apart. That being apart is good for something (fewer conflicts, more capacity)
-    is a claim about causes, which a comparison of models that differ in it would have to show. Processing speed is not
-    measured: a block of a transformer takes its time whatever it computes.
+    The measures show *whether* networks are segregated. Whether segregation has benefits (less conflict, more capacity)
+    is a causal question, which requires comparing models that differ in it. Processing speed is not measured: the time
+    of a transformer block does not depend on what it computes.
 
     References
     ----------
     Vallortigara & Rogers (2005), Behavioral and Brain Sciences 28(4):575-589, and Levy (1977), Annals of the New York
-    Academy of Sciences 299:264-272, for reasons why brains keep functions apart; Rogers, Zucca & Vallortigara (2004),
-    Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure names its own source.
+    Academy of Sciences 299:264-272, for proposed benefits of lateralization; Rogers, Zucca & Vallortigara (2004),
+    Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure cites its source.
     """
     if not isinstance(units, Mapping) or len(units) < 2:
         raise InputError(
-            'units= is a mapping of two domains or more to their networks, such as {"language": mn.localize(...), '
-            f'"vision": mn.localize(...)}}; got {units!r:.100}.'
+            "`units` must be a mapping from two or more domains to their networks, such as "
+            f'{{"language": mn.localize(...), "vision": mn.localize(...)}}, got {units!r:.100}.'
         )
     check_int("n_controls", n_controls, minimum=0)
     check_int("n_crossed", n_crossed, minimum=2)
@@ -164,21 +171,21 @@ def _measured(  # noqa: PLR0917  # one call, above
         tables["selectivity"], more = selectivity(localizations, fraction, draws=n_controls, seed=seed)
         notes += more
     else:
-        missing["selectivity"] = NEEDS_LOCALIZATIONS
+        missing["selectivity"] = REQUIRES_LOCALIZATIONS
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     if len(contrasts) == len(units):
         _with_contrasts(model, units, contrasts, tables, missing, notes, (n_controls, n_crossed, seed), options)
     else:
-        missing |= dict.fromkeys(("interference", "capacity", "capacity_curve", "transfer"), NEEDS_CONTRASTS)
+        missing |= dict.fromkeys(("interference", "capacity", "capacity_curve", "transfer"), REQUIRES_CONTRASTS)
     if tasks and len(contrasts) == len(units):
         rows, more = interference.in_tasks(model, units, contrasts, tasks, seed=seed, batch_size=batch_size)
         notes += more
         if rows:
             tables["dual_task"] = rows
         else:
-            missing["dual_task"] = "; ".join(more) or "no task can be shown beside another domain"
+            missing["dual_task"] = "; ".join(more) or "no task can be combined with another domain"
     else:
-        missing["dual_task"] = NEEDS_TASKS if not tasks else NEEDS_CONTRASTS
+        missing["dual_task"] = REQUIRES_TASKS if not tasks else REQUIRES_CONTRASTS
     ordered = {name: tables[name] for name in MEASURES if name in tables}
     return Specialization(model.name, tuple(units), ordered, missing, tuple(dict.fromkeys(notes)), settings)
 
@@ -193,7 +200,7 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     numbers: tuple[int, int, int],
     options: dict[str, Any],
 ) -> None:
-    """Capacity, transfer and interference, which need the stimuli."""
+    """Measure capacity, transfer and interference, which require the stimuli."""
     draws, n_crossed, seed = numbers
     tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
     for domain, contrast in contrasts.items():
@@ -257,11 +264,11 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     if rows:
         tables["interference"] = rows
     else:
-        missing["interference"] = "; ".join(more) or "no two domains can be shown at once"
+        missing["interference"] = "; ".join(more) or "no two domains can be presented simultaneously"
     for name in ("capacity", "capacity_curve", "transfer"):
         if not tables[name]:
             del tables[name]
-            missing[name] = "no domain's stimuli reach the units"
+            missing[name] = "the stimuli of no domain reach the units"
 
 
 def _units(name: str, network: Any, fraction: float) -> Units:
@@ -269,11 +276,11 @@ def _units(name: str, network: Any, fraction: float) -> Units:
         return network
     if callable(getattr(network, "top", None)) and callable(getattr(network, "without", None)):
         return network.top(fraction=fraction)
-    raise InputError(f"Network {name!r} is a {type(network).__name__}. Give what mn.localize(...) returns, or Units.")
+    raise InputError(f"`units[{name!r}]` must be Units or a Localization, got a {type(network).__name__}.")
 
 
 def _shapes(model: Model, networks: Sequence[Units]) -> dict[str, tuple[int, int]]:
-    """Shapes of the residual streams of a model, and of every other space that a network has units in."""
+    """Return the shapes of the residual streams of a model and of every other space in which a network has units."""
     held = {*choose_spaces(model.spaces, None), *(name for units in networks for name in units.mask)}
     return {name: space.shape for name, space in model.spaces.items() if name in held}
 
@@ -286,10 +293,10 @@ def _named(given: Any, kind: type, units: Mapping[str, Units], what: str) -> dic
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise InputError(f"{what}= is a mapping of domains; got a {type(given).__name__}.")
+        raise InputError(f"`{what}` must be a mapping from domains, got a {type(given).__name__}.")
     for name, one in given.items():
         if name not in units:
-            raise InputError(f"{what}= names {name!r}; the networks are {', '.join(units)}.")
+            raise InputError(f"`{what}` must have keys among the networks ({', '.join(units)}), got {name!r}.")
         if not isinstance(one, kind):
-            raise InputError(f"{what}[{name!r}] is a {type(one).__name__}; a {kind.__name__} was expected.")
+            raise InputError(f"`{what}[{name!r}]` must be a {kind.__name__}, got a {type(one).__name__}.")
     return {str(name): one for name, one in given.items()}

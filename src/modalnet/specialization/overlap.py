@@ -1,4 +1,8 @@
-"""Where two networks sit: how many units they share, and how far apart they lie."""
+"""Overlap and separation of two networks: their shared units and their distribution over layers.
+
+Both are compared with chance: overlap with the hypergeometric distribution given the number of units per layer,
+separation with random reassignment of units to the two networks.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +20,25 @@ DRAWS = 5000
 
 
 def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
-    """Shared units of two networks, beside what chance gives.
+    """Compare the number of units that two networks share with chance.
 
     Parameters
     ----------
     a, b
         Networks of one model.
     rng
-        Where chance comes from.
+        Random generator of the null distribution.
     draws
-        How many random overlaps are drawn.
+        Number of random overlaps.
 
     Returns
     -------
     dict
-        units_a, units_b, shared; dice = 2 shared / (units_a + units_b); chance_layer: its expectation if each network
-        had as many units in every layer, chosen at random (the mean of the hypergeometric distribution, a·b/n per
-        layer); chance_layer_low, chance_layer_high: 2.5th and 97.5th percentile of that; p_more, p_less: share of draws
-        that overlap as much or more (as little or less); chance_tower: the expectation if only the numbers per tower
-        were kept.
+        units_a, units_b, shared; dice = 2 shared / (units_a + units_b); chance_layer: its expectation for random units
+        with the same number per layer (the mean of the hypergeometric distribution, a·b/n per layer);
+        chance_layer_low, chance_layer_high: 2.5th and 97.5th percentile; p_more, p_less: one-sided p values of an
+        overlap as large (as small) or more extreme; chance_tower: the expectation for random units with the same number
+        per tower.
 
     References
     ----------
@@ -47,13 +51,13 @@ def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) ->
         for tower in a.mask
         for row_a, row_b in zip(a.mask[tower], b.mask[tower], strict=True)
     ]
-    found = np.zeros(draws)
+    null = np.zeros(draws)
     for n_a, n_b, width in in_layers:
         if n_a and n_b:
-            found += rng.hypergeometric(n_a, width - n_a, n_b, size=draws)
+            null += rng.hypergeometric(n_a, width - n_a, n_b, size=draws)
     expected = sum(n_a * n_b / width for n_a, n_b, width in in_layers)
     by_tower = sum(float(a.mask[t].sum()) * float(b.mask[t].sum()) / a.mask[t].size for t in a.mask)
-    low, high = interval(found)
+    low, high = interval(null)
     return {
         "units_a": a.count,
         "units_b": b.count,
@@ -62,14 +66,14 @@ def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) ->
         "chance_layer": 2 * expected / size,
         "chance_layer_low": 2 * float(low) / size,
         "chance_layer_high": 2 * float(high) / size,
-        "p_more": rank_p(shared, found, alternative="greater"),
-        "p_less": rank_p(shared, found, alternative="less"),
+        "p_more": rank_p(shared, null, alternative="greater"),
+        "p_less": rank_p(shared, null, alternative="less"),
         "chance_tower": 2 * by_tower / size,
     }
 
 
 def separation(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) -> dict[str, float]:
-    """How differently two networks spread over layers and towers.
+    """Compare the distributions of two networks over layers and towers.
 
     Parameters
     ----------
@@ -79,11 +83,11 @@ def separation(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS)
     Returns
     -------
     dict
-        divergence: Jensen-Shannon divergence, in bits, of the shares of units per (tower, layer), 0 (alike) to 1 (no
-        layer in common); divergence_chance: its mean when the units of both are dealt out anew, as many to each; p:
-        share of such draws with as large a divergence. depth: difference of mean relative depth (0 first block, 1 last)
-        within the towers where both have units, b less a; distance: the earth mover's distance of their relative depths
-        there, a mean over towers weighted by units. NaN where they share no tower.
+        divergence: Jensen-Shannon divergence, in bits, of the distributions of units over (tower, layer), from 0
+        (identical) to 1 (no layer in common); divergence_chance: its mean under random reassignment of all units to
+        networks of the same sizes; p: p value of a divergence as large. depth: difference of mean relative depth (0
+        first block, 1 last), b minus a, in towers where both have units; distance: earth mover's distance between their
+        relative depths in these towers, averaged over towers weighted by units. NaN if they share no tower.
 
     References
     ----------
@@ -126,7 +130,7 @@ def _divergence(a: Int[np.ndarray, "draw bin"], b: Int[np.ndarray, "draw bin"]) 
 
 
 def per_layer(networks: dict[str, Units]) -> list[dict[str, Any]]:
-    """How many units of each network each layer has."""
+    """Return the number and share of units of each network in each layer."""
     return [
         {
             "network": name,

@@ -1,4 +1,4 @@
-"""What a specialization analysis measured, and what it did not."""
+"""Results of a specialization analysis: one table per measure, and the reasons for missing measures."""
 
 from __future__ import annotations
 
@@ -10,47 +10,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Every measure, in the order of the report, and the question it answers.
+#: Every measure, in the order of the report, with a description.
 MEASURES = {
-    "overlap": "do the networks share units?",
-    "separation": "do they sit in other layers and towers?",
-    "layers": "how many units are in each layer",
-    "selectivity": "does each network prefer its own domain, held out?",
-    "interference": "what is left of a domain's contrast while another domain is driven?",
-    "dual_task": "how much worse does a task go while another domain is driven?",
-    "capacity": "how many units suffice to tell a domain?",
+    "overlap": "shared units of the networks",
+    "separation": "difference of their distributions over layers and towers",
+    "layers": "number of units per layer",
+    "selectivity": "held-out effect of each domain in each network",
+    "interference": "effect of a domain while another domain is driven",
+    "dual_task": "cost for a task while another domain is driven",
+    "capacity": "number of units that suffice to decode a domain",
     "capacity_curve": "accuracy by number of units",
-    "transfer": "do the units of one network tell another's domain?",
+    "transfer": "decoding of a domain from the network of another",
 }
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Specialization(Result):
-    """Measures of how apart the networks of one model are.
+    """Measures of the specialization of networks of one model.
 
     Made by :func:`modalnet.specialization`.
 
     Attributes
     ----------
     model
-        A readable name.
+        Name of the model, for display.
     networks
         Names of the networks.
     tables
-        Per measure (see :data:`MEASURES`) its rows; a measure that was not taken is not there.
+        Rows of each measure that was taken (see :data:`MEASURES`).
     missing
-        Per measure that was not taken, why.
+        Reasons for the measures that were not taken.
     notes
-        What a reader must know.
+        Caveats on the measures.
     settings
-        Everything that was asked for, as a JSON document.
+        The settings of the analysis, as a JSON document.
+
+    Raises
+    ------
+    InputError
+        If a measure is unknown.
     """
 
     NAME = "a specialization"
@@ -71,31 +77,30 @@ class Specialization(Result):
         object.__setattr__(self, "settings", json.loads(json.dumps(self.settings)))
 
     def table(self, measure: str = "selectivity") -> pd.DataFrame:
-        """The rows of one measure; its columns are described where it is defined (see docs/brain.md).
+        """Return the rows of one measure; docs/brain.md describes its columns.
 
         Raises
         ------
         InputError
-            For a measure that is none, or was not taken; the message says why.
+            If the measure is unknown or was not taken; the message gives the reason.
         """
         import pandas as pd
 
-        if measure not in MEASURES:
-            raise InputError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+        check_option("measure", measure, tuple(MEASURES))
         if measure not in self.tables:
-            raise InputError(f"{measure} was not measured: {self.missing.get(measure, 'it was not asked for')}.")
+            raise InputError(f"{measure} was not measured: {self.missing.get(measure, 'it was not requested')}.")
         return pd.DataFrame(self.tables[measure])
 
     def summary(self) -> str:
-        """What matters, to be printed: every measure, and what was not measured."""
+        """Return a summary as text: every measure, or the reason why it is missing."""
         lines = [f"{self.model}: {', '.join(self.networks)}"]
-        for name, question in MEASURES.items():
+        for name, description in MEASURES.items():
             if name in ("layers", "capacity_curve"):
                 continue
             if name not in self.tables:
-                lines.append(f"{name} ({question}): not measured, {self.missing.get(name, 'it was not asked for')}")
+                lines.append(f"{name} ({description}): not measured, {self.missing.get(name, 'it was not requested')}")
                 continue
-            lines.append(f"{name} ({question})")
+            lines.append(f"{name} ({description})")
             lines += [f"  {_line(name, row)}" for row in self.tables[name]]
         lines += [f"Note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -127,7 +132,7 @@ class Specialization(Result):
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """An array that only marks the format, and a JSON document, from which :meth:`_from_content` makes it again."""
+        """Return a placeholder array and a JSON document, from which :meth:`_from_content` makes the result again."""
         return {"measures": np.arange(len(self.tables))}, {
             "model": self.model,
             "networks": list(self.networks),
@@ -153,11 +158,11 @@ class Specialization(Result):
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one per measure
-    """One row in words."""
+    """Format one row of a measure as text."""
     if measure == "overlap":
         return (
             f"{row['a']} and {row['b']}: Dice {row['dice']:.3f} ({row['shared']} units; chance in the same layers "
@@ -167,7 +172,7 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
     if measure == "separation":
         depth = "" if _nan(row["depth"]) else f"; depth {row['depth']:+.2f}, distance {row['distance']:.2f}"
         return (
-            f"{row['a']} and {row['b']}: divergence {row['divergence']:.3f} bits (dealt out anew "
+            f"{row['a']} and {row['b']}: divergence {row['divergence']:.3f} bits (permuted "
             f"{row['divergence_chance']:.3f}, p = {row['p']:.4f}){depth}"
         )
     if measure == "selectivity":
@@ -194,7 +199,10 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
             f"{row['domain']}: {row['k_enough']:.0f} units of {row['n_units']} suffice (random: {random}); "
             f"best {row['best']:.3f}"
         )
-    return f"{row['network']} tells {row['domain']}: accuracy {row['accuracy']:.3f}, random units {row['control']:.3f}"
+    return (
+        f"{row['domain']} decoded from {row['network']}: accuracy {row['accuracy']:.3f}, "
+        f"random units {row['control']:.3f}"
+    )
 
 
 def _nan(value: Any) -> bool:

@@ -1,4 +1,8 @@
-"""Does each network prefer its own domain, on stimuli that did not select it?"""
+"""Selectivity: the effect size of each domain's contrast in each network, on held-out stimuli.
+
+A specialized network has a large effect for its domain and none for others. The effect for its domain is
+cross-validated, because the stimuli that selected the network would inflate it.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +22,25 @@ from modalnet.units import Units
 def selectivity(
     localizations: Mapping[str, Any], fraction: float, *, draws: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Effect size of every domain's contrast in every network, held out.
+    """Compute the held-out effect size of every domain's contrast in every network.
 
     Parameters
     ----------
     localizations
-        Per domain, its localization.
+        Mapping from domains to their localizations.
     fraction
-        Size of the networks.
+        Fraction of units in each network.
     draws, seed
-        Random units of the same layers that stand beside each network.
+        Number of layer-matched sets of random units as controls, and their seed.
 
     Returns
     -------
     rows
-        network, domain, own (whether the domain is the network's), g (mean Hedges' g of its units), low, high (95%,
-        over folds of stimuli), control (mean over random units), n_folds. For its own domain the network is selected on
-        the other folds, and measured on the one left out; another domain's stimuli did not select it.
+        network, domain, own (whether the domain is that of the network), g (mean Hedges' g of its units), low, high
+        (95% interval over folds of stimuli), control (mean over random units), n_folds. For its own domain the network
+        is selected on the training folds and measured on the held-out fold; stimuli of other domains did not select it.
     notes
-        What could not be held out.
+        The effects that are not held out.
     """
     rows, notes = [], []
     for name, own in localizations.items():
@@ -49,7 +53,7 @@ def selectivity(
                 )
             values, controls = [], []
             for fold in range(measured.n_folds):
-                # Its own folds: the network is selected anew without them.
+                # For its own domain, the network is reselected without the held-out fold.
                 units = own.without(fold).top(fraction=fraction) if domain == name else own.top(fraction=fraction)
                 g = _effects(measured, fold)
                 values.append(_mean(g, units))
@@ -80,7 +84,7 @@ def _effects(localization: Any, fold: int) -> dict[str, Float[np.ndarray, "layer
 
 
 def _mean(g: Mapping[str, Float[np.ndarray, "layer dim"]], units: Units) -> float:
-    """Mean g of the units in the towers that the domain was measured in; NaN where there are none."""
+    """Mean g of the units in the towers in which the domain was measured; NaN if there are none."""
     parts = [g[tower][mask] for tower, mask in units.mask.items() if tower in g and mask.any()]
     values = np.concatenate(parts) if parts else np.zeros(0)
     values = values[np.isfinite(values)]
@@ -88,6 +92,6 @@ def _mean(g: Mapping[str, Float[np.ndarray, "layer dim"]], units: Units) -> floa
 
 
 def _average(values: list[float]) -> float:
-    """Of those that are defined; NaN where none is."""
+    """Mean of the finite values; NaN if there are none."""
     there = [value for value in values if math.isfinite(value)]
     return float(np.mean(there)) if there else math.nan
