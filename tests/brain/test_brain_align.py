@@ -54,12 +54,12 @@ def test_the_right_units_win(result):
     assert table.loc["network", "score"] > 0.6
     assert table.loc["network", "p"] == 0.01
     random = table.loc["random units, layer-matched"]
-    assert (random["draws"], random["n_features"]) == (10, 12)
+    assert (random["draws"], random["n_features"]) == (20, 12)
     assert random["network_minus_low"] > 0
-    assert random["p_rank"] == pytest.approx(1 / 11)
+    assert random["p_rank"] == pytest.approx(1 / 21)
     for name in ("untrained, same units", "all baselines", "untrained, all its layers"):
         assert table.loc[name, "network_minus_low"] > 0, name
-    assert "better than 10 draws" in result.verdict()
+    assert "better than 20 draws" in result.verdict()
     assert result.beyond()["low"] > 0
 
 
@@ -211,7 +211,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
         ({"match": "size"}, "match"),
         ({"untrained": "yes"}, "`untrained` must be .*, got 'yes'"),
         ({"regression": "ols"}, "`regression` must be one of .*, got 'ols'"),
-        ({"cv": "contiguous"}, "not known to be in the order"),
+        ({"cv": "contiguous"}, "not known to be in presentation order"),
         ({"tokens": "first"}, "tokens='first'"),
     ],
 )
@@ -238,7 +238,7 @@ def test_the_plots_show_every_set(result, tiny, network, brain):
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
     assert len(labels) == len(result.table())
     assert labels[0] == "network (12)"
-    assert "random units, layer-matched x10 (12)" in labels
+    assert "random units, layer-matched x20 (12)" in labels
     assert "pearson" not in ax.get_xlabel()
     cka = mn.brain.cka(tiny, network, brain, n_controls=5, progress=False, n_permutations=99)
     assert cka.plot().get_xlabel() == "debiased linear CKA"

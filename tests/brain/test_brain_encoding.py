@@ -477,7 +477,7 @@ def test_bad_questions_are_refused(options, message):
 
 def test_contiguous_folds_want_an_order():
     data = mn.brain.from_arrays([str(i) for i in range(30)], np.random.default_rng(0).standard_normal(30))
-    with pytest.raises(mn.InputError, match="not known to be in the order"):
+    with pytest.raises(mn.InputError, match="not known to be in presentation order"):
         mn.brain.encode(np.zeros((30, 2)), data, cv="contiguous", **QUICK)
     with pytest.raises(mn.InputError, match="the dataset has none"):
         mn.brain.encode(np.zeros((30, 2)), data, **QUICK)

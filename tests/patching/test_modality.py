@@ -66,9 +66,9 @@ def test_a_profile_is_drawn():
     ("name", "stimuli", "options", "message"),
     [
         ("llama", ["words"], {}, "no image tokens"),
-        ("llava_clip", ["words"], {}, "needs a picture"),
-        ("llava_clip", questions(1), {}, "mean over one stimulus"),
-        ("llava_clip", questions(), {"operation": "scale"}, "operation="),
+        ("llava_clip", ["words"], {}, "must have an image and a question"),
+        ("llava_clip", questions(1), {}, "requires at least two stimuli"),
+        ("llava_clip", questions(), {"operation": "scale"}, "`operation` must be one of"),
     ],
 )
 def test_bad_questions(name, stimuli, options, message):

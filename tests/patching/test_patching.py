@@ -396,7 +396,7 @@ def test_agreement_compares_what_is_the_same():
     assert own["cells"][0] == exact.effect["decoder"].size
     assert -1 <= exact.agreement(estimate)["spearman"][0] <= 1
     other = mn.attribution_patching(model, *pair, difference, tokens="last", progress=False)
-    with pytest.raises(InputError, match="not of the same pairs"):
+    with pytest.raises(InputError, match="must be of the same pairs"):
         agreement(exact, other)
 
 
@@ -455,29 +455,29 @@ def test_pairs_that_cannot_be_patched():
         patch(clean, small, difference)
     with pytest.raises(InputError, match="are the same"):
         patch(clean, mn.Stimulus(clean.text, image=clean.image), difference)
-    with pytest.raises(InputError, match="2 clean and 1 corrupt"):
+    with pytest.raises(InputError, match="got 2 clean and 1 corrupt"):
         patch([clean, clean], [corrupt], difference)
-    with pytest.raises(InputError, match="of one kind"):
+    with pytest.raises(InputError, match="of the same kind"):
         patch(clean, mn.Stimulus("words"), difference)
-    with pytest.raises(InputError, match=r"not go together one by one.*align"):
+    with pytest.raises(InputError, match=r"cannot be aligned one to one.*align"):
         patch(clean, mn.Stimulus("Describe it.", image=corrupt.image), difference)
     with pytest.raises(InputError, match="no space 'mlp'"):
         patch(clean, corrupt, difference, sites="mlp")
     with pytest.raises(InputError, match=r"layers 0\.\.3"):
         patch(clean, corrupt, difference, sites=[mn.site("decoder", 9)])
-    with pytest.raises(InputError, match="no tower 'audio'"):
+    with pytest.raises(InputError, match=r"`towers` must be among .*, got 'audio'"):
         patch(clean, corrupt, difference, towers="audio")
-    with pytest.raises(InputError, match="direction="):
+    with pytest.raises(InputError, match="`direction` must be one of"):
         patch(clean, corrupt, difference, direction="both")
-    with pytest.raises(InputError, match="tokens= holds"):
+    with pytest.raises(InputError, match="`tokens` must be"):
         patch(clean, corrupt, difference, tokens="first")
-    with pytest.raises(InputError, match="single ones"):
+    with pytest.raises(InputError, match="must be single tokens"):
         patch(clean, corrupt, logit_difference(" a very long answer", " no"))
-    with pytest.raises(InputError, match="1 pairs and 2 answers"):
+    with pytest.raises(InputError, match="`answers` must have one entry per pair, got 2 for 1 pairs"):
         patch(clean, corrupt, log_probability([" a", " b"]))
     with pytest.raises(InputError, match=r"belong to another model than .*vision has shape \(2, 3\)"):
         patch(clean, corrupt, difference, units={"x": mn.Units({"vision": np.ones((2, 3), dtype=bool)})})
-    with pytest.raises(InputError, match="A metric is"):
+    with pytest.raises(InputError, match="`metric` must be a metric"):
         patch(clean, corrupt, "logits")
 
 
@@ -530,7 +530,7 @@ def test_queries_have_no_place():
     stimulus = mn.Stimulus("What is this?", image=picture(0, 64, 64))
     assert model._executor.image_places(stimulus, "decoder") is None
     clean, corrupt = pair_of("blip2")
-    with pytest.raises(InputError, match="not known where in the picture"):
+    with pytest.raises(InputError, match=r"positions of the image tokens .* unknown"):
         mn.activation_patching(model, clean, corrupt, difference, tokens=Grid(2, 2), progress=False)
 
 

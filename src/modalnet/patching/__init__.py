@@ -1,4 +1,4 @@
-"""Activation patching across text and pictures: which sites, tokens and towers carry an answer."""
+"""Activation patching across text and images: which sites, tokens and towers mediate an answer."""
 
 from modalnet._lazy import attach
 

@@ -1,8 +1,9 @@
-"""Activation patching: which sites, tokens and towers carry an answer.
+"""Activation patching: which sites, tokens and towers mediate an answer.
 
-A clean and a corrupt stimulus run as they are. Then the corrupt one runs again with the residual stream of the clean
-one at one block and token, once for each of them, and the answer is measured: where it comes back, the patched
-activations carry what the pair differs in. Patching the other way round asks which of them the answer cannot lack.
+A clean and a corrupt stimulus are run without intervention. The corrupt run is then repeated with the residual stream
+of the clean run patched in at one block and token at a time, and the answer is measured. Where patching restores it
+(denoising), the activations are sufficient for the difference within the pair. Patching corrupt activations into the
+clean run (noising) shows which activations are necessary.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_seed
+from modalnet._validation import check_int, check_option, check_seed
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, State, Swap
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
-# Pairs whose states are held at once, and that are lost at most when a sweep is stopped.
+# Pairs per batch of states, which bounds memory and what an interrupted sweep loses.
 TOGETHER = 16
+DIRECTIONS = ("denoise", "noise")
 
 
 @dataclass(frozen=True, eq=False)
 class _Set:
-    """Units that are patched together: a network's or a control's (``match`` is empty for a network's own)."""
+    """Units that are patched jointly: a network (``match`` is empty) or a control."""
 
     network: str
     match: str
@@ -66,55 +68,58 @@ def activation_patching(
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Patching:
-    """Patch activations between the runs of a clean and a corrupt stimulus, site by site and token by token.
+    """Patch activations between clean and corrupt runs, one site and token at a time.
 
     Parameters
     ----------
     model
-        The model.
+        A model from :func:`modalnet.load`.
     clean, corrupt
-        One stimulus each, or as many of one as of the other. A pair may differ in its text, its picture or both.
+        One stimulus each, or two lists of the same length. A pair may differ in its text, its image or both.
     metric
-        What is measured: :func:`modalnet.patching.logit_difference`, ``log_probability``, ``kl_divergence``, or a
-        function of the logits after a stimulus (see :func:`modalnet.patching.custom`).
+        The measure of each run: :func:`modalnet.patching.logit_difference`, ``log_probability``, ``kl_divergence``, or
+        a function of the logits after a stimulus (see :func:`modalnet.patching.custom`).
     sites
-        ``"residual"``: the output of every block; or a list of :func:`modalnet.site`.
+        ``"residual"``: the block outputs; the name of another kind of space; or a list of :func:`modalnet.site`.
     towers
-        None for every tower that the stimuli reach; without the vision tower where no pair differs in its picture.
+        Towers to patch. None: every tower that the stimuli reach, except the vision tower if no pair differs in its
+        image.
     tokens
-        Which tokens, alone and in groups; None for each text token by itself and the image tokens as one group. See
+        Tokens to patch, singly or in groups; None for each text token singly and the image tokens as one group. See
         :mod:`modalnet.patching.token_alignment`.
     direction
-        ``"denoise"``: activations of the clean run are put into the corrupt one, which shows what is enough for the
-        answer. ``"noise"``: the reverse, which shows what is needed for it.
+        ``"denoise"``: clean activations are patched into the corrupt run, which shows what is sufficient for the
+        answer. ``"noise"``: the reverse, which shows what is necessary.
     align
-        Which token of the clean stimulus goes with which of the corrupt one, where they differ in length: ``"last"``,
-        ``"role"``, or indices. See :mod:`modalnet.patching.token_alignment`.
+        Alignment of the tokens of the clean and the corrupt stimulus, if they differ in length: ``"last"``, ``"role"``,
+        or indices. See :mod:`modalnet.patching.token_alignment`.
     units
-        By name: units that are patched instead of whole sites, too, block by block and all at once.
+        Networks to patch in addition to whole sites, per block and in all blocks jointly: Units, a Localization, or a
+        mapping from names to these.
     n_controls, match, seed
-        How many matched random sets of units are patched (all at once) beside each network, and how they are matched:
-        ``"layer"``, ``"activation"``, ``"tower"``. Units without ``mean_abs`` have no activation-matched controls,
-        which is warned of.
+        Number of sets of random units per network that are patched jointly as controls, the properties in which they
+        match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. Units without ``mean_abs`` have no
+        activation-matched controls, with a warning.
     batch_size
-        Patched runs per forward pass.
+        Number of patched runs per forward pass.
     remote
-        Where to run: None for where the model is, or what :func:`modalnet.load` takes.
+        Where the model runs: None for its default, or a value that :func:`modalnet.load` accepts.
     cache
-        Keep each pair in the store, and answer from there: a sweep that is stopped goes on where it was. A function as
-        a metric has no identity, so its results are not kept.
+        Whether results are stored per pair and reused, so that an interrupted sweep resumes where it stopped. Results
+        of a function as metric are not stored, because a function has no identity.
     progress
-        Show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     Patching
-        ``.effect[tower]`` ``[layer, column]``: 0 is corrupt, 1 is clean.
+        ``.effect[tower]`` ``[layer, column]``: normalized effects, 0 for the corrupt and 1 for the clean run.
 
     Raises
     ------
     InputError
-        For pairs, tokens, metrics or networks that are none or do not fit, before anything is patched.
+        If an argument is invalid, the stimuli of a pair are equal or cannot be aligned, an answer is not a single token
+        where the metric requires one, or a network has no unit at the patched sites. Raised before any patched run.
 
     References
     ----------
@@ -122,8 +127,7 @@ def activation_patching(
     associations. NeurIPS. Zhang & Nanda (2024), Towards best practices of activation patching. ICLR. Heimersheim &
     Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255.
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    check_option("direction", direction, DIRECTIONS)
     access = Access.of(cache)
     model = model._at(remote)
     pairs = as_pairs(clean, corrupt)
@@ -145,7 +149,7 @@ class _Job:
     batch_size: int | Literal["auto"]
 
     def run(self, cache: CacheLike, *, progress: bool) -> list[dict[str, np.ndarray]]:
-        """Per pair its arrays: from the store, or patched now and put there."""
+        """Return the arrays of each pair, loaded from the store or computed and stored."""
         from tqdm.auto import tqdm
 
         def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -169,7 +173,7 @@ class _Job:
     # -- running -------------------------------------------------------------------------------------------------
 
     def _patched(self, some: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """The arrays of some pairs: ``clean``, ``corrupt``, ``values/<tower>`` and those of the networks."""
+        """Yield the arrays of some pairs: ``clean``, ``corrupt``, ``values/<tower>`` and those of the networks."""
         clean, corrupt = (self._states(side, some) for side in (self.layout.clean, self.layout.corrupt))
         self.measure.refer(some, clean)
         whole = {
@@ -190,7 +194,7 @@ class _Job:
                     cells.append(Cell(place, swaps))
                     where.append((place, name, at))
                 else:
-                    array[at] = unpatched[place]  # no unit of the network is here, so nothing is patched
+                    array[at] = unpatched[place]  # the network has no unit here, so nothing is patched
         for number, value in self._measured(base, cells, some):
             place, name, at = where[number]
             arrays[place][name][at] = value
@@ -203,7 +207,7 @@ class _Job:
         answers = self.measure.continuations
         return self.model._executor.states(
             stimuli,
-            # Blocks of a vision tower are skipped while a decoder is patched, so its outputs are wanted, too.
+            # Patching a decoder skips the blocks of a vision tower, so the outputs of that tower are required as well.
             spaces=[*self.model._executor.reached_spaces(stimuli), *self.layout.layers],
             continuations=None if answers is None else [answers[pair] for pair in some],
             outcome=self.measure.outcome_of(some),
@@ -218,7 +222,7 @@ class _Job:
             yield number, self.measure.value(found, some[cells[number].state])
 
     def _cells(self, pair: int, source: State) -> Iterator[tuple[str, tuple[int, ...], tuple[Swap, ...]]]:
-        """(array, place in it, what is patched) of every run of a pair."""
+        """Yield (array name, index, swaps) for every patched run of a pair."""
         networks = {one.network: one.units for one in self.sets if not one.match}
         for tower, layers in self.layout.layers.items():
             for place, per_pair in enumerate(self.layout.matches[tower]):
@@ -274,7 +278,7 @@ class _Job:
     # -- the store -----------------------------------------------------------------------------------------------
 
     def _shared(self) -> dict[str, Any]:
-        """What all pairs depend on."""
+        """Return the settings that all pairs share, for the cache key."""
         return {
             "direction": self.direction,
             "layers": self.layout.layers,
@@ -285,11 +289,11 @@ class _Job:
         }
 
     def _of(self, pair: int) -> dict[str, Any]:
-        """What one pair depends on besides."""
+        """Return the settings of one pair, for the cache key."""
         metric = self.measure.metric
         return {
             "pair": list(self.layout.digests[pair]),
-            "metric": [metric.kind, *(_own(texts, pair) for texts in (metric.answers, metric.distractors))],
+            "metric": [metric.kind, *(_text_of(texts, pair) for texts in (metric.answers, metric.distractors))],
             "matches": {tower: [per_pair[pair] for per_pair in found] for tower, found in self.layout.matches.items()},
         }
 
@@ -325,11 +329,11 @@ class _Job:
 
 
 def first_picture(stimuli: Sequence[Stimulus]) -> np.ndarray | None:
-    """The picture of the first stimulus, if it has one, to draw effects on."""
+    """Return the image of the first stimulus, if it has one, to draw effects on."""
     return np.asarray(stimuli[0].images()[0]) if stimuli[0].n_images == 1 else None
 
 
-def _own(texts: Any, pair: int) -> Any:
+def _text_of(texts: Any, pair: int) -> Any:
     return texts[pair] if isinstance(texts, tuple) else texts
 
 
@@ -337,7 +341,7 @@ def _networks(networks: NetworksLike | None) -> dict[str, Units]:
     units = {} if networks is None else {name: as_units(one) for name, one in as_networks(networks).items()}
     for name, network in units.items():
         if not network.count:
-            raise InputError(f"Network {name!r} is an empty set of units.")
+            raise InputError(f"Network {name!r} must have at least one unit, got an empty set.")
     return units
 
 
@@ -358,10 +362,11 @@ def _sets(
 
 def _check_network(model: Model, name: str, units: Units, layout: Layout) -> None:
     if "/" in name:
-        raise InputError(f"The name of a network has no slash; got {name!r}.")
+        raise InputError(f"Names of networks must not contain a slash, got {name!r}.")
     check_units(model, units, f"The units of network {name!r}")
     patched = [units.mask[tower][list(layers)].sum() for tower, layers in layout.layers.items() if tower in units.mask]
     if not sum(patched):
         raise InputError(
-            f"Network {name!r} has no unit in what is patched ({', '.join(layout.layers)}), so nothing would change."
+            f"Network {name!r} has no unit at the patched sites ({', '.join(layout.layers)}), so patching it has no "
+            "effect."
         )

@@ -1,8 +1,8 @@
-"""Attribution patching: all patches at once, estimated by a gradient.
+"""Attribution patching: a gradient-based approximation to activation patching.
 
-The effect of patching activation ``a`` at a site is, to first order, ``(a_source - a_base) . dm/da`` at the base run:
-two forward passes and one backward pass give the estimate for every site, token and unit of a pair. It is a linear
-estimate; :func:`modalnet.patching.agreement` says how good on pairs where exact patching was done as well.
+The effect of patching activation ``a`` at a site is, to first order, ``(a_source - a_base) . dm/da`` at the base run.
+Two forward passes and one backward pass give this estimate for every site, token and unit of a pair. The approximation
+is linear; :func:`modalnet.patching.agreement` compares it with exact activation patching of the same pairs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.execution.cells import State
-from modalnet.patching.activation import TOGETHER, first_picture
+from modalnet.patching.activation import DIRECTIONS, TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import Patching
@@ -40,39 +41,38 @@ def attribution_patching(
     remote: bool | str | None = None,
     progress: bool = True,
 ) -> Patching:
-    """Estimate the effects of activation patching, at every site, token and unit, from one gradient per pair.
+    """Estimate the effects of activation patching at every site, token and unit from one gradient per pair.
 
     Parameters
     ----------
     model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, remote, progress
-        As for :func:`modalnet.activation_patching`. A function as a metric must be differentiable.
+        As for :func:`modalnet.activation_patching`. A function as metric must be differentiable.
 
     Returns
     -------
     Patching
-        ``.effect[tower]`` ``[layer, column]`` as estimated, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
-        effect of each unit, patched at all columns. Effects of the units of a site add up to that of the site.
+        Estimates ``.effect[tower]`` ``[layer, column]``, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
+        effect of each unit, patched at all columns. The effects of the units of a site sum to that of the site.
 
     Raises
     ------
     InputError
-        As for :func:`modalnet.activation_patching`; a metric of clean against clean (KL divergence, denoising) has no
-        gradient where it is measured from the clean run.
+        As for :func:`modalnet.activation_patching`; also for the KL divergence with ``direction="noise"``, whose
+        gradient is zero at the clean run.
 
     References
     ----------
     Nanda (2023), Attribution patching. Syed, Rager & Conmy (2024), Attribution patching outperforms automated circuit
     discovery, BlackboxNLP.
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f'direction={direction!r} is not known. Give "denoise" or "noise".')
+    check_option("direction", direction, DIRECTIONS)
     model = model._at(remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
     if measure.needs_clean and direction == "noise":
         raise InputError(
-            "KL(clean || run) is at its minimum in the clean run, where its gradient is zero, so nothing can be "
-            'estimated from there. Use direction="denoise", or another metric.'
+            "`direction='noise'` cannot estimate KL(clean || run): its gradient is zero in the clean run, where it has "
+            'its minimum. Use `direction="denoise"` or another metric.'
         )
     layout = lay_out(model, stimuli, measure, sites=sites, towers=towers, tokens=tokens, align=align)
     return _estimate(model, measure, layout, direction, batch_size, progress=progress)
@@ -92,7 +92,7 @@ def _estimate(
     sides = {"clean": layout.clean, "corrupt": layout.corrupt}
 
     def products(tower: str, match: Any, into: State, out_of: State, slopes: torch.Tensor) -> np.ndarray:
-        """What the patch of some tokens changes, times the slope there, summed over them: [layer, dim]."""
+        """Activation difference times gradient, summed over the patched tokens: [layer, dim]."""
         first, second = ([pair[side] for pair in match] for side in ((1, 0) if base == "corrupt" else (0, 1)))
         difference = out_of.activations[tower][:, second] - into.activations[tower][:, first]
         return (difference.double() * slopes[:, first]).sum(1).numpy()
@@ -128,7 +128,7 @@ def _estimate(
                         values[tower][pair, :, column] = float(value) + each.sum(1)[list(layers)]
                     everywhere = sorted({match for per_pair in layout.matches[tower] for match in per_pair[pair]})
                     each = products(tower, everywhere, state, states[place], slopes)
-                    # A patch into a clean run takes away what the units do.
+                    # Patching a clean run removes the contribution of the units.
                     units[tower] += each if base == "corrupt" else -each
                 bar.update()
             measure.reference.clear()

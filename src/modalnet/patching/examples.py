@@ -1,4 +1,4 @@
-"""Pairs that come with the package: agreement and facts in words, colours in pictures."""
+"""Bundled pairs for patching: subject-verb agreement, facts about countries, colours in images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modalnet.errors import InputError
+from modalnet._validation import check_int
 from modalnet.patching.metrics import Metric, log_probability, logit_difference
 from modalnet.stimuli import Stimulus
 from modalnet.stimuli.rendering import COLOURS, SHAPES, draw_scene
 from modalnet.stimuli.scenes import scene
 
-# Singular and plural that common tokenizers write as one token each, so that the two sentences of a pair line up.
+# Singulars and plurals that are single tokens in common tokenizers, so that the sentences of a pair align.
 NOUNS = (
     ("author", "authors"),
     ("boy", "boys"),
@@ -30,7 +30,7 @@ NOUNS = (
     ("student", "students"),
     ("teacher", "teachers"),
 )
-# An attractor stands between subject and verb in the last three, so that the nearest noun does not decide.
+# The last three have an attractor or a clause between subject and verb.
 FRAMES = (
     "The {}",
     "I think that the {}",
@@ -65,16 +65,16 @@ FACTS = (
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs with what is right for the clean stimulus and what for the corrupt one.
+    """Pairs of stimuli with the correct answers to the clean and to the corrupt stimulus.
 
     Attributes
     ----------
     clean, corrupt
-        The stimuli, pair by pair.
+        The stimuli of each pair.
     answers, distractors
-        What continues the clean and the corrupt stimulus.
+        The correct continuations of the clean and of the corrupt stimulus.
     words
-        What the stimuli of a pair differ in, as the clean one has it: for :func:`tokens_of`.
+        The word of each clean stimulus in which the pair differs, for :func:`tokens_of`.
     """
 
     clean: tuple[Stimulus, ...]
@@ -87,36 +87,36 @@ class PairSet:
         return len(self.clean)
 
     def __getitem__(self, chosen: slice) -> PairSet:
-        """Some of the pairs."""
+        """Return a subset of the pairs."""
         return PairSet(
             self.clean[chosen], self.corrupt[chosen], self.answers[chosen], self.distractors[chosen], self.words[chosen]
         )
 
     def logit_difference(self) -> Metric:
-        """The metric: logit of the answer less that of the distractor."""
+        """Return the metric: logit of the answer minus logit of the distractor."""
         return logit_difference(self.answers, self.distractors)
 
     def log_probability(self) -> Metric:
-        """The metric: log-probability of the answer, of any number of tokens."""
+        """Return the metric: log-probability of the answer, which may have several tokens."""
         return log_probability(self.answers)
 
 
 def agreement_pairs(n: int = 60) -> PairSet:
-    """Subject-verb agreement: *The keys near the house* (are) against *The key near the house* (is).
+    """Make subject-verb agreement pairs: *The keys near the house* (are) against *The key near the house* (is).
 
-    Singular and plural subjects are clean in turn, in five sentence frames, two of them with an attractor, with the
-    verbs *is/are* and *was/were*. Written for this package, after the paradigm of Linzen et al. (2016) as patched by
-    Finlayson et al. (2021).
+    The clean subject alternates between singular and plural, in five sentence frames, two of them with an attractor,
+    with the verbs *is/are* and *was/were*. Written for this package, after the paradigm of Linzen et al. (2016) that
+    Finlayson et al. (2021) analysed by causal mediation.
 
     Parameters
     ----------
     n
-        How many, at most 150.
+        Number of pairs, at most 150.
 
     Raises
     ------
     InputError
-        For another number.
+        If ``n`` is out of range.
 
     References
     ----------
@@ -138,18 +138,18 @@ def agreement_pairs(n: int = 60) -> PairSet:
 
 
 def fact_pairs(n: int = 30) -> PairSet:
-    """Facts about countries: *The capital of France is the city of* (Paris) against the same of another country.
+    """Make pairs of facts: *The capital of France is the city of* (Paris) against the same for another country.
 
     Parameters
     ----------
     n
-        How many, at most 30: fifteen capitals and fifteen languages, in turn. Names of countries differ in number of
-        tokens between tokenizers: patch with ``align="last"`` where they do.
+        Number of pairs, at most 30: fifteen capitals and fifteen languages, alternating. If the names of two countries
+        differ in number of tokens, patch with ``align="last"``.
 
     Raises
     ------
     InputError
-        For another number.
+        If ``n`` is out of range.
 
     References
     ----------
@@ -167,23 +167,23 @@ def fact_pairs(n: int = 30) -> PairSet:
 
 
 def colour_pairs(n: int = 24, *, size: int = 224, seed: int = 0) -> PairSet:
-    """Pictures that differ in the colour of one thing: *what colour is the circle?* (red) against (blue).
+    """Make pairs of images that differ in the colour of a shape: *what colour is the circle?* (red) against (blue).
 
-    Each picture shows one shape, alone; clean and corrupt differ in nothing but its colour.
+    Each image shows a single shape; the clean and the corrupt image differ only in its colour.
 
     Parameters
     ----------
     n
-        How many.
+        Number of pairs, at most 10,000.
     size
         Pixels per side.
     seed
-        Of shapes and places.
+        Seed of shapes, colours and positions.
 
     Raises
     ------
     InputError
-        ``n`` below 1 or above 10,000.
+        If ``n`` is out of range.
     """
     _check(n, 10_000)
     names = list(COLOURS)
@@ -195,7 +195,7 @@ def colour_pairs(n: int = 24, *, size: int = 224, seed: int = 0) -> PairSet:
         other = replace(
             shape, colour=names[(names.index(shape.colour) + 1 + int(rng.integers(len(names) - 1))) % len(names)]
         )
-        # The same seed draws the same ground and the same edges.
+        # The same seed gives the same background and the same edges.
         pictures = [draw_scene([one], size, (seed, number)) for one in (shape, other)]
         sides = [
             Stimulus(f"what colour is the {kind}?", image=picture, id=f"colour-{number + 1:03d}")
@@ -211,5 +211,4 @@ def _set(made: list[tuple[Stimulus, Stimulus, str, str, str]]) -> PairSet:
 
 
 def _check(n: int, most: int) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= most:
-        raise InputError(f"n is a number of pairs from 1 to {most}; this is {n!r}.")
+    check_int("n", n, minimum=1, maximum=most)

@@ -1,9 +1,9 @@
-"""What is measured of a patched run: one number per pair, from the logits where the answer is due.
+"""Metrics of patched runs: one number per run, from the logits at the position of the answer.
 
-A metric is made without a model (:func:`logit_difference`, :func:`log_probability`, :func:`kl_divergence`, or any
-function of logits) and bound to a model and its pairs before anything runs, which is when its answers become tokens.
-All of them can be computed from the same logits, so that activation patching, which runs them on numbers that come
-back, and attribution patching, which differentiates them, measure the same.
+A metric is defined without a model (:func:`logit_difference`, :func:`log_probability`, :func:`kl_divergence`, or any
+function of logits). Before any run it is bound to a model and its pairs, which tokenizes the answers. All metrics are
+functions of the logits, so that activation patching, which evaluates them, and attribution patching, which
+differentiates them, measure the same quantity.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Texts = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Metric:
-    """What to measure; made by :func:`logit_difference` and its like.
+    """A metric of patched runs; made by :func:`logit_difference` and the like.
 
     Attributes
     ----------
     kind
-        Which of them.
+        The kind of metric.
     answers, distractors
-        One text for all pairs, or one per pair; None where the kind needs none.
+        One text for all pairs, or one per pair; None if the kind does not use them.
     function
-        Of a custom metric.
+        The function of a custom metric.
     """
 
     kind: Literal["logit difference", "log-probability", "KL divergence", "custom"]
@@ -48,19 +48,19 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """For tables and axes."""
+        """Name for tables and axes."""
         if self.function is not None:
             return getattr(self.function, "__name__", "custom").strip("<>")
         return self.kind
 
     def bind(self, model: Model, clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> Measure:
-        """Turn answers into tokens of a model.
+        """Bind the metric to pairs of a model, tokenizing its answers.
 
         Raises
         ------
         InputError
-            Another number of answers than of pairs; an answer that is not one token, where one is needed; an answer
-            that is the same token as its distractor.
+            If the numbers of answers and pairs differ, an answer is not a single token where the metric requires one,
+            or an answer is the same token as its distractor.
         """
         answers = _one_each(self.answers, len(clean), "answers")
         if self.kind == "logit difference":
@@ -72,8 +72,8 @@ class Metric:
             for stimulus, pair, right, wrong in zip(clean, columns, answers, distractors, strict=True):
                 if pair[0] == pair[1]:
                     raise InputError(
-                        f"after stimulus {stimulus.label}, {right!r} and {wrong!r} are the same token, so their logits "
-                        "never differ."
+                        f"`answers` and `distractors` must be different tokens, but {right!r} and {wrong!r} are the "
+                        f"same token after stimulus {stimulus.label}."
                     )
             return Measure(self, Outcome("columns", columns))
         if self.kind == "log-probability":
@@ -91,13 +91,13 @@ class Measure:
     Attributes
     ----------
     metric
-        What it measures.
+        The metric.
     outcome
-        What of the logits it needs.
+        The part of the logits that it requires.
     continuations
-        Answers that are written after each stimulus; None where the logits after the stimulus itself are enough.
+        Answers that follow each stimulus; None if the logits after the stimulus suffice.
     reference
-        Per pair, the logits of the clean run ``[vocab]``, for what is measured against them.
+        Logits of the clean run of each pair ``[vocab]``, for metrics relative to it.
     """
 
     metric: Metric
@@ -107,24 +107,24 @@ class Measure:
 
     @property
     def needs_clean(self) -> bool:
-        """Whether the clean run comes first, because others are measured against it."""
+        """Whether the metric is relative to the clean run, which must then come first."""
         return self.metric.kind == "KL divergence"
 
     def outcome_of(self, pairs: Sequence[int]) -> Outcome:
-        """The outcome of some of the pairs, as a list of their states wants it."""
+        """Return the outcome restricted to some pairs."""
         return replace(
             self.outcome, columns=tuple(self.outcome.columns[pair] for pair in pairs if self.outcome.columns)
         )
 
     def refer(self, pairs: Sequence[int], clean: Sequence[State]) -> None:
-        """Take in the clean runs of some pairs, where others are measured against them."""
+        """Store the clean runs of some pairs as the reference, if the metric is relative to them."""
         if self.needs_clean:
             for pair, state in zip(pairs, clean, strict=True):
                 assert state.outcome is not None
                 self.reference[pair] = state.outcome[-1].double()
 
     def value(self, outcome: Any, pair: int) -> float:
-        """The measure of one run of a pair, from what its outcome is (see ``Outcome``)."""
+        """Return the value of the metric for one run of a pair, from its outcome (see ``Outcome``)."""
         kind = self.metric.kind
         if kind == "log-probability":
             return float(outcome.double().sum())
@@ -133,25 +133,25 @@ class Measure:
         return float(self._of_logits(outcome[-1:].double(), [pair])[0])
 
     def of_logits(self, logits: torch.Tensor, pairs: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The same of the logits of several pairs, so that it can be differentiated.
+        """Return the differentiable value of the metric ``[pair]`` from the logits of several pairs.
 
         Parameters
         ----------
         logits
-            ``[row, vocab]``: for each pair the rows that predict its answer.
+            ``[row, vocab]``: for each pair, the rows that predict its answer.
         pairs
-            Which pairs.
+            Indices of the pairs.
         tokens
-            Of each pair, the tokens of its answer; used by the log-probability.
+            Tokens of the answer of each pair; used by the log-probability.
         """
         import torch
 
         kind = self.metric.kind
         if kind == "log-probability":
-            parts = logits.log_softmax(1).split([len(own) for own in tokens])
+            parts = logits.log_softmax(1).split([len(answer) for answer in tokens])
             chosen = [
-                part.gather(1, torch.tensor(own, device=part.device)[:, None]).sum()
-                for part, own in zip(parts, tokens, strict=True)
+                part.gather(1, torch.tensor(answer, device=part.device)[:, None]).sum()
+                for part, answer in zip(parts, tokens, strict=True)
             ]
             return torch.stack(chosen)
         if kind == "logit difference":
@@ -173,63 +173,80 @@ class Measure:
         values = torch.as_tensor(found)
         if values.shape != (len(pairs),):
             raise InputError(
-                f"The metric {self.metric.name} got logits [{len(pairs)}, {logits.shape[1]}] and gave something of "
-                f"shape {tuple(values.shape)}. It must give one value per row, [{len(pairs)}]."
+                f"`metric` {self.metric.name} must return one value per row of logits, [{len(pairs)}] for logits "
+                f"[{len(pairs)}, {logits.shape[1]}], got shape {tuple(values.shape)}."
             )
         return values
 
 
 def logit_difference(answers: Texts, distractors: Texts) -> Metric:
-    """The logit of the right answer's token less that of a wrong one's.
+    """Logit of the token of the correct answer minus logit of the token of a wrong answer.
 
     Parameters
     ----------
     answers, distractors
-        One text for all pairs, or one per pair, written straight after the stimulus (mostly with a space in front);
-        each must be one token. The answer is right for the clean stimulus.
+        One text for all pairs, or one per pair, which follows the stimulus directly (usually with a leading space).
+        Each must be a single token. The answer is correct for the clean stimulus.
+
+    Raises
+    ------
+    InputError
+        If a text is empty or not a string.
 
     References
     ----------
     Wang, Variengien, Conmy, Shlegeris & Steinhardt (2023). Interpretability in the wild. ICLR. Zhang & Nanda (2024).
-    Towards best practices of activation patching. ICLR: logit differences show also components that work against
-    the answer.
+    Towards best practices of activation patching. ICLR: logit differences also reveal components that suppress the
+    answer.
     """
     return Metric("logit difference", _texts(answers, "answers"), _texts(distractors, "distractors"))
 
 
 def log_probability(answers: Texts) -> Metric:
-    """The natural-log probability of an answer, of one token or several.
+    """Natural-log probability of an answer of one or several tokens.
 
     Parameters
     ----------
     answers
-        One text for all pairs, or one per pair, written straight after the stimulus.
+        One text for all pairs, or one per pair, which follows the stimulus directly.
+
+    Raises
+    ------
+    InputError
+        If a text is empty or not a string.
     """
     return Metric("log-probability", _texts(answers, "answers"))
 
 
 def kl_divergence() -> Metric:
-    """How far the next-token distribution is from that of the clean run: KL(clean || run), in nats."""
+    """Kullback-Leibler divergence KL(clean || run) of the next-token distributions, in nats."""
     return Metric("KL divergence")
 
 
 def custom(function: Callable[..., Any]) -> Metric:
-    """A function of logits.
+    """Make a metric of a function of logits.
 
     Parameters
     ----------
     function
-        Takes the logits of the token after each stimulus, ``[run, vocab]``, and, if it has a second parameter without
-        a default, the number of the pair that each run is of, ``[run]``. Gives one value per run. For attribution
-        patching it must be differentiable (torch operations only).
+        Takes the next-token logits after each stimulus, ``[run, vocab]``, and, if it has a second parameter without a
+        default, the index of the pair of each run, ``[run]``. Returns one value per run. For attribution patching it
+        must be differentiable (torch operations only).
+
+    Raises
+    ------
+    InputError
+        If ``function`` is not callable.
     """
     if not callable(function):
-        raise InputError(f"A metric is one of modalnet.patching or a function of logits; got {function!r:.100}.")
+        raise InputError(
+            f"`metric` must be a metric of modalnet.patching or a function of logits, got {function!r:.100}."
+        )
     return Metric("custom", function=function)
 
 
 def as_metric(metric: Any) -> Metric:
-    """A metric from a metric or a function."""
+    """Return a metric from a metric or a function of logits."""
     return metric if isinstance(metric, Metric) else custom(metric)
 
 
@@ -247,7 +264,7 @@ def _texts(given: Any, name: str) -> str | tuple[str, ...]:
     if isinstance(listed, np.ndarray):
         listed = listed.tolist()
     if not isinstance(listed, list | tuple) or not all(isinstance(one, str) and one for one in listed) or not listed:
-        raise InputError(f"{name} is a text or a list of texts, one per pair, none of them empty; got {given!r:.100}.")
+        raise InputError(f"`{name}` must be a non-empty text, or a list of one such text per pair, got {given!r:.100}.")
     return given if isinstance(given, str) else tuple(listed)
 
 
@@ -256,7 +273,7 @@ def _one_each(texts: str | tuple[str, ...] | None, n: int, name: str) -> list[st
         return []
     listed = [texts] * n if isinstance(texts, str) else list(texts)
     if len(listed) != n:
-        raise InputError(f"There are {n} pairs and {len(listed)} {name}.")
+        raise InputError(f"`{name}` must have one entry per pair, got {len(listed)} for {n} pairs.")
     return listed
 
 
@@ -266,9 +283,12 @@ def _token(model: Model, clean: Stimulus, corrupt: Stimulus, text: str) -> int:
         if len(tokens) != 1:
             shown = ", ".join(repr(model.tokenizer.decode([token])) for token in tokens)
             raise InputError(
-                f"after stimulus {clean.label}, {text!r} is {len(tokens)} tokens ({shown}); a logit difference "
-                "compares single ones. Choose another answer, or use log_probability, which takes any."
+                f"`answers` and `distractors` of a logit difference must be single tokens, but {text!r} is "
+                f"{len(tokens)} tokens after stimulus {clean.label} ({shown}). Use another answer, or log_probability."
             )
     if len(found) != 1:
-        raise InputError(f"{text!r} is another token after {clean.label} than after {corrupt.label}.")
+        raise InputError(
+            f"{text!r} must be the same token after both stimuli of a pair, but differs between {clean.label} and "
+            f"{corrupt.label}."
+        )
     return found.pop()[0]

@@ -1,9 +1,9 @@
-"""Where vision enters the language stream: how much an answer depends on image and on text positions, block by block.
+"""Modality profiles: the dependence of an answer on image and text positions, per decoder block.
 
-At the output of one decoder block, all image tokens (or all text tokens but the last, or the last) become their mean
-over the stimuli: what they hold about this picture or this question is gone, and blocks behind can no longer fetch it.
-While the answer still depends on the image tokens, vision has not yet been moved elsewhere; from the block on where it
-does not, what was seen has entered the text tokens.
+At the output of one decoder block, the activations of all image tokens (or all text tokens except the last, or the last
+token) are replaced by their mean over stimuli. This removes the information about the particular image or question, so
+that later blocks cannot read it. As long as the answer depends on the image tokens, visual information has not been
+transferred; from the block on from which it does not, the information has entered the text tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, Swap
 from modalnet.patching.metrics import Texts, log_probability
@@ -34,18 +35,18 @@ TOGETHER = 16
 
 @dataclass(frozen=True, eq=False)
 class ModalityProfile(Result):
-    """What :func:`modalnet.profile_modality` found.
+    """The result of :func:`modalnet.profile_modality`.
 
     Attributes
     ----------
     model, operation, metric
-        What was asked.
+        Name of the model, the operation and the metric.
     labels
-        Of the stimuli.
+        Labels of the stimuli.
     whole
-        ``[stimulus]``: the log-probability of the answer without a knockout, in nats.
+        ``[stimulus]``: the log-probability of the answer without intervention, in nats.
     values
-        Per group of tokens ``[stimulus, layer]``: the same with the group knocked out at the output of a block.
+        Per group of tokens ``[stimulus, layer]``: the same with the group ablated at the output of a block.
     """
 
     NAME = "a modality profile"
@@ -61,16 +62,16 @@ class ModalityProfile(Result):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups of tokens: ``image``, ``text`` (all but the last) and ``last``."""
+        """The groups of tokens: ``image``, ``text`` (all except the last) and ``last``."""
         return tuple(self.values)
 
     @property
     def loss(self) -> dict[str, Float[np.ndarray, " layer"]]:
-        """Per group ``[layer]``: the mean loss of log-probability, in nats."""
+        """Mean loss of log-probability per group ``[layer]``, in nats."""
         return {group: (self.whole[:, None] - values).mean(0) for group, values in self.values.items()}
 
     def table(self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-        """One row per group and block: loss in nats with its percentile bootstrap interval over stimuli."""
+        """Return one row per group and block: loss in nats with its percentile bootstrap interval over stimuli."""
         import pandas as pd
 
         rng = np.random.default_rng(seed)
@@ -87,9 +88,10 @@ class ModalityProfile(Result):
 
     @property
     def entry(self) -> int | None:
-        """The first block from which on knocking out the image tokens costs less than half of the most it costs.
+        """The first block from which on ablating the image tokens costs less than half of the largest loss.
 
-        None where it costs nothing anywhere (the answer does not depend on the image), or half to the end.
+        None if it costs nothing at any block (the answer does not depend on the image), or at least half up to the last
+        block.
         """
         loss = self.loss["image"]
         if loss.max() <= 0:
@@ -99,15 +101,15 @@ class ModalityProfile(Result):
         return after if after < len(loss) else None
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return a summary as text: the largest loss per group, and the block at which vision has been transferred."""
         parts = ", ".join(f"{group} {loss.max():.2f} (block {loss.argmax()})" for group, loss in self.loss.items())
         entry = (
-            "the answer depends on image tokens to the end or not at all"
+            "the answer depends on the image tokens up to the last block, or not at all"
             if self.entry is None
-            else f"from block {self.entry} on, the image tokens matter less than half as much as at most"
+            else f"from block {self.entry} on, ablating the image tokens costs less than half of the largest loss"
         )
         return (
-            f"{self.model}: {len(self.whole)} stimuli, {self.operation} knockout, "
+            f"{self.model}: {len(self.whole)} stimuli, {self.operation} ablation, "
             f"log-probability {self.whole.mean():.2f}\n"
             f"  largest loss (nats): {parts}\n  {entry}"
         )
@@ -155,41 +157,42 @@ def profile_modality(
     remote: bool | str | None = None,
     progress: bool = True,
 ) -> ModalityProfile:
-    """For each decoder block, how much an answer depends on image positions and on text positions.
+    """Measure the dependence of an answer on image and text positions, per decoder block.
 
     Parameters
     ----------
     model
-        With image tokens in its decoder.
+        A model with image tokens in its decoder.
     stimuli
-        Each with a picture and a question.
+        Stimuli with an image and a question each.
     answers
-        One text for all, or one per stimulus, written straight after it: its log-probability is measured.
+        One text for all stimuli, or one per stimulus, which follows it directly; its log-probability is measured.
     operation
-        ``"mean"``: the tokens of a group become their mean over all stimuli (of each block; per stimulus first, then
-        over stimuli), as :func:`modalnet.mean` does. ``"zero"``: they become 0.
+        ``"mean"``: the activations of a group are set to their mean (per block, over tokens and then over stimuli), as
+        by :func:`modalnet.mean`. ``"zero"``: they are set to 0.
     batch_size
-        Runs per forward pass.
+        Number of runs per forward pass.
     remote
-        Where to run: None for where the model is, or what :func:`modalnet.load` takes.
+        Where the model runs: None for its default, or a value that :func:`modalnet.load` accepts.
     progress
-        Show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
     ModalityProfile
+        ``.loss[group]`` ``[layer]`` in nats, ``.entry``, ``.table()``, ``.plot()``.
 
     Raises
     ------
     InputError
-        For a model without image tokens, stimuli without a picture or text, or a single stimulus with ``"mean"``,
-        whose mean would be itself.
+        If the model has no image tokens, a stimulus lacks an image or a text, or ``"mean"`` is used with a single
+        stimulus, which equals its mean.
 
     References
     ----------
     Basu et al. (2024), Understanding information storage and transfer in multi-modal large language models. NeurIPS.
     Zhang, Yadav, Han & Shutova (2025), Cross-modal information flow in multimodal large language models. CVPR (there
-    by cutting attention between positions; here by what positions hold).
+    by attention knockout between positions; here by ablation of positions).
     """
     from tqdm.auto import tqdm
 
@@ -203,7 +206,7 @@ def profile_modality(
     rows = [row["decoder"] for row in model._executor.token_rows(given, ["decoder"], texts)]
     places = [_places(row) for row in rows]
     options: dict[str, Any] = {"texts": texts, "batch_size": batch_size}
-    # Two rounds, so that no more than a few stimuli are held at once: what a group is on average, then without it.
+    # Two passes, means and then ablations, so that only a few stimuli are held in memory.
     means = (
         _means(model, given, places, options) if operation == "mean" else {g: np.zeros((depth, width)) for g in GROUPS}
     )
@@ -217,7 +220,7 @@ def profile_modality(
             for place, index in enumerate(some):
                 for group in GROUPS:
                     for layer in range(depth):
-                        cells.append(Cell(place, (_knocked(model, layer, places[index][group], means[group][layer]),)))
+                        cells.append(Cell(place, (_ablated(model, layer, places[index][group], means[group][layer]),)))
                         where.append((index, group, layer))
             for number, outcome in model._executor.run_cells(states, cells, measure.outcome, batch_size=batch_size):
                 index, group, layer = where[number]
@@ -244,7 +247,7 @@ def _states(
 def _means(
     model: Model, given: Sequence[Any], places: Sequence[dict[str, list[int]]], options: dict[str, Any]
 ) -> dict[str, Float[np.ndarray, "layer dim"]]:
-    """Per group what its tokens hold on average: over tokens, then over stimuli."""
+    """Return the mean activation of each group ``[layer, dim]``, over tokens and then over stimuli."""
     sums = {group: np.zeros(model.spaces["decoder"].shape) for group in GROUPS}
     for some in _some(len(given)):
         for index, state in zip(some, _states(model, given, some, **options), strict=True):
@@ -254,15 +257,16 @@ def _means(
 
 
 def _check(model: Model, given: Sequence[Any], operation: str) -> None:
-    if operation not in ("mean", "zero"):
-        raise InputError(f'operation={operation!r} is not known. Give "mean" or "zero".')
+    check_option("operation", operation, ("mean", "zero"))
     if not model._executor.has_image_tokens:
-        raise InputError(f"{model.name} has no image tokens in a decoder, so there is nothing to knock out.")
+        raise InputError(f"`model` must have image tokens in its decoder, but {model.name} has no image tokens.")
     for stimulus in given:
         if stimulus.kind != "image+text":
-            raise InputError(f"stimulus {stimulus.label} is {stimulus.kind}; each needs a picture and a question.")
+            raise InputError(
+                f"`stimuli` must have an image and a question each, but {stimulus.label} is {stimulus.kind}."
+            )
     if operation == "mean" and len(given) < 2:
-        raise InputError("A mean over one stimulus is the stimulus itself. Give several, or operation='zero'.")
+        raise InputError("`operation='mean'` requires at least two stimuli, got 1. Use several, or `operation='zero'`.")
 
 
 def _places(row: Any) -> dict[str, list[int]]:
@@ -272,7 +276,7 @@ def _places(row: Any) -> dict[str, list[int]]:
     return {"image": image, "text": text, "last": [last]}
 
 
-def _knocked(model: Model, layer: int, places: Sequence[int], value: Float[np.ndarray, " dim"]) -> Swap:
+def _ablated(model: Model, layer: int, places: Sequence[int], value: Float[np.ndarray, " dim"]) -> Swap:
     import torch
 
     row = torch.from_numpy(value).float().expand(len(places), -1)

@@ -1,4 +1,8 @@
-"""Pairs of a clean and a corrupt stimulus: what patching is given, checked before anything runs."""
+"""Pairs of a clean and a corrupt stimulus, validated before any run.
+
+The stimuli of a pair must have the same form, so that every patched token has a counterpart: the same number of images,
+of the same size, and tokens that can be aligned.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pairs of a job are patched.
+    """Sites and tokens at which pairs are patched.
 
     Attributes
     ----------
     clean, corrupt
         The stimuli.
     digests
-        Of the content of each pair.
+        Content hashes of the clean and the corrupt stimulus of each pair.
     layers
-        Per tower, which blocks.
+        Patched layers of each space.
     columns
-        Per tower.
+        Columns of each space.
     matches
-        Per tower and column, for each pair: the (clean, corrupt) tokens.
+        Per space, column and pair: the (clean, corrupt) token indices.
     """
 
     clean: list[Stimulus]
@@ -54,12 +58,12 @@ def lay_out(
     tokens: Any,
     align: Any,
 ) -> Layout:
-    """Check pairs and say where they are patched.
+    """Validate pairs and determine where they are patched.
 
     Raises
     ------
     InputError
-        Pictures of different sizes; pairs without a difference; towers that a stimulus does not reach; tokens that
+        If images of a pair differ in size, a pair has no difference, a tower is not reached by all stimuli, or tokens
         cannot be aligned.
     """
     clean, corrupt = stimuli
@@ -76,7 +80,7 @@ def lay_out(
         for place, stimulus in enumerate(clean):
             boxes = None
             if stimulus.n_images == 1 and needs_boxes(tokens, tower):
-                # A picture of one size is laid out in one way, whatever it shows; text before it moves it along.
+                # The layout of an image depends on its size alone; preceding text shifts it.
                 row = rows[0][place][tower]
                 key = (tower, stimulus.inspect().sizes, row.image.tobytes())
                 if key not in known:
@@ -89,15 +93,17 @@ def lay_out(
 
 
 def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
-    """Two lists of stimuli of the same length."""
+    """Convert to two lists of stimuli of the same length and kind."""
     one, two = as_stimuli(clean), as_stimuli(corrupt)
     if len(one) != len(two):
-        raise InputError(f"There are {len(one)} clean and {len(two)} corrupt stimuli; each clean one needs its own.")
+        raise InputError(
+            f"`clean` and `corrupt` must have the same length, got {len(one)} clean and {len(two)} corrupt stimuli."
+        )
     for first, second in zip(one, two, strict=True):
         if first.kind != second.kind or first.n_images != second.n_images:
             raise InputError(
-                f"pair {first.label}: the clean stimulus is {first.kind} ({first.n_images} images), the corrupt one "
-                f"{second.kind} ({second.n_images}). Both must be of one kind: corrupt the content, not the form."
+                f"Pair {first.label}: both stimuli must be of the same kind, got {first.kind} ({first.n_images} "
+                f"images) and {second.kind} ({second.n_images} images). Corrupt the content, not the form."
             )
     return one, two
 
@@ -105,36 +111,36 @@ def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
 def tokens_of(
     model: Model, stimuli: Any, words: str | Sequence[str], *, tower: str = "decoder"
 ) -> list[tuple[int, ...]]:
-    """The tokens that words become in their stimuli, to be patched together in all pairs.
+    """Return the token indices of words in their stimuli, for patching them as one group.
 
     Parameters
     ----------
     model
-        Whose tokens.
+        The model whose tokenizer applies.
     stimuli
-        Mostly the clean ones: indices count in these.
+        The stimuli, usually the clean ones, whose tokens the indices refer to.
     words
-        One text for all, or one per stimulus; where it first begins with a token.
+        One text for all stimuli, or one per stimulus; its first occurrence that begins at a token is used.
     tower
-        Which reads the text.
+        The tower that reads the text.
 
     Returns
     -------
     list of tuple
-        Per stimulus the indices among its own tokens, for ``tokens={"subject": tokens_of(...)}``.
+        Token indices in each stimulus, for ``tokens={"subject": tokens_of(...)}``.
 
     Raises
     ------
     InputError
-        For a stimulus without the word, or another number of words than of stimuli.
+        If a stimulus does not contain its word, or the numbers of words and stimuli differ.
     """
     given = as_stimuli(stimuli)
     wanted = [words] * len(given) if isinstance(words, str) else list(words)
     if len(wanted) != len(given):
-        raise InputError(f"There are {len(given)} stimuli and {len(wanted)} words.")
+        raise InputError(f"`words` must have one entry per stimulus, got {len(wanted)} for {len(given)} stimuli.")
     found = []
     for stimulus, row, word in zip(given, model._executor.token_rows(given, [tower]), wanted, strict=True):
-        # Tokenizers disagree on whether a token brings the space before it, and on signs for what goes on.
+        # Tokenizers differ in whether a token includes the preceding space, and in how they mark continuations.
         plain = [
             "" if one.startswith("<image ") else "".join(one.removeprefix("##").split()) for one in row[tower].names
         ]
@@ -147,7 +153,9 @@ def tokens_of(
                 found.append(tuple(range(first, last)))
                 break
         else:
-            raise InputError(f"stimulus {stimulus.label} has no tokens that read {word!r}; it has {row[tower].names}.")
+            raise InputError(
+                f"Stimulus {stimulus.label} has no tokens that read {word!r}; its tokens are {row[tower].names}."
+            )
     return found
 
 
@@ -156,19 +164,19 @@ def _check_content(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> li
     for one, two in zip(clean, corrupt, strict=True):
         first, second = one.inspect(), two.inspect()
         if first.digest == second.digest:
-            raise InputError(f"pair {one.label}: the clean and the corrupt stimulus are the same.")
+            raise InputError(f"Pair {one.label}: the clean and the corrupt stimulus must differ, but are the same.")
         if first.sizes != second.sizes:
-            shown = [", ".join(f"{width}x{height}" for width, height in own.sizes) for own in (first, second)]
+            shown = [", ".join(f"{width}x{height}" for width, height in side.sizes) for side in (first, second)]
             raise InputError(
-                f"pair {one.label}: its pictures have {shown[0]} and {shown[1]} pixels, so their tokens do not show "
-                "the same places. Make them equal: modalnet.corrupt.resize(stimulus, (width, height)), or crop them."
+                f"Pair {one.label}: images must have the same size, got {shown[0]} and {shown[1]} pixels. Use "
+                "modalnet.corrupt.resize(stimulus, (width, height)), or crop them."
             )
         digests.append((first.digest, second.digest))
     return digests
 
 
 def _same_pictures(clean: Sequence[Stimulus], corrupt: Sequence[Stimulus]) -> bool:
-    """Whether no pair differs in its pictures: then patching a vision tower changes nothing."""
+    """Whether no pair differs in its images, so that patching a vision tower has no effect."""
     for one, two in zip(clean, corrupt, strict=True):
         for first, second in zip(one.images(), two.images(), strict=True):
             if first.tobytes() != second.tobytes():
@@ -183,11 +191,11 @@ def _layers(
     listed = list(sites) if isinstance(sites, list | tuple) else []
     if not isinstance(sites, str) and not (listed and all(isinstance(one, Site) for one in listed)):
         raise InputError(
-            f'sites={sites!r:.80} is not known. Give "residual" for every block\'s output, the name of another kind of '
-            'space, or a list of sites such as modalnet.site("decoder", 5).'
+            f"`sites` must be 'residual' (block outputs), the name of another kind of space, or a list of sites such "
+            f"as modalnet.site('decoder', 5), got {sites!r:.80}."
         )
     if listed and towers is not None:
-        raise InputError("Give sites= as a list or towers=, not both.")
+        raise InputError("`sites` as a list or `towers` can be given, not both.")
     if listed:
         chosen = list(dict.fromkeys(one.space for one in listed))
     else:
@@ -207,21 +215,21 @@ def _layers(
         if not listed:
             layers[name] = tuple(range(depth))
             continue
-        own = [one.layer for one in listed if one.space == name]
-        for layer in own:
+        given = [one.layer for one in listed if one.space == name]
+        for layer in given:
             if not -depth <= layer < depth:
-                raise InputError(f"site {name}[{layer}]: {name} has layers 0..{depth - 1}.")
-        layers[name] = tuple(sorted({layer % depth for layer in own}))
+                raise InputError(f"Site {name}[{layer}] does not exist: {name} has layers 0..{depth - 1}.")
+        layers[name] = tuple(sorted({layer % depth for layer in given}))
     if not layers:
-        raise InputError("there is no tower to patch: the pairs differ in nothing that a tower of this model reads.")
+        raise InputError("No tower can be patched: the pairs do not differ in any input of a tower of this model.")
     return layers
 
 
 def _check_towers(model: Model, chosen: Sequence[str], reached: Sequence[str]) -> None:
     for name in chosen:
         if name not in model.towers:
-            raise InputError(f"there is no tower {name!r} in {model.name}; its towers are {', '.join(model.towers)}.")
+            raise InputError(f"`towers` must be among {', '.join(model.towers)} of {model.name}, got {name!r}.")
         if name not in reached:
             raise InputError(
-                f"the {name} tower is not reached by all of these stimuli: give stimuli with {model.towers[name].noun}."
+                f"The {name} tower is not reached by all stimuli. Use stimuli with {model.towers[name].noun}."
             )

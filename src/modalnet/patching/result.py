@@ -1,12 +1,12 @@
-"""What patching found: the measure of every patched run, and what follows from it.
+"""Results of patching: the metric of every patched run, with effects and intervals derived from it.
 
-Nothing but measures is kept, one per pair, site and column. Effects, intervals, tables and pictures follow from them
-without the model. With ``m`` the measure of a patched run, an effect over pairs is the ratio of sums
+Only metric values are stored, one per pair, site and column. Effects, intervals, tables and figures are computed from
+them without the model. With ``m`` the metric of a patched run, the effect over pairs is the ratio of sums
 
     sum(m - m_corrupt) / sum(m_clean - m_corrupt),
 
-0 where patched runs are like corrupt ones and 1 where they are like clean ones; for one pair it is the usual normalized
-effect. A mean of per-pair ratios would be ruled by the pairs that the model hardly tells apart.
+0 if patched runs equal the corrupt runs and 1 if they equal the clean runs; for one pair it is the usual normalized
+effect. A mean of per-pair ratios would be dominated by pairs for which the model hardly distinguishes the two stimuli.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
@@ -41,11 +42,11 @@ class NetworkPatch:
     count
         Number of units.
     values
-        Per tower ``[pair, layer, column]``: the measure where only the network's units of one block are patched.
+        Per tower ``[pair, layer, column]``: the metric with only the units of the network in one block patched.
     joint
-        ``[pair]``: where all of its units are patched in all blocks and columns at once.
+        ``[pair]``: the metric with all units patched jointly, in all blocks and columns.
     controls
-        Per kind of control ``[draw, pair]``: the same for matched random units.
+        Per kind of match ``[draw, pair]``: the same for matched random units.
     """
 
     count: int
@@ -61,25 +62,26 @@ class Patching(Result):
     Attributes
     ----------
     model, metric, direction
-        What was asked: ``"denoise"`` patches clean activations into corrupt runs, ``"noise"`` the reverse.
+        Name of the model and the metric, and the direction: ``"denoise"`` patches clean activations into corrupt runs,
+        ``"noise"`` the reverse.
     estimated
-        Whether the values are a gradient's estimates.
+        Whether the values are gradient-based estimates.
     labels
-        Of the pairs.
+        Labels of the pairs.
     columns
-        Per tower, the columns.
+        Columns (tokens or groups of tokens) of each tower.
     layers
-        Per tower, the blocks.
+        Patched layers of each tower.
     clean, corrupt
-        ``[pair]``: the measure of the runs as they are.
+        ``[pair]``: the metric of the unpatched runs.
     values
-        Per tower ``[pair, layer, column]``: the measure of patched runs; NaN where a pair lacks the column.
+        Per tower ``[pair, layer, column]``: the metric of patched runs; NaN where a pair lacks the column.
     networks
-        By name, where networks were patched.
+        Patches of networks, by name.
     unit_effect
-        Per tower ``[layer, dim]``: the estimated effect of each unit, over all columns; of attribution patching only.
+        Per tower ``[layer, dim]``: the estimated effect of each unit over all columns; attribution patching only.
     picture
-        ``[height, width, 3]``: the first clean stimulus', to draw on; None without one.
+        ``[height, width, 3]``: the image of the first clean stimulus, to draw on; None without one.
     """
 
     NAME = "a patching result"
@@ -107,28 +109,28 @@ class Patching(Result):
 
     @cached_property
     def effect(self) -> dict[str, Float[np.ndarray, "layer column"]]:
-        """Per tower ``[layer, column]``: 0 where patching leaves runs corrupt, 1 where it makes them clean."""
+        """Normalized effect per tower ``[layer, column]``: 0 for the corrupt, 1 for the clean run."""
         return {tower: self._ratio(values) for tower, values in self.values.items()}
 
     def network_effect(self, name: str) -> dict[str, Float[np.ndarray, "layer column"]]:
-        """The same for patches of a network's units in one block.
+        """Return :attr:`effect` of patching only the units of a network in one block.
 
         Raises
         ------
         InputError
-            For a network that was not patched.
+            If the network was not patched.
         """
         return {tower: self._ratio(values) for tower, values in self._network(name).values.items()}
 
     def interval(
         self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
     ) -> dict[str, Float[np.ndarray, "2 layer column"]]:
-        """Percentile bootstrap intervals of :attr:`effect` over pairs, per tower ``[low and high, layer, column]``.
+        """Return percentile bootstrap intervals of :attr:`effect` over pairs, per tower ``[bound, layer, column]``.
 
         Raises
         ------
         InputError
-            For fewer than two pairs.
+            If there are fewer than two pairs.
 
         References
         ----------
@@ -137,7 +139,7 @@ class Patching(Result):
         return {tower: self._bounds(values, level, n_resamples, seed) for tower, values in self.values.items()}
 
     def table(self) -> pd.DataFrame:
-        """One row per tower, layer and column: effect, interval (for two pairs or more), number of pairs."""
+        """Return one row per tower, layer and column: effect, interval (for two or more pairs), number of pairs."""
         import pandas as pd
 
         bounds = self.interval() if self.n > 1 else None
@@ -162,11 +164,11 @@ class Patching(Result):
         return pd.DataFrame(rows)
 
     def network_table(self) -> pd.DataFrame:
-        """One row per network and kind of control: effect of all its units at once, beside matched random units.
+        """Return one row per network and kind of match: joint effect of its units, and that of random controls.
 
         ``share`` is the effect with its interval over pairs, ``control`` the mean over draws, ``control_low`` and
-        ``control_high`` the lowest and highest draw, and ``p`` the share of draws (the network counted in) with an
-        effect as large: not below 1 / (draws + 1).
+        ``control_high`` the lowest and highest draw, and ``p`` the one-sided rank p value among the draws, at least
+        1 / (draws + 1).
         """
         import pandas as pd
 
@@ -174,14 +176,14 @@ class Patching(Result):
         for name, network in self.networks.items():
             share = float(self._ratio(network.joint))
             low, high = self._bounds(network.joint) if self.n > 1 else (np.nan, np.nan)
-            own = {"network": name, "units": network.count, "share": share, "low": float(low), "high": float(high)}
+            row = {"network": name, "units": network.count, "share": share, "low": float(low), "high": float(high)}
             if not network.controls:
-                rows.append(own)
+                rows.append(row)
             for match, drawn in network.controls.items():
                 effects = np.array([float(self._ratio(one)) for one in drawn])
                 rows.append(
                     {
-                        **own,
+                        **row,
                         "match": match,
                         "control": effects.mean(),
                         "control_low": effects.min(),
@@ -193,15 +195,15 @@ class Patching(Result):
         return pd.DataFrame(rows)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The ``k`` sites and columns with the largest effect."""
+        """Return the ``k`` sites and columns with the largest effect."""
         return self.table().nlargest(k, "effect").reset_index(drop=True)
 
     def agreement(self, other: Patching) -> pd.DataFrame:
-        """How well another result on the same pairs agrees: see :func:`modalnet.patching.agreement`."""
+        """Compare with another result on the same pairs: see :func:`modalnet.patching.agreement`."""
         return agreement(self, other)
 
     def summary(self) -> str:
-        """What matters, to be printed."""
+        """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
         how = "attribution patching (estimated)" if self.estimated else "activation patching"
         into = "clean into corrupt" if self.direction == "denoise" else "corrupt into clean"
         lines = [
@@ -210,7 +212,7 @@ class Patching(Result):
         ]
         wrong = int((self._whole <= 0).sum()) if self.metric != "KL divergence" else 0
         if wrong:
-            lines.append(f"  in {wrong} of {self.n} pairs the measure is no larger for the clean stimulus")
+            lines.append(f"  in {wrong} of {self.n} pairs the metric is not larger for the clean stimulus")
         for tower, effect in self.effect.items():
             at, place = np.unravel_index(np.nanargmax(effect), effect.shape)
             lines.append(
@@ -218,7 +220,7 @@ class Patching(Result):
                 f"{self.columns[tower][place].name!r}"
             )
         for row in self.network_table().to_dict("records"):
-            text = f"  {row['network']} ({row['units']} units, all blocks at once): {row['share']:.2f}"
+            text = f"  {row['network']} ({row['units']} units, all blocks jointly): {row['share']:.2f}"
             if "control" in row and np.isfinite(row["control"]):
                 text += f"; {row['match']}-matched random units {row['control']:.2f} (p = {row['p']:.3f})"
             lines.append(text)
@@ -227,14 +229,13 @@ class Patching(Result):
     def plot(self, **options: Any) -> Any:
         """Draw layer x position heatmaps: see :func:`modalnet.plotting.patching.heatmap`.
 
-        With ``on="picture"``, the effects of image tokens over the picture: see
+        With ``on="picture"``, overlay the effects of image tokens on the image: see
         :func:`modalnet.plotting.patching.picture_overlay`.
         """
         from modalnet.plotting.patching import heatmap, picture_overlay
 
         on = options.pop("on", "tokens")
-        if on not in ("tokens", "picture"):
-            raise InputError(f'on={on!r} is not known. Give "tokens" or "picture".')
+        check_option("on", on, ("tokens", "picture"))
         return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
 
     def _sources(self) -> Sequence[str]:
@@ -286,7 +287,7 @@ class Patching(Result):
             "direction": self.direction,
             "estimated": self.estimated,
             "labels": list(self.labels),
-            "columns": json.dumps({tower: [asdict(one) for one in own] for tower, own in self.columns.items()}),
+            "columns": json.dumps({tower: [asdict(one) for one in columns] for tower, columns in self.columns.items()}),
             "layers": {tower: list(own) for tower, own in self.layers.items()},
             "networks": networks,
         }
@@ -335,7 +336,7 @@ class Patching(Result):
         return self.networks[name]
 
     def _parts(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numerators and denominators of the ratio per pair, 0 where a pair lacks the column."""
+        """Return numerators and denominators of the ratio per pair, 0 where a pair lacks the column."""
         spread = (slice(None), *[None] * (values.ndim - 1))
         there = np.isfinite(values)
         over = np.where(there, values - self.corrupt[spread], 0)
@@ -349,11 +350,11 @@ class Patching(Result):
         self, values: np.ndarray, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
     ) -> np.ndarray:
         if self.n < 2:
-            raise InputError("An interval over pairs needs at least two pairs.")
+            raise InputError("An interval over pairs requires at least two pairs, got 1.")
         over, under = (part.reshape(self.n, -1) for part in self._parts(values))
         drawn = np.random.default_rng(seed).multinomial(self.n, np.full(self.n, 1 / self.n), size=n_resamples)
         bounds = np.empty((2, over.shape[1]))
-        # Some columns at a time: resamples x cells may be many.
+        # In chunks of columns, because resamples x cells may be large.
         for start in range(0, over.shape[1], 4096):
             part = slice(start, start + 4096)
             ratios = _divided(drawn @ over[:, part], drawn @ under[:, part])
@@ -362,7 +363,7 @@ class Patching(Result):
 
 
 def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
-    """How well attribution patching agrees with exact patching on the same pairs.
+    """Compare attribution patching with exact activation patching on the same pairs.
 
     Parameters
     ----------
@@ -372,32 +373,32 @@ def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Per tower: the number of cells (sites x columns) and the Pearson and Spearman correlation of their effects; and
-        over the cells of single pairs, ``pearson_pairs``. The estimate is best where effects are small: the first
-        blocks and saturated softmaxes are known to be off (Nanda 2023).
+        Per tower: the number of cells (sites x columns), the Pearson and Spearman correlation of their effects, and the
+        Pearson correlation over the cells of single pairs (``pearson_pairs``). The approximation is best for small
+        effects and known to fail in the first blocks and for saturated softmaxes (Nanda 2023).
 
     Raises
     ------
     InputError
-        For results of other pairs or columns.
+        If the results differ in pairs, sites or columns.
     """
     import pandas as pd
     from scipy import stats
 
     if exact.labels != estimate.labels or exact.columns != estimate.columns or exact.layers != estimate.layers:
-        raise InputError("These results are not of the same pairs, sites and columns, so they cannot be compared.")
+        raise InputError("`exact` and `estimate` must be of the same pairs, sites and columns.")
     rows = []
     for tower, effect in exact.effect.items():
         one, two = effect.ravel(), estimate.effect[tower].ravel()
         first, second = ((result.values[tower] - result.corrupt[:, None, None]).ravel() for result in (exact, estimate))
         there = np.isfinite(first) & np.isfinite(second)
-        kept = np.isfinite(one) & np.isfinite(two)
+        finite = np.isfinite(one) & np.isfinite(two)
         rows.append(
             {
                 "tower": tower,
-                "cells": int(kept.sum()),
-                "pearson": _correlation(stats.pearsonr, one[kept], two[kept]),
-                "spearman": _correlation(stats.spearmanr, one[kept], two[kept]),
+                "cells": int(finite.sum()),
+                "pearson": _correlation(stats.pearsonr, one[finite], two[finite]),
+                "spearman": _correlation(stats.spearmanr, one[finite], two[finite]),
                 "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
             }
         )
@@ -405,7 +406,7 @@ def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
 
 
 def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
-    """A correlation; NaN where one side is the same everywhere, as for a site that carries all of the answer."""
+    """Return a correlation; NaN if one side is constant, as for a site that carries the whole answer."""
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return float("nan")
     return float(measure(one, two).statistic)

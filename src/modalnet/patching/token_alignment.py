@@ -1,29 +1,29 @@
-"""Where to patch: which tokens of the clean stimulus go with which of the corrupt one, and how they are named.
+"""Alignment of the tokens of clean and corrupt stimuli, and their grouping into columns.
 
-A *column* of a result is a token, or a group of tokens, that all pairs have. It is found in two steps. ``align=`` says
-which tokens of the two stimuli of a pair stand for each other; ``tokens=`` says which of those matches are patched
-together.
+A *column* of a result is a token, or a group of tokens, that all pairs have. Columns are determined in two steps:
+``align`` matches tokens of the clean stimulus with tokens of the corrupt one, and ``tokens`` groups these matches into
+sets that are patched together.
 
 ==================  ==================================================================================================
 ``align``
 ==================  ==================================================================================================
-None                the i-th with the i-th; both stimuli need the same number of tokens of each role
-``"last"``          from the end: the last with the last; what one of them has more at its start is left alone
-``"role"``          image tokens with image tokens; each stretch of text from its end
-list of (i, j)      given: clean token i with corrupt token j; one list for all pairs, or one per pair
+None                the i-th with the i-th; both stimuli must have the same number of tokens of each role
+``"last"``          from the end: the last with the last; surplus tokens at the start of the longer one are unmatched
+``"role"``          image tokens with image tokens; each span of text from its end
+list of (i, j)      clean token i with corrupt token j; one list for all pairs, or one per pair
 ==================  ==================================================================================================
 
 ==================  ==================================================================================================
 ``tokens``
 ==================  ==================================================================================================
-None                each text token by itself; the image tokens as one group
-``"each"``          each token by itself, image tokens (patches) too
-``Grid(r, c)``      each text token by itself; image tokens grouped by where in the picture they are
+None                each text token singly; the image tokens as one group
+``"each"``          each token singly, including image tokens (patches)
+``Grid(r, c)``      each text token singly; image tokens grouped by position in the image
 a role              ``"last"``, ``"image"``, ``"text"``, ``"cls"`` or ``"all"``: one group
-indices             a tuple of places among the clean stimulus' tokens: one group
-a list of these     a column for each; whole numbers in it stand for themselves
-a mapping           name → role, indices, or a list with the indices of each pair (see :func:`tokens_of`): a column
-                    each; or tower → any of the above
+indices             a tuple of token indices of the clean stimulus: one group
+a list of these     one column each; integers in it are single tokens
+a mapping           from names to a role, indices, or a list of indices per pair (see :func:`tokens_of`): one column
+                    each; or from towers to any of the above
 ==================  ==================================================================================================
 """
 
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
 from modalnet.models.roots import ROLES as TOWERS
@@ -49,23 +50,25 @@ Match = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Grid:
-    """Image tokens grouped by where in the picture they are.
+    """Grouping of image tokens by their position in the image.
 
     Attributes
     ----------
     rows, columns
-        How many groups the picture is cut into, from top to bottom and from left to right.
+        Number of cells from top to bottom and from left to right.
+
+    Raises
+    ------
+    InputError
+        If a number is not a positive integer.
     """
 
     rows: int
     columns: int
 
     def __post_init__(self) -> None:
-        for value in (self.rows, self.columns):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(
-                    f"Grid(rows, columns) takes whole numbers from 1; got {self.rows!r}, {self.columns!r}."
-                )
+        check_int("rows", self.rows, minimum=1)
+        check_int("columns", self.columns, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Column:
     Attributes
     ----------
     name
-        What the token reads, or the name of the group.
+        The text of the token, or the name of the group.
     kind
         ``"text"``, ``"image"``, ``"cls"`` or ``"group"``.
     box
-        Where in the picture it is, as shares of its width and height (left, top, right, bottom); None where it is no
-        part of a picture, or where that is not known.
+        Position in the image as fractions of its width and height (left, top, right, bottom); None if it is not part of
+        an image, or its position is unknown.
     """
 
     name: str
@@ -95,12 +98,12 @@ class Pair:
     Attributes
     ----------
     label
-        For messages.
+        Label of the pair, for messages.
     clean, corrupt
-        Their tokens.
+        Tokens of the two stimuli.
     boxes
-        Where in the picture each token of the clean stimulus is, ``[token, 4]``, NaN for those of no picture; None
-        where it is not known.
+        Position in the image of each token of the clean stimulus, ``[token, 4]``, NaN for tokens outside images; None
+        if unknown.
     """
 
     label: str
@@ -109,24 +112,24 @@ class Pair:
     boxes: Float[np.ndarray, "token 4"] | None = None
 
 
-#: Per column and pair, what is patched: (clean token, corrupt token) each; empty where a pair lacks the column.
+#: Columns, and per column and pair the matched (clean, corrupt) tokens; empty where a pair lacks the column.
 Plan = tuple[list[Column], list[list[Match]]]
 
 
 def needs_boxes(tokens: Any, tower: str) -> bool:
-    """Whether columns will be made of image tokens one by one or by place."""
+    """Whether columns consist of single image tokens or of grid cells, which require positions in the image."""
     own = _of_tower(tokens, tower)
     listed = list(own.values()) if isinstance(own, Mapping) else own if isinstance(own, list) else [own]
     return any(one == "each" or isinstance(one, Grid) for one in listed)
 
 
 def plan_columns(pairs: Sequence[Pair], tokens: Any, align: Any, tower: str) -> Plan:
-    """The columns of one tower, and which tokens each takes of every pair.
+    """Return the columns of one tower, and the matched tokens of each column in every pair.
 
     Raises
     ------
     InputError
-        Stimuli that cannot be aligned as asked; choices that are none, or that no token answers to.
+        If stimuli cannot be aligned as requested, or a choice of tokens is invalid or selects no token.
     """
     matches = [_matched(pair, align, place, len(pairs), tower) for place, pair in enumerate(pairs)]
     chosen = _of_tower(tokens, tower)
@@ -138,18 +141,20 @@ def plan_columns(pairs: Sequence[Pair], tokens: Any, align: Any, tower: str) -> 
         listed = chosen if isinstance(chosen, list) else [chosen]
         made = [column for choice in listed for column in _one(pairs, matches, choice, align, tower)]
     if not made:
-        raise InputError(f"tokens={tokens!r} chooses nothing in the {tower} tower.")
+        raise InputError(f"`tokens` must select at least one token of the {tower} tower, got {tokens!r}.")
     return [column for column, _ in made], [per_pair for _, per_pair in made]
 
 
 def check_tokens(tokens: Any, towers: Sequence[str]) -> None:
-    """Raise an InputError for a choice that is none, before anything runs."""
+    """Validate a choice of tokens before any run."""
     if isinstance(tokens, Mapping) and not tokens:
-        raise InputError("tokens= is empty.")
+        raise InputError("`tokens` must not be an empty mapping.")
     if isinstance(tokens, Mapping) and any(_is_space(name) for name in tokens):
         unknown = [name for name in tokens if name not in towers and name not in map(tower_of, towers)]
         if unknown:
-            raise InputError(f"tokens= names {unknown[0]!r}; patched are {', '.join(towers)}.")
+            raise InputError(
+                f"`tokens` must have keys among the patched towers ({', '.join(towers)}), got {unknown[0]!r}."
+            )
     for tower in towers:
         own = _of_tower(tokens, tower)
         for value in own.values() if isinstance(own, Mapping) else [own]:
@@ -165,8 +170,8 @@ def _check_choice(choice: Any) -> None:
     if isinstance(choice, tuple) and choice and all(map(_is_index, choice)):
         return
     raise InputError(
-        f'tokens= holds {choice!r}. Give "each", one of {", ".join(ROLES)}, a tuple of indices, Grid(rows, columns), a '
-        "list of these, or a mapping of names to them."
+        f"`tokens` must be 'each', one of {', '.join(map(repr, ROLES))}, a tuple of indices, Grid(rows, columns), a "
+        f"list of these, or a mapping from names to them, got {choice!r}."
     )
 
 
@@ -184,7 +189,7 @@ def _is_space(name: Any) -> bool:
     return isinstance(name, str) and tower_of(name) in TOWERS
 
 
-# Which token stands for which
+# Alignment
 
 
 def _matched(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Match:
@@ -192,9 +197,9 @@ def _matched(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Ma
     if align is None:
         if len(clean) != len(corrupt) or not np.array_equal(clean.image, corrupt.image):
             raise InputError(
-                f"pair {pair.label}: the clean stimulus has {_counted(clean)} in the {tower} tower, the corrupt one "
-                f'{_counted(corrupt)}, so their tokens do not go together one by one. Give align="last", align="role", '
-                "or (clean, corrupt) indices."
+                f"Pair {pair.label}: the clean stimulus has {_counted(clean)} in the {tower} tower and the corrupt one "
+                f"{_counted(corrupt)}, which cannot be aligned one to one. Give `align` as 'last', 'role', or (clean, "
+                "corrupt) indices."
             )
         return [(i, i) for i in range(len(clean))]
     if align == "last":
@@ -202,8 +207,8 @@ def _matched(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Ma
         found = [(len(clean) - count + i, len(corrupt) - count + i) for i in range(count)]
         if any(clean.image[i] != corrupt.image[j] for i, j in found):
             raise InputError(
-                f'pair {pair.label}: align="last" sets image tokens against text tokens in the {tower} tower. Give '
-                'align="role".'
+                f'Pair {pair.label}: `align="last"` aligns image tokens with text tokens in the {tower} tower. Use '
+                '`align="role"`.'
             )
         return found
     if align == "role":
@@ -212,25 +217,25 @@ def _matched(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Ma
 
 
 def _by_role(pair: Pair, tower: str) -> Match:
-    one, two = _stretches(pair.clean), _stretches(pair.corrupt)
+    one, two = _spans(pair.clean), _spans(pair.corrupt)
     if [role for role, _ in one] != [role for role, _ in two]:
         raise InputError(
-            f"pair {pair.label}: text and images follow each other in another order in the clean stimulus than in the "
-            f"corrupt one ({tower} tower), so they cannot be aligned by role."
+            f'Pair {pair.label}: `align="role"` requires text and images in the same order in the clean and the '
+            f"corrupt stimulus ({tower} tower)."
         )
     found: Match = []
     for (is_image, first), (_, second) in zip(one, two, strict=True):
         if is_image and len(first) != len(second):
             raise InputError(
-                f"pair {pair.label}: its images have {len(first)} and {len(second)} tokens in the {tower} tower. Make "
-                "them equal: modalnet.corrupt.resize(stimulus, size), or pictures of one size."
+                f"Pair {pair.label}: images must have the same number of tokens in the {tower} tower, got {len(first)} "
+                f"and {len(second)} tokens. Use modalnet.corrupt.resize(stimulus, size), or images of one size."
             )
         count = min(len(first), len(second))
         found += list(zip(first[len(first) - count :], second[len(second) - count :], strict=True))
     return found
 
 
-def _stretches(row: TokenRow) -> list[tuple[bool, list[int]]]:
+def _spans(row: TokenRow) -> list[tuple[bool, list[int]]]:
     found: list[tuple[bool, list[int]]] = []
     for place, is_image in enumerate(row.image.tolist()):
         if not found or found[-1][0] != is_image:
@@ -251,21 +256,21 @@ def _given(pair: Pair, align: Any, place: int, n_pairs: int, tower: str) -> Matc
         found = [(int(i), int(j)) for i, j in own]
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise InputError(
-            f'align={align!r:.80} is not known. Give None, "last", "role", or (clean, corrupt) indices: a list of '
-            "them, or a list per pair."
+            f"`align` must be None, 'last', 'role', or a list of (clean, corrupt) indices (one for all pairs, or one "
+            f"per pair), got {align!r:.80}."
         ) from error
     if per_pair and len(listed) != n_pairs:
-        raise InputError(f"align= has {len(listed)} lists for {n_pairs} pairs.")
+        raise InputError(f"`align` must have one list per pair, got {len(listed)} for {n_pairs} pairs.")
     n, m = len(pair.clean), len(pair.corrupt)
     for i, j in found:
         if not (-n <= i < n and -m <= j < m):
             raise InputError(
-                f"pair {pair.label}: align= sets token {i} against {j}, but the stimuli have {n} and {m} in the "
-                f"{tower} tower."
+                f"Pair {pair.label}: `align` matches token {i} with token {j}, but the stimuli have {n} and {m} tokens "
+                f"in the {tower} tower."
             )
     made = [(i % n, j % m) for i, j in found]
     if len({i for i, _ in made}) < len(made) or len({j for _, j in made}) < len(made):
-        raise InputError(f"pair {pair.label}: align= uses a token twice.")
+        raise InputError(f"Pair {pair.label}: `align` must not use a token twice.")
     return made
 
 
@@ -284,7 +289,9 @@ def _one(
         return _each(pairs, matches, choice, align, tower)
     per_pair = choice if isinstance(choice, list) else [choice] * len(pairs)
     if len(per_pair) != len(pairs):
-        raise InputError(f"tokens= has {len(per_pair)} entries for {name!r}, and there are {len(pairs)} pairs.")
+        raise InputError(
+            f"`tokens[{name!r}]` must have one entry per pair, got {len(per_pair)} for {len(pairs)} pairs."
+        )
     found = []
     for pair, match, its in zip(pairs, matches, per_pair, strict=True):
         _check_choice(its)
@@ -292,8 +299,8 @@ def _one(
         own = [(i, j) for i, j in match if i in places]
         if not own:
             raise InputError(
-                f"tokens={its!r}: pair {pair.label} has no such token in the {tower} tower that both of its stimuli "
-                "have."
+                f"`tokens` selects {its!r}, but pair {pair.label} has no such token in both stimuli in the "
+                f"{tower} tower."
             )
         found.append(own)
     shown = name or (choice if isinstance(choice, str | int) else ", ".join(map(str, choice)))
@@ -311,8 +318,8 @@ def _chosen(pair: Pair, choice: Any, tower: str) -> list[int]:
         outside = [i for i in choice if not -n <= i < n]
         if outside:
             raise InputError(
-                f"tokens= asks for token {outside[0]}, but the clean stimulus of pair {pair.label} has {n} in the "
-                f"{tower} tower."
+                f"`tokens` selects token {outside[0]}, but the clean stimulus of pair {pair.label} has {n} tokens in "
+                f"the {tower} tower."
             )
         return [int(i) % n for i in choice]
     mask = row.image if choice == "image" else row.cls if choice == "cls" else ~row.image & ~row.cls
@@ -322,15 +329,15 @@ def _chosen(pair: Pair, choice: Any, tower: str) -> list[int]:
 def _each(
     pairs: Sequence[Pair], matches: Sequence[Match], choice: Any, align: Any, tower: str
 ) -> list[tuple[Column, list[Match]]]:
-    """Columns of single tokens, and of image tokens as the choice groups them."""
+    """Return columns of single tokens, and of image tokens grouped as requested."""
     keyed = [_keys(pair, match, choice, tower) for pair, match in zip(pairs, matches, strict=True)]
     shapes = {tuple(keys) for keys in keyed}
     if len(shapes) > 1:
         if align is None:
             raise InputError(
-                f"the pairs have different numbers of tokens in the {tower} tower, so a column of one pair has no "
-                'counterpart in another. Give align="last" or align="role" to line them up from the end, or tokens= as '
-                "roles or groups that all have."
+                f"The pairs have different numbers of tokens in the {tower} tower, so columns have no counterparts. "
+                "Give `align` as 'last' or 'role' to align them from the end, or `tokens` as roles or groups that all "
+                "pairs have."
             )
         keyed = [_from_end(pair, keys, choice) for pair, keys in zip(pairs, keyed, strict=True)]
     order = sorted({key for keys in keyed for key in keys})
@@ -345,7 +352,7 @@ _Key = tuple[int, str, int]
 
 
 def _keys(pair: Pair, match: Match, choice: Any, tower: str) -> dict[_Key, Match]:
-    """Columns of one pair: (stretch, kind, number) → tokens."""
+    """Return the columns of one pair: (span, kind, number) → matched tokens."""
     row = pair.clean
     stretch = np.concatenate([[0], np.cumsum(row.image[1:] != row.image[:-1])]).astype(int)
     found: dict[_Key, Match] = {}
@@ -368,8 +375,8 @@ def _keys(pair: Pair, match: Match, choice: Any, tower: str) -> dict[_Key, Match
 def _cell(pair: Pair, place: int, grid: Grid, tower: str) -> int:
     if pair.boxes is None or not np.isfinite(pair.boxes[place]).all():
         raise InputError(
-            f"pair {pair.label}: it is not known where in the picture the image tokens of the {tower} tower are (every "
-            "token may look at all of it), so they cannot be grouped by place. Give tokens= without Grid."
+            f"Pair {pair.label}: the positions of the image tokens of the {tower} tower in the image are unknown (each "
+            "token may depend on the whole image), so that Grid cannot group them. Give `tokens` without Grid."
         )
     left, top, right, bottom = pair.boxes[place]
     row = min(int((top + bottom) / 2 * grid.rows), grid.rows - 1)
@@ -378,7 +385,7 @@ def _cell(pair: Pair, place: int, grid: Grid, tower: str) -> int:
 
 
 def _from_end(pair: Pair, keys: dict[_Key, Match], choice: Any) -> dict[_Key, Match]:
-    """Text columns counted from the end of their stretch, so that pairs of different lengths share them."""
+    """Number text columns from the end of their span, so that pairs of different lengths share them."""
     last: dict[int, int] = {}
     for where, _, number in keys:
         last[where] = max(last.get(where, 0), number)
@@ -404,13 +411,13 @@ def _column(key: _Key, own: Sequence[Match], pairs: Sequence[Pair], *, shifted: 
         ((clean, corrupt),) = seen
         name = clean if clean == corrupt else f"{clean} | {corrupt}"
     else:
-        # Tokens that differ between pairs share a place, counted from the end, and no name.
+        # Tokens that differ between pairs are named by their position from the end.
         name = f"[{number if shifted else number - len(pairs[0].clean)}]"
     return Column(name, "cls" if kind == "cls" else "image" if kind == "image" else "text", box)
 
 
 def _box(own: Sequence[Match], pairs: Sequence[Pair]) -> tuple[float, float, float, float] | None:
-    """Where in the picture a column is, if that is the same in all pairs."""
+    """Return the position of a column in the image, if it is the same in all pairs."""
     boxes = []
     for match, pair in zip(own, pairs, strict=True):
         if pair.boxes is None:
