@@ -308,7 +308,7 @@ def test_mistakes_are_one_line(gpt2: Path, vit: Path, words: Path, tmp_path: Pat
 def test_more_units_than_there_are(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
     result = run("localize", gpt2, *csv(words), "--top", "129", "--out", tmp_path, "--no-progress")
     assert result.exit_code == 2
-    assert "129 units were asked for" in result.stderr.splitlines()[-1]
+    assert "129 units were requested" in result.stderr.splitlines()[-1]
 
 
 def test_debug_shows_the_traceback(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

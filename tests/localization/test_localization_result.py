@@ -200,7 +200,7 @@ def test_fraction_is_of_the_towers_searched(result):
         ({"fraction": float("nan")}, "nan"),
         ({"fraction": "1%"}, "1%"),
         ({"fraction": 0.001}, "of 42 units selects none"),
-        ({"k": 0}, "at least 1"),
+        ({"k": 0}, "`k` must be a positive integer, got 0"),
         ({"k": True}, "True"),
         ({"k": 2.0}, "2.0"),
         ({"k": 43}, "only 42 of 42"),
@@ -270,7 +270,7 @@ def test_top_units_table(result, values):
     np.testing.assert_allclose(row.mean_negative, activations[np.array(CONDITIONS) != "S"].mean())
     assert row.q == result.q[row.tower][row.layer, row.dim]
     assert set(result.top_units(50, towers="decoder").tower) == {"decoder"}
-    with pytest.raises(InputError, match="n="):
+    with pytest.raises(InputError, match="`n` must be a positive integer"):
         result.top_units(0)
 
 
@@ -549,7 +549,7 @@ def test_a_localization_without_folds_is_that_of_the_others():
     assert (whole.top(k=9) | part.top(k=9)).selected_on == set(whole.stimuli)
     assert whole.top(k=9).random()[0].selected_on == frozenset()
     for bad in ((), (10,), (-1,), tuple(range(10))):
-        with pytest.raises(InputError, match="takes some of the 10 folds"):
+        with pytest.raises(InputError, match="some of the 10 folds"):
             whole.without(*bad)
 
 

@@ -188,7 +188,7 @@ def test_an_interval_covers_what_it_should():
             clean=clean,
             corrupt=corrupt,
             values={"decoder": np.broadcast_to(patched[:, None, None], (40, 4, 3)).copy()},
-            units={},
+            networks={},
             labels=tuple(map(str, range(40))),
         )
         low, high = one.interval(n_resamples=300, seed=trial)["decoder"][:, 0, 0]
@@ -313,8 +313,8 @@ def test_corrupted_texts():
         (lambda s: mn.corrupt.noise(s, seed=-1), "seed"),
         (lambda s: mn.corrupt.occlude(s, (0, 0, 2, 1)), "box"),
         (lambda s: mn.corrupt.occlude(s, (0.5, 0.5, 0.501, 0.501)), "no pixel"),
-        (lambda s: mn.corrupt.swap_text(s, "do", "x"), "has no 'do'"),
-        (lambda s: mn.corrupt.shuffle_text(mn.Stimulus("word word")), "no two different words"),
+        (lambda s: mn.corrupt.swap_text(s, "do", "x"), "does not contain 'do'"),
+        (lambda s: mn.corrupt.shuffle_text(mn.Stimulus("word word")), "fewer than two different words"),
         (lambda s: mn.corrupt.resize(s, (0, 4)), "width, height"),
     ],
 )

@@ -1,7 +1,7 @@
-"""A localization that a server works on: asked for by its id, from this process or another one.
+"""Localizations that run asynchronously on a server, retrieved by their id from this process or another one.
 
-All that is needed to finish it is kept in the store's folder: what was asked, the jobs' ids, and the jobs themselves,
-for one that the server lost is sent again. The API key is not among it.
+Everything necessary to finish a job is stored in the store's folder: its settings, the ids of its parts, and the parts
+themselves, so that a part that the server lost can be submitted again. The API key is not stored.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Sums(Protocol):
 
 
 def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
-    """The localization that moments make; says so where a unit's activation was not finite.
+    """Make a localization of moments; warn if activations of some units were not finite.
 
-    The statistic of such a unit is not defined, and it is never selected.
+    The t of such units is undefined, and they are never selected.
     """
     made = Localization(
         sides=sums.by_side,
@@ -53,14 +53,14 @@ def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
     if broken:
         counts = ", ".join(f"{count:,} of {made.t[tower].size:,} in {tower}" for tower, count in broken.items())
         warn(
-            f"units with NaN or infinite activations: {counts}. They have no t and are never selected. In float16, a "
-            'model whose activations overflow may need dtype="bfloat16" or "float32".',
+            f"units with NaN or infinite activations: {counts}. Their t is undefined and they are never selected. If "
+            'activations overflow in float16, load the model with dtype="bfloat16" or "float32".',
         )
     return made
 
 
 class Tally:
-    """The moments of a localization, from those of its finest groups.
+    """Accumulator of the moments of a localization over groups of stimuli.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Tally:
     shapes
         Per tower ``(layer, dim)``.
     n_folds
-        How many folds there are.
+        Number of folds.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Tally:
         self.size = {tower: Moments.zeros(shape) for tower, shape in shapes.items()}
 
     def add(self, found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take in what a job brought back: per tower ``n``, ``mean``, ``m2`` and ``size``."""
+        """Add the sums that a job returned: per tower ``n``, ``mean``, ``m2`` and ``size``."""
         for tower, sums in found.items():
             for place, (side, fold, condition) in enumerate(self.names):
                 part = Moments(int(sums["n"][place]), sums["mean"][place], sums["m2"][place])
@@ -101,19 +101,21 @@ class Tally:
 
 
 class LocalizationJob:
-    """A localization under way; made by ``localize(..., blocking=False)`` and :meth:`from_id`.
+    """A localization that runs on a server; made by ``localize(..., blocking=False)`` and :meth:`from_id`.
 
     Attributes
     ----------
     id
-        Identifies the job; :meth:`from_id` finds it again.
+        The id of the job, for :meth:`from_id`.
     """
 
-    def __init__(self, job_id: str, backend: DeferredBackend | None, slot: Slot | None, asked: dict[str, Any]) -> None:
+    def __init__(
+        self, job_id: str, backend: DeferredBackend | None, slot: Slot | None, request: dict[str, Any]
+    ) -> None:
         self.id = job_id
         self.backend = backend
         self._slot = slot
-        self._asked = asked
+        self._request = request
         self._result: Localization | None = None
 
     @classmethod
@@ -126,10 +128,10 @@ class LocalizationJob:
         blobs: Sequence[bytes],
         slot: Slot,
     ) -> LocalizationJob:
-        """Send jobs that were written, and keep what finishes them."""
+        """Submit serialized jobs, and store what is necessary to finish them."""
         job_id = slot.derived({"localize": meta, "sizes": [len(blob) for blob in blobs]})
         slot.folder(FOLDER).mkdir(parents=True, exist_ok=True)
-        asked: dict[str, Any] = {
+        request: dict[str, Any] = {
             "id": job_id,
             "key": slot.key,
             "remote": dict(backend.to_dict()),
@@ -139,30 +141,30 @@ class LocalizationJob:
             "meta": meta,
             "jobs": [],
         }
-        job = cls(job_id, backend, slot, asked)
+        job = cls(job_id, backend, slot, request)
         for number, blob in enumerate(blobs):
             write_bytes(job._payload(number), blob)
-            asked["jobs"].append(backend.submit(blob))
+            request["jobs"].append(backend.submit(blob))
         job._write()
         return job
 
     @classmethod
     def done(cls, result: Localization) -> LocalizationJob:
-        """A job that the store answers."""
+        """Return a completed job, for a result that was in the store."""
         job = cls("", None, None, {"jobs": []})
         job._result = result
         return job
 
     @classmethod
     def from_id(cls, job_id: str, *, cache: CacheLike | None = None) -> LocalizationJob:
-        """Return a localization job that was submitted before, in this process or another one.
+        """Return a localization job that was submitted earlier, in this process or another one.
 
         Parameters
         ----------
         job_id
             The :attr:`id` of the job that ``localize(..., blocking=False)`` returned.
         cache
-            The store's folder, if the job was submitted with one of its own.
+            The folder of the store, if the job was submitted with a folder as ``cache``.
 
         Raises
         ------
@@ -172,50 +174,50 @@ class LocalizationJob:
         slot = Slot.known(job_id, cache=True if cache is None else cache)
         path = slot.folder(FOLDER) / f"{job_id}.json"
         try:
-            asked = json.loads(path.read_text())
+            request = json.loads(path.read_text())
         except FileNotFoundError:
             raise InputError(
-                f"There is no job {job_id!r} in {slot.folder()}. If it was submitted with a store of its own, give its "
-                "folder as cache=."
+                f"There is no job {job_id!r} in {slot.folder()}. If it was submitted with another store, give its "
+                "folder as `cache`."
             ) from None
-        return cls(job_id, restored(asked["remote"]), replace(slot, key=asked["key"]), asked)
+        return cls(job_id, restored(request["remote"]), replace(slot, key=request["key"]), request)
 
     def status(self) -> str:
-        """Where it stands: ``"completed"``, or how many of its jobs are in which state."""
+        """Return the status: ``"completed"``, or the number of parts in each state."""
         if self._result is not None or self.backend is None:
             return "completed"
-        states = [self.backend.status(one) for one in self._asked["jobs"]]
+        states = [self.backend.status(one) for one in self._request["jobs"]]
         if set(states) == {"completed"}:
             return "completed"
         return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
     def result(self) -> Localization:
-        """The localization, waited for; kept in the store as any other.
+        """Wait for the localization, store it and return it.
 
         Raises
         ------
         RemoteError
-            Where a job failed on the server.
+            If a part failed on the server.
         TransportError
-            Where the server cannot be reached; ask again later.
+            If the server cannot be reached; call again later.
         """
         if self._result is not None or self.backend is None or self._slot is None:
             assert self._result is not None
             return self._result
-        asked = self._asked
-        names = [(str(side), int(fold), str(condition)) for side, fold, condition in asked["names"]]
-        tally = Tally(names, {tower: tuple(shape) for tower, shape in asked["shapes"].items()}, asked["n_folds"])
-        for number, one in enumerate(asked["jobs"]):
-            sums, asked["jobs"][number] = self.backend.fetch(one, self._payload(number).read_bytes())
+        request = self._request
+        names = [(str(side), int(fold), str(condition)) for side, fold, condition in request["names"]]
+        tally = Tally(names, {tower: tuple(shape) for tower, shape in request["shapes"].items()}, request["n_folds"])
+        for number, one in enumerate(request["jobs"]):
+            sums, request["jobs"][number] = self.backend.fetch(one, self._payload(number).read_bytes())
             tally.add({name: {what: v.numpy() for what, v in found.items()} for name, found in sums.items()})
-        self._result = made_of(tally, asked["meta"])
+        self._result = made_of(tally, request["meta"])
         self._slot.write(self._result)
         return self._result
 
     def forget(self) -> None:
-        """Remove what is kept of it; its result stays in the store."""
+        """Remove the stored parts of the job; its result remains in the store."""
         if self._slot is not None:
-            for number in range(len(self._asked["jobs"])):
+            for number in range(len(self._request["jobs"])):
                 self._payload(number).unlink(missing_ok=True)
             self._journal().unlink(missing_ok=True)
 
@@ -227,7 +229,7 @@ class LocalizationJob:
         return self._journal().with_name(f"{self.id}-{number:04d}.bin")
 
     def _write(self) -> None:
-        write_bytes(self._journal(), json.dumps(self._asked).encode())
+        write_bytes(self._journal(), json.dumps(self._request).encode())
 
     def __repr__(self) -> str:
-        return f"LocalizationJob({self.id!r}: {len(self._asked['jobs'])} jobs)"
+        return f"LocalizationJob({self.id!r}: {len(self._request['jobs'])} jobs)"

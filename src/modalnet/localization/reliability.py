@@ -1,21 +1,20 @@
-"""Does the network come back on other stimuli, and how selective is it there?
+"""Reliability of networks: split-half overlap and held-out selectivity.
 
-Units that were selected because they had the largest t have a large t, whatever they code: with thousands of units,
-pure noise gives an impressive top 1%. Reporting selectivity on the stimuli that selected the units is circular
-(Kriegeskorte et al. 2009). Two measures are not:
+Units that were selected for the largest t have a large t by construction: with thousands of units, noise alone gives a
+highly significant top 1%. Reporting selectivity on the stimuli that selected the units is circular (Kriegeskorte et al.
+2009). Two measures are not:
 
-* *Split-half overlap*: the network is selected twice, from two halves of the stimuli that share none, and the two
-  networks are compared. Localizers of the human language network are validated so (Mahowald & Fedorenko 2016).
-* *Held-out selectivity*: the network is selected on most of the stimuli and its t is measured on the rest.
+* *Split-half overlap*: the network is selected from each of two disjoint halves of the stimuli, and the two networks
+  are compared. Localizers of the human language network are validated in this way (Mahowald & Fedorenko 2016).
+* *Held-out selectivity*: the network is selected on most of the stimuli, and its t is measured on the others.
 
-Beside both stands what random units with the same number in every layer would give.
+Both are compared with layer-matched random units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,23 +37,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reliability(Result):
-    """How well a network comes back on other stimuli.
+    """Reliability of a network over stimuli, compared with that of random units.
 
     Attributes
     ----------
     towers, fraction, n_selected
-        Where the network was selected, which share of the units, and how many units that is.
+        The towers in which the network was selected, the fraction of units, and the number of units.
     dice
         [split] Dice overlap of the networks from two halves of the stimuli.
     dice_random
-        [split, draw] Dice overlap of the one half's network with random units matched to the other's.
+        [split, draw] Dice overlap of the network of one half with random units matched to that of the other.
     t_selecting, g_selecting
-        [group] Mean t and Hedges' g of the selected units on the stimuli that selected them: inflated, shown to be
-        compared with.
+        [group] Mean t and Hedges' g of the selected units on the stimuli that selected them: inflated, for comparison.
     t_held_out, g_held_out
-        [group] Mean t and Hedges' g of the same units on the stimuli held out.
+        [group] Mean t and Hedges' g of the same units on the held-out stimuli.
     t_random, g_random
-        [group, draw] Mean t and Hedges' g of matched random units on the stimuli held out.
+        [group, draw] Mean t and Hedges' g of matched random units on the held-out stimuli.
     """
 
     towers: tuple[str, ...]
@@ -74,7 +72,7 @@ class Reliability(Result):
     SOURCES = ("kriegeskorte2009", "mahowald2016")
 
     def table(self) -> pd.DataFrame:
-        """Return every measure for the network, and beside it for matched random units.
+        """Return every measure for the network and for matched random units.
 
         Returns
         -------
@@ -103,7 +101,7 @@ class Reliability(Result):
         )
 
     def summary(self) -> str:
-        """Return the same as text."""
+        """Return the table as text."""
         lines = [f"Reliability of the top {self.fraction:.3%} ({self.n_selected} units) of {', '.join(self.towers)}"]
         for measure, units, mean, low, high in self.table().itertuples(index=False):
             lines.append(f"  {measure:<16} {units:<8} {mean:8.3f}  [{low:.3f}, {high:.3f}]")
@@ -155,22 +153,21 @@ def reliability(
     Parameters
     ----------
     localization
-        A result; its folds of stimuli are what is split.
+        A localization with two or more folds of stimuli.
     fraction
-        Share of the units of ``towers`` that the network is, as for ``Localization.top``.
+        Fraction of the units of ``towers`` in the network, as for ``Localization.top``.
     n_splits
-        How often the folds are split into random halves (of 10 folds, 5 and 5).
+        Number of random splits of the folds into halves (of 10 folds, 5 and 5).
     k
-        Into how many groups the folds are merged for held-out selectivity; each is held out once.
+        Number of groups into which folds are merged for held-out selectivity; each is held out once.
     n_controls
-        How many sets of random units are drawn for every split and group. They have as many units in every layer as
-        the network they are matched to, drawn from all units with a defined t. A draw may contain units of the
-        network: chance is what an arbitrary choice gives, and a draw that must avoid the network would make the
-        chance overlap of two like networks too small.
+        Number of sets of random units per split and group. They have as many units in every layer as the network,
+        drawn from all units with a defined t. A draw may contain units of the network; excluding them would
+        underestimate the chance overlap.
     seed
         A non-negative integer; the same seed gives the same result.
     towers
-        The towers to select from, jointly; all that were localized, if None.
+        The towers to select from jointly; by default all that were localized.
 
     Returns
     -------
@@ -179,8 +176,8 @@ def reliability(
     Raises
     ------
     InputError
-        If the folds cannot be split so, a half or a group (or the rest of it) has fewer than two stimuli on a side,
-        or the fraction cannot be selected.
+        If there is a single fold, ``k`` exceeds the number of folds, a half or group (or its complement) has fewer than
+        two stimuli on a side, or the fraction selects no unit.
 
     References
     ----------
@@ -191,9 +188,8 @@ def reliability(
     towers = selection.check_towers(towers, localization.spaces)
     n_folds = localization.n_folds
     if n_folds < 2:
-        raise InputError("Reliability splits the folds of a localization; this one has a single fold.")
-    if not isinstance(k, Integral) or not 2 <= k <= n_folds:
-        raise InputError(f"k= groups of {n_folds} folds: k must be from 2 to {n_folds}; got {k!r}.")
+        raise InputError("`localization` must have at least two folds of stimuli, got a single fold.")
+    check_int("k", k, minimum=2, maximum=n_folds)
     check_int("n_splits", n_splits, minimum=1)
     check_int("n_controls", n_controls, minimum=1)
     layers = _layers(localization, towers)
@@ -258,7 +254,7 @@ def _contrast(
         positive, negative = (localization.moments(side, tower, folds) for side in ("positive", "negative"))
         if min(positive.n, negative.n) < 2:
             raise InputError(
-                f"{what} has {positive.n} positive and {negative.n} negative stimuli; a t needs two of each. "
+                f"{what} has {positive.n} positive and {negative.n} negative stimuli, but a t requires two of each. "
                 "Use more stimuli or fewer groups."
             )
         t.append(welch(positive, negative).t.ravel())

@@ -1,9 +1,9 @@
-"""What a localization found.
+"""Results of a localization: statistics of every unit, and the networks selected from them.
 
-Everything here follows from moments (see :mod:`modalnet.stats.moments`): for each side of the contrast, each fold of
-stimuli and each tower, the count, mean and spread of every unit's activation. No activation is kept, so a result is
-equally large for ten stimuli and ten thousand, and t, q, effect sizes, networks and their reliability all follow
-from it without the model.
+Everything is derived from moments (see :mod:`modalnet.stats.moments`): for each side of the contrast, each fold of
+stimuli and each tower, the count, mean and spread of the activation of every unit. No activations are stored, so that
+the size of a result does not depend on the number of stimuli, and t, q, effect sizes, networks and their reliability
+are computed from it without the model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed, renamed_arguments
+from modalnet._validation import check_fraction, check_int, check_number, check_option
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.localization.selected import Choice, SelectedUnits
@@ -39,7 +40,7 @@ SIDES = ("positive", "negative")
 
 
 class Localization(Result):
-    """The statistics of a contrast for every unit, and the networks that follow from them.
+    """The statistics of a contrast for every unit, and the networks selected from them.
 
     Made by :func:`modalnet.localize`.
 
@@ -60,7 +61,7 @@ class Localization(Result):
     Raises
     ------
     InputError
-        If the parts do not fit each other.
+        If sides, towers, folds or shapes disagree, or ``meta`` is not JSON.
 
     Notes
     -----
@@ -83,7 +84,7 @@ class Localization(Result):
         meta: Mapping[str, Any],
     ) -> None:
         if set(sides) != set(SIDES) or not sides["positive"]:
-            raise InputError(f"A localization has the sides {SIDES} over at least one tower; got {list(sides)}.")
+            raise InputError(f"`sides` must have the keys {SIDES} and at least one tower, got {list(sides)}.")
         self._spaces = tuple(sides["positive"])
         self._sides = {side: {tower: list(folds) for tower, folds in sides[side].items()} for side in SIDES}
         self._conditions = {name: dict(towers) for name, towers in conditions.items()}
@@ -95,14 +96,16 @@ class Localization(Result):
         try:
             self._meta: dict[str, Any] = json.loads(json.dumps(dict(meta), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise InputError(f"The meta document of a localization must be JSON: {error}") from error
+            raise InputError(f"`meta` must be a JSON document: {error}") from error
         for array in self._mean_abs.values():
             array.setflags(write=False)
 
     def _check(self) -> None:
         folds = {len(moments) for side in SIDES for moments in self._sides[side].values()}
         if len(folds) != 1 or folds == {0}:
-            raise InputError(f"Every tower and side of a localization has the same folds; got {sorted(folds)} folds.")
+            raise InputError(
+                f"`sides` must have the same number of folds for every tower and side, got {sorted(folds)} folds."
+            )
         groups: dict[str, Iterable[str]] = {
             "negative side": self._sides["negative"],
             "mean_abs": self._mean_abs,
@@ -110,13 +113,15 @@ class Localization(Result):
         }
         for what, towers in groups.items():
             if set(towers) != set(self._spaces):
-                raise InputError(f"The {what} has the towers {list(towers)}; the positive side {list(self._spaces)}.")
+                raise InputError(
+                    f"The {what} must have the towers of the positive side, {list(self._spaces)}, got {list(towers)}."
+                )
         for tower in self._spaces:
             shapes = {moments.mean.shape for side in SIDES for moments in self._sides[side][tower]}
             shapes |= {towers[tower].mean.shape for towers in self._conditions.values()}
             shapes |= {self._mean_abs[tower].shape}
             if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-                raise InputError(f"All arrays of tower {tower!r} must have one shape [layer, dim]; got {shapes}.")
+                raise InputError(f"All arrays of tower {tower!r} must have the same shape [layer, dim], got {shapes}.")
 
     # -- what was measured ---------------------------------------------------------------------------------------
 
@@ -137,12 +142,12 @@ class Localization(Result):
 
     @property
     def n_units(self) -> int:
-        """How many units were localized, over all towers."""
+        """Number of localized units, over all towers."""
         return self._count_units(self._spaces)
 
     @property
     def n_folds(self) -> int:
-        """Into how many folds the stimuli were dealt."""
+        """Number of folds of the stimuli."""
         return len(self._sides["positive"][self._spaces[0]])
 
     @property
@@ -159,7 +164,7 @@ class Localization(Result):
 
     @cached_property
     def n(self) -> dict[str, int]:
-        """How many stimuli each condition has."""
+        """Number of stimuli per condition."""
         return {name: max(moments.n for moments in towers.values()) for name, towers in self._conditions.items()}
 
     @cached_property
@@ -192,23 +197,23 @@ class Localization(Result):
 
     @property
     def stimuli(self) -> dict[str, int]:
-        """Content digest of each stimulus → its fold (-1: in several of them); empty where it is not known."""
+        """Mapping from content digests of stimuli to folds (-1: several of them); empty if unknown."""
         return dict(self._meta.get("stimuli") or {})
 
     def without(self, *folds: int) -> Localization:
-        """The localization without the stimuli of some folds: what it selects has not seen them.
+        """Return the localization without the stimuli of some folds, which are then held out of its networks.
 
-        t, p, q, effect sizes and networks are those of the other folds; condition means and ``mean_abs``, which select
-        nothing by condition, stay those of all stimuli.
+        t, p, q, effect sizes and networks are those of the other folds; condition means and ``mean_abs``, which do not
+        affect the selection by t, remain those of all stimuli.
 
         Raises
         ------
         InputError
-            For a fold that there is not, or where none is left.
+            If a fold does not exist, or none is left.
         """
         kept_folds = [fold for fold in range(self.n_folds) if fold not in folds]
         if not folds or not kept_folds or len(kept_folds) + len(set(folds)) != self.n_folds:
-            raise InputError(f"without(fold, ...) takes some of the {self.n_folds} folds, from 0; got {folds!r}.")
+            raise InputError(f"`folds` must be some of the {self.n_folds} folds, counted from 0, got {folds!r}.")
         sides = {
             side: {tower: [parts[fold] for fold in kept_folds] for tower, parts in towers.items()}
             for side, towers in self._sides.items()
@@ -219,17 +224,17 @@ class Localization(Result):
         return Localization(sides=sides, conditions=self._conditions, mean_abs=self._mean_abs, meta=meta)
 
     def only(self, *towers: str) -> Localization:
-        """The localization of some of its towers, as if no other had been asked for.
+        """Return the localization restricted to some towers, as if no other had been localized.
 
-        ``fraction`` then means a share of their units, in :meth:`top` and in a lesion study, and q is over them.
+        ``fraction`` then refers to their units, in :meth:`top` and in a lesion study, and q is adjusted over them.
 
         Raises
         ------
         InputError
-            For no tower, or one that was not localized.
+            If no tower is given, or one was not localized.
         """
         if not towers:
-            raise InputError(f"only(tower, ...) takes some of the towers {', '.join(self._spaces)}; none was given.")
+            raise InputError(f"`towers` must name at least one of {', '.join(self._spaces)}, got none.")
         kept = selection.check_towers(towers, self._spaces)
 
         def some(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,7 +286,7 @@ class Localization(Result):
 
     @cached_property
     def undefined(self) -> dict[str, int]:
-        """How many units have no defined t, per tower: constant on both sides, or an activation was not finite."""
+        """Number of units without a defined t per tower: constant on both sides, or with a non-finite activation."""
         return {tower: int(np.isnan(t).sum()) for tower, t in self.t.items()}
 
     # -- networks ------------------------------------------------------------------------------------------------
@@ -300,16 +305,16 @@ class Localization(Result):
         Parameters
         ----------
         fraction
-            Share of the units of ``towers`` (units without a defined t included), above 0 and at most 1; rounded
-            down to a whole number of units.
+            Fraction of the units of ``towers`` (including units without a defined t), above 0 and at most 1; the number
+            of units is rounded down.
         k
             Number of units. Give either this or ``fraction``.
         towers
-            The towers to select from, jointly; all that were localized, if None.
+            The towers to select from jointly; by default all that were localized.
         by
             Rank by ``"t"``, or by ``"effect_size"`` (Hedges' g), which does not grow with the number of stimuli.
         exclude
-            Units that are passed over, such as :meth:`massive`; the number of units does not change.
+            Units that are not selected, such as :meth:`massive`; the number of selected units does not change.
 
         Returns
         -------
@@ -320,20 +325,21 @@ class Localization(Result):
         Raises
         ------
         InputError
-            If both or neither of ``fraction`` and ``k`` are given, one is out of range, more units are asked for
+            If both or neither of ``fraction`` and ``k`` are given, one is out of range, more units are requested
             than have a defined t, or a tower was not localized.
 
         References
         ----------
         AlKhamissi et al. (2025), The LLM Language Network, arXiv:2411.02280, section 3: the top 1% by t.
         """
-        if by not in ("t", "effect_size"):
-            raise InputError(f'top(by=...) is "t" or "effect_size"; got {by!r}.')
+        check_option("by", by, ("t", "effect_size"))
         towers = selection.check_towers(towers, self._spaces)
         values = selection.flatten(self.t if by == "t" else self.effect_size, towers)
         if exclude is not None:
             if exclude.shapes != self.shapes:
-                raise InputError(f"exclude= has towers {exclude.shapes}; the localization has {self.shapes}.")
+                raise InputError(
+                    f"`exclude` must have the shapes of the localization, {self.shapes}, got {exclude.shapes}."
+                )
             values = np.where(selection.flatten(exclude.mask, towers), np.nan, values)
         again = Choice(self, "top", {"fraction": fraction, "k": k, "towers": towers, "by": by, "exclude": exclude})
         return self._first(selection.rank(values), fraction, k, towers, again)
@@ -347,19 +353,19 @@ class Localization(Result):
         return self._first(selection.rank(-np.abs(selection.flatten(self.t, towers))), fraction, k, towers, again)
 
     def massive(self, ratio: float = 20.0) -> Units:
-        """Select units with massive activations: a mean \\|activation\\| far above what is usual in their layer.
+        """Select units with massive activations: a mean \\|activation\\| far above the median of their layer.
 
-        Removing such units breaks a model whatever they code.
+        Ablating such units impairs a model regardless of what they encode.
 
         Parameters
         ----------
         ratio
-            How many times the median of the layer, above 1.
+            Multiple of the median of the layer, above 1.
 
         Returns
         -------
         Units
-            Over all localized towers; may be none.
+            Over all localized towers; may be empty.
 
         References
         ----------
@@ -367,8 +373,7 @@ class Localization(Result):
         massive that is above 100 and 1,000 times the median at one token; this is a mean over stimuli, so the bar is
         lower.
         """
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio > 1:
-            raise InputError(f"massive(ratio=...) is a number above 1; got {ratio!r}.")
+        check_number("ratio", ratio, above=1)
         mask = {
             tower: mean_abs > ratio * np.nanmedian(mean_abs, axis=1, keepdims=True)
             for tower, mean_abs in self.mean_abs.items()
@@ -414,7 +419,7 @@ class Localization(Result):
             If the range is out of order, or a tower was not localized.
         """
         if not (_is_number(lo) and _is_number(hi) and 0 <= lo < hi <= 100):
-            raise InputError(f"percentile(lo, hi) needs 0 <= lo < hi <= 100; got {lo!r} and {hi!r}.")
+            raise InputError(f"`lo` and `hi` of percentile() must satisfy 0 <= lo < hi <= 100, got {lo!r} and {hi!r}.")
         towers = selection.check_towers(towers, self._spaces)
         ranked = selection.rank(selection.flatten(self.t, towers))
         above_hi, above_lo = (int((100 - bound) / 100 * len(ranked) + selection.SLACK) for bound in (hi, lo))
@@ -429,8 +434,7 @@ class Localization(Result):
         InputError
             If alpha is not in (0, 1], or a tower was not localized.
         """
-        if not _is_number(alpha) or not 0 < alpha <= 1:
-            raise InputError(f"significant(alpha=...) takes a false discovery rate above 0, at most 1; got {alpha!r}.")
+        check_fraction("alpha", alpha)
         towers = selection.check_towers(towers, self._spaces)
         q, t = (selection.flatten(values, towers) for values in (self.q, self.t))
         again = Choice(self, "significant", {"alpha": alpha, "towers": towers})
@@ -449,8 +453,7 @@ class Localization(Result):
         import pandas as pd
 
         towers = selection.check_towers(towers, self._spaces)
-        if isinstance(n, bool) or n < 1:
-            raise InputError(f"top_units(n=...) lists a number of units, at least 1; got {n!r}.")
+        check_int("n", n, minimum=1)
         chosen = selection.rank(selection.flatten(self.t, towers))[:n]
         places = [(tower, *place) for tower in towers for place in np.ndindex(self.shapes[tower])]
         columns: dict[str, PerTower] = {
@@ -486,7 +489,9 @@ class Localization(Result):
         import pandas as pd
 
         if units is not None and units.shapes != self.shapes:
-            raise InputError(f"The units have towers {units.shapes}; the localization has {self.shapes}.")
+            raise InputError(
+                f"`units` must have the towers and shapes of the localization, {self.shapes}, got {units.shapes}."
+            )
         significant = self.significant().per_layer()
         selected = units.per_layer() if units is not None else {}
         rows = []
@@ -507,7 +512,7 @@ class Localization(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """Return what was localized, and per tower how many units are significant and where t is largest, as text."""
+        """Return a summary as text: the number of significant units and the largest t of each tower."""
         rows = self.table()
         lines = [repr(self)]
         for tower in self._spaces:
@@ -546,7 +551,7 @@ class Localization(Result):
         return arrays, coordinates
 
     def reliability(self, **options: Any) -> Reliability:
-        """Measure whether the network comes back on other stimuli: see :func:`.reliability.reliability`."""
+        """Measure split-half overlap and held-out selectivity: see :func:`.reliability.reliability`."""
         from modalnet.localization.reliability import reliability
 
         return reliability(self, **options)
@@ -562,7 +567,7 @@ class Localization(Result):
             ``"sheet"``: t on a flat map of the model (:func:`.sheet`); ``"glass"``: the network in depth
             (:func:`.glass`).
         units
-            The network to show; the top 1% by t, if None.
+            The network to show; by default the top 1% by t.
         **options
             As for the function that draws.
 
@@ -574,7 +579,7 @@ class Localization(Result):
         Raises
         ------
         InputError
-            For another kind, or units that do not fit.
+            If the kind is unknown, or the units have other shapes.
         """
         from modalnet import plotting
 
@@ -585,8 +590,7 @@ class Localization(Result):
             "sheet": plotting.sheet,
             "glass": plotting.glass,
         }
-        if kind not in kinds:
-            raise InputError(f"plot(kind=...) is one of {', '.join(kinds)}; got {kind!r}.")
+        check_option("kind", kind, tuple(kinds))
         return kinds[kind](self, units, **options)  # type: ignore[operator]  # each takes the localization and units
 
     # -- files ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Units that a localization selected, with what it takes to select them again without some of the stimuli."""
+"""Units with the selection that they come from, which can be repeated without some of the stimuli."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class SelectedUnits(Units):
     Attributes
     ----------
     selection
-        Selects anew without some of its stimuli; see :class:`modalnet.activations.Selection`. It belongs to this very
-        set: set algebra and files give plain :class:`~modalnet.Units`.
+        Repeats the selection without some stimuli; see :class:`modalnet.activations.Selection`. Set algebra and files
+        do not preserve it and give plain :class:`~modalnet.Units`.
     """
 
     selection: Selection
 
     @classmethod
     def of(cls, units: Units, selection: Selection) -> SelectedUnits:
-        """The same units with their selection."""
+        """Return the units with their selection."""
         made = cls(units.mask, mean_abs=units.mean_abs, model=units.model, selected_on=units.selected_on)
         made.selection = selection
         return made
 
     def over(self, shapes: Mapping[str, tuple[int, int]]) -> Units:
-        """As :meth:`modalnet.Units.over`; the selection goes along."""
+        """As :meth:`modalnet.Units.over`; the selection is preserved."""
         return SelectedUnits.of(super().over(shapes), _Over(self.selection, dict(shapes)))
 
 
@@ -62,11 +62,11 @@ class Choice:
         }
 
     def fold_of(self, digest: str) -> int | None:
-        """The fold of a stimulus by its content digest; -1 where it is in several, None where in none."""
+        """Return the fold of a stimulus by its content digest; -1 if it is in several, None if in none."""
         return self.localization.stimuli.get(digest)
 
     def without(self, *folds: int) -> Units:
-        """The units that the same method selects from the stimuli of the other folds."""
+        """Return the units that the same method selects from the stimuli of the other folds."""
         return getattr(self.localization.without(*folds), self.method)(**self.options)
 
 

@@ -1,4 +1,4 @@
-"""Choosing units by their t: exactly k of them, the same ones on every machine.
+"""Selection of units by their t: exactly k units, deterministic on every machine.
 
 Units of several towers compete jointly. They are ranked by t, ties by (tower, layer, dim); units without a defined t
 are not ranked, and so never selected.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from modalnet._validation import check_fraction, check_int
 from modalnet.errors import InputError
 from modalnet.models.towers import tower_of
 
-# Share of a unit that rounding may take from fraction * n: 0.07 * 100 is 7.000000000000001, 0.29 * 100 is
-# 28.999999999999996, and both mean whole numbers.
+# Tolerance for rounding errors of fraction * n: 0.07 * 100 is 7.000000000000001 and 0.29 * 100 is
+# 28.999999999999996, but both mean integers.
 SLACK = 1e-9
 
 
@@ -48,39 +48,35 @@ def masks(
 
 
 def how_many(fraction: float | None, k: int | None, *, n_units: int, n_defined: int) -> int:
-    """Return how many units are asked for.
+    """Return the number of units to select.
 
     Parameters
     ----------
     fraction, k
-        A share of ``n_units`` (rounded down) or a number of units; exactly one of them is given.
+        A fraction of ``n_units`` (rounded down) or a number of units; exactly one of them is given.
     n_units, n_defined
-        How many units compete, and how many of them have a defined t.
+        Number of candidate units, and of those with a defined t.
 
     Raises
     ------
     InputError
-        If both or neither is given, a value is out of range, or more units are asked for than have a defined t.
+        If both or neither is given, a value is out of range, or more units are requested than have a defined t.
     """
     if (fraction is None) == (k is None):
-        raise InputError(f"Give either fraction= or k=; got fraction={fraction!r} and k={k!r}.")
+        raise InputError(f"Give either `fraction` or `k`, got fraction={fraction!r} and k={k!r}.")
     if fraction is not None:
-        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction <= 1:
-            raise InputError(f"fraction= is a share of units, above 0 and at most 1 (1% is 0.01); got {fraction!r}.")
+        check_fraction("fraction", fraction)
         count = int(fraction * n_units + SLACK)
         if count < 1:
             raise InputError(
-                f"fraction={fraction!r} of {n_units} units selects none; the smallest that selects one is "
-                f"{1 / n_units:.3g}."
+                f"`fraction` must be at least {1 / n_units:.3g}, because {fraction!r} of {n_units} units selects none."
             )
     else:
-        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
-            raise InputError(f"k= is a whole number of units, at least 1; got {k!r}.")
-        count = int(k)
+        count = check_int("k", k, minimum=1)
     if count > n_defined:
         undefined = n_units - n_defined
         raise InputError(
-            f"{count} units were asked for, but only {n_defined} of {n_units} have a defined t"
+            f"{count} units were requested, but only {n_defined} of {n_units} have a defined t"
             + (f" ({undefined} are constant or had a non-finite activation)." if undefined else ".")
         )
     return count
@@ -96,8 +92,8 @@ def check_towers(towers: str | Sequence[str] | None, known: Sequence[str]) -> tu
     """
     if towers is None:
         return tuple(known)
-    asked = [towers] if isinstance(towers, str) else list(towers)
-    unknown = [name for name in asked if not any(name in (space, tower_of(space)) for space in known)]
-    if unknown or not asked:
-        raise InputError(f"towers={towers!r}: what was localized is {list(known)}.")
-    return tuple(space for space in known if space in asked or tower_of(space) in asked)
+    requested = [towers] if isinstance(towers, str) else list(towers)
+    unknown = [name for name in requested if not any(name in (space, tower_of(space)) for space in known)]
+    if unknown or not requested:
+        raise InputError(f"`towers` must be among the localized ones, {list(known)}, got {towers!r}.")
+    return tuple(space for space in known if space in requested or tower_of(space) in requested)
