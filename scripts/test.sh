@@ -55,7 +55,7 @@ case ${1:-} in
     NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
     have_browser
     measure_coverage
-    MODALNET_CHECK_TYPES=1 MODALNET_REQUIRE_REAL=0 unit_tests "${coverage[@]}" "$@"
+    MODALNET_CHECK_TYPES=1 unit_tests "${coverage[@]}" "$@"
     if ((${#coverage[@]})); then "$python" -m coverage report | tail -1; fi
     echo "unit tests done after ${SECONDS} s"
     "$python" -m pytest "${parallel[@]}" --nbmake --nbmake-timeout=900 -m "$others" tests notebooks "$@"

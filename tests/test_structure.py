@@ -100,11 +100,27 @@ def test_no_import_runs_back_up_the_rooms(module):
     own = LEVEL[room_of(module)]
     for name, where in imports(MODULES[module]):
         if name == "modalnet":
-            continue  # the package itself holds the version and hands on names
+            # The commands are users of the public package; no room needs it.
+            assert room_of(module) == "cli", f"{module} imports the package root"
+            continue
         assert LEVEL[room_of(name)] <= own or draws(name, where), f"{module} imports {name}"
         if own == LEVEL["localization"]:
             other = room_of(name) != room_of(module) and LEVEL[room_of(name)] == own
             assert not other, f"{module} looks into another analysis: {name}"
+
+
+def test_no_function_is_long():
+    """At most 60 lines of code, the docstring not counted; the bodies of traces are written as nnsight reads them."""
+    long = []
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if module == "modalnet.execution.trace" or not isinstance(node, ast.FunctionDef):
+                continue
+            code = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = code[-1].end_lineno - code[0].lineno + 1 if code else 0
+            if lines > 60:
+                long.append(f"{module}.{node.name}: {lines}")
+    assert long == []
 
 
 def test_no_two_files_import_each_other_in_a_circle():

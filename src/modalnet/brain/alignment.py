@@ -211,11 +211,7 @@ def align(
         blocks = blocks_of(network, *random)
         options: dict[str, Any] = {"tokens": tokens, "batch_size": batch_size, "cache": access, "progress": progress}
         activations = read_activations(model, dataset.stimuli, blocks, **options)
-        sets = [FeatureSet("network", "network", _towers(activations, network))]
-        sets += [
-            FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
-            for one in random
-        ]
+        sets = _unit_sets(activations, network, random, match)
         everything = whole_blocks(network, blocks)
         if whole_layer:
             fullest = fullest_layer(network)
@@ -564,6 +560,15 @@ def _split(
 
 
 # Validation
+
+
+def _unit_sets(activations: Activations, network: Units, random: Sequence[Units], match: str) -> list[FeatureSet]:
+    """The features of a network and of its random controls."""
+    controls = [
+        FeatureSet(f"random units, {match}-matched", "control", _towers(activations, one), tested=False)
+        for one in random
+    ]
+    return [FeatureSet("network", "network", _towers(activations, network)), *controls]
 
 
 def check_counts(**given: Any) -> None:

@@ -494,6 +494,19 @@ def _blocks(dataset: BrainDataset, seed: int) -> np.ndarray:
     return merged[labels]
 
 
+def _baseline_sets(
+    simple: Mapping[str, Float[np.ndarray, "stimulus feature"]], notes: list[str], *, correlation: bool
+) -> list[FeatureSet]:
+    """The features of baselines; a baseline with too few of them for a correlation is left out, with a note."""
+    sets = []
+    for name, features in simple.items():
+        if correlation and features.shape[1] < 3:
+            notes.append(f"baseline {name!r} left out: a correlation requires 3 features ({features.shape[1]} here)")
+            continue
+        sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+    return sets
+
+
 @reads_weights_once
 def _compare(  # every option of rsa and cka
     measure: Measure,
@@ -557,11 +570,7 @@ def _compare(  # every option of rsa and cka
             what = "reading the untrained copy"
             other = read_activations(other_model, dataset.stimuli, blocks, what=what, **options)
             sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
-        for name, features in simple.items():
-            if settings.get("dissimilarity") == "correlation" and features.shape[1] < 3:
-                more.append(f"baseline {name!r} left out: a correlation requires 3 features ({features.shape[1]} here)")
-                continue
-            sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
+        sets += _baseline_sets(simple, more, correlation=settings.get("dissimilarity") == "correlation")
         scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
         return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), requested)
 

@@ -22,6 +22,7 @@ from modalnet.patching.result import Patching
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
 
     from modalnet.model import Model
 
@@ -90,13 +91,7 @@ def _estimate(
     whole = {"clean": np.zeros(n), "corrupt": np.zeros(n)}
     base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
     sides = {"clean": layout.clean, "corrupt": layout.corrupt}
-
-    def products(tower: str, match: Any, into: State, out_of: State, slopes: torch.Tensor) -> np.ndarray:
-        """Activation difference times gradient, summed over the patched tokens: [layer, dim]."""
-        first, second = ([pair[side] for pair in match] for side in ((1, 0) if base == "corrupt" else (0, 1)))
-        difference = out_of.activations[tower][:, second] - into.activations[tower][:, first]
-        return (difference.double() * slopes[:, first]).sum(1).numpy()
-
+    side = 1 if base == "corrupt" else 0
     with tqdm(total=n, unit="pair", disable=not progress) as bar:
         for start in range(0, n, TOGETHER):
             some = list(range(start, min(start + TOGETHER, n)))
@@ -124,10 +119,10 @@ def _estimate(
                     for column, per_pair in enumerate(layout.matches[tower]):
                         if not per_pair[pair]:
                             continue
-                        each = products(tower, per_pair[pair], state, states[place], slopes)
+                        each = _products(tower, per_pair[pair], side, state, states[place], slopes)
                         values[tower][pair, :, column] = float(value) + each.sum(1)[list(layers)]
                     everywhere = sorted({match for per_pair in layout.matches[tower] for match in per_pair[pair]})
-                    each = products(tower, everywhere, state, states[place], slopes)
+                    each = _products(tower, everywhere, side, state, states[place], slopes)
                     # Patching a clean run removes the contribution of the units.
                     units[tower] += each if base == "corrupt" else -each
                 bar.update()
@@ -147,6 +142,15 @@ def _estimate(
         unit_effect={t: own[list(layout.layers[t])] / total if total else own * np.nan for t, own in units.items()},
         picture=first_picture(layout.clean),
     )
+
+
+def _products(  # noqa: PLR0917  # one call, above
+    tower: str, match: Sequence[tuple[int, int]], side: int, into: State, out_of: State, slopes: torch.Tensor
+) -> Float[np.ndarray, "layer dim"]:
+    """Activation difference times gradient, summed over the patched tokens; ``side`` is that of the patched run."""
+    first, second = [pair[side] for pair in match], [pair[1 - side] for pair in match]
+    difference = out_of.activations[tower][:, second] - into.activations[tower][:, first]
+    return (difference.double() * slopes[:, first]).sum(1).numpy()
 
 
 def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:

@@ -203,62 +203,8 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     """Measure capacity, transfer and interference, which require the stimuli."""
     draws, n_crossed, seed = numbers
     tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
-    for domain, contrast in contrasts.items():
-        reached = model._executor.reached_spaces(contrast.stimuli, list(units[domain].mask))
-        own = {name: list(range(model.spaces[name].n_layers)) for name in reached if units[domain].mask[name].any()}
-        if not own:
-            notes.append(f"capacity of {domain}: its stimuli do not reach the towers of its network")
-            continue
-        reading = reading_of(units[domain])
-        towers = sorted({t for one in units.values() for t in blocks_of(one)} & set(reached) | set(own))
-        tokens = reading.get("tokens")
-        tokens = (
-            {name: choice for name, choice in tokens.items() if name in towers}
-            if isinstance(tokens, Mapping)
-            else tokens
-        )
-        read = read_activations(
-            model,
-            contrast.stimuli,
-            {tower: list(range(model.spaces[tower].n_layers)) for tower in towers},
-            tokens=tokens,
-            max_tokens=reading.get("max_tokens"),
-            raw=bool(reading.get("raw")),
-            what=f"reading {domain}",
-            **options,
-        )
-        absolute = reading.get("magnitude", "absolute") == "absolute"
-        positive = np.array([side == "positive" for side in contrast.sides])
-        labels = [str(stimulus.condition) for stimulus in contrast.stimuli]
-        everything = np.concatenate([read.values[tower].reshape(len(positive), -1) for tower in own], axis=1)
-        rows, found = capacity.capacity(
-            np.abs(everything) if absolute else everything, positive, labels, draws=draws, seed=seed
-        )
-        tables["capacity_curve"] += [{"domain": domain} | row for row in rows]
-        tables["capacity"].append({"domain": domain, "n_units": everything.shape[1]} | found)
-        for name, network in units.items():
-            if name == domain:
-                continue
-            there = _restricted(network, towers)
-            if not there.count:
-                notes.append(f"transfer: {domain} does not reach the units of {name}")
-                continue
-
-            def accuracy(one: Units, read: Any = read, positive: Any = positive, labels: Any = labels) -> float:
-                values = np.abs(read.of(one)) if absolute else read.of(one)  # noqa: B023  # used at once
-                return capacity.decoded_by(values, positive, labels, seed)
-
-            random = [accuracy(one) for one in draw(there, draws, seed=seed)]
-            tables["transfer"].append(
-                {
-                    "network": name,
-                    "domain": domain,
-                    "accuracy": accuracy(there),
-                    "control": float(np.mean(random)) if random else math.nan,
-                    "control_low": min(random, default=math.nan),
-                    "control_high": max(random, default=math.nan),
-                }
-            )
+    for domain in contrasts:
+        _decode_domain(model, units, contrasts, domain, tables, notes, (draws, seed), options)
     rows, more = interference.in_units(model, units, contrasts, n=n_crossed, seed=seed, options=options)
     notes += more
     if rows:
@@ -269,6 +215,73 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
         if not tables[name]:
             del tables[name]
             missing[name] = "the stimuli of no domain reach the units"
+
+
+def _decode_domain(  # noqa: PLR0917  # one call, above
+    model: Model,
+    units: Mapping[str, Units],
+    contrasts: Mapping[str, Contrast],
+    domain: str,
+    tables: dict[str, Any],
+    notes: list[str],
+    numbers: tuple[int, int],
+    options: dict[str, Any],
+) -> None:
+    """Add the capacity of a domain and its transfer to the other networks to the tables."""
+    (draws, seed), contrast = numbers, contrasts[domain]
+    reached = model._executor.reached_spaces(contrast.stimuli, list(units[domain].mask))
+    own = {name: list(range(model.spaces[name].n_layers)) for name in reached if units[domain].mask[name].any()}
+    if not own:
+        notes.append(f"capacity of {domain}: its stimuli do not reach the towers of its network")
+        return
+    reading = reading_of(units[domain])
+    towers = sorted({t for one in units.values() for t in blocks_of(one)} & set(reached) | set(own))
+    tokens = reading.get("tokens")
+    tokens = (
+        {name: choice for name, choice in tokens.items() if name in towers} if isinstance(tokens, Mapping) else tokens
+    )
+    read = read_activations(
+        model,
+        contrast.stimuli,
+        {tower: list(range(model.spaces[tower].n_layers)) for tower in towers},
+        tokens=tokens,
+        max_tokens=reading.get("max_tokens"),
+        raw=bool(reading.get("raw")),
+        what=f"reading {domain}",
+        **options,
+    )
+    absolute = reading.get("magnitude", "absolute") == "absolute"
+    positive = np.array([side == "positive" for side in contrast.sides])
+    labels = [str(stimulus.condition) for stimulus in contrast.stimuli]
+    everything = np.concatenate([read.values[tower].reshape(len(positive), -1) for tower in own], axis=1)
+    rows, found = capacity.capacity(
+        np.abs(everything) if absolute else everything, positive, labels, draws=draws, seed=seed
+    )
+    tables["capacity_curve"] += [{"domain": domain} | row for row in rows]
+    tables["capacity"].append({"domain": domain, "n_units": everything.shape[1]} | found)
+    for name, network in units.items():
+        if name == domain:
+            continue
+        there = _restricted(network, towers)
+        if not there.count:
+            notes.append(f"transfer: {domain} does not reach the units of {name}")
+            continue
+
+        def accuracy(one: Units, read: Any = read, positive: Any = positive, labels: Any = labels) -> float:
+            values = np.abs(read.of(one)) if absolute else read.of(one)  # used at once
+            return capacity.decoded_by(values, positive, labels, seed)
+
+        random = [accuracy(one) for one in draw(there, draws, seed=seed)]
+        tables["transfer"].append(
+            {
+                "network": name,
+                "domain": domain,
+                "accuracy": accuracy(there),
+                "control": float(np.mean(random)) if random else math.nan,
+                "control_low": min(random, default=math.nan),
+                "control_high": max(random, default=math.nan),
+            }
+        )
 
 
 def _units(name: str, network: Any, fraction: float) -> Units:
