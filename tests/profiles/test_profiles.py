@@ -269,7 +269,7 @@ def test_the_plot(profile):
     matplotlib.use("Agg")
     ax = profile.plot()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(FOUR)
-    assert ax.get_ylabel() == "response (z over stimuli)"
+    assert ax.get_ylabel() == "response (z-scored over stimuli)"
     assert len(ax.patches) == 4
     heights = [patch.get_height() for patch in ax.patches]
     np.testing.assert_allclose(heights, profile.table()["mean"])
