@@ -214,10 +214,7 @@ def align(
         sets = _unit_sets(activations, network, random, match)
         everything = whole_blocks(network, blocks)
         if whole_layer:
-            fullest = fullest_layer(network)
-            tower, layer, _ = fullest.indices()[0]
-            sets.append(FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)))
-            sets.append(FeatureSet("all its layers", "whole layer", _towers(activations, everything)))
+            sets += _layer_sets(activations, network, everything)
         if copy is not None:
             other_model = model._untrained() if copy == "copy" else copy
             what = "reading the untrained copy"
@@ -560,6 +557,16 @@ def _split(
 
 
 # Validation
+
+
+def _layer_sets(activations: Activations, network: Units, everything: Units) -> list[FeatureSet]:
+    """The features of the layer with most units of a network, and of all its layers."""
+    fullest = fullest_layer(network)
+    tower, layer, _ = fullest.indices()[0]
+    return [
+        FeatureSet(f"whole layer ({tower} {layer})", "whole layer", _towers(activations, fullest)),
+        FeatureSet("all its layers", "whole layer", _towers(activations, everything)),
+    ]
 
 
 def _unit_sets(activations: Activations, network: Units, random: Sequence[Units], match: str) -> list[FeatureSet]:
