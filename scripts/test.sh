@@ -2,9 +2,10 @@
 # Runs the tests in an environment of their own (.venv; see scripts/env.sh).
 #
 #   bash scripts/test.sh [pytest arguments]            unit and parity tests
+#   bash scripts/test.sh --types [pytest arguments]    the same with every annotation checked at run time
+#                                                      (tests/helpers/runtime_types.py)
 #   bash scripts/test.sh --all [pytest arguments]      linters, types, spelling and the documentation first. Then the unit
-#                                                      tests with every annotation checked (tests/helpers/runtime_types.py)
-#                                                      and, where Python has a cheap way, their coverage. Then all others:
+#                                                      tests and, where Python has a cheap way, their coverage. Then others:
 #                                                      the notebooks, every architecture, real models, real data, NDIF
 #                                                      and in a browser (where they come from: tests/helpers/assets.py,
 #                                                      tests/conftest.py); Chromium is installed where it is missing
@@ -55,10 +56,15 @@ case ${1:-} in
     NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
     have_browser
     measure_coverage
-    MODALNET_CHECK_TYPES=1 unit_tests "${coverage[@]}" "$@"
+    unit_tests "${coverage[@]}" "$@"
     if ((${#coverage[@]})); then "$python" -m coverage report | tail -1; fi
     echo "unit tests done after ${SECONDS} s"
     "$python" -m pytest "${parallel[@]}" --nbmake --nbmake-timeout=900 -m "$others" tests notebooks "$@"
+    ;;
+  --types)
+    shift
+    make_environment dev
+    MODALNET_CHECK_TYPES=1 unit_tests "$@"
     ;;
   --minimum)
     shift

@@ -111,8 +111,8 @@ def test_towers_that_the_stimuli_do_not_reach():
         r"`towers` must be among the towers of .*'vision', 'decoder'.*got 'visoin'. Did you mean 'vision'",
         lambda: localize(model, contrast(both), towers="visoin"),
     )
-    refused(r"towers=\[\] names no tower", lambda: localize(model, contrast(both), towers=[]))
-    refused(r"towers=3", lambda: localize(model, contrast(both), towers=3))
+    refused(r"`towers` must name one or several towers of .*got \[\]", lambda: localize(model, contrast(both), towers=[]))
+    refused(r"`towers` must name one or several towers of .*got 3", lambda: localize(model, contrast(both), towers=3))
 
 
 # ------------------------------------------------------------------------------------------------- contrasts
@@ -319,7 +319,7 @@ def test_a_broken_chat_template_is_named():
         (lambda r: r.top(0.1, k=3), r"either `fraction` or `k`"),
         (lambda r: r.bottom(k=129), r"129 units"),
         (lambda r: r.top(0.1, towers="vision"), r"`towers` must be among .*decoder.*got 'vision'"),
-        (lambda r: r.significant(0), r"above 0, at most 1; got 0"),
+        (lambda r: r.significant(0), r"above 0 and at most 1, got 0"),
         (lambda r: r.percentile(90, 80), r"90"),
     ],
 )

@@ -128,7 +128,9 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
             if not names_are_there(names):
                 return function(*args, **kwargs)
             # jaxtyping would take a name that it cannot find for Any; here that is an error.
-            hints = typing.get_type_hints(function, names, aliases(), include_extras=True)
+            # A name of the module itself comes before an alias that another module has under the same name.
+            known = {name: alias for name, alias in aliases().items() if isinstance(names.get(name, ""), str)}
+            hints = typing.get_type_hints(function, names, known, include_extras=True)
             function.__annotations__ = {name: per_item(hint) for name, hint in hints.items()}
             ready = jaxtyping.jaxtyped(function, typechecker=typechecked)
         if state.inside:

@@ -26,7 +26,7 @@ DONOR_TOKENS = 512
 
 #: Runs stimuli without any intervention and yields, stimulus by stimulus, (index, {space: [layer, token, dim]}) at
 #: chosen tokens; called with the stimuli, layers per space, the token choice and how many first tokens are spared.
-Read: TypeAlias = Callable[..., Iterator[tuple[int, dict[str, "torch.Tensor"]]]]
+Read: TypeAlias = "Callable[..., Iterator[tuple[int, dict[str, torch.Tensor]]]]"
 #: A site: name of its space, and layer.
 SiteKey: TypeAlias = tuple[str, int]
 
@@ -81,7 +81,7 @@ class Positions:
 
 
 #: From a site and the positions to the factor and the summand, ``[dims]`` or ``[position, dims]``.
-Affine: TypeAlias = Callable[[Part, Positions], tuple[float, "torch.Tensor"]]
+Affine: TypeAlias = "Callable[[Part, Positions], tuple[float, torch.Tensor]]"
 
 
 def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
