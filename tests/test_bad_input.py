@@ -111,7 +111,9 @@ def test_towers_that_the_stimuli_do_not_reach():
         r"`towers` must be among the towers of .*'vision', 'decoder'.*got 'visoin'. Did you mean 'vision'",
         lambda: localize(model, contrast(both), towers="visoin"),
     )
-    refused(r"`towers` must name one or several towers of .*got \[\]", lambda: localize(model, contrast(both), towers=[]))
+    refused(
+        r"`towers` must name one or several towers of .*got \[\]", lambda: localize(model, contrast(both), towers=[])
+    )
     refused(r"`towers` must name one or several towers of .*got 3", lambda: localize(model, contrast(both), towers=3))
 
 

@@ -227,10 +227,10 @@ def test_too_few_stimuli_for_reliability_is_said(gpt2: Path, tmp_path: Path, sto
     arguments = ["localize", gpt2, "--contrast", f"csv:{texts}", "--positive", "a", "--top", "5", "--out", tmp_path]
     printed = ok(*arguments)
     assert "not measured" in printed
-    assert "a t needs two of each" in printed
+    assert "a t requires two of each" in printed
     document = json.loads(ok(*arguments, "--json"))
     assert document["reliability"] is None
-    assert "a t needs two of each" in document["reliability_missing"]
+    assert "a t requires two of each" in document["reliability_missing"]
 
 
 def test_warnings_are_one_line(words: Path, tmp_path: Path, store: Store) -> None:
@@ -535,7 +535,7 @@ def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--by", "size"], "by="),
+        (["--by", "size"], "`by` must be one of"),
         (["--exclude-massive", "0.5"], "above 1"),
         (["--spare-first", "-1"], "`spare_first` must be a non-negative integer"),
         (["--fractions", "12"], "takes shares"),

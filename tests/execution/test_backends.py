@@ -84,7 +84,7 @@ def test_it_is_what_the_model_runs_on(pair: tuple[mn.Model, mn.Model, Threaded])
     assert mn.load(here, remote=backend).remote is backend
     with pytest.raises(mn.InputError, match="gradient at its inputs"):
         there._executor.check_input_gradients()
-    with pytest.raises(mn.InputError, match="blocking=False"):
+    with pytest.raises(mn.InputError, match="`blocking` must be True"):
         mn.localize(there, part_of(mn.stimuli.language(), 24), blocking=False)
 
 

@@ -249,7 +249,7 @@ def test_a_localization_and_units_draw_themselves() -> None:
     ax = one.top(fraction=0.1).plot()
     np.testing.assert_allclose(ax.lines[0].get_ydata(), 2 * one.top(fraction=0.1).per_layer()["decoder"])
     assert ax.collections  # the band of random units
-    with pytest.raises(InputError, match="one of layers, histogram, volcano, sheet, glass"):
+    with pytest.raises(InputError, match="`kind` must be one of 'layers', 'histogram', 'volcano', 'sheet', 'glass'"):
         one.plot("pie")
 
 

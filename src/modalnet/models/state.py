@@ -33,8 +33,9 @@ _MACHINERY = {
     *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "forward"),
     *("__nnsight__", "_hf_hook", "_old_forward", "_compiled_call_impl"),
 }
-# Hooks of these libraries record, move or prepare: what they do follows from weights, buffers and config.
-_OWN_HOOKS = ("transformers.", "accelerate.", "nnsight.", "torch.nn.utils.")
+# Hooks of these libraries record, move or prepare: what they do follows from weights, buffers and config. Those that a
+# user gives to TransformerLens are known by its hook points.
+_OWN_HOOKS = ("transformers.", "accelerate.", "nnsight.", "torch.nn.utils.", "transformer_lens.")
 _RANDOM = re.compile(r"drop|jitter|noise_std|mask_(time|feature)_prob")
 _DEPTH = 12  # of nested settings
 # Per tokenizer, what of its backend was read and the digest of it: a large vocabulary takes a second to write out.
