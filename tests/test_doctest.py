@@ -20,7 +20,8 @@ def examples() -> list[doctest.DocTest]:
     for module in pkgutil.walk_packages(mn.__path__, "modalnet."):
         if not module.name.endswith("__main__"):
             found += finder.find(importlib.import_module(module.name), extraglobs={"mn": mn, "np": np})
-    found += finder.find(mn, module=False, extraglobs={"np": np})
+    # Names of the package root are found in their own modules; here its docstring alone is meant.
+    found += doctest.DocTestFinder(exclude_empty=True, recurse=False).find(mn, extraglobs={"np": np})
     return [test for test in found if test.examples]
 
 
