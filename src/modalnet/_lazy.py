@@ -8,6 +8,7 @@ imported, because the package does not let the import system set a submodule in 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -26,6 +27,21 @@ class _Package(ModuleType):
             super().__setattr__(name, value)
 
 
+def _attach_stub(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    stub = os.path.splitext(file)[0] + ".pyi"
+    if os.path.exists(stub):
+        return lazy_loader.attach_stub(package, stub)
+    # lazy_loader opens a file; a package that is imported from a zip has the stub in its archive.
+    import tempfile
+
+    data = sys.modules[package].__loader__.get_data(stub)  # type: ignore[union-attr]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "__init__.pyi")
+        with open(copy, "wb") as written:
+            written.write(data)
+        return lazy_loader.attach_stub(package, copy)
+
+
 def attach(
     package: str, file: str, renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
@@ -40,7 +56,7 @@ def attach(
         DeprecationWarning and is neither in ``__all__`` nor in ``dir()``.
     """
     sys.modules[package].__class__ = _Package
-    load, _, public = lazy_loader.attach_stub(package, file)
+    load, _, public = _attach_stub(package, file)
     load_renamed = renamed_names(package, renamed or {})
 
     def __getattr__(name: str) -> object:

@@ -133,7 +133,7 @@ def test_from_a_zip(ndif: Server, sources: dict[str, str], tmp_path: Path) -> No
     """The code that is sent is found wherever modalnet is imported from."""
     package = Path(mn.__file__).parent
     with zipfile.ZipFile(tmp_path / "modalnet.zip", "w") as archive:
-        for path in package.rglob("*.py"):
+        for path in [*package.rglob("*.py"), *package.rglob("*.pyi")]:
             archive.write(path, path.relative_to(package.parent))
     script = (
         "import modalnet as mn, sys\n"
