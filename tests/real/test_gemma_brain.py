@@ -65,7 +65,7 @@ def test_a_second_set_agrees_and_it_is_more_than_length(model, localization):
 
 
 def test_the_four_conditions_as_in_the_human_language_network(model, localization):
-    found = mn.profile.language(model, localization, n=80, progress=False)
+    found = mn.profile.language(model, localization, n=80, n_controls=10, progress=False)
     assert found.notes[0] == "none of these stimuli selected the network"
     assert found.paired
     human = found.compare_to_human()
