@@ -31,7 +31,7 @@ _OF_CONFIGS = {"architectures", "dtype", "torch_dtype"}
 # What torch, nnsight and accelerate keep in a module; hooks and forward are looked at apart.
 _MACHINERY = {
     *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "forward"),
-    *("__nnsight__", "_hf_hook", "_old_forward", "_compiled_call_impl"),
+    *("__nnsight__", "_persistent_id", "_hf_hook", "_old_forward", "_compiled_call_impl"),
 }
 # Hooks of these libraries record, move or prepare: what they do follows from weights, buffers and config. Those that a
 # user gives to TransformerLens are known by its hook points.
