@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 
 import pytest
 
-import modalnet as mn
+from public_api import CALLABLES
 
-PACKAGES = ("brain", "features", "interop", "patching", "plotting", "stimuli", "tasks")
 #: Spellings that are no longer used, and what replaced them.
 OLD = {
     "controls": "n_controls",
@@ -35,24 +33,6 @@ DEFAULTS = {
     "progress": (True, {}),
     "seed": (0, {}),
 }
-
-
-def public_callables():
-    found = {}
-    for module in (mn, *(importlib.import_module(f"modalnet.{name}") for name in PACKAGES)):
-        for name in module.__all__:
-            value = getattr(module, name)
-            if inspect.isclass(value):
-                members = inspect.getmembers(value, lambda one: inspect.isfunction(one) or inspect.ismethod(one))
-                found |= {
-                    f"{name}.{attribute}": member for attribute, member in members if not attribute.startswith("_")
-                }
-            elif callable(value):
-                found[name] = value
-    return found
-
-
-CALLABLES = public_callables()
 
 
 def test_the_public_callables_are_found():

@@ -6,12 +6,15 @@ test_localization_result; here they meet a model.
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,9 @@ from PIL import Image
 import modalnet as mn
 from concurrent_runs import forty
 from families import FAMILIES, build, picture
+from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.engine import Engine
+from public_api import CALLABLES
 from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
 
 HERE = Path(__file__).parent
@@ -321,7 +326,7 @@ def test_a_broken_chat_template_is_named():
         (lambda r: r.top(0.1, k=3), r"either `fraction` or `k`"),
         (lambda r: r.bottom(k=129), r"129 units"),
         (lambda r: r.top(0.1, towers="vision"), r"`towers` must be among .*decoder.*got 'vision'"),
-        (lambda r: r.significant(0), r"above 0 and at most 1, got 0"),
+        (lambda r: r.significant(0), r"`alpha` must be a number above 0 and at most 1, got 0"),
         (lambda r: r.percentile(90, 80), r"90"),
     ],
 )
@@ -334,6 +339,150 @@ def test_warnings_of_transformers_about_length_stay_out(caplog):
     """A text over the tokenizer's length is an error of ours, which names it; a second voice would confuse."""
     refused("more than the 128", lambda: load("gpt2").run(["dog " * 200]))
     assert "longer than the specified maximum" not in caplog.text
+
+
+# ------------------------------------------------------------------------- the same words everywhere
+
+#: Argument → values that are refused wherever it stands, each with the words of the refusal.
+BAD: dict[str, list[tuple[object, str]]] = {
+    "seed": [(value, f"`seed` must be a non-negative integer, got {value}.") for value in (-1, 1.5, True)],
+    "batch_size": [
+        (value, f"`batch_size` must be 'auto' or a positive integer, got {value!r}.") for value in (0, "big")
+    ],
+    "n_controls": [(-1, "`n_controls` must be a non-negative integer, got -1.")],
+    "cache": [(3, "`cache` must be True, False, a folder or a Store, got 3.")],
+    "progress": [("yes", "`progress` must be True or False, got 'yes'.")],
+    "match": [("norms", "`match` must be one of 'layer', 'activation', 'tower', got 'norms'.")],
+    "magnitude": [("abs", "`magnitude` must be one of 'absolute', 'signed', got 'abs'.")],
+    "direction": [("both", "`direction` must be one of 'denoise', 'noise', got 'both'.")],
+    "logits": [("first", "`logits` must be one of 'last', 'all', got 'first'.")],
+    "operation": [("scale", "`operation` must be one of 'mean', 'zero', got 'scale'.")],
+    "operations": [("scale", "`operations` must be one of 'zero', 'mean', got 'scale'.")],
+    "by": [("p", "`by` must be one of 't', 'effect_size', got 'p'.")],
+    "normalize": [("rank", "`normalize` must be one of 'z', 'minmax', 'none', got 'rank'.")],
+    "regression": [("lasso", "`regression` must be one of 'ridge', 'banded', got 'lasso'.")],
+    "metric": [("auc", "`metric` must be one of 'pearson', 'r2', got 'auc'.")],
+    "dissimilarity": [("angle", "`dissimilarity` must be one of 'correlation', 'euclidean', got 'angle'.")],
+    "compare": [("kendall", "`compare` must be one of 'spearman', 'pearson', 'cosine', got 'kendall'.")],
+    "model": [(3, "An object of type int cannot be loaded as a model.")],
+    "contrast": [(3, "`contrast` must be a Contrast, got an int.")],
+    "stimuli": [(3, "`stimuli` must be a Stimulus, a string, a sequence of these, or a Contrast, got int.")],
+    "units": [
+        (3, "`units` must be Units"),
+        (mn.Units({"decoder": np.ones((3, 7), bool)}), "belong to another model than"),
+    ],
+}
+#: Arguments of the same name that are something else.
+OTHER = {
+    ("localize", "units"): "names of spaces",
+    ("Units.from_indices", "model"): "a fingerprint",
+    ("BrainDataset.select", "stimuli"): "rows",
+    ("from_arrays", "stimuli"): "one per row of responses",
+    ("units_profile", "units"): "of any model",
+    ("LocalizationJob.from_id", "cache"): "may be None",
+    ("activation_patching", "metric"): "a metric of the answer",
+    ("attribution_patching", "metric"): "a metric of the answer",
+    ("LesionStudy.dissociation", "operation"): "one that the study has",
+    ("dose_curves", "operations"): "those that the study has",
+    ("save_dose_curves", "operations"): "those that the study has",
+    ("Metric.bind", "model"): "a loaded one",
+    ("Task.run", "model"): "abstract",
+    ("Task.run", "batch_size"): "abstract",
+}
+
+
+@lru_cache
+def valid_arguments():
+    """Public function → arguments of a cheap call that is valid."""
+    model = load("llava_clip")
+    shapes = {name: space.shape for name, space in model.spaces.items()}
+    some, others = (mn.Units.from_indices(shapes, [("decoder", 1, index), ("vision", 2, index)]) for index in (3, 5))
+    words = [f"a dog {number}" for number in range(6)]
+    pairs = {"clean": "a dog", "corrupt": "a cat", "metric": mn.patching.logit_difference(" a", " b"), "align": "last"}
+    responses = np.random.default_rng(0).normal(size=(12, 4))
+    data = mn.brain.from_arrays([f"a dog {number}" for number in range(12)], responses, groups=list("abcdef") * 2)
+    found = localize(model, contrast(both))
+    network = {"model": model, "units": some}
+    rows = [{"question": "Is it?", "answer": 0, "choices": ["yes", "no"]}] * 3
+    task = {
+        "Perplexity": mn.tasks.perplexity(words),
+        "MinimalPairs": mn.tasks.minimal_pairs([("a dog", "a god")]),
+        "MultipleChoice": mn.tasks.multiple_choice(rows),
+        "ExactMatch": mn.tasks.exact_match([("a dog", "cat")]),
+    }
+    task |= {"Task": task["Perplexity"], "LikelihoodTask": task["MinimalPairs"], "GenerationTask": task["ExactMatch"]}
+    task |= {"SyntaxGym": task["MinimalPairs"]}
+    patched = mn.activation_patching(model, **pairs, sites=[mn.site("decoder", 1)], tokens="last", progress=False)
+    modality = mn.ModalityProfile("x", "mean", "log-probability", ("a", "b"), np.zeros(2), {"image": np.ones((2, 3))})
+    picture_of = picture(0, 20, 20)
+    return {f"{name}.run": {"self": one, "model": model} for name, one in task.items()} | {
+        "Localization.plot": {"self": found},
+        "Localization.table": {"self": found},
+        "Localization.top": {"self": found, "k": 3},
+        "Model.means": {"self": model, "stimuli": words},
+        "Model.run": {"self": model, "stimuli": words},
+        "Model.score": {"self": model, "stimuli": words, "continuations": [" a"] * 6},
+        "ModalityProfile.table": {"self": modality},
+        "Patching.interval": {"self": patched},
+        "Units.random": {"self": some},
+        "activation_patching": {"model": model, **pairs},
+        "attribution_patching": {"model": model, **pairs},
+        "lesion_study": network | {"tasks": task["Perplexity"], "fractions": [0.1], "n_controls": 1},
+        "localize": {"model": model, "contrast": contrast(both)},
+        "profile": network | {"conditions": contrast(both)},
+        "profile_modality": {"model": model, "stimuli": [both(0), both(1)], "answers": " a"},
+        "resample": {"target": some, "donors": words},
+        "specialization": {"model": model, "units": {"one": some, "two": others}},
+        "align": network | {"dataset": data},
+        "cka": network | {"dataset": data},
+        "rsa": network | {"dataset": data},
+        "encode": {"features": responses, "dataset": data},
+        "noise_ceiling": {"repeats": np.stack([responses, responses])},
+        "optimize": network,
+        "top_stimuli": network | {"stimuli": words},
+        "top_tokens": network,
+        "lm_eval": {"model": model, "tasks": "blimp"},
+        "tokens_of": {"model": model, "stimuli": words, "words": "dog"},
+        "colour_pairs": {"n": 2},
+        "arrange": {"localizations": found},
+        "layer_profile": {"localization": found, "n_controls": 2},
+        "save_layer_profile": {"localization": found, "path": os.devnull},
+        "t_histogram": {"localization": found},
+        "units_profile": {"units": some, "n_controls": 2},
+        "volcano": {"localization": found},
+        "as_stimuli": {},
+        "box_scramble": {"image": picture_of},
+        "phase_scramble": {"image": picture_of},
+        "nonword": {"word": "dog"},
+        "theory_of_mind": {"n": 2},
+        "arithmetic": {"n": 4},
+        "bundled": {"n": 4},
+        "default": {"n": 4},
+        "minimal_pairs": {"source": [("a dog", "a god")]},
+        "multiple_choice": {"source": rows},
+        "syntaxgym": {"source": os.devnull},
+    }
+
+
+def arguments_to_refuse():
+    for name, function in CALLABLES.items():
+        for argument in inspect.signature(function).parameters:
+            if argument in BAD and (name, argument) not in OTHER:
+                yield pytest.param(name, argument, id=f"{name}-{argument}")
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments_to_refuse())
+def test_bad_arguments_are_refused_in_the_same_words_before_any_forward_pass(name, argument, monkeypatch):
+    valid = valid_arguments()[name]
+
+    def forbidden(*_args, **_options):
+        raise AssertionError("a forward pass ran")
+
+    monkeypatch.setattr(LocalBackend, "run", forbidden)
+    for value, message in BAD[argument]:
+        pair = name == "specialization" and isinstance(value, mn.Units)
+        with pytest.raises(mn.InputError, match=re.escape(message)):
+            CALLABLES[name](**valid | {argument: {"one": value, "two": value} if pair else value})
 
 
 # ------------------------------------------------------------------------------------------------- two processes

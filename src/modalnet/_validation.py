@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
@@ -205,6 +205,22 @@ def check_cache(value: Any, name: str = "cache") -> Any:
     raise _refusal(name, "True, False, a folder or a Store", value)
 
 
+def check_shared(**given: Any) -> None:
+    """Check the arguments that mean the same wherever they stand, by name: a seed, numbers of draws, a batch size.
+
+    Raises
+    ------
+    InputError
+        For the first of them that is invalid.
+
+    Examples
+    --------
+    >>> check_shared(seed=0, n_controls=20, batch_size="auto", cache=True, progress=False)
+    """
+    for name, value in given.items():
+        _SHARED[name](value, name)
+
+
 def check_names(name: str, values: Any, known: Collection[str], what: str) -> tuple[str, ...]:
     """Return one or several names of things that exist, each once, in the order given.
 
@@ -232,6 +248,25 @@ def check_names(name: str, values: Any, known: Collection[str], what: str) -> tu
             suggestion = _suggestion(value, known)
             raise InputError(f"`{name}` must be among the {what} ({_listed(known)}), got {_shown(value)}.{suggestion}")
     return tuple(dict.fromkeys(str(value) for value in given))
+
+
+def _draws(minimum: int) -> Callable[[Any, str], int]:
+    return lambda value, name: check_int(name, value, minimum=minimum)
+
+
+def _switch(value: Any, name: str) -> bool:
+    return check_bool(name, value)
+
+
+_SHARED: Mapping[str, Callable[[Any, str], Any]] = {
+    "seed": check_seed,
+    "n_controls": _draws(0),
+    "n_permutations": _draws(0),
+    "n_resamples": _draws(2),  # an interval needs two
+    "batch_size": check_batch_size,
+    "cache": check_cache,
+    "progress": _switch,
+}
 
 
 def _integer(minimum: int | None, maximum: int | None) -> str:

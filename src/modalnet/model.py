@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
+from modalnet._validation import check_batch_size, check_int, check_option, check_seed
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
 from modalnet.execution.backends.local import LocalBackend
@@ -261,8 +262,9 @@ class Model:
         (torch.Size([2, 8, 192]), 2)
         """
         given = as_stimuli(stimuli)
-        if logits not in (None, "last", "all"):
-            raise InputError(f'logits={logits!r} is not known. Give "last", "all" or None.')
+        check_batch_size(batch_size)
+        if logits is not None:
+            check_option("logits", logits, ("last", "all"))
         return self._executor.run(given, interventions, read=read, tokens=tokens, logits=logits, batch_size=batch_size)
 
     def score(
@@ -308,6 +310,7 @@ class Model:
         True
         """
         given = as_stimuli(stimuli)
+        check_batch_size(batch_size)
         owned = pairs(given, continuations)
         requests = [Request(given[owner], text) for owner, text in owned]
         answers = self._executor.likelihoods(
@@ -365,9 +368,8 @@ class Model:
         'has the c'
         """
         many = not isinstance(stimulus, str) and isinstance(stimulus, Iterable)
-        given = as_stimuli(stimulus)
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={max_new_tokens!r}: give a number of at least 1.")
+        given = as_stimuli(stimulus, "stimulus")
+        check_int("max_new_tokens", max_new_tokens, minimum=1)
         for name in ("num_beams", "num_return_sequences"):
             if settings.get(name, 1) != 1:
                 raise InputError(f"{name}={settings[name]!r}: one text is written at a time.")
@@ -546,7 +548,7 @@ def as_model(source: Any, remote: RemoteLike | None = None) -> Model:
 
 
 def _seed(untrained: bool | int) -> int:
-    return 0 if untrained is True else untrained
+    return 0 if untrained is True else check_seed(untrained, "untrained")
 
 
 def _path_range(space: Space) -> str:

@@ -527,6 +527,22 @@ def check_units(
             )
 
 
+def as_units_within(units: UnitsLike, shapes: Mapping[str, tuple[int, int]], source: str) -> Units:
+    """Convert to a set of units over the spaces of what they are shown beside, such as a localization.
+
+    Raises
+    ------
+    InputError
+        `units` is something else, or lies in other spaces or shapes.
+    """
+    chosen = as_units(units)
+    check_units(chosen, shapes, model=None, source=source, what="The units")
+    if chosen.shapes == dict(shapes):
+        return chosen
+    mask = chosen.over(shapes).mask
+    return Units({space: mask[space] for space in shapes}, model=chosen.model, selected_on=chosen.selected_on)
+
+
 def _type(value: object) -> str:
     return "None" if value is None else type(value).__name__
 

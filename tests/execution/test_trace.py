@@ -179,7 +179,7 @@ def test_logits_need_a_head():
     model = load("vit")
     with pytest.raises(mn.InputError, match=r"ViTModel has no LM head"):
         model.run([mn.Stimulus(image=picture(0, 32, 32))], logits="last")
-    with pytest.raises(mn.InputError, match=r"logits='first' is not known"):
+    with pytest.raises(mn.InputError, match=r"`logits` must be one of 'last', 'all', got 'first'"):
         load("gpt2").run("a dog", logits="first")
 
 

@@ -339,7 +339,7 @@ def test_what_is_refused_at_the_door(folder, monkeypatch):
         evaluate(model, (), "pairs", folder, use_cache="answers.db")
     with pytest.raises(mn.InputError, match="a modalnet model is expected"):
         evaluate(model.module, (), "pairs", folder)
-    with pytest.raises(mn.InputError, match="An intervention is expected"):
+    with pytest.raises(mn.InputError, match="`interventions` must be Interventions, got"):
         evaluate(model, model.units(), "pairs", folder)
     for length in (2, 10**9, "many"):
         with pytest.raises(mn.InputError, match="max_length"):

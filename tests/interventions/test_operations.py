@@ -302,7 +302,7 @@ def test_bad_interventions_are_refused():
     empty = mn.Units({"decoder": np.zeros((4, 8), dtype=bool)})
     for make, message in [
         (lambda: mn.zero(empty), "empty set"),
-        (lambda: mn.zero("decoder"), "on Units, a site or a direction; this is a str"),
+        (lambda: mn.zero("decoder"), "must be Units, a site or a direction, got a str"),
         (lambda: mn.scale(units, float("nan")), "must be finite"),
         (lambda: mn.mean(units), r"mean\(\) needs reference stimuli.*over="),
         (lambda: mn.mean(units, over=[]), r"`mean\(over=...\)` is empty"),
@@ -328,7 +328,7 @@ def test_bad_interventions_are_refused():
             lambda: other.run(["a b"] * 3, mn.patch(mn.site("decoder", 1), ["a b", "a b"])),
             "one for each of the 3 stimuli",
         ),
-        (lambda: other.run("a b", "zero"), "An intervention is expected.*this is a str"),
+        (lambda: other.run("a b", "zero"), "`interventions` must be Interventions, got a str"),
         (lambda: other.run("a b", mn.zero(mn.site("decoder", 1)).at([99])), "token 99"),
     ]:
         with pytest.raises(mn.InputError, match=message):

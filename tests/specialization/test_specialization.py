@@ -326,9 +326,10 @@ def test_the_panels(result):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"networks": {}}, "a mapping from two or more domains"),
-        ({"networks": {"a": units((0, 1))}}, "a mapping from two or more domains"),
-        ({"networks": {"a": units((0, 1)), "b": "x"}}, r"`units\['b'\]` must be Units or a Localization, got a str"),
+        ({"networks": {}}, "`units` is empty"),
+        ({"networks": {"a": units((0, 1))}}, "at least two domains, .* got one network"),
+        ({"networks": units((0, 1))}, "at least two domains, .* got one network"),
+        ({"networks": {"a": units((0, 1)), "b": "x"}}, r"`units\['b'\]` must be Units or a localization, got str"),
         (
             {"networks": {"a": units((0, 1)), "b": units((0, 2))}},
             "belong to another model than tiny: decoder has shape",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_option
+from modalnet._validation import check_option, check_shared
 from modalnet.activations import Activations, blocks_of, check_units, read_activations
 from modalnet.brain import folds as dealing, scoring
 from modalnet.brain.baselines import baselines as make_baselines
@@ -25,9 +25,10 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict
 from modalnet.brain.result import Alignment, FeatureScores
 from modalnet.errors import InputError
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
-from modalnet.stats.controls import draw
+from modalnet.stats.controls import check_match, draw
 from modalnet.stats.permutation import count_reaching
 from modalnet.units import Units, as_units
 
@@ -177,11 +178,13 @@ def align(
     >>> print(result.summary())  # doctest: +SKIP
     """
     dataset = check_dataset(dataset)
-    model = model._at(remote)
-    network = as_units(units, fraction)
-    check_units(model, network, "The network's units")
-    check_counts(n_controls=n_controls, n_resamples=n_resamples, n_permutations=n_permutations)
+    check_shared(n_controls=n_controls, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
+    match = check_match(match)
     _check_choices(regression, metric, device)
+    network = as_units(units, fraction)
+    model = as_model(model, remote)
+    check_units(model, network, "The network's units")
     copy, notes = untrained_of(model, untrained, network)
     random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = baselines_of(dataset, baselines)
@@ -287,7 +290,7 @@ ceiling, seed, device, cache, progress
         If an argument is invalid, or the features are not finite numbers of shape [stimulus, feature].
     """
     dataset = check_dataset(dataset)
-    check_counts(n_resamples=n_resamples, n_permutations=n_permutations)
+    check_shared(n_resamples=n_resamples, n_permutations=n_permutations, seed=seed, cache=cache, progress=progress)
     _check_choices(regression, metric, device)
     given = features if isinstance(features, Mapping) else {"features": features}
     if not given:
@@ -576,12 +579,6 @@ def _unit_sets(activations: Activations, network: Units, random: Sequence[Units]
         for one in random
     ]
     return [FeatureSet("network", "network", _towers(activations, network)), *controls]
-
-
-def check_counts(**given: Any) -> None:
-    """Check numbers of resamples, permutations and controls; an interval requires two resamples."""
-    for name, value in given.items():
-        check_int(name, value, minimum=2 if name == "n_resamples" else 0)
 
 
 def _check_choices(regression: str, metric: str, device: str) -> None:

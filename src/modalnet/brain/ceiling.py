@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._validation import check_option
+from modalnet._validation import check_option, check_seed
 from modalnet.errors import InputError
 
 N_SPLITS = 100
@@ -60,6 +60,7 @@ def noise_ceiling(
             f"`repeats` must be [repeat, stimulus, target] with two repeats or more, got shape {values.shape}."
         )
     check_option("method", method, METHODS)
+    check_seed(seed)
     import warnings
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_option, check_seed
+from modalnet._validation import check_option, check_shared
 from modalnet.activations import blocks_of, check_units, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
@@ -28,10 +28,11 @@ from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
 from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.controls import draw
+from modalnet.stats.controls import check_match, draw
 from modalnet.stats.permutation import rank_p
 from modalnet.units import Units, as_units
 
@@ -116,6 +117,10 @@ remote, cache, progress
     check_option("dissimilarity", dissimilarity, DISSIMILARITIES)
     check_option("brain_dissimilarity", brain_dissimilarity or dissimilarity, DISSIMILARITIES)
     check_option("compare", compare, COMPARISONS)
+    check_shared(n_controls=n_controls, n_permutations=n_permutations, seed=seed)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
+    match = check_match(match)
+    model, network = _network(model, units, fraction, remote)
     toolbox()
     dataset, notes = _complete(dataset)
     of_brain = brain_dissimilarity or dissimilarity
@@ -147,7 +152,7 @@ remote, cache, progress
     }
     return _compare(
         measure,
-        (model._at(remote), units, dataset),
+        (model, network, dataset),
         settings,
         ceiling=ceiling,
         notes=notes,
@@ -156,7 +161,6 @@ remote, cache, progress
         baselines=baselines,
         untrained=untrained,
         whole_layer=whole_layer,
-        fraction=fraction,
         tokens=tokens,
         n_permutations=n_permutations,
         seed=seed,
@@ -218,12 +222,16 @@ seed, batch_size, remote, cache, progress
     See :func:`modalnet.brain.linear_cka`.
     """
     dataset = check_dataset(dataset)
+    check_shared(n_controls=n_controls, n_permutations=n_permutations, seed=seed)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
+    match = check_match(match)
+    model, network = _network(model, units, fraction, remote)
     dataset, notes = _complete(dataset)
     measure = Cka(dataset.responses, _blocks(dataset, seed), debiased=debiased)
     settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
     return _compare(
         measure,
-        (model._at(remote), units, dataset),
+        (model, network, dataset),
         settings,
         ceiling=(math.nan, math.nan),
         notes=notes,
@@ -232,7 +240,6 @@ seed, batch_size, remote, cache, progress
         baselines=baselines,
         untrained=untrained,
         whole_layer=whole_layer,
-        fraction=fraction,
         tokens=tokens,
         n_permutations=n_permutations,
         seed=seed,
@@ -507,6 +514,13 @@ def _baseline_sets(
     return sets
 
 
+def _network(model: Any, units: Any, fraction: float, remote: bool | str | None) -> tuple[Model, Units]:
+    network = as_units(units, fraction)
+    model = as_model(model, remote)
+    check_units(model, network, "The network's units")
+    return model, network
+
+
 @reads_weights_once
 def _compare(  # every option of rsa and cka
     measure: Measure,
@@ -520,7 +534,6 @@ def _compare(  # every option of rsa and cka
     baselines: Sequence[str] | bool,
     untrained: Any,
     whole_layer: bool,
-    fraction: float,
     tokens: Any,
     n_permutations: int,
     seed: int,
@@ -528,11 +541,7 @@ def _compare(  # every option of rsa and cka
     cache: CacheLike,
     progress: bool,
 ) -> Similarity:
-    model, units, dataset = compared
-    network = as_units(units, fraction)
-    check_units(model, network, "The network's units")
-    aligning.check_counts(n_controls=n_controls, n_permutations=n_permutations)
-    check_seed(seed)
+    model, network, dataset = compared
     copy, missing = aligning.untrained_of(model, untrained, network)
     random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = aligning.baselines_of(dataset, baselines)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from modalnet.errors import InputError
+from modalnet._validation import check_batch_size
 
 if TYPE_CHECKING:
     from modalnet.execution.engine import Engine
@@ -44,13 +44,12 @@ class BatchLimit:
 
     def __init__(self, batch_size: int | Literal["auto"], engine: Engine) -> None:
         self.tokens: float = float("inf")
-        if batch_size == "auto":
+        size = check_batch_size(batch_size)
+        if size == "auto":
             on_gpu = any(p.device.type not in ("cpu", "meta") for p in engine.module.parameters())
             self.count, self.tokens = GPU_LIMITS if on_gpu else CPU_LIMITS
-        elif isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1:
-            self.count = batch_size
         else:
-            raise InputError(f'batch_size={batch_size!r} is not known. Give "auto" or a number of at least 1.')
+            self.count = size
 
 
 def batches(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_number, check_seed, check_type
+from modalnet._validation import check_int, check_number, check_option, check_seed, check_shared, check_type
 from modalnet.errors import InputError
 from modalnet.features.optimized import Natural, Optimized
 from modalnet.features.parametrization import FourierImage, RandomTransform, total_variation
 from modalnet.features.response import (
+    MAGNITUDES,
     Magnitude,
     Response,
     Unit,
@@ -28,8 +29,8 @@ from modalnet.features.response import (
     token_choices,
     units_of,
 )
-from modalnet.model import Model, load
-from modalnet.stats.controls import draw
+from modalnet.model import Model, as_model
+from modalnet.stats.controls import check_match, draw
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
@@ -150,10 +151,13 @@ def optimize(
     ----------
     Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill, doi:10.23915/distill.00007.
     """
-    model = load(model)
+    check_shared(n_controls=n_controls, batch_size=batch_size, progress=progress)
+    check_option("magnitude", magnitude, MAGNITUDES)
+    if match is not None:
+        match = check_match(match)
     transform = RandomTransform() if transform is None else transform
     settings = _Settings(steps, learning_rate, transform, tv_weight, colour, seed)
-    check_int("n_controls", n_controls, minimum=0)
+    model = as_model(model)
     model._executor.check_input_gradients()
     _check_model(model)
     network = units_of(model, units)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int
+from modalnet._validation import check_int, check_option, check_shared
 from modalnet.features.response import (
+    MAGNITUDES,
     Magnitude,
     Response,
     Unit,
@@ -105,7 +106,9 @@ def top_stimuli(
     """
     from tqdm.auto import tqdm
 
+    check_shared(batch_size=batch_size, progress=progress)
     check_int("n", n, minimum=1)
+    check_option("magnitude", magnitude, MAGNITUDES)
     model = as_model(model, remote)
     response = response_of(model, units, magnitude, scaled=scaled)
     chunks, total = _chunks(stimuli)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._validation import check_int
+from modalnet._validation import check_int, check_option, check_shared, check_type
 from modalnet.errors import InputError
-from modalnet.features.response import Magnitude, Unit, response_of, stream_activations
+from modalnet.features.response import MAGNITUDES, Magnitude, Unit, response_of, stream_activations
 from modalnet.features.result import TokenActivations, TopStimuli
 from modalnet.features.top_stimuli import RunningTopStimuli
 from modalnet.model import Model, as_model
@@ -72,7 +72,10 @@ def top_tokens(
     """
     from tqdm.auto import tqdm
 
+    check_shared(batch_size=batch_size, progress=progress)
     check_int("n", n, minimum=1)
+    check_option("magnitude", magnitude, MAGNITUDES)
+    _check_context(context)
     model = as_model(model, remote)
     response = response_of(model, units, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
@@ -111,11 +114,14 @@ def _candidates(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[int] | 
     return list(dict.fromkeys(given))
 
 
+def _check_context(context: str | None) -> None:
+    if context is not None:
+        check_type("context", context, str, "a string")
+
+
 def _prefix(model: Model, context: str | None) -> list[int]:
     """Return the token ids before each candidate."""
     tokenizer = model.tokenizer
-    if context is not None and not isinstance(context, str):
-        raise InputError(f"`context` must be a string, got {context!r:.100}.")
     ids = list(tokenizer(context or "", add_special_tokens=True)["input_ids"])
     while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id) and len(ids) > 1:
         ids.pop()  # a token that ends a text does not come before its last word

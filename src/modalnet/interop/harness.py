@@ -10,9 +10,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from modalnet._validation import check_batch_size
 from modalnet.errors import InputError
 from modalnet.interventions.operations import flatten
-from modalnet.model import Model, load
+from modalnet.model import Model, as_model, load
 from modalnet.stimuli import Stimulus
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def lm_eval(
         raise InputError('no tasks were given. Name some, such as tasks=["blimp"].')
     if harness.get("use_cache"):
         raise InputError("use_cache: the harness keeps answers without the lesion that they belong to. Leave it out.")
+    check_batch_size(batch_size)
+    model = as_model(model)
     evaluator = _import()
     from modalnet.interop.lesioned import LesionedLM
 
@@ -156,8 +159,6 @@ def _is_task(task: str | dict[str, Any]) -> bool:
 
 def _as_written(model: Model) -> Model:
     """The model with texts taken as they are: what the harness writes is no user's turn in a chat."""
-    if not isinstance(model, Model):
-        raise InputError(f"a modalnet model is expected, this is a {type(model).__name__}. Make one: modalnet.load().")
     text = "a"
     if model._executor.prepare([Stimulus(text=text)])[0].prompt == text:
         return model

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lm_eval.api.model import LM
 
+from modalnet._validation import check_batch_size, check_int
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Request
 from modalnet.model import Model
@@ -63,15 +64,13 @@ class LesionedLM(LM):
         self, model: Model, *, batch_size: int | Literal["auto"] = "auto", max_length: int | None = None
     ) -> None:
         super().__init__()
+        check_batch_size(batch_size)
         self.model = model
         self.tokenizer = model.tokenizer
         self.batch_size = batch_size
         holds = _holds(model)
-        if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
-            raise InputError(f"max_length={max_length!r}: give a number of tokens.")
-        if max_length is not None and not 3 <= max_length <= (holds or max_length):
-            most = f" to {holds}, what {model.name} can hold" if holds else ""
-            raise InputError(f"max_length={max_length}: give a number of tokens from 3{most}.")
+        if max_length is not None:
+            check_int("max_length", max_length, minimum=3, maximum=holds)
         self.max_length: int | None = max_length or holds
         self._own = len(self.tokenizer("")["input_ids"])  # tokens that it begins every text with
         self._prefix = self.tokenizer.bos_token or self.tokenizer.eos_token

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet._deprecation import moved_method, renamed_arguments
+from modalnet._validation import check_int, check_number, check_seed, check_type
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenChoice, check_choice
 from modalnet.models.sites import canonical_name
@@ -125,9 +126,8 @@ def site(space: str, layer: int) -> Site:
     >>> mn.site("decoder", 5)
     Site(space='decoder', layer=5)
     """
-    if not isinstance(space, str) or not isinstance(layer, int) or isinstance(layer, bool):
-        raise InputError(f"site() takes the name of a space and the number of a layer; got {space!r} and {layer!r}.")
-    return Site(canonical_name(space), layer)
+    check_type("space", space, str, "the name of a space")
+    return Site(canonical_name(space), check_int("layer", layer))
 
 
 @renamed_arguments(tower="space")
@@ -179,9 +179,7 @@ class Intervention:
         """
         choice = check_choice("all" if tokens in ("all", "mean") else tokens)
         spared = self.spared if spare_first is None else spare_first
-        if not isinstance(spared, int) or isinstance(spared, bool) or spared < 0:
-            raise InputError(f"spare_first is a number of tokens from 0; this is {spared!r}.")
-        return replace(self, tokens=choice, spared=spared)
+        return replace(self, tokens=choice, spared=check_int("spare_first", spared, minimum=0))
 
     to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
@@ -365,8 +363,7 @@ def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
     Chan, Garriga-Alonso, Goldowsky-Dill, Greenblatt, Nitishinskaya, Radhakrishnan, Shlegeris & Thomas (2022). Causal
     scrubbing. Alignment Forum.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed is a whole number from 0; this is {seed!r}.")
+    seed = check_seed(seed)
     return Intervention("resample", _checked(target), values=_stimuli(donors, "resample", "donors"), seed=seed)
 
 
@@ -385,22 +382,18 @@ def patch(target: Target, source: Any) -> Intervention:
 
 
 def _checked(target: Any) -> Target:
-    if not isinstance(target, Units | Site | Direction):
-        raise InputError(
-            f"An intervention is on Units, a site or a direction; this is a {type(target).__name__}. Make one with "
-            'localization.top(fraction=...), modalnet.site("decoder", 5) or modalnet.direction("decoder", 5, vector).'
-        )
+    hint = (
+        'Make one with localization.top(fraction=...), modalnet.site("decoder", 5) or '
+        'modalnet.direction("decoder", 5, vector).'
+    )
+    check_type("target", target, (Units, Site, Direction), "Units, a site or a direction", hint)
     if isinstance(target, Units) and not target.count:
         raise InputError("The units to intervene on are an empty set, so nothing would change.")
     return target
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InputError(f"{name} is a number; this is {value!r}.")
-    if not np.isfinite(value):
-        raise InputError(f"{name} must be finite; this is {value!r}.")
-    return float(value)
+    return check_number(name, value)
 
 
 def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
@@ -484,7 +477,5 @@ def flatten(interventions: Any) -> list[Intervention]:
         elif isinstance(one, list | tuple):
             found += flatten(one)
         else:
-            raise InputError(
-                f"An intervention is expected, such as modalnet.zero(units); this is a {type(one).__name__}."
-            )
+            check_type("interventions", one, Intervention, "Interventions", "Make one with modalnet.zero(units).")
     return found

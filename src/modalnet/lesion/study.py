@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_batch_size, check_bool, check_int, check_options, check_seed
+from modalnet._validation import check_bool, check_int, check_option, check_options, check_shared
 from modalnet._warnings import warn
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Intervention, mean, zero
 from modalnet.lesion.lesion import Lesion
 from modalnet.lesion.result import LesionStudy
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.models.towers import modality_of
 from modalnet.results.cache import Access, CacheLike, cached_parts
@@ -147,18 +148,20 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     >>> study.networks
     ('language',)
     """
+    check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     access = Access.of(cache)
-    model = model._at(remote)
-    named = _named_tasks(tasks)
-    check_int("n_controls", n_controls, minimum=0)
     check_int("spare_first", spare_first, minimum=0)
-    check_seed(seed)
-    check_batch_size(batch_size)
-    check_bool("progress", progress)
+    check_bool("least", least)
+    check_option("by", by, ("t", "effect_size"))
     kinds = check_matches(match)
     operations = check_options("operations", operations, OPERATIONS)
     _check_choices(fractions=fractions)
     networks = as_networks(units)
+    named = _named_tasks(tasks)
+    model = as_model(model, remote)
+    for name, network in networks.items():
+        if isinstance(network, Units):
+            model._executor.check_units(network, f"The units of network {name!r}")
     draw = _Draw(n_controls, kinds, least, seed, by, exclude_massive)
     lesions = [
         _PlannedLesion(Lesion(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]

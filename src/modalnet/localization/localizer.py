@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from modalnet._validation import check_names, check_option, check_type
+from modalnet._validation import check_bool, check_names, check_option, check_shared, check_type
 from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
@@ -216,6 +216,9 @@ def localize(  # the options are documented once, here
         "a Contrast",
         "Make one with modalnet.Contrast(stimuli, positive=..., negative=...) or modalnet.stimuli.language().",
     )
+    check_shared(batch_size=batch_size, progress=progress)
+    check_bool("blocking", blocking)
+    check_option("magnitude", magnitude, ("absolute", "signed"))
     access = Access.of(cache)
     model = as_model(model, remote)
     capabilities = model._executor.backend.capabilities

@@ -27,7 +27,7 @@ from modalnet.models.towers import tower_of
 from modalnet.results.result import Labelled, Result
 from modalnet.stats import moments as statistics
 from modalnet.stats.moments import Moments, Welch
-from modalnet.units import Units
+from modalnet.units import Units, as_units_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -488,10 +488,8 @@ class Localization(Result):
         """
         import pandas as pd
 
-        if units is not None and units.shapes != self.shapes:
-            raise InputError(
-                f"`units` must have the towers and shapes of the localization, {self.shapes}, got {units.shapes}."
-            )
+        if units is not None:
+            units = as_units_within(units, self.shapes, "the localization")
         significant = self.significant().per_layer()
         selected = units.per_layer() if units is not None else {}
         rows = []

@@ -115,8 +115,8 @@ def load_source(
         _move(loaded.module, device)
     if not isinstance(loaded.module, torch.nn.Module):
         raise InputError(
-            f"cannot load a {type(source).__name__} as a model. Expected a hub id, a folder, a transformers module, "
-            "an nnsight model or a TransformerLens TransformerBridge."
+            f"An object of type {type(source).__name__} cannot be loaded as a model. Expected a hub id, a folder, a "
+            "transformers module, an nnsight model or a TransformerLens TransformerBridge."
         )
     _adopt(loaded, tokenizer, processor)
     loaded.module.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from modalnet._validation import check_seed
 from modalnet.errors import InputError
 from modalnet.models.loading import Loaded
 
@@ -37,8 +38,7 @@ def untrained_copy(loaded: Loaded, seed: int = 0) -> Loaded:
     """
     import torch
 
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"the seed of an untrained copy is a whole number from 0; got {seed!r}.")
+    check_seed(seed)
     module = loaded.module
     config = getattr(module, "config", None)
     if config is None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_option, check_seed
+from modalnet._validation import check_int, check_option, check_seed, check_shared
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, State, Swap
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
@@ -127,13 +128,18 @@ def activation_patching(
     associations. NeurIPS. Zhang & Nanda (2024), Towards best practices of activation patching. ICLR. Heimersheim &
     Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255.
     """
+    check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
+    match = check_matches(match)
     access = Access.of(cache)
-    model = model._at(remote)
+    networks = _networks(units)
+    model = as_model(model, remote)
+    for name, network in networks.items():
+        check_units(model, network, f"The units of network {name!r}")
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
-    sets = _sets(model, _networks(units), layout, n_controls=n_controls, match=match, seed=seed)
+    sets = _sets(model, networks, layout, n_controls=n_controls, match=match, seed=seed)
     job = _Job(model, measure, layout, direction, sets, batch_size)
     found = job.run(access if measure.metric.function is None else False, progress=progress)
     return job.result(found)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._validation import check_option
+from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import State
+from modalnet.model import as_model
 from modalnet.patching.activation import DIRECTIONS, TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
@@ -66,8 +67,9 @@ def attribution_patching(
     Nanda (2023), Attribution patching. Syed, Rager & Conmy (2024), Attribution patching outperforms automated circuit
     discovery, BlackboxNLP.
     """
+    check_shared(batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
-    model = model._at(remote)
+    model = as_model(model, remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
     if measure.needs_clean and direction == "noise":

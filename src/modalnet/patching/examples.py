@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modalnet._validation import check_int
+from modalnet._validation import check_int, check_seed
 from modalnet.patching.metrics import Metric, log_probability, logit_difference
 from modalnet.stimuli import Stimulus
 from modalnet.stimuli.rendering import COLOURS, SHAPES, draw_scene
@@ -186,6 +186,7 @@ def colour_pairs(n: int = 24, *, size: int = 224, seed: int = 0) -> PairSet:
         If ``n`` is out of range.
     """
     _check(n, 10_000)
+    check_seed(seed)
     names = list(COLOURS)
     made = []
     for number in range(n):

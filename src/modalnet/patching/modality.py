@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._validation import check_option
+from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, Swap
+from modalnet.model import as_model
 from modalnet.patching.metrics import Texts, log_probability
 from modalnet.results.result import Labelled, Result
 from modalnet.stimuli.conversion import as_stimuli
@@ -74,6 +75,7 @@ class ModalityProfile(Result):
         """Return one row per group and block: loss in nats with its percentile bootstrap interval over stimuli."""
         import pandas as pd
 
+        check_shared(n_resamples=n_resamples, seed=seed)
         rng = np.random.default_rng(seed)
         n = len(self.whole)
         drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
@@ -196,7 +198,9 @@ def profile_modality(
     """
     from tqdm.auto import tqdm
 
-    model = model._at(remote)
+    check_shared(batch_size=batch_size, progress=progress)
+    check_option("operation", operation, ("mean", "zero"))
+    model = as_model(model, remote)
     given = as_stimuli(stimuli)
     _check(model, given, operation)
     measure = log_probability(answers).bind(model, given, given)
@@ -257,7 +261,6 @@ def _means(
 
 
 def _check(model: Model, given: Sequence[Any], operation: str) -> None:
-    check_option("operation", operation, ("mean", "zero"))
     if not model._executor.has_image_tokens:
         raise InputError(f"`model` must have image tokens in its decoder, but {model.name} has no image tokens.")
     for stimulus in given:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
+from modalnet.model import as_model
 from modalnet.models.sites import choose_spaces, get_space
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 from modalnet.stimuli.conversion import as_stimuli
@@ -94,7 +95,7 @@ def lay_out(
 
 def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
     """Convert to two lists of stimuli of the same length and kind."""
-    one, two = as_stimuli(clean), as_stimuli(corrupt)
+    one, two = as_stimuli(clean, "clean"), as_stimuli(corrupt, "corrupt")
     if len(one) != len(two):
         raise InputError(
             f"`clean` and `corrupt` must have the same length, got {len(one)} clean and {len(two)} corrupt stimuli."
@@ -134,6 +135,7 @@ def tokens_of(
     InputError
         If a stimulus does not contain its word, or the numbers of words and stimuli differ.
     """
+    model = as_model(model)
     given = as_stimuli(stimuli)
     wanted = [words] * len(given) if isinstance(words, str) else list(words)
     if len(wanted) != len(given):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from modalnet._validation import check_option
+from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
@@ -136,6 +136,7 @@ class Patching(Result):
         ----------
         Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
         """
+        check_shared(n_resamples=n_resamples, seed=seed)
         return {tower: self._bounds(values, level, n_resamples, seed) for tower, values in self.values.items()}
 
     def table(self) -> pd.DataFrame:

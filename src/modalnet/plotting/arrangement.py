@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modalnet._validation import check_seed
 from modalnet.errors import InputError
 from modalnet.plotting.combined import Localizations, as_mapping, towers_of
 
@@ -100,6 +101,7 @@ def arrange(
     Takes under a second for a width up to 1,000 and about ten seconds for 8,000. The result depends on the contrasts;
     its rotation and reflection are meaningless.
     """
+    check_seed(seed)
     found = as_mapping(localizations)
     rows, columns, sizes = {}, {}, {}
     for tower, (n_layers, width) in towers_of(found).items():

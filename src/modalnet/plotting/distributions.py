@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.errors import InputError
 from modalnet.plotting.layers import CHANCE, NETWORK, SMALL, axes_for, label_towers
+from modalnet.units import as_units_within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,9 +131,10 @@ def volcano(
 
 
 def _network(localization: Localization, units: Units | None, fraction: float) -> Units:
-    network = localization.top(fraction=fraction) if units is None else units
-    if network.shapes != localization.shapes:
-        raise InputError(f"`units` have shapes {network.shapes}, but the localization has {localization.shapes}.")
+    if units is None:
+        network = localization.top(fraction=fraction)
+    else:
+        network = as_units_within(units, localization.shapes, "the localization")
     return network
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
+from modalnet._validation import check_shared
 from modalnet.errors import InputError
 from modalnet.plotting.combined import space_label
 from modalnet.plotting.saving import write_figure
+from modalnet.units import as_units, as_units_within
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -86,9 +88,11 @@ def layer_profile(
     --------
     >>> layer_profile(language, language.top(fraction=0.01)).figure.savefig("language.pdf")  # doctest: +SKIP
     """
-    network = localization.top(fraction=fraction) if units is None else units
-    if network.shapes != localization.shapes:
-        raise InputError(f"`units` have shapes {network.shapes}, but the localization has {localization.shapes}.")
+    if units is None:
+        network = localization.top(fraction=fraction)
+    else:
+        network = as_units_within(units, localization.shapes, "the localization")
+    check_shared(n_controls=n_controls, seed=seed)
     axes = axes_for(localization, ax)
     _draw_all(axes, network, n_controls, seed, color)
     label_towers(axes, localization, "layer (input to output)", "selected units (% of layer)")
@@ -123,6 +127,8 @@ def units_profile(
     InputError
         If ``ax`` does not have one axes per space.
     """
+    units = as_units(units)
+    check_shared(n_controls=n_controls, seed=seed)
     axes = axes_for(units, ax)
     _draw_all(axes, units, n_controls, seed, color)
     label_towers(axes, units, "layer (input to output)", "selected units (% of layer)")

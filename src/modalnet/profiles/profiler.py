@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_option, check_seed
+from modalnet._validation import check_option, check_shared
 from modalnet.activations import (
     Activations,
     Selection,
@@ -29,11 +29,12 @@ from modalnet.activations import (
     selection_of,
 )
 from modalnet.errors import InputError
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
 from modalnet.results.cache import CacheLike, cached
-from modalnet.stats.controls import draw
+from modalnet.stats.controls import check_match, draw
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
 from modalnet.units import Units, as_units
 
@@ -129,15 +130,15 @@ class Profiler:
         Kriegeskorte, Simmons, Bellgowan & Baker (2009), Nature Neuroscience 12:535-540, for circularity; Fedorenko et
         al. (2010), Journal of Neurophysiology 104:1177-1194, for profiles of regions defined by other data.
         """
-        model = model._at(remote)
-        network = as_units(units, fraction)
-        check_units(model, network, "The network's units")
-        stimuli = _conditions(conditions)
+        check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, cache=cache, progress=progress)
         check_option("normalize", normalize, NORMALIZE)
         if magnitude is not None:
             check_option("magnitude", magnitude, ("absolute", "signed"))
-        check_int("n_controls", n_controls, minimum=0)
-        check_seed(seed)
+        match = check_match(match)
+        network = as_units(units, fraction)
+        model = as_model(model, remote)
+        check_units(model, network, "The network's units")
+        stimuli = _conditions(conditions)
         plan = _plan(network, stimuli, items)
         reading = reading_of(network)
         chosen_tokens = tokens if tokens is not None else reading.get("tokens")

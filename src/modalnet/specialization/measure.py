@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_seed
+from modalnet._validation import check_fraction, check_int, check_shared
 from modalnet.activations import blocks_of, check_units, read_activations, reading_of
 from modalnet.errors import InputError
+from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.models.sites import choose_spaces
 from modalnet.results.cache import CacheLike, cached
@@ -26,7 +27,7 @@ from modalnet.specialization.selectivity import selectivity
 from modalnet.stats.controls import draw
 from modalnet.stimuli import Contrast
 from modalnet.tasks.base import Task
-from modalnet.units import Units
+from modalnet.units import Units, as_networks, as_units
 
 if TYPE_CHECKING:
     from modalnet.model import Model
@@ -106,16 +107,18 @@ def specialization(  # one branch per measure
     Academy of Sciences 299:264-272, for proposed benefits of lateralization; Rogers, Zucca & Vallortigara (2004),
     Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure cites its source.
     """
-    if not isinstance(units, Mapping) or len(units) < 2:
-        raise InputError(
-            "`units` must be a mapping from two or more domains to their networks, such as "
-            f'{{"language": mn.localize(...), "vision": mn.localize(...)}}, got {units!r:.100}.'
-        )
-    check_int("n_controls", n_controls, minimum=0)
+    check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, cache=cache, progress=progress)
     check_int("n_crossed", n_crossed, minimum=2)
-    check_seed(seed)
-    localizations = {str(name): one for name, one in units.items() if not isinstance(one, Units)}
-    units = {str(name): _units(str(name), one, fraction) for name, one in units.items()}
+    check_fraction("fraction", fraction)
+    given = as_networks(units)
+    if len(given) < 2:
+        raise InputError(
+            "`units` must hold the networks of at least two domains, such as "
+            '{"language": mn.localize(...), "vision": mn.localize(...)}, got one network.'
+        )
+    model = as_model(model)
+    localizations: dict[str, Any] = {name: one for name, one in given.items() if not isinstance(one, Units)}
+    units = {name: as_units(one, fraction, name=f"units[{name!r}]") for name, one in given.items()}
     for name, one in units.items():
         check_units(model, one, f"The units of network {name!r}")
     shapes = _shapes(model, list(units.values()))
@@ -282,14 +285,6 @@ def _decode_domain(  # noqa: PLR0917  # one call, above
                 "control_high": max(random, default=math.nan),
             }
         )
-
-
-def _units(name: str, network: Any, fraction: float) -> Units:
-    if isinstance(network, Units):
-        return network
-    if callable(getattr(network, "top", None)) and callable(getattr(network, "without", None)):
-        return network.top(fraction=fraction)
-    raise InputError(f"`units[{name!r}]` must be Units or a Localization, got a {type(network).__name__}.")
 
 
 def _shapes(model: Model, networks: Sequence[Units]) -> dict[str, tuple[int, int]]:

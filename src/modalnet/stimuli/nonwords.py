@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
+from modalnet._validation import check_seed
 from modalnet.errors import InputError
 
 # Letters, with apostrophes between them: "don't" is one word of four letters.
@@ -82,6 +83,8 @@ def nonword(word: str, seed: int | str = 0) -> str:
     """
     if not isinstance(word, str):
         raise InputError(f"`word` must be a string, got {word!r}.")
+    if not isinstance(seed, str):
+        check_seed(seed)
     composed = unicodedata.normalize("NFC", word)
     letters = [letter for match in WORD.finditer(composed) for letter in match[0] if letter.isalpha()]
     if not letters:

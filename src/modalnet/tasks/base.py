@@ -19,6 +19,7 @@ import numpy as np
 from modalnet._validation import check_batch_size
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
+from modalnet.model import as_model
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -151,6 +152,8 @@ class LikelihoodTask(Task):
         *interventions: Intervention | Sequence[Intervention],
         batch_size: int | Literal["auto"] = "auto",
     ) -> TaskScores:
+        check_batch_size(batch_size)
+        model = as_model(model)
         return self.scores(
             self.grade(model._executor.likelihoods(self.requests(), *interventions, batch_size=batch_size))
         )
@@ -189,6 +192,7 @@ class GenerationTask(Task):
         batch_size: int | Literal["auto"] = "auto",
     ) -> TaskScores:
         check_batch_size(batch_size)  # generation runs one stimulus at a time, whatever the batch size
+        model = as_model(model)
         texts = model.generate(list(self.stimuli()), *interventions, max_new_tokens=self.max_new_tokens)
         return self.scores(self.grade(texts))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._validation import check_seed
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.readers import open_folder
@@ -181,6 +182,7 @@ def syntaxgym(
     Hu, Gauthier, Qian, Wilcox & Levy (2020). A systematic assessment of syntactic generalization in neural language
     models. ACL, 1725-1744.
     """
+    check_seed(seed)
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in open_folder(path).glob("*.json") if file.name[0] != ".")
