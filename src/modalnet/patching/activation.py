@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_int, check_option, check_seed, check_shared
+from modalnet._validation import check_option, check_shared
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, State, Swap
@@ -352,16 +352,13 @@ def _networks(networks: NetworksLike | None) -> dict[str, Units]:
 
 
 def _sets(
-    model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Any, seed: int
+    model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Sequence[Match], seed: int
 ) -> list[_Set]:
-    check_int("n_controls", n_controls, minimum=0)
-    check_seed(seed)
-    kinds = check_matches(match)
     found = []
     for name, units in networks.items():
         _check_network(model, name, units, layout)
         found.append(_Set(name, "", 0, units))
-        controls = draw_each(units, n_controls, seed=seed, match=kinds, name=name)
+        controls = draw_each(units, n_controls, seed=seed, match=match, name=name)
         found += [_Set(name, kind, number, one) for kind, drawn in controls.items() for number, one in enumerate(drawn)]
     return found
 
