@@ -182,9 +182,7 @@ def align(
     check_shared(batch_size=batch_size, cache=cache, progress=progress)
     match = check_match(match)
     _check_choices(regression, metric, device)
-    network = as_units(units, fraction)
-    model = as_model(model, remote)
-    check_units(model, network, "The network's units")
+    model, network = network_of(model, units, fraction, remote)
     copy, notes = untrained_of(model, untrained, network)
     random = draw(network, n_controls, seed=seed, match=match)
     simple, left_out = baselines_of(dataset, baselines)
@@ -579,6 +577,14 @@ def _unit_sets(activations: Activations, network: Units, random: Sequence[Units]
         for one in random
     ]
     return [FeatureSet("network", "network", _towers(activations, network)), *controls]
+
+
+def network_of(model: Any, units: Any, fraction: float, remote: bool | str | None) -> tuple[Model, Units]:
+    """Return the model where it runs, and the units of a network, which must be the model's."""
+    network = as_units(units, fraction)
+    model = as_model(model, remote)
+    check_units(model, network, "The network's units")
+    return model, network
 
 
 def _check_choices(regression: str, metric: str, device: str) -> None:

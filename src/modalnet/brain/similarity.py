@@ -21,20 +21,19 @@ from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_option, check_shared
-from modalnet.activations import blocks_of, check_units, read_activations
+from modalnet.activations import blocks_of, read_activations
 from modalnet.brain import alignment as aligning
 from modalnet.brain.alignment import FeatureSet
 from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.folds import FEWEST, RUN
 from modalnet.brain.measures import Cka, Measure, Rsa, toolbox
 from modalnet.errors import InputError
-from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import check_match, draw
 from modalnet.stats.permutation import rank_p
-from modalnet.units import Units, as_units
+from modalnet.units import Units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +119,7 @@ remote, cache, progress
     check_shared(n_controls=n_controls, n_permutations=n_permutations, seed=seed)
     check_shared(batch_size=batch_size, cache=cache, progress=progress)
     match = check_match(match)
-    model, network = _network(model, units, fraction, remote)
+    model, network = aligning.network_of(model, units, fraction, remote)
     toolbox()
     dataset, notes = _complete(dataset)
     of_brain = brain_dissimilarity or dissimilarity
@@ -225,7 +224,7 @@ seed, batch_size, remote, cache, progress
     check_shared(n_controls=n_controls, n_permutations=n_permutations, seed=seed)
     check_shared(batch_size=batch_size, cache=cache, progress=progress)
     match = check_match(match)
-    model, network = _network(model, units, fraction, remote)
+    model, network = aligning.network_of(model, units, fraction, remote)
     dataset, notes = _complete(dataset)
     measure = Cka(dataset.responses, _blocks(dataset, seed), debiased=debiased)
     settings = {"measure": "debiased linear CKA" if debiased else "linear CKA", "debiased": debiased}
@@ -512,13 +511,6 @@ def _baseline_sets(
             continue
         sets.append(FeatureSet(name, "baseline", {"units": _standardized(features)}, tested=False))
     return sets
-
-
-def _network(model: Any, units: Any, fraction: float, remote: bool | str | None) -> tuple[Model, Units]:
-    network = as_units(units, fraction)
-    model = as_model(model, remote)
-    check_units(model, network, "The network's units")
-    return model, network
 
 
 @reads_weights_once
