@@ -275,14 +275,14 @@ def test_placeholders_that_do_not_match_the_images():
             r"fixes `tokens` to 'last' and `magnitude` to 'absolute'",
         ),
         ({"tokens": "all"}, r"`tokens` must pool over tokens, got 'all'.*'mean'"),
-        ({"tokens": "first"}, r"tokens='first' is not known"),
+        ({"tokens": "first"}, r"`tokens` must be .* got 'first'"),
         ({"tokens": {"vision": "mean"}}, r"names 'vision', which is not read"),
         ({"tokens": [500]}, r"asks for token 500, but stimulus .* has \d+ tokens"),
         ({"tokens": "image"}, r"has no image tokens in the decoder tower"),
         ({"tokens": "cls"}, r"no class token"),
-        ({"batch_size": 0}, r"batch_size=0"),
-        ({"batch_size": "big"}, r"batch_size='big'"),
-        ({"remote": "yes"}, r"remote=.yes.*NDIF_HOST"),
+        ({"batch_size": 0}, r"`batch_size` must be .* got 0"),
+        ({"batch_size": "big"}, r"`batch_size` must be .* got 'big'"),
+        ({"remote": "yes"}, r"`remote` must be .*NDIF_HOST.* got 'yes'"),
         ({"towers": "vision"}, r"`towers` must be among the towers of .*got 'vision'"),
         ({"cache": 3}, r"`cache` must be .*got 3"),
     ],
@@ -300,7 +300,10 @@ def test_the_published_protocol_is_for_text():
 
 def test_a_chat_template_that_is_none():
     family = build("llava_clip")
-    refused(r"chat_template='yes'", lambda: mn.load(family.model, processor=family.processor, chat_template="yes"))
+    refused(
+        r"`chat_template` must be 'auto', True or False, got 'yes'",
+        lambda: mn.load(family.model, processor=family.processor, chat_template="yes"),
+    )
 
 
 def test_a_broken_chat_template_is_named():

@@ -47,10 +47,10 @@ def check_int(name: str, value: Any, *, minimum: int | None = None, maximum: int
     """
     expected = _integer(minimum, maximum)
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     number = int(value)
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     return number
 
 
@@ -91,7 +91,7 @@ def check_number(
     ]
     expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     number = float(value)
     inside = (
         (minimum is None or number >= minimum)
@@ -100,7 +100,7 @@ def check_number(
         and (below is None or number < below)
     )
     if not math.isfinite(number) or not inside:
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     return number
 
 
@@ -108,17 +108,17 @@ def check_fraction(name: str, value: Any, *, zero: bool = False) -> float:
     """Return a fraction: a number above 0 and at most 1, or from 0 on if ``zero``."""
     expected = f"a number {'from 0 to' if zero else 'above 0 and at most'} 1"
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     number = float(value)
     if not (0 <= number <= 1) or (number == 0 and not zero):
-        raise _refusal(name, expected, value)
+        raise refusal(name, expected, value)
     return number
 
 
 def check_bool(name: str, value: Any) -> bool:
     """Return a boolean."""
     if not isinstance(value, bool):
-        raise _refusal(name, "True or False", value)
+        raise refusal(name, "True or False", value)
     return value
 
 
@@ -193,7 +193,7 @@ def check_batch_size(value: Any, name: str = "batch_size") -> int | Literal["aut
     if isinstance(value, str) and value == "auto":
         return "auto"
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise _refusal(name, "'auto' or a positive integer", value)
+        raise refusal(name, "'auto' or a positive integer", value)
     return int(value)
 
 
@@ -202,7 +202,12 @@ def check_cache(value: Any, name: str = "cache") -> Any:
     # A store is known by its folder: this module stands below the room that defines it.
     if isinstance(value, bool | str | os.PathLike) or hasattr(value, "folder"):
         return value
-    raise _refusal(name, "True, False, a folder or a Store", value)
+    raise refusal(name, "True, False, a folder or a Store", value)
+
+
+def refusal(name: str, expected: str, value: Any) -> InputError:
+    """The error for a value that a rule of its own refuses, worded as the checks word theirs."""
+    return InputError(f"`{name}` must be {expected}, got {_shown(value)}.")
 
 
 def check_shared(**given: Any) -> None:
@@ -277,10 +282,6 @@ def _integer(minimum: int | None, maximum: int | None) -> str:
     if minimum is None:
         return "an integer"
     return {0: "a non-negative integer", 1: "a positive integer"}.get(minimum, f"an integer of at least {minimum}")
-
-
-def _refusal(name: str, expected: str, value: Any) -> InputError:
-    return InputError(f"`{name}` must be {expected}, got {_shown(value)}.")
 
 
 def _shown(value: Any) -> str:

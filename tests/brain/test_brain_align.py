@@ -212,7 +212,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
         ({"untrained": "yes"}, "`untrained` must be .*, got 'yes'"),
         ({"regression": "ols"}, "`regression` must be one of .*, got 'ols'"),
         ({"cv": "contiguous"}, "not known to be in presentation order"),
-        ({"tokens": "first"}, "tokens='first'"),
+        ({"tokens": "first"}, "`tokens` must be .* got 'first'"),
     ],
 )
 def test_bad_questions_are_refused_before_anything_runs(tiny, network, brain, options, message):

@@ -300,14 +300,14 @@ def test_mistakes_are_one_line(gpt2: Path, vit: Path, words: Path, tmp_path: Pat
     assert "`towers` must be among the towers of tiny-gpt2 ('decoder'), got 'vision'" in fails(
         "localize", gpt2, *csv(words), "--towers", "vision", *out
     )
-    assert "tokens='middle'" in fails("localize", gpt2, *csv(words), "--tokens", "middle", *out)
+    assert "got 'middle'" in fails("localize", gpt2, *csv(words), "--tokens", "middle", *out)
     assert "`protocol` must be one of 'alkhamissi2025', got 'new'" in fails(
         "localize", gpt2, *csv(words), "--protocol", "new", *out
     )
     assert "`magnitude` must be one of 'absolute', 'signed', got 'loud'" in fails(
         "localize", gpt2, *csv(words), "--magnitude", "loud", *out
     )
-    assert "dtype='float7'" in fails("localize", gpt2, *csv(words), "--dtype", "float7", *out)
+    assert "got 'float7'" in fails("localize", gpt2, *csv(words), "--dtype", "float7", *out)
     assert "--batch-size" in fails("localize", gpt2, *csv(words), "--batch-size", "0", *out)
 
 

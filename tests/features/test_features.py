@@ -351,7 +351,7 @@ def test_a_processor_that_shows_a_picture_twice_is_refused():
         load("idefics3").canvas("What is this?")
     with pytest.raises(InputError, match="single pixels"):
         load("vit").canvas(size=50)
-    with pytest.raises(InputError, match="size="):
+    with pytest.raises(InputError, match="`size` must be"):
         load("vit").canvas(size=2.5)
 
 

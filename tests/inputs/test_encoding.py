@@ -264,10 +264,10 @@ def test_padding_inside_a_vision_tower_never_counts():
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ("first", r"tokens='first' is not known.*last, mean"),
-        ([], r"tokens=\[\] is not known"),
-        ([0.5], r"tokens=\[0.5\] is not known"),
-        (True, r"tokens=True is not known"),
+        ("first", r"`tokens` must be 'last', 'mean'.* got 'first'"),
+        ([], r"`tokens` must be .* got \[\]"),
+        ([0.5], r"`tokens` must be .* got \[0.5\]"),
+        (True, r"`tokens` must be .* got True"),
         ({"vision": "mean"}, r"names 'vision', which is not read; what is read is decoder"),
         ([99], r"asks for token 99, but stimulus 'a dog' has \d+ tokens in the decoder tower"),
         ([-99], r"asks for token -99"),
@@ -282,6 +282,6 @@ def test_bad_token_choices(tokens, message):
 
 def test_padding_side_is_left_or_right():
     model = load("gpt2")
-    with pytest.raises(mn.InputError, match=r"padding_side='middle'"):
+    with pytest.raises(mn.InputError, match=r"`padding_side` must be one of 'right', 'left', got 'middle'"):
         model._executor.padding_side = "middle"
     assert model._executor.padding_side in ("left", "right")

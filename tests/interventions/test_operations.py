@@ -303,11 +303,11 @@ def test_bad_interventions_are_refused():
     for make, message in [
         (lambda: mn.zero(empty), "empty set"),
         (lambda: mn.zero("decoder"), "must be Units, a site or a direction, got a str"),
-        (lambda: mn.scale(units, float("nan")), "must be finite"),
+        (lambda: mn.scale(units, float("nan")), "`factor` must be a finite number, got nan"),
         (lambda: mn.mean(units), r"mean\(\) needs reference stimuli.*over="),
         (lambda: mn.mean(units, over=[]), r"`mean\(over=...\)` is empty"),
         (lambda: mn.add(units, [1.0, 2.0]), rf"There are {units.count} units"),
-        (lambda: mn.zero(units).at("first"), "tokens='first' is not known"),
+        (lambda: mn.zero(units).at("first"), r"`tokens` must be .* got 'first'"),
         (lambda: mn.zero(units).at("all", spare_first=-1), "spare_first"),
         (lambda: mn.direction("decoder", 1, [0.0, 0.0]), "not all zero"),
         (

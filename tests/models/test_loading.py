@@ -205,10 +205,10 @@ def test_a_transformer_lens_bridge_reads_what_its_own_hooks_read(name, tmp_path)
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (3, r"cannot load a int as a model.*Expected a hub id"),
-        (None, r"cannot load a NoneType"),
-        ([], r"cannot load a list"),
-        (b"gpt2", r"cannot load a bytes"),
+        (3, r"type int cannot be loaded as a model.*Expected a hub id"),
+        (None, r"type NoneType cannot be loaded"),
+        ([], r"type list cannot be loaded"),
+        (b"gpt2", r"type bytes cannot be loaded"),
         (torch.nn.Linear(2, 2), r"no stack of residual blocks was found in Linear"),
         ("no/such-model-anywhere", r"no/such-model-anywhere is neither a local folder nor a model that the hub"),
         ("./no/such/folder", r"\./no/such/folder is not a folder"),
@@ -221,7 +221,7 @@ def test_what_is_no_model(source, message):
 
 
 def test_a_class_is_no_model():
-    with pytest.raises(mn.InputError, match="cannot load a type as a model"):
+    with pytest.raises(mn.InputError, match="type type cannot be loaded as a model"):
         mn.load(tr.GPT2LMHeadModel)
 
 
@@ -321,7 +321,7 @@ def test_code_of_a_processor_is_not_run_unless_asked(checkpoint):
 @pytest.mark.parametrize("dtype", ["float99", "Tensor", 3, ""])
 def test_dtypes_that_are_none(dtype, folders):
     for source in (folders("gpt2"), FAMILIES["gpt2"]().model):
-        with pytest.raises(mn.InputError, match=r'dtype=.* is not a torch dtype.*"float32"'):
+        with pytest.raises(mn.InputError, match=r"`dtype` must be a torch dtype.*'float32'"):
             mn.load(source, dtype=dtype)
 
 

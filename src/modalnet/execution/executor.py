@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
@@ -191,8 +192,7 @@ class Executor:
 
     @padding_side.setter
     def padding_side(self, side: Literal["right", "left"]) -> None:
-        if side not in ("right", "left"):
-            raise InputError(f'padding_side={side!r} is not known. Give "right" or "left".')
+        check_option("padding_side", side, ("right", "left"))
         self.encoder.padding_side = side
         # What was measured of the layout holds for one side.
         self._machinery.runner = self._machinery.sweep = None

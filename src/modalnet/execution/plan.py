@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modalnet._validation import refusal
 from modalnet.errors import InputError
 from modalnet.models.sites import Space, choose_spaces, get_space
 
@@ -198,7 +199,7 @@ def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str])
     if read is None:
         read = [name for name in choose_spaces(spaces, None) if spaces[name].tower.name in reached]
     if not isinstance(read, str | Mapping | list | tuple | set):
-        raise InputError(f"read={read!r} is not known. Give a space's name, a list of them, or layers per space.")
+        raise refusal("read", "the name of a space, a list of names, or a mapping from names to layers", read)
     named = [read] if isinstance(read, str) else read
     given: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
     wanted = {get_space(spaces, name).name: layers for name, layers in given.items()}

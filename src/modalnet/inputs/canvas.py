@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._validation import refusal
 from modalnet.errors import InputError
 from modalnet.inputs.batch import Encoded
 from modalnet.inputs.encoding import Encoder
@@ -210,4 +211,4 @@ def _checked(size: Any) -> tuple[int, int]:
         and all(isinstance(side, int) and not isinstance(side, bool) and side >= 8 for side in sides)
     ):
         return sides[0], sides[1]
-    raise InputError(f"size={size!r}: give (height, width) in pixels, or the side of a square, of at least 8.")
+    raise refusal("size", "(height, width) in pixels or the side of a square, of at least 8", size)

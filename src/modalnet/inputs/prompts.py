@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from modalnet._validation import refusal
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Prompts:
         self.image_token_id = image_token_id
         self.tokenizer = tokenizer
         holder = processor if processor is not None else tokenizer if chat_template is True else None
-        if chat_template not in (True, False, "auto"):
-            raise InputError(f'chat_template={chat_template!r} is not known. Give "auto", True or False.')
+        if not isinstance(chat_template, bool) and chat_template != "auto":
+            raise refusal("chat_template", "'auto', True or False", chat_template)
         template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
         if chat_template is True and not template:
             raise InputError("chat_template=True, but neither the processor nor the tokenizer has a chat template.")

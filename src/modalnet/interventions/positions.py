@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from modalnet._validation import refusal
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from modalnet.models.sites import Space
 
 NAMES = ("last", "mean", "all", "image", "text", "cls")
+EXPECTED = f"{', '.join(map(repr, NAMES))} or indices such as [0, -1]"
 
 #: A choice of tokens: one of NAMES, or indices.
 TokenChoice = str | tuple[int, ...]
@@ -133,13 +135,13 @@ def check_choice(choice: Any) -> TokenChoice:
     if isinstance(choice, str):
         if choice in NAMES:
             return choice
-        raise InputError(f"tokens={choice!r} is not known. Give one of {', '.join(NAMES)}, or indices such as [0, -1].")
+        raise refusal("tokens", EXPECTED, choice)
     numbers = (choice,) if isinstance(choice, int) and not isinstance(choice, bool) else choice
     if isinstance(numbers, Iterable):
         indices = tuple(int(n) for n in numbers if hasattr(n, "__index__") and not isinstance(n, bool))
         if indices and len(indices) == len(tuple(numbers)):
             return indices
-    raise InputError(f"tokens={choice!r} is not known. Give one of {', '.join(NAMES)}, or indices such as [0, -1].")
+    raise refusal("tokens", EXPECTED, choice)
 
 
 def select(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalnet._validation import refusal
 from modalnet._warnings import warn
 from modalnet.errors import InputError
 
@@ -392,5 +393,5 @@ def _dtype(dtype: Any) -> Any:
         return dtype
     known = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(known, torch.dtype):
-        raise InputError(f'dtype={dtype!r} is not a torch dtype. Give "float32", "bfloat16", "float16" or "auto".')
+        raise refusal("dtype", "a torch dtype, its name (such as 'float32', 'bfloat16', 'float16') or 'auto'", dtype)
     return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from modalnet.errors import InputError
+from modalnet._validation import refusal
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.ndif import NdifBackend
 from modalnet.execution.backends.protocol import Backend, Capabilities
@@ -25,9 +25,11 @@ def checked(remote: RemoteLike) -> RemoteLike:
         return remote
     if isinstance(remote, Backend) and not isinstance(remote, type):
         return remote
-    raise InputError(
-        f'remote={remote!r} is not known. Give True (the server that NDIF_HOST names), "local" (a dry run here), the '
-        "address of a server, http://... or https://..., or a backend."
+    raise refusal(
+        "remote",
+        "False, True (the server that NDIF_HOST names), 'local' (a dry run here), the address of a server "
+        "(http://... or https://...) or a backend",
+        remote,
     )
 
 
