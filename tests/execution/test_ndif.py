@@ -8,6 +8,7 @@ from unittest import mock
 
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -78,6 +79,25 @@ def test_the_dry_run_profiles(pair: tuple[mn.Model, mn.Model]) -> None:
     assert len(there.remote.jobs) > before
     assert np.array_equal(found[0].responses, found[1].responses)
     assert np.array_equal(found[0].controls, found[1].controls)
+
+
+def test_the_dry_run_measures_specialization() -> None:
+    here = mn.load("tiny")
+    contrasts = {"language": mn.stimuli.language(16), "vision": mn.stimuli.vision(n=16, size=64)}
+    bundled = mn.tasks.bundled(2)
+    tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
+    language = some(here)
+    vision = mn.Units({name: np.roll(mask, 1, axis=-1) for name, mask in language.mask.items()})
+    options = {"n_controls": 2, "n_crossed": 8, "cache": False, "progress": False}
+    networks = {"language": language, "vision": vision}
+    one = mn.specialization(here, networks, contrasts, tasks, **options)
+    with mock.patch.object(type(here), "_at", autospec=True, side_effect=type(here)._at) as at:
+        other = mn.specialization(here, networks, contrasts, tasks, remote="local", **options)
+    assert at.call_args_list[0].args[1] == "local"
+    assert {"interference", "dual_task", "capacity", "transfer"} <= set(one.tables)
+    assert one.missing == other.missing
+    for name in one.tables:
+        pd.testing.assert_frame_equal(one.table(name), other.table(name), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("measure", ["align", "cka"])

@@ -103,6 +103,23 @@ def rsa(model: mn.Model, cache: Any) -> Any:
     return {str(i): np.array(one.value) for i, one in enumerate(found.sets)}
 
 
+def specialization(model: mn.Model, cache: Any) -> Any:
+    """The cost of a second text for the perplexity of a first one, which is a continuous number."""
+    first = units_of(model)
+    second = mn.Units({name: np.roll(mask, 1, axis=-1) for name, mask in first.mask.items()})
+    found = mn.specialization(
+        model,
+        {"a": first, "b": second},
+        {"a": CONTRAST, "b": mn.Contrast(texts(), positive="b", negative="a")},
+        {"a": mn.tasks.perplexity([f" {stimulus.text}" for stimulus in texts(4)])},
+        n_controls=1,
+        cache=cache,
+        **OPTIONS,
+    )
+    table = found.table("dual_task")
+    return {name: table[name].to_numpy() for name in ("off", "on", "cost")}
+
+
 def activations(model: mn.Model, cache: Any) -> Any:
     return read_activations(model, texts(), {"decoder": [0, 1]}, cache=cache, **OPTIONS).values
 
@@ -114,6 +131,7 @@ ANALYSES: dict[str, Callable[[mn.Model, Any], dict[str, np.ndarray]]] = {
     "profile": profile,
     "align": align,
     "rsa": rsa,
+    "specialization": specialization,
     "activations": activations,
 }
 

@@ -50,6 +50,7 @@ def specialization(  # one branch per measure
     n_crossed: int = 40,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    remote: bool | str | None = None,
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Specialization:
@@ -74,7 +75,7 @@ def specialization(  # one branch per measure
         For interference: number of stimuli per condition that are combined with those of another domain.
     seed
         Seed of the controls and resamples.
-    batch_size, cache, progress
+    batch_size, remote, cache, progress
         As for :func:`modalnet.localize`.
 
     Returns
@@ -116,7 +117,7 @@ def specialization(  # one branch per measure
             "`units` must hold the networks of at least two domains, such as "
             '{"language": mn.localize(...), "vision": mn.localize(...)}, got one network.'
         )
-    model = as_model(model)
+    model = as_model(model, remote)
     localizations: dict[str, Any] = {name: one for name, one in given.items() if not isinstance(one, Units)}
     units = {name: as_units(one, fraction, name=f"units[{name!r}]") for name, one in given.items()}
     for name, one in units.items():
