@@ -1,16 +1,16 @@
 """Which positions of a batch belong to which stimulus, measured rather than assumed.
 
-A language tower holds one row per stimulus, and the encoder knows its tokens. Some models put a picture's patches in
-front of the text or behind it, without placeholders: how many, and on which side, shows a stimulus that runs alone,
-and again with another last token. A vision tower is another matter still: an image may be one row, several (tiles), or
-a stretch of one long packed row, and only the model knows. So the layout is measured. A stimulus that runs alone shows
-how many positions its images take, since all of them are its own; in a batch, each stimulus then owns a contiguous
-stretch, in order. Before the first batch of a kind is trusted, two stimuli run alone and together through the first
-block of each tower, and their positions must hold the same activations both ways. Where they do not, stimuli of
-different image sizes are kept apart, and where that does not help, stimuli run one at a time: slower, never wrong.
+A text tower has one row per stimulus, and the encoder knows its tokens. Some models prepend or append image patches to
+the text without placeholder tokens; running one stimulus alone, and again with a different last token, shows how many
+patches there are and on which side. In a vision tower an image may be one row, several rows (tiles), or a segment of
+one long packed row, and only the model knows which. So the layout is measured. A stimulus that runs alone shows how
+many positions its images occupy; in a batch, each stimulus then occupies a contiguous segment, in order. Before the
+first batch of a kind of input is trusted, two stimuli run separately and together through the first block of each
+tower, and their activations must agree. If they do not, stimuli with images of different sizes run in separate
+batches; if they still do not, stimuli run one at a time, which is slower but correct.
 
-A tower that merges neighbouring patches on its way holds fewer positions behind that place. It is found out when a
-block holds another number than the first; from then on such a tower is measured block by block.
+A tower that merges neighbouring patches has fewer positions in the blocks after the merge. This is detected when a
+block has a different number of positions than the first; from then on, the tower is measured block by block.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a vision tower one stimulus takes: rows of tokens, in a tensor of some shape."""
+    """The part of a vision tower's activations that one stimulus occupies: rows of tokens, and their shape."""
 
     rows: int
     tokens: int
@@ -51,12 +51,12 @@ class Share:
 
 
 class Layouts:
-    """Measures and remembers the layouts of one model.
+    """Measures the layouts of one model and remembers them.
 
     Parameters
     ----------
     engine, encoder, towers
-        The model's own.
+        Those of the model.
     """
 
     def __init__(self, engine: Engine, encoder: Encoder, towers: dict[str, Tower]) -> None:
@@ -69,57 +69,57 @@ class Layouts:
         self._beside: dict[Any, int] = {}
         self._in_front: dict[str, bool] = {}
         self._ordered: set[Any] = set()
-        self._looked_at: set[str] = set()  # towers that were looked at for blocks that run again
-        self._merging: dict[str, tuple[int, ...]] = {}  # per tower that was looked at, the first block of each stage
+        self._looked_at: set[str] = set()  # towers checked for blocks that run more than once
+        self._merging: dict[str, tuple[int, ...]] = {}  # per measured tower, the first block of each stage
         self._alone = False
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
     @property
     def image_tower(self) -> Tower | None:
-        """The first tower that reads images; None where there is none."""
+        """The first tower that reads images, or None."""
         return next((tower for tower in self.towers.values() if tower.modality == "image"), None)
 
     def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
-        """The positions of each stimulus of a batch in a block of a tower, and the number of positions in all.
+        """The positions of each stimulus of a batch in a block of a tower, and the total number of positions.
 
         Raises
         ------
         InputError
-            Where the model runs the tower's blocks more than once.
+            If the model runs the tower's blocks more than once per forward pass.
         """
         if tower not in self._looked_at:
             self._runs_once(batch, tower)
         return self._remembered(batch, tower, layer)
 
     def head_spans(self, batch: Batch) -> tuple[list[Span], int]:
-        """The positions of each stimulus in what the LM head gets; no block of the text tower needs to be read."""
+        """The positions of each stimulus in the input of the LM head; no block of the text tower needs to be read."""
         return self._remembered(batch, self.encoder.text_tower, 0)
 
     def _remembered(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
         if self._of is None or self._of[0] is not batch:
-            self._of = (batch, {})  # several interventions and reads ask for the same
+            self._of = (batch, {})  # several interventions and reads ask for the same positions
         key = (tower, self._stage(tower, layer))
         if key not in self._of[1]:
             self._of[1][key] = self._spans(batch, tower, layer)
         return self._of[1][key]
 
     def _runs_once(self, batch: Batch, tower: str) -> None:
-        """Refuse a tower whose blocks a forward pass is seen to come through more than once.
+        """Refuse a tower whose blocks run more than once in a forward pass.
 
-        Where that pass fails, nothing is known and nothing is refused.
+        If the forward pass that counts the runs fails, nothing is refused.
 
         Raises
         ------
         InputError
-            Where it comes back to them: their output is then no one state of the residual stream, and neither what is
-            read nor what is written at the first visit would be what it is taken for.
+            If a block runs more than once: its output is then not a single state of the residual stream, so reading
+            from or intervening on its first run would not do what the user expects.
         """
         self._looked_at.add(tower)
         alone = self.encoder.collate(batch.items[:1])
         paths = {name: self.towers[name].paths for name in self.towers if name == tower or name not in self._looked_at}
         try:
             found = self.engine.visits(alone.inputs, alone.root, [path for own in paths.values() for path in own])
-        except Exception:  # whatever it is, the pass that was asked for shows it, or can do without this one
+        except Exception:  # the pass that the user asked for will raise the same error, or does not depend on this one
             return
         for name, own in paths.items():
             counts = [found[path] for path in own]
@@ -127,8 +127,8 @@ class Layouts:
                 self._looked_at.discard(tower)
                 raise InputError(
                     f"{self.encoder.loaded.name} runs the blocks of its {name} tower more than once in a forward pass "
-                    f"({own[counts.index(max(counts))]}: {max(counts)} times), so a block's output is not one state of "
-                    "the residual stream. modalnet reads models whose blocks run once each."
+                    f"({own[counts.index(max(counts))]}: {max(counts)} times), so a block's output is not a single "
+                    "state of the residual stream. modalnet requires each block to run once."
                 )
             if min(counts) == 1:
                 self._looked_at.add(name)
@@ -154,7 +154,7 @@ class Layouts:
         return spans, offset
 
     def token_ids(self, batch: Batch, tower: str) -> list[torch.Tensor]:
-        """Per stimulus the ids of its own tokens in a text tower, in their order; -1 for a patch that has none."""
+        """The token ids of each stimulus in a text tower, in order; -1 for image patches, which have no token id."""
         import torch
 
         extra, in_front = self.patches_beside(batch, tower)
@@ -163,18 +163,18 @@ class Layouts:
         return [torch.cat([patches, ids] if in_front else [ids, patches]) for ids in found] if extra else found
 
     def patches_beside(self, batch: Batch, tower: str) -> tuple[int, bool]:
-        """How many patches stand beside the text in every row of a text tower, and whether in front of it."""
+        """How many image patches each row of a text tower has besides the text, and whether they precede the text."""
         first = batch.items[0]
         tokens = batch.tokens_in(tower)[0]
         marked = any(one.image is not None and bool(one.image.any()) for one in tokens)
-        # An encoder-decoder model hands its pictures to the decoder through the encoder.
+        # In an encoder-decoder model, images reach the decoder through the encoder.
         if not first.n_images or marked or not tokens or (batch.written and self.towers[tower].is_decoder):
             return 0, True
         for item in batch.items:
             key = (tower, item.kind, item.signature)
             if key not in self._beside:
                 self._beside[key] = self._measured(item, tower).positions - item.n_tokens
-        # Where pictures of a batch have different numbers, what is expected and what is found will differ.
+        # If images of a batch differ in their number of patches, a later check of the number of positions fails.
         extra = max(self._beside[tower, item.kind, item.signature] for item in batch.items)
         if extra <= 0:
             return 0, True
@@ -183,12 +183,12 @@ class Layouts:
         return extra, self._in_front[tower]
 
     def keep_order(self, item: Encoded) -> None:
-        """Make sure that the tokens of a continuation look back only, where token types decide it or nothing says so.
+        """Make sure that attention is causal over a continuation, choosing the token type for which it is.
 
         Raises
         ------
         InputError
-            Where they look ahead whatever their type: then a token's probability would be known from the token.
+            If attention is bidirectional for every token type: a token's probability would then depend on the token.
         """
         typed = "token_type_ids" in item.inputs
         if item.kind in self._ordered or item.prepared.written or not (typed or self._may_look_ahead):
@@ -201,13 +201,13 @@ class Layouts:
                 return
         self.encoder.collator.suffix_type.pop(item.kind, None)
         raise InputError(
-            f"{self.encoder.loaded.name} reads a text in both directions, so the tokens of a continuation would see "
-            "themselves. Probabilities of continuations need a model that reads from left to right."
+            f"{self.encoder.loaded.name} attends to text bidirectionally, so the tokens of a continuation would see "
+            "themselves. Scoring continuations requires a model with causal attention."
         )
 
     @cached_property
     def _may_look_ahead(self) -> bool:
-        """Whether an attention of the text tower says that it is not causal."""
+        """Whether an attention module of the text tower declares that it is not causal."""
         parts = (part for block in self.towers[self.encoder.text_tower].blocks for part in block.modules())
         return any(getattr(part, "is_causal", True) is False for part in parts)
 
@@ -227,19 +227,19 @@ class Layouts:
         return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
 
     def _two_endings(self, item: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        """The token ids of a stimulus, and the same with another last token."""
+        """The token ids of a stimulus, and the same ids with a different last token."""
         ids = item.inputs["input_ids"]
         other = ids.clone()
         other[0, -1] = 0 if int(other[0, -1]) else 1
         return ids, other
 
     def _text_is_last(self, item: Encoded, tower: str) -> bool:
-        """Whether the last token of a text stands at the end of its row, and not where it would without patches.
+        """Whether the last text token is at the end of its row, rather than where it would be without patches.
 
         Raises
         ------
         LayoutError
-            Where it stands at neither.
+            If it is at neither position.
         """
         rows = []
         for ids in self._two_endings(item):
@@ -248,12 +248,12 @@ class Layouts:
         changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
         if changed not in ([len(rows[0]) - 1], [item.n_tokens - 1]):
             raise LayoutError(
-                f"the last token of a text of {item.n_tokens} changes places {changed} of the {tower} tower"
+                f"changing the last of {item.n_tokens} tokens changes positions {changed} of the {tower} tower"
             )
         return changed[0] == len(rows[0]) - 1
 
     def share(self, item: Encoded, tower: str, layer: int = 0) -> Share:
-        """How much of a tower's block a stimulus takes, measured once per kind and size of input."""
+        """The part of a block's activations that a stimulus occupies, measured once per kind and size of input."""
         stage = self._stage(tower, layer)
         key = (tower, stage, item.kind, item.signature)
         if key not in self._shares:
@@ -264,14 +264,14 @@ class Layouts:
         return max(first for first in self._merging.get(tower, (0,)) if first <= layer)
 
     def stages(self, sites: Sites) -> list[Sites]:
-        """Blocks of a tower in parts, each of one number of positions."""
+        """Split the blocks of a tower into parts with the same number of positions."""
         parts: dict[int, list[int]] = {}
         for layer in sites.layers:
             parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
         return [Sites(sites.space, tuple(layers)) for layers in parts.values()]
 
     def look_for_merging(self, item: Encoded) -> bool:
-        """Measure every block that a stimulus' pictures reach; whether a tower merges that was not known to."""
+        """Measure every block that a stimulus' images reach; return whether a new merging tower was found."""
         found = False
         for name, tower in self.towers.items():
             if tower.modality != "image" or name in self._merging or not item.n_images:
@@ -292,7 +292,7 @@ class Layouts:
     def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
         """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
 
-        Along which dimension stimuli follow each other is measured, with a stimulus beside its copy.
+        The dimension along which stimuli are concatenated is measured with a batch of two copies of one stimulus.
         """
         if self.towers[tower].modality == "text":
             return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
@@ -305,7 +305,9 @@ class Layouts:
             double = self._first_block([item, item], [tower])[1][tower][:-1]
             grown = [place for place, (one, two) in enumerate(zip(shapes[0], double, strict=True)) if two == 2 * one]
             if len(grown) != 1:
-                raise LayoutError(f"the {tower} tower holds {double} for two stimuli and {shapes[0]} for one of them")
+                raise LayoutError(
+                    f"the {tower} tower has shape {double} for two copies of a stimulus and {shapes[0]} for one"
+                )
             self._stacked[key] = grown[0]
         along = self._stacked[key]
         return tuple(
@@ -313,12 +315,9 @@ class Layouts:
         )
 
     def run_alone(self) -> None:
-        """From now on stimuli run one at a time: this model's text towers do not hold them in rows of their own."""
+        """From now on run stimuli one at a time: this model's text towers do not keep one row per stimulus."""
         if not self._alone:
-            warn(
-                f"{self.encoder.loaded.name} does not hold the texts of a batch in rows of their own, so stimuli run "
-                "one at a time."
-            )
+            warn(f"{self.encoder.loaded.name} does not keep one row per text in a batch, so stimuli run one at a time.")
         self._alone = True
 
     def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
@@ -347,7 +346,7 @@ class Layouts:
         return groups
 
     def _run_together(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
-        """Whether two stimuli hold the same activations in one batch as alone."""
+        """Whether two stimuli have the same activations in one batch as separately."""
         mixed = one.signature != two.signature
         key = (one.kind, mixed, tuple(towers))
         if key not in self._together:
@@ -356,16 +355,16 @@ class Layouts:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                return False  # two do not fit together now; smaller ones may
+                return False  # not remembered: two smaller stimuli may fit into memory
             if not self._together[key] and not mixed:
                 warn(
-                    f"{self.encoder.loaded.name} does not give the same activations for images in a batch as for each "
-                    "alone, so stimuli with images run one at a time."
+                    f"{self.encoder.loaded.name} gives other activations for images in a batch than for each alone, "
+                    "so stimuli with images run one at a time."
                 )
         return self._together[key]
 
     def _compare(self, one: Encoded, two: Encoded, towers: Sequence[str]) -> bool:
-        """Run two stimuli alone and together through the first block of each tower and compare."""
+        """Run two stimuli separately and together through the first block of each tower, and compare."""
 
         alone: dict[str, list[torch.Tensor]] = {tower: [] for tower in towers}
         for item in (one, two):
@@ -378,7 +377,7 @@ class Layouts:
         except (RuntimeError, ValueError, IndexError, TypeError, LayoutError, RemoteError) as error:
             if is_out_of_memory(error):
                 raise
-            return False  # the model does not take the two in one batch
+            return False  # the model does not accept the two in one batch
         half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
         tolerance = 5e-2 if half else 1e-3
         for tower in towers:
@@ -394,7 +393,7 @@ class Layouts:
     def _first_block(
         self, items: Sequence[Encoded], towers: Sequence[str], layer: int = 0
     ) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]], Batch]:
-        """Every position of the first (or another) block of each tower, flat, and its shape."""
+        """Activations of one block of each tower at all positions, flattened, with their shapes."""
         batch = self.encoder.collate(items)
         ordered = [name for name in self.towers if name in towers]
         plan = Plan(tuple((Sites(Space(self.towers[name]), (layer,)), Pool(0)) for name in ordered), root=batch.root)
@@ -403,9 +402,9 @@ class Layouts:
 
 
 def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, bool]:
-    """Which positions of a stimulus in a vision tower hold something, and whether that is known.
+    """Which positions of a stimulus in a vision tower are not padding, and whether that is known.
 
-    A processor that pads an image inside its rows says where in a mask, over pixels or over patches.
+    A processor that pads images within their rows marks the padding in a mask over pixels or patches.
     """
     import torch
 
@@ -416,7 +415,7 @@ def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, boo
         if mask.dim() < 3 or min(mask.shape[-2:]) < 2:
             return everything, False
         tiles = mask.reshape(-1, *mask.shape[-2:]).bool()
-        tiles = tiles[tiles.flatten(1).any(1)]  # tiles that a batch fills up with never reach the tower
+        tiles = tiles[tiles.flatten(1).any(1)]  # tiles that only pad a batch never reach the tower
         if bool(tiles.all()) and len(tiles) == share.rows:
             continue
         height, width = tiles.shape[-2:]

@@ -1,8 +1,8 @@
-"""How likely a model finds continuations of its stimuli.
+"""Log-probabilities of continuations given stimuli.
 
-The log-probability of a continuation is the sum over its tokens of log p(token | stimulus, tokens before). Where the
-text of a stimulus ends inside a token of the whole (a space that belongs to the next word), the tokens from there on
-count as the continuation's, as in the evaluation harness of EleutherAI.
+The log-probability of a continuation is the sum over its tokens of log p(token | stimulus, preceding tokens). If the
+text of a stimulus ends inside a token of the concatenated text (such as a space that belongs to the next word), that
+token and those after it count as the continuation's, as in EleutherAI's lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """How likely is this continuation of this stimulus?
+    """A continuation of a stimulus, to be scored.
 
     Attributes
     ----------
     stimulus
-        What comes before; None for nothing but the token that the tokenizer begins with. Where it begins with none,
-        the continuation's first token has nothing to follow and does not count.
+        The context; None for an empty context, which is the tokenizer's beginning-of-sequence token. If the tokenizer
+        adds none, the first token of the continuation has no context and is not scored.
     continuation
-        Written straight after it, so it brings its own space.
+        Appended to the text as it is, so it must include a leading space where one is needed.
     cuts
-        Ascending places in the continuation, in characters, at which a new segment begins: then each segment gets a
-        log-probability of its own. A token counts to the segment of its first character that is no space.
+        Increasing character offsets in the continuation at which new segments start; each segment gets its own
+        log-probability. A token belongs to the segment of its first character that is not a space.
     needed
-        Which of the segments are wanted, counted from 0; None for all. For others no logits are computed, and with
-        ``()`` the continuation's tokens are counted and nothing runs.
+        Indices of the segments to score; None for all. No logits are computed for the others; with ``()`` the
+        continuation's tokens are counted without running the model.
     """
 
     stimulus: Stimulus | None
@@ -51,18 +51,18 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The answer to a :class:`Request`.
+    """The score of a :class:`Request`.
 
     Attributes
     ----------
     segments
-        Natural-log probability of each segment (one where nothing is cut); 0 for a segment without a token, NaN for
-        one that the request does not need.
+        Natural-log probability of each segment (a single one without cuts); 0 for a segment without tokens, NaN for
+        a segment that was not requested.
     n_tokens
-        How many tokens the continuation has.
+        Number of tokens of the continuation.
     greedy
-        Whether the model would write the continuation itself, the most likely token at each place; what the request
-        does not need is left out of account.
+        Whether greedy decoding would produce the continuation: each of its tokens is the most likely one. Segments
+        that were not requested are ignored.
     """
 
     segments: Float[np.ndarray, " segment"]
@@ -77,16 +77,16 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Scores:
-    """What :meth:`modalnet.Model.score` gives: one entry per stimulus, each with one value per continuation.
+    """The result of :meth:`modalnet.Model.score`: one entry per stimulus, each with one value per continuation.
 
     Attributes
     ----------
     logprob
         Natural-log probability of each continuation.
     n_tokens
-        How many tokens each continuation has; ``logprob / n_tokens`` compares continuations of different lengths.
+        Number of tokens of each continuation; ``logprob / n_tokens`` compares continuations of different lengths.
     greedy
-        Whether the model would write the continuation itself, the most likely token at each place.
+        Whether greedy decoding would produce the continuation: each of its tokens is the most likely one.
     """
 
     logprob: list[Float[np.ndarray, " continuation"]]
@@ -94,7 +94,10 @@ class Scores:
     greedy: list[Bool[np.ndarray, " continuation"]]
 
     def best(self, *, per_token: bool = False) -> Int[np.ndarray, " stimulus"]:
-        """Which continuation of each stimulus is the most likely, in all or per token; ties go to the first."""
+        """Index of the most likely continuation of each stimulus, by total or per-token log-probability.
+
+        Ties go to the first continuation.
+        """
         scores = (
             logprob / count if per_token else logprob
             for logprob, count in zip(self.logprob, self.n_tokens, strict=True)
@@ -103,63 +106,67 @@ class Scores:
 
 
 def pairs(stimuli: Sequence[Stimulus], continuations: Any) -> list[tuple[int, str]]:
-    """(stimulus, continuation) for all of them, from one continuation or several per stimulus.
+    """Pairs of (index of a stimulus, continuation), from one or several continuations per stimulus.
 
     Raises
     ------
     InputError
-        Not one entry per stimulus; an entry that is no text and no list of texts; an empty text.
+        If there is not one entry per stimulus, or an entry is not a non-empty string or a list of these.
     """
     if isinstance(continuations, str) or not isinstance(continuations, list | tuple):
         raise InputError(
-            f"continuations is a list with one entry per stimulus, each a text or a list of texts; this is a "
+            "`continuations` must be a list with one entry per stimulus, each a string or a list of strings, got a "
             f"{type(continuations).__name__}."
         )
     if len(continuations) != len(stimuli):
-        raise InputError(f"There are {len(stimuli)} stimuli and {len(continuations)} entries of continuations.")
+        raise InputError(
+            f"`continuations` must have one entry per stimulus, got {len(continuations)} for {len(stimuli)} stimuli."
+        )
     made = []
     for index, (stimulus, entry) in enumerate(zip(stimuli, continuations, strict=True)):
         texts = [entry] if isinstance(entry, str) else entry
         if not isinstance(texts, list | tuple) or not texts or not all(isinstance(t, str) and t for t in texts):
             raise InputError(
-                f"The continuations of stimulus {stimulus.label} are one text or several, none of them empty; these "
-                f"are {entry!r}."
+                f"The continuations of stimulus {stimulus.label} must be a non-empty string or a list of these, got "
+                f"{entry!r}."
             )
         made += [(index, text) for text in texts]
     return made
 
 
 def check_requests(requests: Sequence[Request]) -> None:
-    """Raise an InputError for something else than requests, an empty continuation, or cuts that are out of order."""
+    """Raise an InputError for entries that are not requests, an empty continuation, or cuts that do not increase."""
     if not requests:
-        raise InputError("There are no requests: the list is empty.")
+        raise InputError("`requests` must not be empty.")
     for one in requests:
         if not isinstance(one, Request):
-            raise InputError(f"Requests are expected; this is a {type(one).__name__}.")
+            raise InputError(f"`requests` must hold Request objects, got a {type(one).__name__}.")
         if not one.continuation:
             label = one.stimulus.label if one.stimulus else "None"
             raise InputError(f"The continuation of stimulus {label} is empty.")
         places = [0, *one.cuts, len(one.continuation)]
         if any(before >= after for before, after in itertools.pairwise(places)):
             raise InputError(
-                f"The cuts of {one.continuation!r} must ascend between 0 and {len(one.continuation)}, both left out; "
-                f"these are {list(one.cuts)}."
+                f"The cuts of {one.continuation!r} must increase and lie strictly between 0 and "
+                f"{len(one.continuation)}, got {list(one.cuts)}."
             )
         outside = [place for place in one.needed or () if not 0 <= place <= len(one.cuts)]
         if outside:
-            raise InputError(f"{one.continuation!r} has {len(one.cuts) + 1} segments; segment {outside[0]} is needed.")
+            raise InputError(
+                f"`needed` must be segments of {one.continuation!r}, which are 0 to {len(one.cuts)}, got {outside[0]}."
+            )
 
 
 @dataclass(frozen=True)
 class Row:
-    """What runs as one row of a batch, and the requests that it answers.
+    """One row of a batch, and the requests that it scores.
 
     Attributes
     ----------
     item
-        The first request's stimulus with its continuation; the other requests' last tokens are its ``endings``.
+        The first request's stimulus with its continuation; the last tokens of the other requests are its ``endings``.
     members
-        The places of the requests.
+        Indices of the requests.
     """
 
     item: Prepared
@@ -167,17 +174,16 @@ class Row:
 
 
 def rows_of(requests: Sequence[Request], prepared: Sequence[Prepared], owners: Sequence[int] | None) -> list[Row]:
-    """Requests in rows, one for all that differ in their last token alone.
+    """Group requests into rows; requests that differ only in their last token share one.
 
-    The probability of a token may not depend on the token itself, so wherever it can be scored, the logits before it
-    serve every token that could stand there.
+    With causal attention the logits at the preceding position give the probability of every possible last token.
 
     Parameters
     ----------
     requests, prepared
-        Each with its encoding.
+        The requests and their encodings.
     owners
-        Requests of different owners are kept apart; None where that does not matter.
+        Requests of different owners do not share rows; None if all may.
     """
     groups: dict[Any, list[Prepared]] = {}
     for index, (request, item) in enumerate(zip(requests, prepared, strict=True)):
@@ -194,7 +200,7 @@ def rows_of(requests: Sequence[Request], prepared: Sequence[Prepared], owners: S
 
 
 def _asked(request: Request, item: Prepared) -> tuple[int, ...] | None:
-    """Which tokens of a continuation belong to segments that are needed."""
+    """Which tokens of a continuation belong to requested segments; None for all."""
     if request.needed is None:
         return None
     return tuple(place for place, segment in enumerate(_segments(item)) if segment in request.needed)
@@ -211,15 +217,15 @@ def answers(
     logprob: Float[torch.Tensor, " target"],
     likeliest: Bool[torch.Tensor, " target"],
 ) -> Iterator[tuple[int, Likelihood]]:
-    """(place, answer) of each request of a row, from its tokens and then the other endings."""
+    """Pairs of (index of a request, its score) for a row, whose targets are its tokens and then the other endings."""
     places = row.item.places
     for number, index in enumerate(row.members):
-        # All but the last token are the same for every member.
+        # All tokens but the last are shared by the members.
         own = [*range(len(places) - 1), len(places) - 1 + number] if places else []
         request, segments = requests[index], _segments(prepared[index])
         whose = np.array([segments[place] for place in places], dtype=np.int64)
         values = logprob[own].double().numpy()
-        # Of no tokens at all, bincount gives whole numbers.
+        # Without any tokens, bincount returns integers.
         sums = np.bincount(whose, values, minlength=len(request.cuts) + 1).astype(np.float64)
         if request.needed is not None:
             sums[~np.isin(np.arange(len(sums)), request.needed)] = np.nan

@@ -1,15 +1,15 @@
-"""Where in the picture each image token looks, measured on the model.
+"""Which region of the image each image token represents, measured on the model.
 
-Processors resize and crop, towers cut pictures into tiles and reorder their patches by window, connectors merge
-neighbours: no rule says where a token's place is. But it can be seen. A vertical edge that moves across the picture,
-white to its left and black to its right, changes what enters the first vision block at exactly those tokens whose
-patch it has reached: a patch begins where its token begins to change, and ends where it changes no more. A horizontal
-edge gives the rest.
+Processors resize and crop, towers cut images into tiles and reorder patches by window, connectors merge neighbouring
+patches, so no rule gives the region of a token. It is measured with a vertical edge, white to its left and black to its
+right, that moves across the image. The edge changes the input of the first vision block at exactly those tokens whose
+patch it has reached: a patch starts where its token starts to change, and ends where the change is complete. A
+horizontal edge gives the other two sides.
 
-For the tokens of a decoder the same is done one storey up: the outputs of the vision tower's blocks are those of a
-white picture for tokens to the left of an edge, and of a black one to its right, and what enters the first decoder
-block shows which image tokens come from there. Where every image token looks at all of the picture, as behind a
-Q-Former, it has no place, and that shows too: its change takes the whole way of the edge.
+For decoder tokens the edge moves over the tokens of the vision tower: the outputs of its blocks are patched from a
+white image for tokens to the left of the edge and from a black image for those to the right, and the input of the
+first decoder block shows which image tokens depend on them. If every image token depends on the whole image, as after
+a Q-Former, it has no region; its change then extends over the whole path of the edge.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ if TYPE_CHECKING:
     from modalnet.models.towers import Tower
     from modalnet.stimuli import Stimulus
 
-# The edge takes about two steps per patch, of at most so many.
+# Bounds on the number of steps of the edge, which makes about two steps per patch.
 FEWEST_STEPS, MOST_STEPS = 16, 64
-# A token whose change takes a larger share of the edge's way has no place.
+# Tokens have no region if their change extends over a larger share of the edge's path.
 WIDEST = 0.5
 AT_ONCE = 16
-# Share of its whole change from which a token's change is noticed: resizing blurs the edge a little.
+# Share of a token's total change at which the change counts as started: resizing blurs the edge a little.
 NOTICED = 0.05
 
 
 def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
-    """Where in the picture each token of a stimulus with one picture looks.
+    """Which region of the image each token of a stimulus with one image represents.
 
     Parameters
     ----------
     sweep
-        The model's own.
+        The sweep of the model.
     stimulus
-        With one picture, whose size counts and whose content does not.
+        A stimulus with one image; the size of the image matters, its content does not.
     tower
-        Whose tokens.
+        Name of the tower whose tokens are located.
 
     Returns
     -------
     array
-        ``[token, 4]``: left, top, right and bottom as shares of the picture; NaN for tokens of no picture. None
-        where it cannot be told.
+        ``[token, 4]``: left, top, right and bottom as shares of the image; NaN for tokens that are not image tokens.
+        None if the regions cannot be measured.
     """
     first, own = sweep.layouts.image_tower, sweep.layouts.towers[tower]
     # Only the first image encoder is measured.
@@ -73,7 +73,7 @@ def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarr
             return found
         return _text(sweep, stimulus, (width, height), found, (first, own))
     except (ModalnetError, RuntimeError, ValueError, IndexError):
-        return None  # a model that lays out its tokens in a way that cannot be followed
+        return None  # the model's token layout cannot be measured
 
 
 def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], tower: Tower) -> np.ndarray | None:
@@ -95,7 +95,7 @@ def _vision(sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], tower: Towe
 def _text(
     sweep: Sweep, stimulus: Stimulus, size: tuple[int, int], seen: np.ndarray, towers: tuple[Tower, Tower]
 ) -> np.ndarray | None:
-    """The places of a text tower's tokens, from those of the image tower's; ``towers`` are the two."""
+    """The regions of a text tower's tokens, from those of the image tower's; ``towers`` are the two."""
     import torch
 
     image, text = towers
@@ -113,7 +113,7 @@ def _text(
     depth = image.n_layers
     extents = []
     for axis in (0, 1):
-        # Halfway between neighbouring patches, so that each step takes in one more row or column of them.
+        # Halfway between neighbouring patches, so that each step covers one more row or column of patches.
         known = np.unique(np.round(middles[np.isfinite(middles[:, axis]), axis], 3))
         steps = np.concatenate([[0.0], (known[:-1] + known[1:]) / 2, [1.0]])
         rows = []
@@ -134,7 +134,7 @@ def _text(
 
 
 def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower: Tower) -> torch.Tensor:
-    """What enters a text tower behind the outputs of the image tower that the cells put together."""
+    """The input of a text tower when the image tower's outputs are patched as the cells say."""
     prefix: Prefix = sweep.image_prefix(batch, [state], cells)
     return sweep.engine.entering(batch.inputs, tower, _plan(batch, prefix))
 
@@ -142,7 +142,7 @@ def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower
 def _entering(
     sweep: Sweep, items: list[Encoded], run: Callable[..., torch.Tensor], towers: Sequence[Tower]
 ) -> list[np.ndarray]:
-    """What enters the first block of the last tower at each item's own tokens, [token, dim]."""
+    """The input of the last tower's first block at the tokens of each item, [token, dim]."""
     names = [tower.name for tower in towers]
     found = []
     groups = [items] if len(sweep.layouts.group(items, names)) == 1 else [[item] for item in items]
@@ -151,13 +151,15 @@ def _entering(
         flat = run(batch)
         spans, total = sweep.layouts.spans(batch, names[-1])
         if len(flat) != total:
-            raise ModalnetError(f"{len(flat)} positions enter the {names[-1]} tower, and {total} leave its blocks")
+            raise ModalnetError(
+                f"the {names[-1]} tower has {len(flat)} positions at its input and {total} at the output of its blocks"
+            )
         found += [flat[span.index].numpy() for span in spans]
     return found
 
 
 def _extent(rows: list[np.ndarray], steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per token, where along the way its change begins and where it ends, each [token]; NaN where nothing changes."""
+    """Per token, where on the edge's path its change starts and ends, each [token]; NaN without a change."""
     stacked = np.stack(rows)  # [step, token, dim]
     gone, left = (np.linalg.norm(stacked - stacked[end], axis=2) for end in (0, -1))
     whole = gone[-1]
@@ -172,7 +174,7 @@ def _extent(rows: list[np.ndarray], steps: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _crossing(share: np.ndarray, steps: np.ndarray) -> float:
-    """Where a change is first noticed."""
+    """Where a change first exceeds the threshold, by linear interpolation."""
     after = int(np.argmax(share >= NOTICED))
     low, high = share[after - 1], share[after]
     return float(steps[after - 1] + (NOTICED - low) / (high - low) * (steps[after] - steps[after - 1]))
@@ -192,7 +194,7 @@ def _steps(n_tokens: int, length: int) -> np.ndarray:
 
 
 def _picture(size: tuple[int, int], axis: int, edge: int) -> Any:
-    """A black picture that is white before the edge."""
+    """A black image that is white left of (or above) the edge."""
     from PIL import Image
 
     values = np.zeros((size[1], size[0], 3), dtype=np.uint8)

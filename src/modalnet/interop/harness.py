@@ -1,7 +1,7 @@
 """EleutherAI's lm-evaluation-harness on a lesioned model.
 
-The harness brings the tasks, their prompts and their metrics; modalnet answers its questions, under whatever
-interventions. So a lesion is measured on the very tasks that models are compared on, and by the same code.
+The harness provides tasks, prompts and metrics; modalnet provides the model's log-probabilities and generated text
+under interventions. A lesion is thus evaluated on standard benchmarks with their standard implementation.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ def lm_eval(
     max_length: int | None = None,
     **harness: Any,
 ) -> dict[str, Any]:
-    """Run tasks of the lm-evaluation-harness on a model, under interventions or none.
+    """Evaluate a model on tasks of the lm-evaluation-harness, optionally under interventions.
 
-    Contexts are given as the harness writes them, without a chat template, also where the model has one
-    (``apply_chat_template=True`` puts it on). Decoding is greedy. Numbers are those of the harness' own ``hf`` model
-    run with ``add_bos_token=False`` on whole texts: where a tokenizer begins with a token of its own, the text follows
-    that token once, not twice.
+    Contexts are passed on as the harness makes them, without a chat template even if the model has one
+    (``apply_chat_template=True`` applies it). Decoding is greedy. The scores equal those of the harness' own ``hf``
+    model with ``add_bos_token=False``: if the tokenizer adds a beginning-of-sequence token, it is added once, not
+    twice.
 
     Parameters
     ----------
     model
         The model, or a view of it (:meth:`modalnet.Model.with_`).
     interventions
-        As for :meth:`modalnet.Model.run`, one or several.
+        One or several, as in :meth:`modalnet.Model.run`.
     tasks
         Names of the harness' tasks or groups (``"blimp"``), paths of task files (YAML), or tasks as dicts.
     limit
-        The first so many documents of each task; a number below 1 is a share of them.
+        Number of documents per task, from the first; a number below 1 is a share of them.
     num_fewshot
-        How many worked examples come first; None for what the task says.
+        Number of few-shot examples; None for the task's default.
     include_path
-        Folders with task files of your own. Where they have all the tasks, the harness' own are not looked through,
+        Folders with your own task files. If they contain all the tasks, the harness' own task files are not indexed,
         which takes long.
     batch_size
         Requests per forward pass.
     max_length
-        The longest input in tokens, where it should be shorter than what the model can hold. Longer contexts lose
-        their beginning; longer texts are read in windows (see :class:`modalnet.interop.lesioned.LesionedLM`).
+        Maximum input length in tokens, if it should be shorter than the model's. Longer contexts are truncated from
+        the left; longer texts are split into windows (see :class:`modalnet.interop.lesioned.LesionedLM`).
     **harness
-        For ``lm_eval.simple_evaluate``: ``apply_chat_template``, ``gen_kwargs``, ``samples``, ``bootstrap_iters``,
-        ``log_samples``, ...
+        Passed to ``lm_eval.simple_evaluate``: ``apply_chat_template``, ``gen_kwargs``, ``samples``,
+        ``bootstrap_iters``, ``log_samples``, ...
 
     Returns
     -------
     dict
-        What ``lm_eval.simple_evaluate`` returns: ``["results"][task]`` has the metrics, ``["samples"][task]`` one
-        entry per document, in order, so that two runs can be compared item by item.
+        The return value of ``lm_eval.simple_evaluate``: ``["results"][task]`` has the metrics, ``["samples"][task]``
+        one entry per document, in order, so that two runs can be compared item by item.
 
     Raises
     ------
     InputError
-        lm_eval is not installed; no tasks, or one that nobody knows; tasks that sample; inputs longer than the model
-        can hold that nothing can be cut from; and as for :meth:`modalnet.Model.likelihoods`.
+        If lm_eval is not installed, no task is given or a task is unknown, a task samples its answers, or an input is
+        longer than the model's maximum length and cannot be truncated; and as for :meth:`modalnet.Model.score`.
 
     References
     ----------
@@ -88,9 +88,11 @@ def lm_eval(
     """
     asked = [tasks] if isinstance(tasks, str | dict) else list(tasks)
     if not asked:
-        raise InputError('no tasks were given. Name some, such as tasks=["blimp"].')
+        raise InputError('`tasks` must name at least one task, such as tasks=["blimp"].')
     if harness.get("use_cache"):
-        raise InputError("use_cache: the harness keeps answers without the lesion that they belong to. Leave it out.")
+        raise InputError(
+            "`use_cache` is not supported: the harness' cache does not distinguish interventions. Omit it."
+        )
     check_batch_size(batch_size)
     model = as_model(model)
     evaluator = _import()
@@ -119,7 +121,7 @@ def _import() -> Any:
             f"modalnet.interop.lm_eval needs the lm-evaluation-harness ({error}). Install it: {_INSTALL}"
         ) from error
     if not hasattr(lm_eval.tasks.TaskManager, "load"):
-        raise InputError(f"lm_eval {lm_eval.__version__} is older than modalnet works with. Upgrade it: {_INSTALL}")
+        raise InputError(f"lm_eval {lm_eval.__version__} is too old for modalnet. Upgrade it: {_INSTALL}")
     return evaluator
 
 
@@ -129,9 +131,9 @@ def _task_manager(tasks: list[str | dict[str, Any]], include_path: Any) -> Any:
     paths = [include_path] if isinstance(include_path, str | os.PathLike) else list(include_path or ())
     for path in paths:
         if not os.path.isdir(path):
-            raise InputError(f"include_path={os.fspath(path)!r} is no folder. Give the folder that holds task files.")
+            raise InputError(f"`include_path` must be a folder with task files, got {os.fspath(path)!r}.")
     folders = [os.fspath(path) for path in paths]
-    # The harness has many thousands of task files, and reads the head of each to find one.
+    # Indexing the harness' own tasks is slow: it opens thousands of files.
     own = TaskManager(include_path=folders, include_defaults=False)
 
     near = all(_is_task(task) if _is_file_or_dict(task) else task in own.all_subtasks for task in tasks)
@@ -139,8 +141,8 @@ def _task_manager(tasks: list[str | dict[str, Any]], include_path: Any) -> Any:
     for task in tasks:
         if not _is_file_or_dict(task) and task not in manager.all_tasks:
             raise InputError(
-                f"there is no task {task!r}: neither in the lm-evaluation-harness nor in include_path, and it is no "
-                "file. `lm-eval ls tasks` lists the harness' own."
+                f"Unknown task {task!r}: it is not a task of the lm-evaluation-harness, not in `include_path`, and not "
+                "a file. `lm-eval ls tasks` lists the harness' tasks."
             )
     return manager
 
@@ -150,7 +152,7 @@ def _is_file_or_dict(task: str | dict[str, Any]) -> bool:
 
 
 def _is_task(task: str | dict[str, Any]) -> bool:
-    """Whether a file or a dict describes one task by itself, and no group, which may name tasks of the harness."""
+    """Whether a file or a dict describes a task rather than a group, which may name tasks of the harness."""
     if isinstance(task, dict):
         return "group" not in task
     with open(task, encoding="utf-8") as file:
@@ -158,14 +160,12 @@ def _is_task(task: str | dict[str, Any]) -> bool:
 
 
 def _as_written(model: Model) -> Model:
-    """The model with texts taken as they are: what the harness writes is no user's turn in a chat."""
+    """The model without a chat template: the harness' contexts are not user turns of a chat."""
     text = "a"
     if model._executor.prepare([Stimulus(text=text)])[0].prompt == text:
         return model
     if model._executor.edited:
-        raise InputError(
-            f"{model.name} writes texts in a chat template. Load it with chat_template=False for the harness."
-        )
+        raise InputError(f"{model.name} applies a chat template. Load it with chat_template=False for the harness.")
     plain = load(model.module, tokenizer=model.tokenizer, chat_template=False)
     plain._executor.loaded.name = model.name
     return plain.with_(*model.interventions) if model.interventions else plain

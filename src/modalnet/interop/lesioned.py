@@ -1,8 +1,8 @@
-"""What the lm-evaluation-harness takes for a language model, answered by modalnet.
+"""A modalnet model as a language model of the lm-evaluation-harness.
 
-The harness asks three things of a model: how likely a continuation is after a context, how likely a whole text is,
-and what the model writes after a context. They are requests in text, so the model's own tokenizer decides about
-tokens, as it does everywhere in modalnet.
+The harness asks for three things: the log-probability of a continuation given a context, the log-probability of a
+whole text, and the text that a model generates from a context. Requests are strings, so tokenization is the model's
+own, as everywhere in modalnet.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: How many tokens a window gives up to begin and end where its text alone is the same tokens again.
+#: Tokens by which a window may be shortened so that its text alone is tokenized as it is within the whole text.
 _SEARCH = 16
-#: Names for the number of tokens to write, in the order in which the harness takes them.
+#: Names for the maximum number of new tokens, in the harness' order of precedence.
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_DEFAULT_LENGTH = 256  # of the harness
+_DEFAULT_LENGTH = 256  # the harness' default
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 class LesionedLM(LM):
-    """A model under interventions, as the harness sees it.
+    """A model under interventions, with the interface of the harness.
 
-    Conventions of the harness that hold here:
+    It follows the conventions of the harness:
 
-    - After an empty context a text follows the tokenizer's beginning token, or the end token where it has none.
-    - Spaces at the end of a context go to the continuation.
-    - A context too long for the model loses its beginning.
-    - A text too long for the model is read in windows, each character predicted once; every window but the last has
-      one token of context before what it predicts, and the last one as much as fits. A window begins as any text of
-      the tokenizer does, with its own beginning token if it writes one.
+    - An empty context is the beginning-of-sequence token of the tokenizer, or its end-of-sequence token if it has none.
+    - Trailing spaces of a context are moved to the continuation.
+    - A context that is too long for the model is truncated from the left.
+    - A text that is too long for the model is split into windows, each character scored once; every window but the last
+      has one token of context, the last one as much as fits. Each window is tokenized like any text, with the
+      beginning-of-sequence token if the tokenizer adds one.
 
     Parameters
     ----------
@@ -52,12 +52,13 @@ class LesionedLM(LM):
     batch_size
         Requests per forward pass.
     max_length
-        The longest input in tokens; None for what the model can hold.
+        Maximum input length in tokens; None for the model's maximum.
 
     Raises
     ------
     InputError
-        The tokenizer has no token to begin a text with; ``max_length`` is no number from 3 to what the model holds.
+        If the tokenizer has neither a beginning- nor an end-of-sequence token, or ``max_length`` is not an integer from
+        3 to the model's maximum.
     """
 
     def __init__(
@@ -72,18 +73,18 @@ class LesionedLM(LM):
         if max_length is not None:
             check_int("max_length", max_length, minimum=3, maximum=holds)
         self.max_length: int | None = max_length or holds
-        self._own = len(self.tokenizer("")["input_ids"])  # tokens that it begins every text with
+        self._own = len(self.tokenizer("")["input_ids"])  # special tokens that it adds to every text
         self._prefix = self.tokenizer.bos_token or self.tokenizer.eos_token
         if not self._own and not self._prefix:
             raise InputError(
-                f"the tokenizer of {model.name} has neither a beginning nor an end token, so a text after nothing has "
-                "no probability. Set its bos_token."
+                f"The tokenizer of {model.name} has neither a beginning- nor an end-of-sequence token, so texts cannot "
+                "be scored without a context. Set its bos_token."
             )
 
-    # -- what the harness asks ----------------------------------------------------------------------------------------
+    # -- requests of the harness --------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Natural-log probability of each continuation after its context, and whether it is the greedy one."""
+        """Natural-log probability of each continuation given its context, and whether it is the greedy continuation."""
         asked = [self._request(*one.args) for one in requests]
         return [
             (one.logprob, one.greedy) for one in self.model._executor.likelihoods(asked, batch_size=self.batch_size)
@@ -100,7 +101,7 @@ class LesionedLM(LM):
         return totals
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """What the model writes after each context, up to the first of its stop texts."""
+        """The text that the model generates from each context, up to its first stop string."""
         return [self._write(*one.args) for one in requests]
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
@@ -109,17 +110,17 @@ class LesionedLM(LM):
         kept = context.rstrip()
         context, continuation = kept, context[len(kept) :] + continuation
         if not continuation:
-            raise InputError(f"the harness asks for an empty continuation after {context[-60:]!r}.")
+            raise InputError(f"The harness requested an empty continuation after {context[-60:]!r}.")
         if not context:
             return self._after_nothing(self._check(continuation))
         context = self._shortened(context, continuation)
         return Request(Stimulus(text=context), continuation)
 
     def _after_nothing(self, text: str) -> Request:
-        """A text after the token that begins texts."""
+        """A request for a text after the beginning-of-sequence token."""
         if not self._own:
             return Request(Stimulus(text=self._prefix), text)
-        # A text that brings the beginning token itself has it once.
+        # A text that already starts with the token does not get it twice.
         bos = self.tokenizer.bos_token
         if bos and text.startswith(bos) and len(text) > len(bos):
             return Request(Stimulus(text=bos), text[len(bos) :])
@@ -127,11 +128,11 @@ class LesionedLM(LM):
 
     def _check(self, text: str) -> str:
         if self.max_length is not None and self._beginning + len(self._ids(text)) > self.max_length:
-            raise InputError(f"{text[:60]!r}... is longer than the {self.max_length} tokens of an input.")
+            raise InputError(f"{text[:60]!r}... is longer than the maximum input of {self.max_length} tokens.")
         return text
 
     def _shortened(self, context: str, continuation: str, room: int = 0) -> str:
-        """The end of a context that leaves room for its continuation, and for so many tokens after it."""
+        """Truncate a context from the left, to leave room for its continuation and ``room`` further tokens."""
         if self.max_length is None:
             return context
         limit = self.max_length - room
@@ -143,12 +144,12 @@ class LesionedLM(LM):
             cut = context[ends[over] :]
             left = self._count(cut + continuation) - limit
             if left <= 0:
-                _log.warning("A context of more tokens than fit loses its first %d.", over)
+                _log.warning("A context is too long; its first %d tokens are dropped.", over)
                 return cut
             over += left
         raise InputError(
-            f"{continuation[:60]!r}... and {room} new tokens leave no room for a context in the {self.max_length} "
-            "tokens of an input."
+            f"{continuation[:60]!r}... and {room} new tokens leave no room for a context in the maximum input of "
+            f"{self.max_length} tokens."
         )
 
     def _windows(self, text: str) -> Iterator[Request]:
@@ -171,20 +172,20 @@ class LesionedLM(LM):
                 earlier = range(max(0, stop - room), first + 1)
                 first = next((at for at in earlier[:_SEARCH] if self._ids(text[ends[at] :]) == ids[at:]), first)
             context, continuation = text[ends[first] : ends[done]], text[ends[done] : ends[stop]]
-            # A stimulus is no mere space, which _stop avoids where it can.
+            # A stimulus cannot be blank; _stop avoids blank contexts where it can.
             yield (
                 Request(Stimulus(text=context), continuation) if context.strip() else self._after_nothing(continuation)
             )
             done = stop
 
     def _stop(self, text: str, ids: list[int], ends: list[int], first: int, last: int) -> int:
-        """The last token boundary up to ``last`` at which the text before and after it is the same tokens as before.
+        """The last token boundary up to ``last`` at which splitting the text does not change its tokens.
 
-        Where there is none near, as with a tokenizer that puts a space before every text, the last one that fits.
+        If there is none nearby, as with a tokenizer that prepends a space to every text, the last boundary that fits.
         """
         for stop in range(last, max(first + 1, last - _SEARCH), -1):
             alone = self._ids(text[ends[first] : ends[stop]])
-            before = text[ends[stop - 1] : ends[stop]]  # with which the next window begins
+            before = text[ends[stop - 1] : ends[stop]]  # the context of the next window
             if before.strip() and alone == ids[first:stop] and self._ids(before) == ids[stop - 1 : stop]:
                 return stop
         fits = (
@@ -200,8 +201,8 @@ class LesionedLM(LM):
         until, length, rest = _generation(settings)
         if self.max_length is not None and length >= self.max_length:
             raise InputError(
-                f"the task lets the model write {length} tokens, and {self.model.name} holds {self.max_length} with "
-                'the context. Give gen_kwargs={"max_gen_toks": ...}.'
+                f"The task generates up to {length} tokens, but {self.model.name} has a maximum of {self.max_length} "
+                'including the context. Give gen_kwargs={"max_gen_toks": ...}.'
             )
         context = self._shortened(context, "", length) if context.strip() else (self._prefix or "") + context
         if until:
@@ -212,13 +213,13 @@ class LesionedLM(LM):
         return written
 
     def _written(self, until: list[str]) -> Callable[..., torch.Tensor]:
-        """A stopping criterion of transformers: a stop text is there. One token late, as it may lie inside a token."""
+        """A stopping criterion for transformers: a stop string precedes the last token, which may be incomplete."""
         import torch
 
         start: list[int] = []
 
         def found(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            start[:] = start or [input_ids.shape[1] - 1]  # it is asked after the first new token
+            start[:] = start or [input_ids.shape[1] - 1]  # first called after one new token
             text = self.tokenizer.decode(input_ids[0, start[0] : -1], skip_special_tokens=True)
             return torch.tensor([any(stop in text for stop in until)], device=input_ids.device)
 
@@ -228,7 +229,7 @@ class LesionedLM(LM):
 
     @cached_property
     def _beginning(self) -> int:
-        """How many tokens come before a text after nothing."""
+        """Number of tokens before a text with an empty context."""
         return self._own or len(self._ids(self._prefix))
 
     def _ids(self, text: str) -> list[int]:
@@ -238,20 +239,20 @@ class LesionedLM(LM):
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
     def _ends(self, text: str) -> list[int]:
-        """Where the text can be cut, in characters: before each of its tokens, and at the end."""
+        """Character offsets at which the text can be split: before each of its tokens, and at the end."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise InputError(
-                f"a text is longer than {self.model.name} can hold, and {type(self.tokenizer).__name__} does not tell "
-                "where its tokens lie, so it cannot be cut. Load a fast tokenizer."
+                f"A text exceeds the maximum length of {self.model.name} and cannot be split, as "
+                f"{type(self.tokenizer).__name__} does not return character offsets. Load a fast tokenizer."
             )
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        # Some tokenizers leave the space before a word out of the word's place: it is from where the last one ended.
+        # Some tokenizers exclude the leading space of a word from its offsets: a token starts where the last one ended.
         return [0, *(end for _, end in encoded["offset_mapping"][:-1]), len(text)]
 
-    # -- what the harness wants to know about the model ---------------------------------------------------------------
+    # -- metadata for the harness -------------------------------------------------------------------------------------
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The turns of a chat in the tokenizer's template."""
+        """Format a chat with the tokenizer's chat template."""
         return self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -260,26 +261,26 @@ class LesionedLM(LM):
         )
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template, for the record."""
+        """The tokenizer's chat template, for the harness' logs."""
         return self.tokenizer.chat_template if chat_template else None
 
     @property
     def tokenizer_name(self) -> str:
-        """For the record, and for the harness' store of written requests."""
+        """Name of the tokenizer, for the harness' logs and its cache of requests."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the results say about the model."""
+        """Information about the model that the harness stores with its results."""
         return {"model": self.model.name, "interventions": [str(one) for one in self.model.interventions]}
 
 
 def _generation(settings: Mapping[str, Any]) -> tuple[list[str], int, dict[str, Any]]:
-    """Stop texts, number of tokens, and what is left for transformers' ``generate``.
+    """Stop strings, number of new tokens, and the remaining arguments of transformers' ``generate``.
 
     Raises
     ------
     InputError
-        For sampling: a lesion changes a text that is drawn at random as chance does.
+        If the settings ask for sampling: the effect of a lesion would be confounded with sampling noise.
     """
     rest = dict(settings)
     given = [rest.pop(name, None) for name in _LENGTHS]
@@ -289,14 +290,14 @@ def _generation(settings: Mapping[str, Any]) -> tuple[list[str], int, dict[str, 
     drawn = sampling.get("do_sample")
     if drawn or (drawn is None and float(sampling.get("temperature") or 0) > 0):
         raise InputError(
-            f"the task samples its answers ({sampling}), and modalnet answers the harness greedily. "
+            f"The task samples its answers ({sampling}), but modalnet decodes greedily for the harness. "
             'Give gen_kwargs={"do_sample": False}.'
         )
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop], length, rest
 
 
 def _holds(model: Model) -> int | None:
-    """How many tokens a model can hold, by its config; None where it does not say."""
+    """Maximum input length of a model in tokens, by its config; None if the config does not say."""
     config = model.module.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
