@@ -67,7 +67,7 @@ def test_localize_a_lesion_and_patching_are_those_of_a_local_run(pair: tuple[mn.
     assert here.generate(TEXTS[0], lesion, max_new_tokens=4) == there.generate(TEXTS[0], lesion, max_new_tokens=4)
     clean, corrupt = ["The dog runs to the boy"], ["The cat runs to the boy"]
     metric = mn.patching.logit_difference([" dog"], [" cat"])
-    for patching, options in ((mn.activation_patching, {"cache": False}), (mn.attribution_patching, {})):
+    for patching, options in ((mn.activation_patching, {"cache": False}), (mn.attribution_patching, {"cache": False})):
         grids = [
             patching(model, clean, corrupt, metric, progress=False, **options).effect["decoder"]
             for model in (here, there)

@@ -213,7 +213,8 @@ def test_a_server_finds_the_same():
     here, there = mn.load("tiny"), mn.load("tiny", remote="local")
     units = some_units(here, 6)
     given = mn.stimuli.vision(size=64).stimuli[::20]
-    one, other = (mn.features.top_stimuli(model, units, given, 3, progress=False) for model in (here, there))
+    options = {"cache": False, "progress": False}
+    one, other = (mn.features.top_stimuli(model, units, given, 3, **options) for model in (here, there))
     np.testing.assert_array_equal(one.index, other.index)
     np.testing.assert_allclose(one.network_activation, other.network_activation, atol=1e-5)
     for key, values in one.token_activations.activations.items():
@@ -500,7 +501,7 @@ def test_a_picture_drives_its_units_more_than_natural_ones(name, tower, tmp_path
     table = result.table()
     assert (table["reached"] > table["natural_best"]).all()
     assert (table["reached"] > table["others"]).all()
-    again = mn.features.optimize(model, units, **options)
+    again = mn.features.optimize(model, units, cache=False, **options)
     np.testing.assert_array_equal(again.pictures, result.pictures)
     result.save(tmp_path / "painted.safetensors")
     back = Optimized.load(tmp_path / "painted.safetensors")

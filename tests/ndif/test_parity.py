@@ -204,7 +204,9 @@ def test_patching(tiny: Pair, how: str) -> None:
         assert cells > 50
         assert len(there.jobs) - before <= 12
     else:
-        found = [mn.attribution_patching(model, clean, corrupt, difference, progress=False) for model in tiny]
+        found = [
+            mn.attribution_patching(model, clean, corrupt, difference, cache=False, progress=False) for model in tiny
+        ]
         for tower, effect in found[0].unit_effect.items():
             assert np.allclose(effect, found[1].unit_effect[tower], rtol=1e-3, atol=CLOSE)
     for tower, values in found[0].values.items():

@@ -83,6 +83,28 @@ def patching(model: mn.Model, cache: Any) -> Any:
     return {"corrupt": found.corrupt, **found.values}
 
 
+def attribution(model: mn.Model, cache: Any) -> Any:
+    clean, corrupt = texts(2)
+    found = mn.attribution_patching(
+        model, clean, corrupt, mn.patching.kl_divergence(), align="last", cache=cache, **OPTIONS
+    )
+    return {"clean": found.clean, "corrupt": found.corrupt, **found.values} | {
+        f"units of {name}": values for name, values in found.unit_effect.items()
+    }
+
+
+def top_stimuli(model: mn.Model, cache: Any) -> Any:
+    found = mn.features.top_stimuli(model, units_of(model), texts(), 3, cache=cache, **OPTIONS)
+    at_tokens = {str(key): values for key, values in found.token_activations.activations.items()}
+    return {"activation": found.activation, "index": found.index, **at_tokens}
+
+
+def top_tokens(model: mn.Model, cache: Any) -> Any:
+    candidates = model.tokenizer("the dog ran across the field", add_special_tokens=False)["input_ids"]
+    options = {"context": "The house", "candidates": list(candidates), **OPTIONS}
+    return {"activation": mn.features.top_tokens(model, units_of(model), 3, cache=cache, **options).activation}
+
+
 def profile(model: mn.Model, cache: Any) -> Any:
     return {"responses": mn.profile(model, units_of(model), texts(), n_controls=2, cache=cache, **OPTIONS).responses}
 
@@ -128,6 +150,9 @@ ANALYSES: dict[str, Callable[[mn.Model, Any], dict[str, np.ndarray]]] = {
     "localize": localize,
     "lesion": lesion,
     "patching": patching,
+    "attribution": attribution,
+    "top_stimuli": top_stimuli,
+    "top_tokens": top_tokens,
     "profile": profile,
     "align": align,
     "rsa": rsa,
@@ -184,6 +209,12 @@ def tokenizer(model: mn.Model) -> Iterator[None]:
     from tokenizers import normalizers
 
     model.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("o", "e")
+    yield
+
+
+@contextlib.contextmanager
+def image_mean(model: mn.Model) -> Iterator[None]:
+    model.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     yield
 
 
@@ -269,6 +300,70 @@ def test_a_chat_template_is_in_the_key(analysis, tmp_path):
     family.tokenizer.chat_template = "Q: {{ messages[0]['content'] }} A:"
     assert equal(run(written, tmp_path), run(written, False))
     assert equal(run(plain, tmp_path), first)
+
+
+# Those that need images; a text-only model has no use for them.
+
+
+def pictured() -> list[mn.Stimulus]:
+    return [mn.Stimulus("What do you see?", image=families.picture(i, 64, 48), id=f"{i}") for i in range(3)]
+
+
+def modality_profile(model: mn.Model, cache: Any) -> Any:
+    found = mn.profile_modality(model, pictured(), " dog", cache=cache, **OPTIONS)
+    return {"whole": found.whole, **found.values}
+
+
+def optimized(model: mn.Model, cache: Any) -> Any:
+    options = {"natural": pictured(), "text": "What do you see?", "steps": 2, **OPTIONS}
+    found = mn.features.optimize(model, units_of(model), cache=cache, **options)
+    assert found.natural is not None
+    return {"path": found.path, "response": found.response, "natural": found.natural.response}
+
+
+OF_IMAGES = {"modality_profile": modality_profile, "optimized": optimized}
+
+
+@pytest.mark.parametrize("analysis", OF_IMAGES)
+@pytest.mark.parametrize("change", [weights_in_place, tokenizer, image_mean])
+def test_an_analysis_of_images_is_answered_if_nothing_changed(analysis, change, tmp_path):
+    model = loaded("llava_clip")
+    run = OF_IMAGES[analysis]
+    first = run(model, tmp_path)
+    with counted(model) as calls:
+        assert equal(run(model, tmp_path), first)
+    assert not calls
+    assert equal(run(model, False), first)
+    with change(model):
+        after = run(model, tmp_path)
+        assert equal(after, run(model, False))
+        assert not equal(after, first)
+
+
+def test_maximally_activating_images_come_whole_from_the_store(tmp_path):
+    """What is stored are thumbnails; a hit has the stimuli of this call, with their conditions."""
+    model = loaded("llava_clip")
+    options = {"cache": tmp_path, **OPTIONS}
+    large = [families.picture(i, 640, 480) for i in range(3)]
+    for condition in ("one", "two"):
+        given = [mn.Stimulus("What is this?", image=image, condition=condition) for image in large]
+        found = mn.features.top_stimuli(model, units_of(model), given, 2, **options)
+        assert all(found.stimuli[index] is given[index] for index in found.stimuli)
+        assert set(found.table()["condition"]) == {condition}
+    assert len(Store(tmp_path).entries()) == 1
+    read_once = mn.features.top_stimuli(model, units_of(model), iter(given), 2, **options)
+    np.testing.assert_array_equal(read_once.index, found.index)
+
+
+def test_a_function_as_metric_is_not_stored(tmp_path):
+    model = loaded()
+    clean, corrupt = texts(2)
+    for factor in (1.0, 2.0):
+        found = mn.attribution_patching(
+            model, clean, corrupt, lambda logits, factor=factor: factor * logits[:, 3], align="last", cache=tmp_path
+        )
+        assert found.clean[0] == pytest.approx(factor * float(model.run([clean], logits="last").logits[0, 3]), rel=1e-4)
+    assert Store(tmp_path).entries() == []
 
 
 def test_the_view_of_a_model_is_another_model(tmp_path):

@@ -30,6 +30,8 @@ from modalnet.features.response import (
     units_of,
 )
 from modalnet.model import Model, as_model
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import CacheLike, cached
 from modalnet.stats.controls import check_match, draw
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
@@ -65,6 +67,7 @@ class _Settings:
 
 
 @renamed_arguments(controls="n_controls", rate="learning_rate", shake="transform", smooth="tv_weight")
+@reads_weights_once
 def optimize(
     model: Model | Any,
     units: UnitsLike | Unit,
@@ -84,6 +87,7 @@ def optimize(
     size: int | tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Optimized:
     """Optimize an image that maximally activates a unit or a network, and one for each of some matched random controls.
@@ -132,6 +136,8 @@ def optimize(
         Seed of the initial image, the transformations and the controls.
     batch_size
         Batch size for the natural stimuli.
+    cache
+        Whether the result is stored and reused.
     progress
         Show a progress bar.
 
@@ -151,7 +157,7 @@ def optimize(
     ----------
     Olah, Mordvintsev & Schubert (2017), Feature Visualization, Distill, doi:10.23915/distill.00007.
     """
-    check_shared(n_controls=n_controls, batch_size=batch_size, progress=progress)
+    check_shared(n_controls=n_controls, batch_size=batch_size, cache=cache, progress=progress)
     check_option("magnitude", magnitude, MAGNITUDES)
     if match is not None:
         match = check_match(match)
@@ -169,9 +175,46 @@ def optimize(
     layers: dict[str, tuple[int, ...]] = {space: () for space in model.spaces if space in spaces}
     check_reach(model, layers, [canvas.stimulus])
     choices = token_choices(model, layers, [canvas.stimulus], tokens)
-    measured, signs = _measure_natural(
-        model, responses, _natural_stimuli(natural, text), choices, batch_size, progress=progress
-    )
+    beside = _natural_stimuli(natural, text)
+    inputs = {
+        "name": model.name,
+        "units": sets,
+        "natural": None if beside is None else [[one.inspect().digest, one.label] for one in beside],
+        "text": text,
+    }
+    keyed = {
+        **_described(settings),
+        "tokens": dict(choices),
+        "magnitude": magnitude,
+        "scaled": responses[0].scaled,
+        "match": match,
+        "size": canvas.size,
+    }
+
+    def compute() -> Optimized:
+        return _optimized(model, responses, canvas, choices, settings, beside, (match, batch_size), progress=progress)
+
+    return cached(model, "optimize", inputs, keyed, compute, result=Optimized, cache=cache)
+
+
+def _described(settings: _Settings) -> dict[str, Any]:
+    return {**vars(settings), "transform": asdict(settings.transform)}
+
+
+def _optimized(  # noqa: PLR0917  # one call, above
+    model: Model,
+    responses: Sequence[Response],
+    canvas: Canvas,
+    choices: dict[str, TokenChoice],
+    settings: _Settings,
+    natural: list[Stimulus] | None,
+    options: tuple[str, int | Literal["auto"]],
+    *,
+    progress: bool,
+) -> Optimized:
+    """Optimize an image for each set of units, and measure the response of every set to every image."""
+    match, batch_size = options
+    measured, signs = _measure_natural(model, responses, natural, choices, batch_size, progress=progress)
     pictures, paths = [], []
     for index, (response, sign) in enumerate(zip(responses, signs, strict=True)):
         name = f"control {index}" if index else "network"
@@ -183,11 +226,11 @@ def optimize(
         model.name,
         tuple(response.units for response in responses),
         dict(choices),
-        magnitude,
+        responses[0].magnitude,
         responses[0].scaled,
         match,
-        {**vars(settings), "transform": asdict(transform)},
-        text,
+        _described(settings),
+        canvas.stimulus.text,
         (canvas.size, canvas.box),
         np.stack(pictures),
         np.stack(paths),

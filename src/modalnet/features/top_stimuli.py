@@ -8,6 +8,7 @@ respond to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,11 +25,14 @@ from modalnet.features.response import (
     response_of,
     stream_activations,
     token_choices,
+    units_of,
 )
 from modalnet.features.result import TokenActivations, TopStimuli
 from modalnet.features.running_top import RunningTop
 from modalnet.features.token_activations import measure_token_activations
 from modalnet.model import Model, as_model
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import CacheLike, cached
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ CHUNK = 1024  # stimuli that are sorted into batches together
 
 
 @renamed_arguments(shades="per_token")
+@reads_weights_once
 def top_stimuli(
     model: Model | Any,
     units: UnitsLike | Unit,
@@ -55,6 +60,7 @@ def top_stimuli(
     per_token: bool = True,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> TopStimuli:
     """Find the maximally activating stimuli of each unit, and of the network that the units form.
@@ -83,6 +89,9 @@ def top_stimuli(
         Run the stimuli that were found once more, for the activation at each of their tokens.
     batch_size, remote, progress
         As for :func:`modalnet.localize`.
+    cache
+        Whether the result is stored and reused, for a list or a contrast. Another iterable would have to be read
+        to know whether its stimuli are the same, so nothing is stored for it.
 
     Returns
     -------
@@ -104,13 +113,55 @@ def top_stimuli(
     >>> faces = mn.localize(model, mn.stimuli.categories())  # doctest: +SKIP
     >>> mn.features.top_stimuli(model, faces.top(k=20), pictures).plot()  # doctest: +SKIP
     """
-    from tqdm.auto import tqdm
-
-    check_shared(batch_size=batch_size, progress=progress)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
     check_int("n", n, minimum=1)
     check_option("magnitude", magnitude, MAGNITUDES)
     model = as_model(model, remote)
-    response = response_of(model, units, magnitude, scaled=scaled)
+    chosen = units_of(model, units)
+    response = response_of(model, chosen, magnitude, scaled=scaled)
+    held = _held(stimuli)
+
+    def compute() -> TopStimuli:
+        given = stimuli if held is None else held
+        return _searched(
+            model, response, given, n, tokens, batch_size, bottom=bottom, per_token=per_token, progress=progress
+        )
+
+    if held is None:
+        return compute()
+    check_reach(model, response.layers, held[:CHUNK])
+    settings = {
+        "n": n,
+        "bottom": bottom,
+        "tokens": token_choices(model, response.layers, held[:CHUNK], tokens),
+        "magnitude": magnitude,
+        "scaled": response.scaled,
+        "per_token": per_token,
+    }
+
+    def inputs() -> dict[str, Any]:
+        return {"name": model.name, "units": chosen, "stimuli": [one.inspect().digest for one in held]}
+
+    found = cached(model, "top_stimuli", inputs, settings, compute, result=TopStimuli, cache=cache)
+    # A stored result holds thumbnails, and the conditions and ids of an earlier call.
+    return replace(found, stimuli={index: held[index] for index in found.stimuli})
+
+
+def _searched(  # noqa: PLR0917  # one call, above
+    model: Model,
+    response: Response,
+    stimuli: StimuliLike,
+    n: int,
+    tokens: TokensLike,
+    batch_size: int | Literal["auto"],
+    *,
+    bottom: bool,
+    per_token: bool,
+    progress: bool,
+) -> TopStimuli:
+    """Run all stimuli, and once more, token by token, those that were found, if ``per_token``."""
+    from tqdm.auto import tqdm
+
     chunks, total = _chunks(stimuli)
     top = RunningTopStimuli(response, n, bottom=bottom)
     choices: dict[str, TokenChoice] = {}
@@ -183,6 +234,14 @@ class RunningTopStimuli:
             self.stimuli,
             shown,
         )
+
+
+def _held(stimuli: StimuliLike) -> list[Stimulus] | None:
+    """Return the stimuli that are in memory; None for an iterable that is read once."""
+    from modalnet.stimuli.contrast import Contrast
+    from modalnet.stimuli.stimulus import Stimulus
+
+    return as_stimuli(stimuli) if isinstance(stimuli, Contrast | Stimulus | str | list | tuple) else None
 
 
 def _chunks(stimuli: StimuliLike) -> tuple[Iterator[list[Stimulus]], int | None]:

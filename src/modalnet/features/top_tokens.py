@@ -14,10 +14,12 @@ import numpy as np
 
 from modalnet._validation import check_int, check_option, check_shared, check_type
 from modalnet.errors import InputError
-from modalnet.features.response import MAGNITUDES, Magnitude, Unit, response_of, stream_activations
+from modalnet.features.response import MAGNITUDES, Magnitude, Response, Unit, response_of, stream_activations, units_of
 from modalnet.features.result import TokenActivations, TopStimuli
 from modalnet.features.top_stimuli import RunningTopStimuli
 from modalnet.model import Model, as_model
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.results.cache import CacheLike, cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 CHUNK = 4096  # tokens that are sorted into batches together
 
 
+@reads_weights_once
 def top_tokens(
     model: Model | Any,
     units: UnitsLike | Unit,
@@ -42,6 +45,7 @@ def top_tokens(
     scaled: bool | None = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> TopStimuli:
     """Find the maximally activating tokens of the vocabulary for units of a text tower.
@@ -59,6 +63,8 @@ def top_tokens(
     candidates
         Token ids to try; if None, the whole vocabulary without special tokens. A vocabulary of 262,144 tokens needs as
         many two-token forward passes: minutes on a GPU, an hour on a laptop for a small model.
+    cache
+        Whether the result is stored and reused.
 
     Returns
     -------
@@ -70,22 +76,44 @@ def top_tokens(
     InputError
         For units outside a text tower, ids that are not in the vocabulary, or a model without a tokenizer.
     """
-    from tqdm.auto import tqdm
-
-    check_shared(batch_size=batch_size, progress=progress)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
     check_int("n", n, minimum=1)
     check_option("magnitude", magnitude, MAGNITUDES)
     _check_context(context)
     model = as_model(model, remote)
-    response = response_of(model, units, magnitude, scaled=scaled)
+    chosen = units_of(model, units)
+    response = response_of(model, chosen, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
     if outside:
         raise InputError(f"top_tokens needs units of a text tower, and some of these are in {outside[0]}.")
     if model.tokenizer is None:
         raise InputError(f"{model.name} has no tokenizer. Pass tokenizer= to modalnet.load().")
     ids = _candidates(model.tokenizer, candidates)
-    top = RunningTopStimuli(response, n, bottom=bottom)
     prefix = _prefix(model, context)
+
+    def compute() -> TopStimuli:
+        return _searched(model, response, n, prefix, ids, batch_size, bottom=bottom, progress=progress)
+
+    inputs = {"name": model.name, "units": chosen, "prefix": prefix, "candidates": np.array(ids)}
+    settings = {"n": n, "bottom": bottom, "magnitude": magnitude, "scaled": response.scaled}
+    return cached(model, "top_tokens", inputs, settings, compute, result=TopStimuli, cache=cache)
+
+
+def _searched(  # noqa: PLR0917  # one call, above
+    model: Model,
+    response: Response,
+    n: int,
+    prefix: Sequence[int],
+    ids: list[int],
+    batch_size: int | Literal["auto"],
+    *,
+    bottom: bool,
+    progress: bool,
+) -> TopStimuli:
+    """Run every candidate after the prefix."""
+    from tqdm.auto import tqdm
+
+    top = RunningTopStimuli(response, n, bottom=bottom)
     choices: dict[str, TokenChoice] = dict.fromkeys(response.layers, (len(prefix),))
     with tqdm(total=len(ids), desc="top tokens", unit="token", disable=not progress) as bar:
         for start in range(0, len(ids), CHUNK):

@@ -8,6 +8,7 @@ is linear; :func:`modalnet.patching.agreement` compares it with exact activation
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,10 +17,12 @@ from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import State
 from modalnet.model import as_model
+from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.activation import DIRECTIONS, TOGETHER, first_picture
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import Patching
+from modalnet.results.cache import Access, CacheLike, cached
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from modalnet.model import Model
 
 
+@reads_weights_once
 def attribution_patching(
     model: Model,
     clean: Any,
@@ -41,6 +45,7 @@ def attribution_patching(
     align: Any = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> Patching:
     """Estimate the effects of activation patching at every site, token and unit from one gradient per pair.
@@ -49,6 +54,9 @@ def attribution_patching(
     ----------
     model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, remote, progress
         As for :func:`modalnet.activation_patching`. A function as metric must be differentiable.
+    cache
+        Whether the result is stored and reused. That of a function as metric is not stored, because a function has no
+        identity.
 
     Returns
     -------
@@ -69,6 +77,7 @@ def attribution_patching(
     """
     check_shared(batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
+    access = Access.of(cache)
     model = as_model(model, remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
@@ -78,7 +87,24 @@ def attribution_patching(
             'its minimum. Use `direction="denoise"` or another metric.'
         )
     layout = lay_out(model, stimuli, measure, sites=sites, towers=towers, tokens=tokens, align=align)
-    return _estimate(model, measure, layout, direction, batch_size, progress=progress)
+    settings = {
+        "direction": direction,
+        "metric": [measure.metric.kind, measure.metric.answers, measure.metric.distractors],
+    }
+    inputs = {
+        "name": model.name,
+        "pairs": layout.digests,
+        "labels": [stimulus.label for stimulus in layout.clean],
+        "layers": layout.layers,
+        "columns": {tower: [asdict(column) for column in columns] for tower, columns in layout.columns.items()},
+        "matches": layout.matches,
+    }
+
+    def compute() -> Patching:
+        return _estimate(model, measure, layout, direction, batch_size, progress=progress)
+
+    kept = access if measure.metric.function is None else False
+    return cached(model, "attribution", inputs, settings, compute, result=Patching, cache=kept)
 
 
 def _estimate(

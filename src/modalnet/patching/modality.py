@@ -19,7 +19,9 @@ from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, Swap
 from modalnet.model import as_model
-from modalnet.patching.metrics import Texts, log_probability
+from modalnet.models.fingerprint import reads_weights_once
+from modalnet.patching.metrics import Measure, Texts, log_probability
+from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from modalnet.execution.cells import State
     from modalnet.model import Model
+    from modalnet.stimuli import Stimulus
 
 GROUPS = ("image", "text", "last")
 RESAMPLES, LEVEL = 2000, 0.95
@@ -149,6 +152,7 @@ class ModalityProfile(Result):
         return f"ModalityProfile({self.model}: {', '.join(self.groups)}; {len(self.whole)} stimuli)"
 
 
+@reads_weights_once
 def profile_modality(
     model: Model,
     stimuli: Any,
@@ -157,6 +161,7 @@ def profile_modality(
     operation: Literal["mean", "zero"] = "mean",
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
+    cache: CacheLike = True,
     progress: bool = True,
 ) -> ModalityProfile:
     """Measure the dependence of an answer on image and text positions, per decoder block.
@@ -176,6 +181,8 @@ def profile_modality(
         Number of runs per forward pass.
     remote
         Where the model runs: None for its default, or a value that :func:`modalnet.load` accepts.
+    cache
+        Whether the result is stored and reused.
     progress
         Whether to show a progress bar.
 
@@ -196,14 +203,38 @@ def profile_modality(
     Zhang, Yadav, Han & Shutova (2025), Cross-modal information flow in multimodal large language models. CVPR (there
     by attention knockout between positions; here by ablation of positions).
     """
-    from tqdm.auto import tqdm
-
-    check_shared(batch_size=batch_size, progress=progress)
+    check_shared(batch_size=batch_size, cache=cache, progress=progress)
     check_option("operation", operation, ("mean", "zero"))
     model = as_model(model, remote)
     given = as_stimuli(stimuli)
     _check(model, given, operation)
     measure = log_probability(answers).bind(model, given, given)
+    inputs = {
+        "name": model.name,
+        "stimuli": [stimulus.inspect().digest for stimulus in given],
+        "labels": [stimulus.label for stimulus in given],
+        "answers": measure.continuations,
+    }
+
+    def compute() -> ModalityProfile:
+        return _measured(model, given, measure, operation, batch_size, progress=progress)
+
+    settings = {"operation": operation}
+    return cached(model, "modality_profile", inputs, settings, compute, result=ModalityProfile, cache=cache)
+
+
+def _measured(
+    model: Model,
+    given: Sequence[Stimulus],
+    measure: Measure,
+    operation: str,
+    batch_size: int | Literal["auto"],
+    *,
+    progress: bool,
+) -> ModalityProfile:
+    """Run every stimulus whole, and with each group of tokens ablated at the output of each block."""
+    from tqdm.auto import tqdm
+
     texts = measure.continuations
     assert texts is not None
     depth, width = model.spaces["decoder"].shape
