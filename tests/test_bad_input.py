@@ -165,7 +165,7 @@ def test_a_text_of_which_the_tokenizer_makes_nothing():
     family = FAMILIES["gpt2"]()
     family.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("…", "")
     model = mn.load(family.model, tokenizer=family.tokenizer)
-    refused(r"makes no token of the text '…'", lambda: model.run(["a dog", "…"]))
+    refused(r"no tokens for the text '…'", lambda: model.run(["a dog", "…"]))
 
 
 # ------------------------------------------------------------------------------------------------- too long
@@ -173,7 +173,7 @@ def test_a_text_of_which_the_tokenizer_makes_nothing():
 
 def test_texts_longer_than_the_context():
     long = mn.Stimulus("dog " * 200, condition="a", id="too long")
-    message = r"stimulus too long has \d+ tokens, more than the 128 that GPT2LMHeadModel can hold.*Shorten"
+    message = r"Stimulus too long has \d+ tokens, more than the maximum of 128 of GPT2LMHeadModel.*Shorten"
     refused(message, lambda: load("gpt2").run([long]))
     refused(message, lambda: localize(load("gpt2"), mn.Contrast([*(texts(i) for i in range(4)), long], "a")))
     fits = "dog" + " dog" * 120
@@ -185,7 +185,7 @@ def test_texts_longer_than_the_context():
 
 def test_a_text_with_an_image_longer_than_the_context():
     long = mn.Stimulus("dog " * 600, image=picture(0, 40, 40), id="too long")
-    with pytest.raises(mn.InputError, match=r"stimulus too long has \d+ tokens, more than the 512"):
+    with pytest.raises(mn.InputError, match=r"Stimulus too long has \d+ tokens, more than the maximum of 512"):
         load("llava_clip").run([long])
 
 
@@ -245,7 +245,7 @@ def test_tiny_and_thin_pictures_work_or_the_stimulus_is_named(name, size):
     try:
         read = model.run([stimulus], read=["vision"], tokens="mean").residual["vision"]
     except mn.InputError as error:
-        assert f"cannot use stimulus a speck (images of {size[0]}x{size[1]} pixels)" in str(error)  # noqa: PT017
+        assert f"cannot process stimulus a speck (images of {size[0]}x{size[1]} pixels)" in str(error)  # noqa: PT017
     else:
         assert read.isfinite().all()
 
@@ -276,8 +276,8 @@ def test_placeholders_that_do_not_match_the_images():
         ),
         ({"tokens": "all"}, r"`tokens` must pool over tokens, got 'all'.*'mean'"),
         ({"tokens": "first"}, r"`tokens` must be .* got 'first'"),
-        ({"tokens": {"vision": "mean"}}, r"names 'vision', which is not read"),
-        ({"tokens": [500]}, r"asks for token 500, but stimulus .* has \d+ tokens"),
+        ({"tokens": {"vision": "mean"}}, r"keys among what is read .*, got 'vision'"),
+        ({"tokens": [500]}, r"selects token 500, but stimulus .* has \d+ tokens"),
         ({"tokens": "image"}, r"has no image tokens in the decoder tower"),
         ({"tokens": "cls"}, r"no class token"),
         ({"batch_size": 0}, r"`batch_size` must be .* got 0"),
@@ -340,7 +340,7 @@ def test_selections_that_are_none(select, message):
 
 def test_warnings_of_transformers_about_length_stay_out(caplog):
     """A text over the tokenizer's length is an error of ours, which names it; a second voice would confuse."""
-    refused("more than the 128", lambda: load("gpt2").run(["dog " * 200]))
+    refused("more than the maximum of 128", lambda: load("gpt2").run(["dog " * 200]))
     assert "longer than the specified maximum" not in caplog.text
 
 

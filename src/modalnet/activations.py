@@ -223,5 +223,5 @@ def check_units(model: Model, units: Units, what: str = "The units") -> None:
         Which of the two it is.
     """
     if not units.count:
-        raise InputError(f"{what} are an empty set.")
+        raise InputError(f"{what} must not be an empty set.")
     model._executor.check_units(units, what)

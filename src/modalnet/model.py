@@ -372,9 +372,9 @@ class Model:
         check_int("max_new_tokens", max_new_tokens, minimum=1)
         for name in ("num_beams", "num_return_sequences"):
             if settings.get(name, 1) != 1:
-                raise InputError(f"{name}={settings[name]!r}: one text is written at a time.")
+                raise InputError(f"`{name}` must be 1, as a single text is generated, got {settings[name]!r}.")
         if settings.get("stop_strings"):
-            raise InputError("stop_strings= is not supported: cut the text that comes back where it should end.")
+            raise InputError("`stop_strings` is not supported; truncate the generated text instead.")
         settings = {"do_sample": False, "num_beams": 1, **settings}
         if settings["do_sample"] is False:
             # What a checkpoint sets for sampling means nothing here, and transformers warns of it.
@@ -403,7 +403,7 @@ class Model:
         """
         added = flatten(interventions)
         if not added:
-            raise InputError("with_() takes at least one intervention, such as modalnet.zero(units).")
+            raise InputError("with_() requires at least one intervention, such as modalnet.zero(units).")
         return self._with(self._executor.under(added))
 
     @renamed_arguments(towers="spaces")
@@ -518,7 +518,7 @@ def load(
     """
     remote = checked(remote)
     if named_by_server(remote) and untrained is not False:
-        raise InputError(f"no server has an untrained copy: load it here, without remote={remote!r}.")
+        raise InputError(f"An untrained copy cannot run on a server: load it locally, without remote={remote!r}.")
     if isinstance(source, Model):
         model = source._at(remote) if remote else source
         return model._untrained(_seed(untrained)) if untrained is not False else model

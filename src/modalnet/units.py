@@ -97,7 +97,7 @@ class Units:
         selected_on: Iterable[str] | None = None,
     ) -> None:
         if not mask:
-            raise InputError("Units need the mask of at least one space; got none.")
+            raise InputError("`mask` must have at least one space, got none.")
         masks = {str(space): _frozen(array) for space, array in mask.items()}
         for space, array in masks.items():
             if array.dtype != np.bool_ or array.ndim != 2:
@@ -512,18 +512,18 @@ def check_units(
         The units have another fingerprint, lie in a space that the model does not have, or have other shapes.
     """
     if None not in (units.model, model) and units.model != model:
-        raise InputError(f"{what} belong to another model than {source}, by its fingerprint.")
+        raise InputError(f"{what} belong to another model than {source}: the fingerprints differ.")
     for space, shape in units.shapes.items():
         if space not in shapes:
             if units.mask[space].any():
                 raise InputError(
-                    f"{what} belong to another model than {source}: they lie in space {space!r}, and its spaces are "
-                    f"{', '.join(shapes)}."
+                    f"{what} belong to another model than {source}: they are in the space {space!r}, but its spaces "
+                    f"are {', '.join(shapes)}."
                 )
         elif tuple(shapes[space]) != shape:
             raise InputError(
-                f"{what} belong to another model than {source}: {space} has shape {shape}, [layer, unit], and there it "
-                f"has {tuple(shapes[space])}."
+                f"{what} belong to another model than {source}: {space} has shape {shape} [layer, unit] for the "
+                f"units and {tuple(shapes[space])} in the model."
             )
 
 
@@ -564,7 +564,7 @@ def _describe(shapes: Shapes) -> str:
 def _suffix(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in {".json", ".safetensors"}:
-        raise InputError(f"Units are kept as .json or .safetensors; {os.fspath(path)!r} ends in {suffix!r}.")
+        raise InputError(f"`path` must end in .json or .safetensors, got {os.fspath(path)!r}.")
     return suffix
 
 

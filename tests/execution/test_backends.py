@@ -82,7 +82,7 @@ def test_it_is_what_the_model_runs_on(pair: tuple[mn.Model, mn.Model, Threaded])
     assert there.remote is backend
     assert there.fingerprint() == here.fingerprint()
     assert mn.load(here, remote=backend).remote is backend
-    with pytest.raises(mn.InputError, match="gradient at its inputs"):
+    with pytest.raises(mn.InputError, match="gradients with respect to inputs"):
         there._executor.check_input_gradients()
     with pytest.raises(mn.InputError, match="`blocking` must be True"):
         mn.localize(there, part_of(mn.stimuli.language(), 24), blocking=False)

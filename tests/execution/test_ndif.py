@@ -225,7 +225,7 @@ def test_remote_that_is_none(given: object) -> None:
 
 def test_a_host_that_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NDIF_HOST", "localhost:5001")
-    with pytest.raises(mn.InputError, match="begins with http"):
+    with pytest.raises(mn.InputError, match="must start with http"):
         mn.load("tiny", remote=True)
 
 
@@ -280,10 +280,14 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> str:
             "Client nnsight version 0.5.0 is below the minimum supported 0.8. Please `pip install --upgrade nnsight`.",
             "pip install --upgrade nnsight",
         ),
-        (400, "Client python version 3.10 is below the minimum supported 3.12. Please update python.", "asks for"),
-        (404, "Not Found", "no NDIF server"),
-        (405, "Method Not Allowed", "no NDIF server"),
-        (413, "Content Too Large", "alone is too much for the server"),
+        (
+            400,
+            "Client python version 3.10 is below the minimum supported 3.12. Please update python.",
+            "that it requires",
+        ),
+        (404, "Not Found", "not an NDIF server"),
+        (405, "Method Not Allowed", "not an NDIF server"),
+        (413, "Content Too Large", "alone exceeds the limits of the server"),
         (422, f"bad {KEY}", "refused the job"),
         (503, f"later {KEY}", "cannot be reached"),
     ],
@@ -305,7 +309,7 @@ def test_a_host_that_is_something_else(monkeypatch: pytest.MonkeyPatch, body: st
     monkeypatch.setattr(httpx.Client, "post", post)
     said = ask(monkeypatch)
     assert "NDIF_HOST" in said
-    assert "not as an NDIF server" in said
+    assert "does not respond like an NDIF server" in said
     assert KEY not in said
 
 
@@ -353,6 +357,6 @@ def test_a_job_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mn.load("tiny", remote="http://127.0.0.1:9")
     assert model.remote is not None
     model.remote.limits.megabytes = 0.001
-    with pytest.raises(mn.ModalnetError, match=r"alone is too much.*megabytes"):
+    with pytest.raises(mn.ModalnetError, match=r"alone exceeds the limits.*megabytes"):
         model.run("A dog")
     assert issubclass(TransportError, mn.ModalnetError)

@@ -449,7 +449,7 @@ def test_names_that_only_a_bridge_knows():
             tl.hooks(some(model, "decoder"), wrong)
         with pytest.raises(mn.InputError, match="must be the TransformerBridge"):
             tl.cache(model.run(seen("llava_clip"), tokens="all"), wrong)
-    with pytest.raises(mn.InputError, match="empty set"):
+    with pytest.raises(mn.InputError, match="intervene on is empty"):
         tl.hooks(some(model))
 
 
@@ -459,7 +459,7 @@ def test_runs_that_are_no_cache():
         tl.cache(model.run(TEXT))
     with pytest.raises(mn.InputError, match=r"from \d+ to \d+ tokens.*one length"):
         tl.cache(model.run([TEXT, "A dog."], tokens="all"))
-    with pytest.raises(mn.InputError, match="read nothing"):
+    with pytest.raises(mn.InputError, match="no activations"):
         tl.cache(model.run(TEXT, read=[], logits="last"))
 
 

@@ -301,32 +301,32 @@ def test_bad_interventions_are_refused():
     stimulus = stimuli_for("llava_clip", n=1)[0]
     empty = mn.Units({"decoder": np.zeros((4, 8), dtype=bool)})
     for make, message in [
-        (lambda: mn.zero(empty), "empty set"),
+        (lambda: mn.zero(empty), "intervene on is empty"),
         (lambda: mn.zero("decoder"), "must be Units, a site or a direction, got a str"),
         (lambda: mn.scale(units, float("nan")), "`factor` must be a finite number, got nan"),
-        (lambda: mn.mean(units), r"mean\(\) needs reference stimuli.*over="),
+        (lambda: mn.mean(units), r"mean\(\) requires reference stimuli.*over="),
         (lambda: mn.mean(units, over=[]), r"`mean\(over=...\)` is empty"),
-        (lambda: mn.add(units, [1.0, 2.0]), rf"There are {units.count} units"),
+        (lambda: mn.add(units, [1.0, 2.0]), rf"one entry per unit \({units.count}\)"),
         (lambda: mn.zero(units).at("first"), r"`tokens` must be .* got 'first'"),
         (lambda: mn.zero(units).at("all", spare_first=-1), "spare_first"),
-        (lambda: mn.direction("decoder", 1, [0.0, 0.0]), "not all zero"),
+        (lambda: mn.direction("decoder", 1, [0.0, 0.0]), "finite non-zero vector"),
         (
             lambda: model.run("only text", mn.zero(some_units(model, ["vision"]))),
-            "do not reach.*give stimuli with images",
+            "do not reach.*Use stimuli with images",
         ),
         (lambda: model.run(stimulus, mn.zero(mn.site("audio", 1))), "no space 'audio'; its spaces are vision, decoder"),
         (lambda: model.run(stimulus, mn.zero(mn.site("decoder", 9))), r"layers 0\.\.3"),
         (
             lambda: other.run("a b", mn.zero(some_units(load("gemma3"), ["decoder"]))),
-            r"belong to another model.*has shape \(.*there it has",
+            r"belong to another model.*has shape \(.*in the model",
         ),
         (
             lambda: other.run("a b", mn.patch(mn.site("decoder", 1), "a b c d e f g")),
-            "has .* such tokens.* its source has",
+            "has .* such tokens.* but its source has",
         ),
         (
             lambda: other.run(["a b"] * 3, mn.patch(mn.site("decoder", 1), ["a b", "a b"])),
-            "one for each of the 3 stimuli",
+            "one for each of 3",
         ),
         (lambda: other.run("a b", "zero"), "`interventions` must be Interventions, got a str"),
         (lambda: other.run("a b", mn.zero(mn.site("decoder", 1)).at([99])), "token 99"),
@@ -430,9 +430,9 @@ def test_continuations_that_do_not_fit_are_refused():
     model = load("llama")
     for continuations, message in [
         ("a", "a list with one entry per stimulus"),
-        (["a", "b"], "There are 1 stimuli and 2 entries"),
-        ([""], "none of them empty"),
-        ([[]], "none of them empty"),
+        (["a", "b"], "got 2 for 1 stimuli"),
+        ([""], "must be a non-empty string"),
+        ([[]], "must be a non-empty string"),
     ]:
         with pytest.raises(mn.InputError, match=message):
             model.score(["the dog"], continuations)

@@ -604,17 +604,17 @@ def test_a_study_comes_back_from_a_file(double, tmp_path):
 def test_files_that_are_no_study(double, tmp_path):
     from modalnet._files import write_file
 
-    with pytest.raises(InputError, match=r"kept as \.safetensors"):
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
         double.save(tmp_path / "study.csv")
     with pytest.raises(StoreError, match="cannot be read"):
         LesionStudy.load(tmp_path / "absent.safetensors")
     path = tmp_path / "other.safetensors"
     write_file(path, {}, {"format": "modalnet.units", "version": 1})
-    with pytest.raises(InputError, match=r"other\.safetensors: This is no lesion study"):
+    with pytest.raises(InputError, match=r"other\.safetensors: Expected a lesion study"):
         LesionStudy.load(path)
     arrays, document = double.to_arrays()
     del arrays["cells/3"]
-    with pytest.raises(InputError, match="do not make a lesion study"):
+    with pytest.raises(InputError, match="do not form a lesion study"):
         LesionStudy.from_arrays(arrays, document)
 
 

@@ -137,7 +137,7 @@ def test_a_task_that_fails_loses_nothing_that_was_computed(model, monkeypatch):
     monkeypatch.setattr("modalnet.lesion.study.TOGETHER", 2)
     units = network(model)
     tasks = [Counting("good"), Counting("bad", fail_at=4), Counting("late")]
-    with pytest.warns(UserWarning, match="task 'bad' failed, the study goes on: the disk is on fire"):
+    with pytest.warns(UserWarning, match="Task 'bad' failed and is skipped: the disk is on fire"):
         study = mn.lesion_study(model, {"some": units}, tasks, operations=["zero"], **OPTIONS)
     done = {task: sum(name == task for _, name in study.cells) for task in ("good", "bad", "late")}
     # Of the second task the base, and two lesions that were graded before; the rest says why not.
@@ -232,15 +232,15 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
     [
         ({"units": {}}, "`units` is empty"),
         ({"units": {"a": 3}}, r"`units\['a'\]` must be Units or a localization, got int"),
-        ({"tasks": []}, "a task or several"),
-        ({"tasks": ["blimp"]}, "is a str"),
+        ({"tasks": []}, "or several, got"),
+        ({"tasks": ["blimp"]}, "got a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
         ({"n_controls": -1}, "`n_controls` must be a non-negative integer"),
         ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', got 'melt'"),
         ({"operations": 3}, "`operations` must be one or several of"),
         ({"operations": []}, "`operations` must name at least one of"),
         ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', 'tower', got 'size'"),
-        ({"fractions": ()}, "fractions= is empty"),
+        ({"fractions": ()}, "`fractions` must not be empty"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, message):
@@ -253,9 +253,17 @@ def test_bad_input_is_refused_before_anything_runs(model, monkeypatch, change, m
 @pytest.mark.parametrize(
     ("shapes", "fingerprint", "message"),
     [
-        ({"decoder": (4, 48)}, "another", "network 'foreign' belong to another model than Llama.*, by its fingerprint"),
-        ({"decoder": (4, 47)}, None, r"shape \(4, 47\), \[layer, unit\], and there it has \(4, 48\)"),
-        ({"vision": (4, 48)}, None, "than LlamaForCausalLM: they lie in space 'vision', and its spaces are decoder"),
+        (
+            {"decoder": (4, 48)},
+            "another",
+            "network 'foreign' belong to another model than Llama.*: the fingerprints differ",
+        ),
+        ({"decoder": (4, 47)}, None, r"shape \(4, 47\) \[layer, unit\] for the units and \(4, 48\) in the model"),
+        (
+            {"vision": (4, 48)},
+            None,
+            "than LlamaForCausalLM: they are in the space 'vision', but its spaces are decoder",
+        ),
     ],
 )
 def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypatch, shapes, fingerprint, message):
@@ -271,5 +279,5 @@ def test_units_without_norms_have_no_norm_matched_controls_and_that_is_said(mode
     with pytest.warns(UserWarning, match="has no `mean_abs`"):
         study = mn.lesion_study(model, {"bare": bare}, pairs(), operations=["zero"], **OPTIONS)
     assert {one.control for one, _ in study.cells} == {"", "layer"}
-    with pytest.raises(mn.InputError, match="empty set"):
+    with pytest.raises(mn.InputError, match="got an empty set"):
         mn.lesion_study(model, {"none": bare - bare}, pairs(), progress=False)

@@ -414,7 +414,7 @@ def test_folds_are_shuffled_by_the_seed():
     assert not np.array_equal(folds[:20], folds[20:40])  # dealt in the order given, they would be
     # Uniform doubles of PCG64 decide, and nothing else: the same on every machine.
     assert assign_folds(["S", "N", "S", "N", "S"], 2).tolist() == [0, 1, 1, 0, 0]
-    with pytest.raises(InputError, match="n_folds=0"):
+    with pytest.raises(InputError, match="`n_folds` must be at least 1"):
         assign_folds(conditions, 0)
 
 

@@ -297,7 +297,7 @@ def test_code_of_a_checkpoint_is_not_run_unless_asked(checkpoint):
     evidence = checkpoint / "ran"
     for name in ("c.py", "m.py"):
         (checkpoint / name).write_text(f"open({str(evidence)!r}, 'w').close()\nraise RuntimeError('ran')\n")
-    with pytest.raises(mn.InputError, match=r"brings its own Python code.*trust_remote_code=True"):
+    with pytest.raises(mn.InputError, match=r"comes with its own Python code.*trust_remote_code=True"):
         mn.load(checkpoint)
     assert not evidence.exists()
     with pytest.raises(Exception, match="ran"):  # asked for, it runs, so the test could tell
@@ -336,7 +336,7 @@ def test_options_that_go_nowhere(folders):
         mn.load(build("gpt2").model, revision="main")
     with pytest.raises(mn.InputError, match="nonsense"):
         mn.load(folders("gpt2"), nonsense=3)
-    with pytest.raises(mn.InputError, match=r"a server cannot be told which model.*hub id"):
+    with pytest.raises(mn.InputError, match=r"A server cannot identify this.*hub id"):
         mn.load(build("gpt2").model, remote=True)
 
 

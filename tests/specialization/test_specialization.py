@@ -297,7 +297,7 @@ def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations,
     back = mn.Specialization.load(tmp_path / "s.safetensors")
     assert back.summary() == result.summary()
     assert repr(back) == repr(result)
-    with pytest.raises(mn.InputError, match=r"kept as \.safetensors"):
+    with pytest.raises(mn.InputError, match=r"must end in \.safetensors"):
         result.save(tmp_path / "s.txt")
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}

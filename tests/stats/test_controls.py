@@ -58,7 +58,7 @@ def test_units_without_mean_abs_have_no_activation_matched_controls():
         drawn = controls.draw_each(bare, 2, match=("layer", "activation", "tower"), name="faces")
     assert list(drawn) == ["layer", "tower"]
     assert caught[0].filename == __file__
-    with pytest.raises(InputError, match="needs the mean absolute activation of every unit"):
+    with pytest.raises(InputError, match="requires the mean absolute activation of every unit"):
         controls.draw(bare, 2, match="activation")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -264,7 +264,7 @@ class Compiler:
         head = output_head(self.module)
         if head is None:
             raise InputError(
-                f"{type(self.module).__name__} has no LM head, so it gives no logits. Load the model with its head "
+                f"{type(self.module).__name__} has no LM head and thus no logits. Load the model with its head "
                 "(a ...ForCausalLM or ...ForConditionalGeneration class)."
             )
         return self.at(head)
@@ -386,7 +386,7 @@ def _by_part(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] |
         return None
     # A negative number would count from the end of the vocabulary and give some other token's probability.
     if bool((plan.targets < 0).any()):
-        raise LayoutError("a row does not end with the tokens of its text")
+        raise LayoutError("a row does not end with its text tokens")
     rows = torch.arange(len(plan.targets)) if plan.target_rows is None else plan.target_rows
     parts = []
     for start in range(0, len(plan.logit_rows), size):

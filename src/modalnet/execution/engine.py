@@ -181,8 +181,8 @@ class Engine:
         reading = decode(plan, saved)
         if not saved["gradients"]:
             raise InputError(
-                f"nothing that is read of {type(self.module).__name__} can be traced back to {source}: its forward "
-                "pass keeps no gradient on the way, or does not use it."
+                f"No gradient of the activations of {type(self.module).__name__} with respect to {source}: the forward "
+                "pass detaches it or does not use it."
             )
         reading.measured, reading.inward = saved["values"][0].cpu(), saved["gradients"][0].float().cpu()
         return reading
@@ -345,7 +345,7 @@ class Engine:
             path = str(error).split("'")[1] if "'" in str(error) else str(error)
             raise InputError(
                 f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
-                "leave blocks out on text without an image. Read other layers, or give stimuli with an image."
+                "skip blocks for text without an image. Read other layers, or use stimuli with an image."
             ) from error
 
 

@@ -204,7 +204,7 @@ class Executor:
         if made.engine is None:
             if self.backend.capabilities.weights_here and self.module_is_empty:
                 raise InputError(
-                    f"{self.name} has weights on the meta device, so it cannot run. Load it with its weights."
+                    f"{self.name} has weights on the meta device and cannot run. Load it with its weights."
                 )
             made.engine = Engine(self.module, self.loaded.envoy, self.backend)
         return made.engine
@@ -314,8 +314,8 @@ class Executor:
             for name in one.towers:
                 if name in self.towers and name not in reached:
                     raise InputError(
-                        f"{one} is on the {name} tower, which these stimuli do not reach, so it would change nothing: "
-                        f"give stimuli with {self.towers[name].noun}, or leave it out."
+                        f"{one} is on the {name} tower, which these stimuli do not reach, so it would have no effect. "
+                        f"Use stimuli with {self.towers[name].noun}, or omit it."
                     )
         return Edits(ordered, self.spaces, self._read_apart, range(len(stimuli)) if owners is None else owners)
 
@@ -425,7 +425,7 @@ class Executor:
         """The text that the model generates after each stimulus; see :meth:`modalnet.Model.generate`."""
         self.runner.engine.head()
         if not hasattr(self.module, "generate"):
-            raise InputError(f"{type(self.module).__name__} has no generate().")
+            raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
         edits = self.edits(interventions, stimuli)
         generated = generate(self.runner, self.encoder.prepare(stimuli), edits, max_new_tokens, settings)
         return [self.loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
@@ -552,8 +552,8 @@ class Executor:
         """Raise an InputError where the backend takes no gradients at model inputs."""
         if not self.backend.capabilities.input_gradients:
             raise InputError(
-                f"{self.name} runs on a server, and a gradient at its inputs is taken here alone: it needs hundreds of "
-                "passes, one after the other. Load the model here."
+                f"{self.name} runs on a server, but gradients with respect to inputs are computed locally only. Load "
+                "it locally."
             )
 
     def inward(

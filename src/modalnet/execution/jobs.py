@@ -97,8 +97,8 @@ class JobQueue(Generic[_T]):
         if len(groups) == 1 and len(groups[0]) == 1:
             label = passes[0].batch.items[0].label
             raise ModalnetError(
-                f"stimulus {label} alone is too much for the server: {error} Use a smaller input, or raise "
-                "model.remote.limits where that is what stands in the way."
+                f"Stimulus {label} alone exceeds the limits of the server: {error} Use a smaller input, or raise "
+                "model.remote.limits if those are exceeded."
             ) from error
         if isinstance(error, RemoteMemoryError) or len(groups) == 1:
             self.limit.count = max(1, max(map(len, groups)) // 2)

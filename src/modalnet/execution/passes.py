@@ -172,8 +172,8 @@ class PassMaker:
     def unknown_layout(self, error: LayoutError, batch: Batch) -> ModalnetError:
         """The error for a model whose layout was not understood."""
         return ModalnetError(
-            f"{error}: {self.encoder.loaded.name} lays out its tokens in a way that modalnet cannot follow for "
-            f"these inputs ({', '.join(batch.inputs)}). Please report this model."
+            f"{error}: the token layout of {self.encoder.loaded.name} is not supported for these inputs "
+            f"({', '.join(batch.inputs)}). Please report this model."
         )
 
     def _reads(
@@ -186,8 +186,8 @@ class PassMaker:
             parts = self.layouts.stages(site)
             if len(parts) > 1 and not readout.pools(name):
                 raise InputError(
-                    f"the {tower} tower of {self.encoder.loaded.name} merges patches on its way, so its blocks have "
-                    f"different tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
+                    f"the {tower} tower of {self.encoder.loaded.name} merges patches, so its blocks have different "
+                    f"tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
                     'pooled, such as tokens="mean".'
                 )
             for part in parts:

@@ -124,7 +124,7 @@ class Prefix:
     def __post_init__(self) -> None:
         if len(self.outputs) not in (1, self.layer):
             raise ValueError(
-                f"{self.layer} skipped blocks have one output for all or one each, not {len(self.outputs)}"
+                f"{self.layer} skipped blocks need one output for all or one each, got {len(self.outputs)}"
             )
 
 
@@ -206,7 +206,7 @@ def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str])
     for name in wanted:
         tower = spaces[name].tower
         if tower.name not in reached:
-            raise InputError(f"the {tower.name} tower is not reached by these stimuli: give stimuli with {tower.noun}.")
+            raise InputError(f"The {tower.name} tower is not reached by these stimuli. Use stimuli with {tower.noun}.")
     return tuple(Sites(space, _layers(space, wanted[name])) for name, space in spaces.items() if name in wanted)
 
 
@@ -216,5 +216,5 @@ def _layers(space: Space, layers: Any) -> tuple[int, ...]:
     chosen = [layers] if isinstance(layers, int) else list(layers)
     for layer in chosen:
         if not isinstance(layer, int) or not -space.n_layers <= layer < space.n_layers:
-            raise InputError(f"layer {layer!r} is not in {space.name}, which has layers 0..{space.n_layers - 1}.")
+            raise InputError(f"Layer {layer!r} does not exist: {space.name} has layers 0..{space.n_layers - 1}.")
     return tuple(sorted({layer % space.n_layers for layer in chosen}))

@@ -82,7 +82,7 @@ def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
     reading = _stacked(plan, saved["vectors"], saved["shapes"])
     if plan.logit_rows is not None:
         if not values:
-            raise LayoutError("the LM head does not see one vector per text token")
+            raise LayoutError("the input of the LM head is not one vector per text token")
         if saved["gradients"]:
             reading.measured = values[0].cpu()
             reading.gradient = _stacked(plan, saved["gradients"], saved["shapes"]).activations
@@ -120,11 +120,11 @@ def _stacked(
         for shape in held:
             if shape[-1] != space.width:
                 raise ModalnetError(
-                    f"a layer of {name} holds {shape[-1]} activations per token, but its units were counted as "
-                    f"{space.width}. Please report this model."
+                    f"A layer of {name} has {shape[-1]} activations per token, but {space.width} were expected. "
+                    "Please report this model."
                 )
         if pool.index is None and len(set(held)) > 1:
-            raise LayoutError(f"layers of {name} hold {[shape[:-1] for shape in held]}")
+            raise LayoutError(f"layers of {name} have shapes {[shape[:-1] for shape in held]}")
         device = vectors[own[0]].device
         stacked = torch.stack([vectors[place].to(device) for place in own]).cpu()
         reading.activations[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()

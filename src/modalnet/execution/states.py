@@ -124,7 +124,7 @@ def _backward(
     reading = runner.engine.run(batch.inputs, plan, lambda logits: measure(logits, indices))
     assert reading.measured is not None
     if len(reading.measured) != len(items):
-        raise ModalnetError(f"the measure gave {len(reading.measured)} values for {len(items)} stimuli")
+        raise ModalnetError(f"the metric returned {len(reading.measured)} values for {len(items)} stimuli")
     made = []
     for place, item in enumerate(items):
         at = {name: own[place].index for name, (own, _) in spans.items()}

@@ -112,8 +112,8 @@ def response_of(model: Model, units: UnitsLike | Unit, magnitude: Magnitude, *, 
     chosen = units_of(model, units)
     if scaled and chosen.mean_abs is None:
         raise InputError(
-            "scaled=True needs the mean absolute activation of every unit, which these units lack. Units that a "
-            "localization selects (localization.top(...)) carry it; or pass mean_abs= to Units."
+            "`scaled=True` requires the mean absolute activation of every unit, which these units lack. Units selected "
+            "from a localization (localization.top(...)) have it; otherwise pass `mean_abs` to Units."
         )
     mean_abs = None if scaled is False else chosen.mean_abs
     order = list(model.spaces)
@@ -162,8 +162,8 @@ def check_reach(model: Model, spaces: Iterable[str], stimuli: Sequence[Stimulus]
     for tower in (model.spaces[name].tower for name in spaces):
         if tower.name not in reached:
             raise InputError(
-                f"some units are in the {tower.name} tower, which not all stimuli reach. Give stimuli with "
-                f"{tower.noun}, or leave these units out."
+                f"Some units are in the {tower.name} tower, which not all stimuli reach. Use stimuli with "
+                f"{tower.noun}, or omit these units."
             )
 
 

@@ -117,7 +117,7 @@ class TopStimuli(Result):
             return self.network_index, self.network_activation
         if isinstance(row, bool) or not 0 <= row < len(self.units):
             raise InputError(
-                f"row {row!r} is not there: units are rows 0 to {len(self.units) - 1}, the network is row {NETWORK}."
+                f"`row` must be a unit (0 to {len(self.units) - 1}) or the network ({NETWORK}), got {row!r}."
             )
         return self.index[row], self.activation[row]
 
@@ -139,7 +139,7 @@ class TopStimuli(Result):
         wanted = {conditions} if isinstance(conditions, str) else set(conditions)
         of = {index: stimulus.condition for index, stimulus in self.stimuli.items()}
         if not any(of.values()):
-            raise InputError("These stimuli have no conditions. Give them as Stimulus(condition=...).")
+            raise InputError("The stimuli have no conditions. Make them with Stimulus(condition=...).")
         hits = np.array([[index >= 0 and of[int(index)] in wanted for index in row] for row in self.index])
         return hits.sum(1) / np.maximum((self.index >= 0).sum(1), 1)
 

@@ -85,7 +85,7 @@ def top_tokens(
     response = response_of(model, chosen, magnitude, scaled=scaled)
     outside = [tower for tower in response.layers if model.spaces[tower].modality != "text"]
     if outside:
-        raise InputError(f"top_tokens needs units of a text tower, and some of these are in {outside[0]}.")
+        raise InputError(f"`units` must be in a text tower, but some are in {outside[0]}.")
     if model.tokenizer is None:
         raise InputError(f"{model.name} has no tokenizer. Pass tokenizer= to modalnet.load().")
     ids = _candidates(model.tokenizer, candidates)
@@ -138,7 +138,7 @@ def _candidates(tokenizer: PreTrainedTokenizerBase, candidates: Sequence[int] | 
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
             raise InputError(f"`candidates` must be token ids from 0 to {size - 1}, got {token!r}.")
     if not given:
-        raise InputError("`candidates` is empty.")
+        raise InputError("`candidates` must not be empty.")
     return list(dict.fromkeys(given))
 
 

@@ -118,7 +118,7 @@ def canvas(encoder: Encoder, text: str | None = None, size: int | tuple[int, int
 
     name = encoder.loaded.name
     if not encoder.sees:
-        raise InputError(f"{name} reads text only, so there is no picture to change.")
+        raise InputError(f"{name} reads text only, so there is no image to optimize.")
     tried = []
     for height, width in _sizes(encoder.loaded.image_processor) if size is None else [_checked(size)]:
         blank = np.zeros((height, width, 3), dtype=np.uint8)
@@ -127,9 +127,9 @@ def canvas(encoder: Encoder, text: str | None = None, size: int | tuple[int, int
             return made
         tried.append(f"{height}x{width}")
     raise InputError(
-        f"the image processor of {name} does not hand on single pixels of a picture of {', '.join(tried)}: it resizes "
-        "it, or shows it more than once in other sizes (tiles and a thumbnail). Give size=(height, width) that it "
-        "leaves as it is, switch its tiling off, or use the vision tower as a model of its own."
+        f"The image processor of {name} does not map pixels one to one for images of {', '.join(tried)}: it resizes "
+        "them, or includes them at several sizes (tiles and a thumbnail). Give a size=(height, width) that it does "
+        "not resize, switch off its tiling, or load the vision tower as a separate model."
     )
 
 

@@ -143,7 +143,7 @@ class Continuations:
                 if isinstance(value, int):
                     return value
         raise InputError(
-            f"{self.loaded.name} does not say what token its decoder begins with. Set decoder_start_token_id in its "
+            f"{self.loaded.name} does not specify the start token of its decoder. Set decoder_start_token_id in its "
             "generation_config."
         )
 
@@ -159,8 +159,8 @@ class Continuations:
         end = 1 if rows[0] and rows[1] and rows[0][-1] == rows[1][-1] == self.loaded.tokenizer.eos_token_id else 0
         if end:
             raise InputError(
-                f"the tokenizer of {self.loaded.name} ends every text with {self.loaded.tokenizer.eos_token!r}, so "
-                "nothing can be continued. Set its add_eos_token to False."
+                f"The tokenizer of {self.loaded.name} ends every text with {self.loaded.tokenizer.eos_token!r}, so "
+                "texts cannot be continued. Set its add_eos_token to False."
             )
         same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
         return len(rows[1]) - max(same, 1), tuple(rows[1])
@@ -186,8 +186,8 @@ class Continuations:
         count = len(rows[0])
         if rows[1][:count] != rows[0]:
             raise InputError(
-                f"written after stimulus {stimulus.label}, {text!r} changes its last token, so what comes next there "
-                "is no token of the answer. Mostly a space stands at the end of the stimulus: move it to the answer."
+                f"Appending {text!r} to stimulus {stimulus.label} changes its last token, so the next token is not the "
+                "first of the answer. If the stimulus ends with a space, move the space to the answer."
             )
         return tuple(rows[1][count:])
 
@@ -196,8 +196,8 @@ class Continuations:
         text = prompt.text or ""
         if not getattr(self.loaded.tokenizer, "is_fast", False):
             raise InputError(
-                f"{type(self.loaded.tokenizer).__name__} does not tell which characters its tokens stand for, so a "
-                "continuation cannot be cut into segments. Load a fast tokenizer."
+                f"{type(self.loaded.tokenizer).__name__} does not return character offsets, so continuations cannot be "
+                "split into segments. Load a fast tokenizer."
             )
         spans = self.loaded.tokenizer(
             text, add_special_tokens=prompt.special_tokens, return_offsets_mapping=True, verbose=False

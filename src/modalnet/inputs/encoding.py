@@ -207,10 +207,10 @@ class Encoder:
         if self.reads_text and self.sees and not self.dual and (self.only_writes or self._needs_pictures):
             bare = next((stimulus for stimulus in stimuli if not stimulus.n_images), None)
             if bare is not None:
-                raise InputError(f"stimulus {bare.label} has no image, but {name} does not read a text without one.")
+                raise InputError(f"stimulus {bare.label} has no image, but {name} requires one with every text.")
 
     def _tokenize(self, texts: list[str], special_tokens: bool, max_tokens: int | None) -> dict[str, list[list[int]]]:
-        # verbose=False: a text over the model's length is an error of ours below, which names the stimulus.
+        # verbose=False: texts that exceed the maximum length raise an error below that names the stimulus.
         encoded = self.loaded.tokenizer(
             texts,
             add_special_tokens=special_tokens,
@@ -221,7 +221,7 @@ class Encoder:
         )
         empty = next((i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0), None)
         if empty is not None:
-            raise InputError(f"the tokenizer of {self.loaded.name} makes no token of the text {texts[empty]!r}.")
+            raise InputError(f"The tokenizer of {self.loaded.name} returns no tokens for the text {texts[empty]!r}.")
         return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
 
     def _check_length(self, n_tokens: int, label: str) -> None:
@@ -230,7 +230,7 @@ class Encoder:
         )
         if isinstance(limit, int) and 0 < limit < n_tokens:
             raise InputError(
-                f"stimulus {label} has {n_tokens} tokens, more than the {limit} that {self.loaded.name} can hold. "
+                f"Stimulus {label} has {n_tokens} tokens, more than the maximum of {limit} of {self.loaded.name}. "
                 "Shorten it, or split it into several stimuli."
             )
 
@@ -274,7 +274,7 @@ class Encoder:
             # Processors raise whatever their array code raises; only here is it known which stimulus it was.
             sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
             raise InputError(
-                f"the processor of {self.loaded.name} cannot use stimulus {prepared.stimulus.label} (images of "
+                f"The processor of {self.loaded.name} cannot process stimulus {prepared.stimulus.label} (images of "
                 f"{sizes} pixels): {type(error).__name__}: {error}"
             ) from error
         made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}

@@ -90,8 +90,7 @@ class Direction:
         length = float(np.linalg.norm(vector))
         if vector.ndim != 1 or not np.isfinite(length) or length == 0:
             raise InputError(
-                f"A direction is one finite vector that is not all zero, [dim]; this has shape {vector.shape} and "
-                f"length {length}."
+                f"`vector` must be a finite non-zero vector [dim], got shape {vector.shape} and norm {length}."
             )
         object.__setattr__(self, "vector", _frozen(vector / length))
 
@@ -336,12 +335,12 @@ def mean(target: Target, over: Any = None) -> Intervention:
     target = _checked(target)
     if over is None:
         raise InputError(
-            "mean() needs reference stimuli, which show what the units usually do, such as "
+            "mean() requires reference stimuli, over which the units' mean is computed, such as "
             "over=modalnet.stimuli.language()."
         )
     if isinstance(over, Mapping):
         if not isinstance(target, Units):
-            raise InputError("Means that are known already, per tower, are for Units; for a site give stimuli.")
+            raise InputError("`over` must be stimuli for a site; precomputed means per space are for Units only.")
         return Intervention("mean", target, values=_values(target, over))
     return Intervention("mean", target, values=_stimuli(over, "mean", "over"))
 
@@ -388,7 +387,7 @@ def _checked(target: Any) -> Target:
     )
     check_type("target", target, (Units, Site, Direction), "Units, a site or a direction", hint)
     if isinstance(target, Units) and not target.count:
-        raise InputError("The units to intervene on are an empty set, so nothing would change.")
+        raise InputError("The set of units to intervene on is empty.")
     return target
 
 
@@ -401,18 +400,20 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     if isinstance(value, int | float | np.integer | np.floating):
         return _number(value, "value")
     if isinstance(target, Direction):
-        raise InputError(f"Along a direction the value is a number; this is a {type(value).__name__}.")
+        raise InputError(f"For a direction the value must be a number, got a {type(value).__name__}.")
     if isinstance(target, Site):
         vector = np.asarray(value, dtype=np.float32)
         if vector.ndim != 1 or not np.isfinite(vector).all():
-            raise InputError(f"For a site the value is a number or finite values [dim]; got shape {vector.shape}.")
+            raise InputError(
+                f"For a site the value must be a number or a finite vector [dim], got shape {vector.shape}."
+            )
         return {target.space: _frozen(vector)}
     if isinstance(value, Mapping):
         given = {str(tower): np.asarray(array, dtype=np.float32) for tower, array in value.items()}
     else:
         listed = np.asarray(value, dtype=np.float32)
         if listed.shape != (target.count,):
-            raise InputError(f"There are {target.count} units, so {target.count} values; got shape {listed.shape}.")
+            raise InputError(f"`value` must have one entry per unit ({target.count}), got shape {listed.shape}.")
         given, start = {}, 0
         for tower, mask in target.mask.items():
             count = int(mask.sum())
@@ -422,9 +423,9 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     for tower, mask in target.mask.items():
         if mask.any() and (tower not in given or given[tower].shape != mask.shape):
             found = given[tower].shape if tower in given else "nothing"
-            raise InputError(f"{tower} needs values of shape {mask.shape}; got {found}.")
+            raise InputError(f"The values for {tower} must have shape {mask.shape}, got {found}.")
         if mask.any() and not np.isfinite(given[tower][mask]).all():
-            raise InputError(f"Some values for units of {tower} are not finite.")
+            raise InputError(f"The values for units of {tower} must be finite.")
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
 
 

@@ -109,7 +109,7 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
         unknown = sorted(set(tokens) - known)
         if unknown:
             read = ", ".join(space.name for space in listed)
-            raise InputError(f"tokens= names {unknown[0]!r}, which is not read; what is read is {read}.")
+            raise InputError(f"`tokens` must have keys among what is read ({read}), got {unknown[0]!r}.")
         of_tower = {
             space.name: tokens.get(space.tower.name, default_choice(space, pictures=pictures)) for space in listed
         }
@@ -168,8 +168,8 @@ def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[t
         return own
     if not span.clear:
         raise InputError(
-            f"stimulus {label} has padding among its tokens in the {tower} tower, and this model does not say where in "
-            'a way that modalnet understands. Read tokens="all" and choose among them, or read another tower.'
+            f"stimulus {label} has padding among its tokens in the {tower} tower, whose positions cannot be determined "
+            'for this model. Read tokens="all" and select tokens yourself, or read another tower.'
         )
     if choice == "mean":
         return own
@@ -179,7 +179,7 @@ def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[t
         outside = [i for i in choice if not -len(own) <= i < len(own)]
         if outside:
             raise InputError(
-                f"tokens={list(choice)} asks for token {outside[0]}, but stimulus {label} has {len(own)} tokens in the "
+                f"tokens={list(choice)} selects token {outside[0]}, but stimulus {label} has {len(own)} tokens in the "
                 f"{tower} tower."
             )
         return own[list(choice)]

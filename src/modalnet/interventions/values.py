@@ -102,13 +102,15 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
     where = target if isinstance(target, Site) else target.site
     space = get_space(spaces, where.space, f"{one}: the model")
     if not -space.n_layers <= where.layer < space.n_layers:
-        raise InputError(f"{one}: {space.name} has layers 0..{space.n_layers - 1}.")
+        raise InputError(f"{one}: the layer does not exist; {space.name} has layers 0..{space.n_layers - 1}.")
     layer = where.layer % space.n_layers
     vectors = [target.vector] if isinstance(target, Direction) else []
     vectors += list(one.values.values()) if isinstance(one.values, Mapping) else []
     for vector in vectors:
         if vector.shape != (space.width,):
-            raise InputError(f"{one}: a layer of {space.name} has {space.width} units; got {vector.shape}.")
+            raise InputError(
+                f"{one}: a layer of {space.name} has {space.width} units, got values of shape {vector.shape}."
+            )
     if isinstance(target, Direction):
         return [Part(space, layer, None, target.vector)]
     return [Part(space, layer, np.arange(space.width), None)]
@@ -148,7 +150,7 @@ def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: i
         return lambda part, at: (0.0, _drawn(one, donors[part.space.name, part.layer], at))
     if len(one.values) not in (1, n_stimuli):
         raise InputError(
-            f"{one}: a patch takes one source for all, or one for each of the {n_stimuli} stimuli; got "
+            f"{one}: a patch requires one source for all stimuli, or one for each of {n_stimuli}; got "
             f"{len(one.values)}."
         )
     sources = dict(_rows(one, places, read))
@@ -237,8 +239,8 @@ def _patched(
         source = sources[owner if len(sources) > 1 else 0][part.space.name, part.layer]
         if len(source) != len(positions):
             raise InputError(
-                f"{one}: stimulus {label} has {len(positions)} such tokens in the {part.space.tower.name} tower, "
-                f"its source has {len(source)}. Give sources of the same length, or patch at tokens that both have, "
+                f"{one}: stimulus {label} has {len(positions)} such tokens in the {part.space.tower.name} tower, but "
+                f"its source has {len(source)}. Use sources of the same length, or patch at tokens that both have, "
                 'such as .at("last").'
             )
         rows.append(source)

@@ -87,7 +87,7 @@ class LesionStudy(Result):
                 )
         for lesion, _ in [*cells, *self.failures]:
             if not math.isfinite(lesion.fraction):
-                raise InputError(f"The size of a lesion must be a number; got {lesion}.")
+                raise InputError(f"The size of a lesion must be a number, got {lesion}.")
         try:
             settings = json.loads(json.dumps(self.settings))  # compares equal after it was read from a file
         except (TypeError, ValueError) as error:

@@ -229,7 +229,7 @@ class _Draw:
 
     def _sets(self, name: str, units: Units, other: Units | None) -> list[tuple[str, int, Units]]:
         if not units.count:
-            raise InputError(f"Network {name!r} is an empty set of units, so there is nothing to lesion.")
+            raise InputError(f"Network {name!r} must have at least one unit, got an empty set.")
         sets: list[tuple[str, int, Units]] = [("", 0, units)]
         controls = draw_each(units, self.n_controls, seed=self.seed, match=self.match, name=name)
         sets += [(match, number, one) for match, drawn in controls.items() for number, one in enumerate(drawn)]
@@ -260,8 +260,8 @@ def _means(
         fitting = [stimulus for stimulus in given if model._executor.reached_spaces([stimulus], tower)]
         if not fitting:
             raise InputError(
-                f"Mean ablation in {tower} needs stimuli with {model.spaces[tower].tower.noun}; none of the "
-                f'{len(given)} has any. Give them as reference=, or leave "mean" out of operations.'
+                f"Mean ablation in {tower} requires stimuli with {model.spaces[tower].tower.noun}, but none of the "
+                f'{len(given)} has any. Give some as `reference`, or omit "mean" from `operations`.'
             )
         means |= model.means(fitting, spaces=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
     return means
@@ -326,7 +326,7 @@ class _Study:
                         if (one.lesion, name) not in self.cells:
                             self.failures[one.lesion, name] = f"{type(error).__name__}: {error}"
                     bar.update(len(self.lesions) - done + (name not in self.base))
-                    warn(f"task {name!r} failed, the study goes on: {error}")
+                    warn(f"Task {name!r} failed and is skipped: {error}")
         if not self.base:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
@@ -397,16 +397,16 @@ def _named_tasks(tasks: Any) -> dict[str, Task]:
     given = tasks.values() if isinstance(tasks, Mapping) else [tasks] if isinstance(tasks, Task) else tasks
     listed = list(given) if isinstance(given, Sequence) or isinstance(tasks, Mapping) else []
     if not listed:
-        raise InputError(f"tasks= is a task or several of modalnet.tasks; got {tasks!r:.100}.")
+        raise InputError(f"`tasks` must be a task of modalnet.tasks, or several, got {tasks!r:.100}.")
     for task in listed:
         if not isinstance(task, Task):
-            raise InputError(f"A task of modalnet.tasks is expected; this is a {type(task).__name__}.")
+            raise InputError(f"`tasks` must be tasks of modalnet.tasks, got a {type(task).__name__}.")
     names = list(tasks) if isinstance(tasks, Mapping) else [task.name for task in listed]
     if len(set(names)) < len(names):
-        raise InputError(f"Two tasks have the same name: {', '.join(names)}. Give tasks= as a mapping of names.")
+        raise InputError(f"Two tasks have the same name: {', '.join(names)}. Give `tasks` as a mapping from names.")
     return {str(name): task for name, task in zip(names, listed, strict=True)}
 
 
 def _check_choices(*, fractions: Any) -> None:
     if not len(fractions):
-        raise InputError("fractions= is empty; give sizes such as (0.0025, 0.01).")
+        raise InputError("`fractions` must not be empty; give sizes such as (0.0025, 0.01).")

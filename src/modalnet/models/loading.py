@@ -128,14 +128,14 @@ def served_as(loaded: Loaded, task: str | None = None) -> tuple[str, dict[str, A
     """How a server names a model that is here already; an InputError where nothing says which one it is."""
     if any(hasattr(each, "original_component") for each in loaded.module.modules()):
         raise InputError(
-            "a server runs the modules of transformers, and this model is wrapped by a TransformerLens bridge. Give "
-            "load() its hub id, or a folder that the server has too."
+            "A server runs transformers modules, but this model is wrapped by a TransformerLens bridge. Load its hub "
+            "id, or a folder that the server has too."
         )
     where = getattr(getattr(loaded.module, "config", None), "_name_or_path", "")
     if not where:
         raise InputError(
-            f"a server cannot be told which model this {type(loaded.module).__name__} is. Give load() a hub id, a "
-            "folder that the server has too, or an nnsight model."
+            f"A server cannot identify this {type(loaded.module).__name__}. Load a hub id, a folder that the server "
+            "has too, or an nnsight model."
         )
     return _served(where, loaded.module, task, {})
 
@@ -279,13 +279,13 @@ def _config(source: str, trust: bool, shared: dict[str, Any]) -> Any:
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise InputError(
-                f"{source} brings its own Python code, which modalnet does not run unless asked. Read that code, then "
+                f"{source} comes with its own Python code, which modalnet does not run by default. Review it, then "
                 "pass trust_remote_code=True to load()."
             ) from error
         raise InputError(f"{source} cannot be loaded: {error}") from error
     except OSError as error:
         raise InputError(
-            f"{source} is neither a local folder nor a model that the hub hands out here: {_first_line(error)}"
+            f"{source} is neither a local folder nor a model that the hub gives access to: {_first_line(error)}"
         ) from error
 
 

@@ -237,5 +237,5 @@ def choose_spaces(
         of_kind = [space.name for space in spaces.values() if space.kind == kind]
         chosen.update(of_kind or [get_space(spaces, name, model).name])
     if not chosen:
-        raise InputError(f"No space was given; the spaces of {model} are {', '.join(spaces)}.")
+        raise InputError(f"At least one space is required; the spaces of {model} are {', '.join(spaces)}.")
     return [name for name in spaces if name in chosen]

@@ -119,13 +119,13 @@ class Result:
         """
         if (document.get("format"), document.get("version")) != (cls.FORMAT, cls.VERSION):
             raise InputError(
-                f"This is no {_bare(cls.NAME)} in the format of this version of modalnet ({cls.FORMAT} "
-                f"{cls.VERSION}): {document.get('format')!r} {document.get('version')!r}."
+                f"Expected {cls.NAME} in the format of this version of modalnet ({cls.FORMAT} {cls.VERSION}), got "
+                f"{document.get('format')!r} {document.get('version')!r}."
             )
         try:
             return cls._from_content(arrays, document)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise InputError(f"These arrays do not make {cls.NAME}: {error}") from error
+            raise InputError(f"The arrays do not form {cls.NAME}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a ``.safetensors`` file, whole or not at all.
@@ -139,7 +139,7 @@ class Result:
         """
         if Path(path).suffix != _files.SUFFIX:
             raise InputError(
-                f"This result ({_bare(self.NAME)}) is kept as {_files.SUFFIX}; {os.fspath(path)!r} ends otherwise."
+                f"`path` must end in {_files.SUFFIX} for this result ({_bare(self.NAME)}), got {os.fspath(path)!r}."
             )
         _files.write_file(path, *self.to_arrays())
 

@@ -95,7 +95,7 @@ class Store:
     def path(self, key: str) -> Path:
         """Return the file that holds the entry, whether it exists or not."""
         if not _KEY.fullmatch(key):
-            raise InputError(f"{key!r} is no key of the store; keys are letters, digits, '-' and '_' (see Store.key).")
+            raise InputError(f"`key` must consist of letters, digits, '-' and '_' (see Store.key), got {key!r}.")
         return self.folder / f"{key}{SUFFIX}"
 
     def get(self, key: str) -> tuple[Arrays, Meta] | None:
@@ -143,8 +143,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"The store's folder {self.folder} cannot be made: {error}. "
-                "Set MODALNET_CACHE to a folder that can be written to."
+                f"The folder of the store, {self.folder}, cannot be created: {error}. "
+                "Set MODALNET_CACHE to a writable folder."
             ) from error
         write_file(path, arrays, meta)
 
@@ -191,7 +191,7 @@ class Store:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"The store's folder {self.folder} cannot be read: {error}.") from error
+            raise StoreError(f"The folder of the store, {self.folder}, cannot be read: {error}.") from error
         return sorted(path for name in names if (path := self.folder / name).match(pattern))
 
 

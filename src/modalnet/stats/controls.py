@@ -155,7 +155,7 @@ def draw_masks(
     n, seed, match = check_int("n", n, minimum=1), check_seed(seed), check_match(match)
     if match == "activation" and mean_abs is None:
         raise InputError(
-            '`match="activation"` needs the mean absolute activation of every unit, and these units carry none. Units '
+            '`match="activation"` requires the mean absolute activation of every unit, which these units lack. Units '
             "that a localization selects (localization.top(...)) do; or pass mean_abs= to Units."
         )
     masks = []

@@ -41,7 +41,7 @@ def assign_folds(conditions: Sequence[str], n_folds: int = 10, seed: int = 0) ->
         If ``n_folds`` is below 1.
     """
     if n_folds < 1:
-        raise InputError(f"Stimuli are dealt into at least one fold; got n_folds={n_folds}.")
+        raise InputError(f"`n_folds` must be at least 1, got {n_folds}.")
     rng = np.random.Generator(np.random.PCG64(seed))
     labels = np.array([str(condition) for condition in conditions], dtype=object)
     folds = np.zeros(len(labels), dtype=np.int64)

@@ -55,7 +55,7 @@ class Moments:
         self.m2 = np.asarray(self.m2, dtype=np.float64)
         if self.mean.shape != self.m2.shape or self.n < 0:
             raise InputError(
-                f"Moments need n >= 0 and a mean and m2 of one shape; got n={self.n}, mean {self.mean.shape}, "
+                f"Moments require n >= 0 and a mean and m2 of the same shape, got n={self.n}, mean {self.mean.shape}, "
                 f"m2 {self.m2.shape}."
             )
 
@@ -79,7 +79,7 @@ class Moments:
         """
         x = np.asarray(values, dtype=np.float64)
         if x.ndim == 0 or x.shape[1:] != self.mean.shape:
-            raise InputError(f"Moments of units {self.mean.shape} take values [stimulus, *units]; got {x.shape}.")
+            raise InputError(f"`x` must be [stimulus, *units] with units {self.mean.shape}, got {x.shape}.")
         if len(x) == 0:
             return
         with np.errstate(invalid="ignore", over="ignore"):
@@ -97,7 +97,9 @@ class Moments:
         if not isinstance(other, Moments):
             return NotImplemented
         if self.mean.shape != other.mean.shape:
-            raise InputError(f"Moments of units {self.mean.shape} and {other.mean.shape} cannot be merged.")
+            raise InputError(
+                f"Moments must have the same shape to be merged, got {self.mean.shape} and {other.mean.shape}."
+            )
         if self.n == 0 or other.n == 0:
             kept = self if other.n == 0 else other
             return Moments(kept.n, kept.mean.copy(), kept.m2.copy())
@@ -204,7 +206,7 @@ def fdr(p: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:
 
     p = np.asarray(p, dtype=np.float64)
     if p.ndim != 1:
-        raise InputError(f"fdr adjusts one flat array of p values; got shape {p.shape}. Flatten it first.")
+        raise InputError(f"`p` must be one-dimensional, got shape {p.shape}. Flatten it first.")
     q = np.full(p.shape, np.nan)
     finite = np.isfinite(p)
     if finite.any():
@@ -217,7 +219,7 @@ def _sides(
 ) -> tuple[Float[np.ndarray, "*unit"], Float[np.ndarray, "*unit"], Bool[np.ndarray, "*unit"]]:
     """Return the variances of both sides (exactly 0 where constant) and where the contrast is undefined."""
     if a.mean.shape != b.mean.shape:
-        raise InputError(f"The two sides have units of different shapes: {a.mean.shape} and {b.mean.shape}.")
+        raise InputError(f"The two sides must have units of the same shape, got {a.mean.shape} and {b.mean.shape}.")
     cleaned = []
     for side in (a, b):
         variance = side.variance

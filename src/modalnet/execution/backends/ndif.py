@@ -83,14 +83,13 @@ class NdifBackend(Account, SessionBackend):
         """Raise an InputError that says what to set where the host or the key cannot be right."""
         if not self.host.startswith(("http://", "https://")):
             raise InputError(
-                f"{self.host!r} is no address of an NDIF server: it begins with http:// or https://. Set NDIF_HOST, or "
-                "give remote= an address."
+                f"The address of an NDIF server must start with http:// or https://, got {self.host!r}. Set NDIF_HOST "
+                "or `remote`."
             )
         if self.host == PUBLIC_HOST and not transport.api_key():
             raise InputError(
-                f"{PUBLIC_HOST} wants an API key, and none is set. Get one at https://login.ndif.us, then set "
-                "NDIF_API_KEY or run nnsight.CONFIG.set_default_api_key(...) once. For a server of your own set "
-                "NDIF_HOST."
+                f"{PUBLIC_HOST} requires an API key, and none is set. Get one at https://login.ndif.us, then set "
+                "NDIF_API_KEY or call nnsight.CONFIG.set_default_api_key(...) once. For another server, set NDIF_HOST."
             )
 
     def nnsight_backend(self, envoy: Envoy) -> Any:
@@ -139,8 +138,8 @@ class NdifBackend(Account, SessionBackend):
                     job = self._serialize(tracer)
                 if len(job) > backend.limits.megabytes * 1e6:
                     raise RemoteLimitError(
-                        f"a job of {len(job) / 1e6:.1f} MB is more than the {backend.limits.megabytes:g} MB that "
-                        "model.remote.limits.megabytes allows."
+                        f"The job has {len(job) / 1e6:.1f} MB, more than model.remote.limits.megabytes = "
+                        f"{backend.limits.megabytes:g}."
                     )
                 if backend._written is not None:
                     backend._written.append(job)

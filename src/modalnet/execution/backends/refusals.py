@@ -26,22 +26,22 @@ def refused(host: str, status: int, message: str, size: int) -> Exception:
     """
     if status in (400, 401, 403) and "key" in message.lower():
         return InputError(
-            f"{host} does not take the API key ({status}). Set NDIF_API_KEY to a key of that server, or NDIF_HOST to "
-            "the server that the key is for; nnsight.CONFIG.set_default_api_key(...) keeps one."
+            f"{host} rejects the API key ({status}). Set NDIF_API_KEY to a key of that server, or NDIF_HOST to the "
+            "server of the key; nnsight.CONFIG.set_default_api_key(...) saves a key."
         )
     if status == 413:
-        return RemoteLimitError(f"{host} does not take a job of {size / 1e6:.1f} MB.")
+        return RemoteLimitError(f"{host} does not accept a job of {size / 1e6:.1f} MB.")
     if status == 400 and "version" in message.lower():
         return InputError(
-            f"{host} does not work with what is installed here: {message} Install the version that it asks for."
+            f"{host} is incompatible with the installed versions: {message} Install the version that it requires."
         )
     if status in (404, 405):
-        return InputError(f"{host} is no NDIF server, or one of another version: {message}. Set NDIF_HOST.")
+        return InputError(f"{host} is not an NDIF server, or has an incompatible version: {message}. Set NDIF_HOST.")
     return RemoteError(f"{host} refused the job ({status}): {message}")
 
 
 def ended(host: str, key: str, message: str) -> Exception:
-    """The error that the end of a job stands for.
+    """The exception for a job that ended with an error.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def ended(host: str, key: str, message: str) -> Exception:
     if "deploy" in low and "traceback" not in low:
         return RemoteError(
             f"{host} does not serve {key}: {' '.join(message.split())} Check the name; nnsight.ndif_status() lists "
-            "what it serves."
+            "the available models."
         )
     return RemoteError(f"the job failed on {host}: {message}")
 

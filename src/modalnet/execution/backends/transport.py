@@ -72,8 +72,8 @@ def carry(backend: NdifBackend, client: Any, job: bytes, job_id: str | None = No
         backend.jobs.append(Job(job_id, len(job), client.down, time.monotonic() - started, running, attempt))
         return result, job_id
     raise TransportError(
-        f"the job was lost {backend.limits.attempts} times by {backend.host} ({lost}). What was finished before it is "
-        "stored: run the same call again when the server is steady."
+        f"{backend.host} lost the job {backend.limits.attempts} times ({lost}). Completed jobs are stored: repeat the "
+        "call when the server is stable."
     )
 
 
@@ -91,7 +91,7 @@ def post(backend: NdifBackend, client: Any, job: bytes) -> str:
             cause, message = error.__cause__, cleaned(error)
         except ValueError:  # it may repeat what was sent, the key with it
             raise InputError(
-                f"{backend.host} answers, but not as an NDIF server of this version does. Check NDIF_HOST, or remote=."
+                f"{backend.host} does not respond like an NDIF server of this version. Check NDIF_HOST or `remote`."
             ) from None
         status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else None
         if status is not None and status not in BUSY:
@@ -116,15 +116,15 @@ def status(backend: NdifBackend, client: Any, job_id: str) -> str:
 
 
 def _pauses(backend: NdifBackend) -> Iterator[Callable[[str], None]]:
-    """Waits that grow, as functions of what went wrong; the one that would wait past the patience raises."""
+    """Waits of increasing length, as functions of the error message; raises when the total would exceed the limit."""
     started, delay = time.monotonic(), 0.25
 
     def pause(message: str) -> None:
         nonlocal delay
         if time.monotonic() - started + delay > backend.limits.patience:
             raise TransportError(
-                f"{backend.host} cannot be reached: {message}. Check the address (NDIF_HOST, or remote=) and that the "
-                "server is up. What was finished before is stored."
+                f"{backend.host} cannot be reached: {message}. Check the address (NDIF_HOST or `remote`) and that the "
+                "server is up. Completed jobs are stored."
             ) from None
         backend.told(f"waiting for {backend.host}")
         time.sleep(delay)
@@ -170,7 +170,7 @@ def _wait(backend: NdifBackend, client: Any, job_id: str) -> tuple[Any, float]:
                         backend.told("fetching")
                         return client.download_result(response.data), ran
             except httpx.HTTPError as error:
-                # What is asked again is only how the job is; it goes on meanwhile.
+                # Only the status request is repeated; the job itself continues.
                 broken = broken if broken is not None else now
                 next(pauses)(cleaned(error) or type(error).__name__)
                 broken = max(broken, time.monotonic() - backend.limits.recovery / 2)

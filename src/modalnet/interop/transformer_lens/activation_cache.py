@@ -49,7 +49,7 @@ def cache(run: Run, bridge: TransformerBridge | None = None) -> ActivationCache:
     import torch
 
     if not run.activations:
-        raise InputError('this run read nothing (read=[]). Use model.run(stimuli, tokens="all").')
+        raise InputError('The run has no activations (read=[]). Use model.run(stimuli, tokens="all").')
     for tower, values in run.activations.items():
         if run.tokens[tower] != "all":
             raise InputError(
