@@ -52,6 +52,36 @@ def test_the_ratio_tells_how_well_controls_match():
     assert controls.match_ratios(units, []).shape == (0,)
 
 
+def test_a_poor_match_is_said_and_warned_of():
+    """Where the network holds the few massive units of a layer, no others are driven as strongly."""
+    mean_abs = {"decoder": np.random.default_rng(1).lognormal(size=(2, 100))}
+    mean_abs["decoder"][:, :3] = 1e4
+    massive = Units.from_indices({"decoder": (2, 100)}, [("decoder", i, j) for i in range(2) for j in range(3)])
+    massive = Units(massive.mask, mean_abs=mean_abs)
+    plain = Units({"decoder": np.roll(massive.mask["decoder"], 40, axis=1)}, mean_abs=mean_abs)
+    with pytest.warns(
+        UserWarning, match=r"network 'massive' have 0\.00\d+ times its mean .* driven as strongly"
+    ) as caught:
+        drawn = controls.draw_each(massive, 4, match=("layer", "activation"), name="massive")
+    assert len(caught) == 1  # a layer-matched control promises nothing about activation
+    assert caught[0].filename == __file__
+    ratios = controls.match_ratios(massive, drawn["activation"])
+    columns = controls.match_columns(ratios)
+    assert list(columns.values()) == [ratios.mean(), ratios.min(), ratios.max()]
+    assert "activation-matched controls: mean |activation| 0.00" in controls.match_sentence(ratios, "activation")
+    with pytest.warns(UserWarning, match="driven as weakly"):
+        controls.warn_of_poor_match(np.array([2.5, 3.5]), "activation")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        matched = controls.match_ratios(plain, controls.draw_each(plain, 4, match=("activation",))["activation"])
+        controls.warn_of_poor_match(np.full(3, np.nan), "activation")
+        controls.warn_of_poor_match(np.zeros(0), "activation")
+    assert abs(matched.mean() - 1) < 0.2
+    assert controls.match_sentence(np.full(3, np.nan), "layer") == controls.match_sentence(np.zeros(0), "layer") == ""
+    assert np.isnan(list(controls.match_columns(np.zeros(0)).values())).all()
+    assert controls.match_sentence(np.array([0.9]), "layer").endswith("0.90 of the network's")
+
+
 def test_units_without_mean_abs_have_no_activation_matched_controls():
     bare = network(known=False)
     with pytest.warns(UserWarning, match="network 'faces' has no `mean_abs`") as caught:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_option, check_shared
@@ -28,7 +29,7 @@ from modalnet.errors import InputError
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
-from modalnet.stats.controls import check_match, draw
+from modalnet.stats.controls import check_match, draw_with_ratios
 from modalnet.stats.permutation import count_reaching
 from modalnet.units import Units, as_units
 
@@ -184,7 +185,7 @@ def align(
     _check_choices(regression, metric, device)
     model, network = network_of(model, units, fraction, remote)
     copy, notes = untrained_of(model, untrained, network)
-    random = draw(network, n_controls, seed=seed, match=match)
+    random, ratios = draw_with_ratios(network, n_controls, seed=seed, match=match)
     simple, left_out = baselines_of(dataset, baselines)
     notes += left_out
     split, dataset = _split(dataset, cv, n_folds, inner_folds=inner_folds, gap=gap, seed=seed, ceiling=ceiling)
@@ -224,7 +225,7 @@ def align(
             if whole_layer:
                 sets.append(FeatureSet("untrained, all its layers", "untrained", _towers(other, everything)))
         sets += _with_baselines(simple, sets[0])
-        how: dict[str, Any] = {"device": device, "cache": access, "progress": progress}
+        how: dict[str, Any] = {"device": device, "cache": access, "progress": progress, "match_ratios": ratios}
         return _score_sets(sets, dataset, split, settings, model=model.name, notes=notes, **how)
 
     inputs = {
@@ -319,9 +320,8 @@ ceiling, seed, device, cache, progress
         "n_stimuli": len(dataset),
     }
     access = Access.of(cache)
-    return _score_sets(
-        sets, dataset, split, settings, model="features", notes=notes, device=device, cache=access, progress=progress
-    )
+    how: dict[str, Any] = {"device": device, "cache": access, "progress": progress, "match_ratios": np.zeros(0)}
+    return _score_sets(sets, dataset, split, settings, model="features", notes=notes, **how)
 
 
 # Scoring
@@ -338,6 +338,7 @@ def _score_sets(
     device: str,
     cache: CacheLike,
     progress: bool,
+    match_ratios: Float[np.ndarray, " draw"],
 ) -> Alignment:
     from tqdm.auto import tqdm
 
@@ -380,6 +381,7 @@ def _score_sets(
         regions=dataset.regions,
         notes=tuple(all_notes),
         settings=settings | {"resampled": what, "source": dataset.source},
+        match_ratios=match_ratios,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from modalnet.brain.scoring import summarize
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
 from modalnet.stats import permutation, resampling
+from modalnet.stats.controls import match_columns, match_sentence
 from modalnet.stats.moments import fdr
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ class Alignment(Result):
         Caveats on the scores.
     settings
         The settings of the analysis, as a JSON document.
+    match_ratios
+        [draw]: how well each random control matches the network in activation (see
+        :func:`modalnet.stats.controls.match_ratios`); empty without controls, and in files of modalnet 0.1.
 
     Raises
     ------
@@ -139,6 +143,7 @@ class Alignment(Result):
     regions: tuple[str, ...] | None
     notes: tuple[str, ...]
     settings: dict[str, Any]
+    match_ratios: Float[np.ndarray, " draw"] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not self.sets:
@@ -238,6 +243,7 @@ class Alignment(Result):
                 "network_minus_low": over[0],
                 "network_minus_high": over[1],
                 "p_rank": permutation.rank_p(self.score(first), values, alternative="greater"),
+                **match_columns(self.match_ratios),
             }
             rows.insert(1, row)
         return pd.DataFrame(rows)
@@ -252,7 +258,8 @@ class Alignment(Result):
             low, high (blocks of held-out stimuli, subjects and draws resampled); lowest, highest (over draws of a
             control); p (one-sided, by permutation of blocks of held-out responses); normalized (by the noise ceiling);
             network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank: rank p value of
-            the first set among the random draws, (1 + reached) / (1 + draws).
+            the first set among the random draws, (1 + reached) / (1 + draws); match_ratio, …_low, …_high: mean
+            |activation| of the random units over that of the network, mean, lowest and highest draw.
         """
         return self._table.copy()
 
@@ -275,6 +282,7 @@ class Alignment(Result):
             "network_minus_low": math.nan,
             "network_minus_high": math.nan,
             "p_rank": math.nan,
+            **match_columns(np.zeros(0)),
         }
         if len(one.null):
             reached = permutation.count_reaching(one.null, np.array(score))
@@ -384,6 +392,8 @@ class Alignment(Result):
             lines.append(
                 f"Gain over all baselines jointly: {gain['gain']:+.3f} [{gain['low']:.3f}, {gain['high']:.3f}]."
             )
+        matched = match_sentence(self.match_ratios, str(self.settings.get("match", "layer")))
+        lines += [matched] if matched else []
         lines += [line for note in self.notes for line in textwrap.wrap(f"Note: {note}", 118)]
         return "\n".join(lines)
 
@@ -417,7 +427,10 @@ class Alignment(Result):
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the result as arrays and a JSON document, from which :meth:`_from_content` makes it again."""
-        arrays: dict[str, np.ndarray] = {"ceiling": np.asarray(self.ceiling, dtype=np.float64)}
+        arrays: dict[str, np.ndarray] = {
+            "ceiling": np.asarray(self.ceiling, dtype=np.float64),
+            "match_ratios": np.asarray(self.match_ratios, dtype=np.float64),
+        }
         sets = []
         for i, one in enumerate(self.sets):
             found, document = one.to_arrays(f"{i}/")
@@ -444,6 +457,7 @@ class Alignment(Result):
             regions=None if document["regions"] is None else tuple(document["regions"]),
             notes=tuple(document["notes"]),
             settings=document["settings"],
+            match_ratios=arrays.get("match_ratios", np.zeros(0)),
         )
 
 

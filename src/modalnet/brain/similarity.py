@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from modalnet.errors import InputError
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.controls import check_match, draw
+from modalnet.stats.controls import check_match, draw_with_ratios, match_columns, match_sentence
 from modalnet.stats.permutation import rank_p
 from modalnet.units import Units
 
@@ -290,6 +290,9 @@ class Similarity(Result):
         Caveats on the scores.
     settings
         The settings of the analysis, as a JSON document.
+    match_ratios
+        [draw]: how well each random control matches the network in activation (see
+        :func:`modalnet.stats.controls.match_ratios`); empty without controls, and in files of modalnet 0.1.
 
     Raises
     ------
@@ -307,6 +310,7 @@ class Similarity(Result):
     ceiling: tuple[float, float]
     notes: tuple[str, ...]
     settings: dict[str, Any]
+    match_ratios: Float[np.ndarray, " draw"] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not self.sets:
@@ -331,7 +335,8 @@ class Similarity(Result):
         DataFrame
             features, kind, n_features, draws, score, low, high (95%, jackknife over blocks of stimuli; over draws for
             controls: lowest and highest), p (one-sided, permutation of blocks), network_minus with _low and _high
-            (paired jackknife), p_rank.
+            (paired jackknife), p_rank; match_ratio, match_ratio_low, match_ratio_high (mean |activation| of the random
+            units over that of the network: mean, lowest and highest draw).
         """
         import pandas as pd
 
@@ -350,6 +355,7 @@ class Similarity(Result):
                 _row(one.name, one.kind, one.n_features, 1, (one.value, low, high))
                 | {"p": p, "network_minus": first.value - one.value if one is not first else math.nan}
                 | {"network_minus_low": gap[0], "network_minus_high": gap[1], "p_rank": math.nan}
+                | match_columns(np.zeros(0))
             )
         controls = self.controls
         if controls:
@@ -368,6 +374,7 @@ class Similarity(Result):
                 "network_minus_low": gap[0],
                 "network_minus_high": gap[1],
                 "p_rank": rank_p(first.value, values, alternative="greater"),
+                **match_columns(self.match_ratios),
             }
             rows.insert(1, row)
         return pd.DataFrame(rows)
@@ -383,6 +390,8 @@ class Similarity(Result):
         lines = [f"{self.measure} of {self.model} and {self.dataset}", short.to_string(index=False)]
         if math.isfinite(self.ceiling[0]):
             lines.append(f"noise ceiling {self.ceiling[0]:.3f} to {self.ceiling[1]:.3f}")
+        matched = match_sentence(self.match_ratios, str(self.settings.get("match", "layer")))
+        lines += [matched] if matched else []
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def plot(self, **options: Any) -> Any:
@@ -416,6 +425,7 @@ class Similarity(Result):
         arrays: dict[str, np.ndarray] = {
             "values": np.array([one.value for one in self.sets]),
             "ceiling": np.array(self.ceiling, dtype=np.float64),
+            "match_ratios": np.asarray(self.match_ratios, dtype=np.float64),
         }
         for i, one in enumerate(self.sets):
             arrays |= {f"{i}/left_out": one.left_out, f"{i}/null": one.null}
@@ -441,6 +451,7 @@ class Similarity(Result):
             (low, high),
             tuple(document["notes"]),
             document["settings"],
+            arrays.get("match_ratios", np.zeros(0)),
         )
 
 
@@ -535,7 +546,7 @@ def _compare(  # every option of rsa and cka
 ) -> Similarity:
     model, network, dataset = compared
     copy, missing = aligning.untrained_of(model, untrained, network)
-    random = draw(network, n_controls, seed=seed, match=match)
+    random, ratios = draw_with_ratios(network, n_controls, seed=seed, match=match)
     simple, left_out = aligning.baselines_of(dataset, baselines)
     notes = [*notes, *missing, *left_out]
     requested = settings | {
@@ -573,7 +584,7 @@ def _compare(  # every option of rsa and cka
             sets.append(one_set("untrained, same units", "untrained", network, other, tested=True))
         sets += _baseline_sets(simple, more, correlation=settings.get("dissimilarity") == "correlation")
         scores = _scored(measure, sets, settings["measure"], n_permutations, seed, progress=progress)
-        return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), requested)
+        return Similarity(model.name, dataset.name, tuple(scores), ceiling, (*notes, *more), requested, ratios)
 
     inputs = {
         "name": model.name,

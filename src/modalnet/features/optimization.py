@@ -32,7 +32,7 @@ from modalnet.features.response import (
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
-from modalnet.stats.controls import check_match, draw
+from modalnet.stats.controls import check_match, draw_with_ratios
 from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def optimize(
     _check_model(model)
     network = units_of(model, units)
     match = match or ("layer" if network.mean_abs is None else "activation")
-    sets = [network, *draw(network, n_controls, seed=seed, match=match)]
+    controls, ratios = draw_with_ratios(network, n_controls, seed=seed, match=match)
+    sets = [network, *controls]
     responses = [response_of(model, each, magnitude, scaled=scaled) for each in sets]
     canvas = model._executor.canvas(text, size)
     spaces = {space for response in responses for space in response.layers}
@@ -192,7 +193,8 @@ def optimize(
     }
 
     def compute() -> Optimized:
-        return _optimized(model, responses, canvas, choices, settings, beside, (match, batch_size), progress=progress)
+        made = _optimized(model, responses, canvas, choices, settings, beside, (match, batch_size), progress=progress)
+        return replace(made, match_ratios=ratios)
 
     return cached(model, "optimize", inputs, keyed, compute, result=Optimized, cache=cache)
 

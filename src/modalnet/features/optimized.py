@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.controls import match_sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +75,9 @@ class Optimized(Result):
         ``[set, image]``: the response to the finished images, read like any stimulus.
     natural
         The responses to natural images; None if none were given.
+    match_ratios
+        ``[control]``: how well each control matches the network in activation (see
+        :func:`modalnet.stats.controls.match_ratios`); empty in files of modalnet 0.1.
     """
 
     NAME = "optimized images"
@@ -93,6 +97,7 @@ class Optimized(Result):
     path: Float[np.ndarray, "picture step"]
     response: Float[np.ndarray, "set picture"]
     natural: Natural | None = None
+    match_ratios: Float[np.ndarray, " control"] = field(default_factory=lambda: np.zeros(0))
 
     def name(self, index: int) -> str:
         """Return the label of a set."""
@@ -118,6 +123,7 @@ class Optimized(Result):
         ``start`` is the response at the first step, ``reached`` the response to the set's own finished image, and
         ``others`` the mean response to the images of the other sets. With natural images also ``natural`` (mean),
         ``natural_sd``, ``natural_best`` and ``times_best``, the ratio of ``reached`` to ``natural_best``.
+        ``match_ratio`` is the mean |activation| of a control's units over that of the network's; NaN where unknown.
         """
         import pandas as pd
 
@@ -129,6 +135,7 @@ class Optimized(Result):
                 "start": self.path[index, 0],
                 "reached": responses[index],
                 "others": np.delete(responses, index).mean() if len(responses) > 1 else np.nan,
+                "match_ratio": self.match_ratios[index - 1] if 0 < index <= len(self.match_ratios) else np.nan,
             }
             if self.natural is not None:
                 values = self.natural.response[index]
@@ -160,6 +167,8 @@ class Optimized(Result):
             if np.isfinite(row["others"]):
                 text += f"; images of the other sets {row['others']:.3g}"
             lines.append(text)
+        matched = match_sentence(self.match_ratios, self.match)
+        lines += [f"  {matched}"] if matched else []
         return "\n".join(lines)
 
     def _labelled(self) -> tuple[Labelled, Labelled]:
@@ -189,6 +198,7 @@ class Optimized(Result):
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {"pictures": self.pictures, "path": self.path, "response": self.response}
+        arrays["match_ratios"] = np.asarray(self.match_ratios, dtype=np.float64)
         if self.natural is not None:
             arrays |= {"natural/response": self.natural.response, "natural/best": self.natural.best}
             arrays |= {f"natural/picture/{i}": picture for i, picture in enumerate(self.natural.pictures)}
@@ -227,4 +237,5 @@ class Optimized(Result):
             arrays["path"],
             arrays["response"],
             natural,
+            arrays.get("match_ratios", np.zeros(0)),
         )

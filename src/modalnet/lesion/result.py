@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from modalnet._deprecation import renamed, renamed_option
 from modalnet.errors import InputError
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.controls import RENAMED_MATCH, stored_match
+from modalnet.stats.controls import RENAMED_MATCH, ratios_of, stored_match
 from modalnet.tasks.base import TaskScores
 
 if TYPE_CHECKING:
@@ -127,6 +127,11 @@ class LesionStudy(Result):
         """The controls of one kind that belong to a lesion and have scores on a task."""
         belongs = (lesion.network, lesion.fraction, lesion.operation, control)
         return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
+
+    def match_ratios(self, lesion: Lesion, controls: Sequence[Lesion]) -> Float[np.ndarray, " draw"]:
+        """Mean |activation| of each control over that of the network that a lesion removes; NaN where unknown."""
+        sizes = [self.magnitudes.get(one, math.nan) for one in controls]
+        return ratios_of(self.magnitudes.get(lesion, math.nan), sizes)
 
     @cached_property
     def _controls(self) -> dict[tuple[Any, ...], list[Lesion]]:

@@ -21,6 +21,8 @@ And for each kind of control K, ``layer``, ``activation`` and ``least`` (NaN whe
 ======================= ================================================================================================
 n_K                     Number of draws with scores on the task.
 magnitude_K             Mean of their magnitudes.
+match_K                 Mean over draws of their magnitude over that of the network: 1 is a perfect match in activation.
+match_K_low, _high      The lowest and highest draw.
 drop_K                  Mean of their drops.
 drop_K_low, _high       95% bootstrap interval: items and draws resampled, 2,000 times.
 excess_K                drop - drop_K: the drop in excess of the controls.
@@ -48,6 +50,7 @@ from jaxtyping import Float
 
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.stats import moments as statistics
+from modalnet.stats.controls import average_ratio
 from modalnet.stats.effect_sizes import paired_dz, standardized
 from modalnet.stats.permutation import rank_p, sign_flip
 from modalnet.stats.resampling import bootstrap_excess, bootstrap_means, interval
@@ -80,6 +83,9 @@ _PLAIN += ("drop", "drop_low", "drop_high", "failure")
 _PER_KIND: tuple[str, ...] = (
     "n",
     "magnitude",
+    "match",
+    "match_low",
+    "match_high",
     "drop",
     "drop_low",
     "drop_high",
@@ -206,9 +212,13 @@ class Resamples:
         low, high = interval(excess)
         drop_low, drop_high = interval(0.0 - above_base)
         drop = _mean(drops)
+        match, match_low, match_high = average_ratio(study.match_ratios(lesion, controls))
         return {
             f"n_{kind}": len(controls),
             f"magnitude_{kind}": _mean(np.array([study.magnitudes.get(one, math.nan) for one in controls])),
+            f"match_{kind}": match,
+            f"match_{kind}_low": match_low,
+            f"match_{kind}_high": match_high,
             f"drop_{kind}": drop,
             f"drop_{kind}_low": drop_low,
             f"drop_{kind}_high": drop_high,

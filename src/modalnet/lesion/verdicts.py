@@ -17,16 +17,17 @@ Sun, Chen, Kolter & Liu (2024), Massive Activations in Large Language Models, ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from modalnet.lesion.table import ALPHA, KINDS
+from modalnet.stats.controls import MATCHED, match_sentence
 
 if TYPE_CHECKING:
     from modalnet.lesion.result import LesionStudy
 
 MASSIVE = 10.0  # times the mean |activation|; from here on the sentence names massive activations
 NEARLY = 0.2  # an excess not different from 0 and below this fraction of the drop: the controls cost as much
-UNMATCHED = 0.5  # activation-matched controls below this fraction of the network's magnitude are not matched
 
 _CONTROLS = {
     "layer": "layer-matched random units",
@@ -85,6 +86,7 @@ def summary(study: LesionStudy) -> str:
         short.to_string(index=False) if len(short) else "(no lesion was run)",
         "magnitude: mean |activation| of the units over that of all units. "
         f"q: adjusted p of the network's excess over a control, over items.{floor}{spared}",
+        *_matches(study),
         "",
         *verdicts(study),
     ]
@@ -94,6 +96,20 @@ def summary(study: LesionStudy) -> str:
             control = f", {one.control} control {one.draw}" if one.control else ""
             lines.append(f"  {one.network} {one.fraction:.3%} {one.operation}{control} on {task}: {message}")
     return "\n".join(lines)
+
+
+def _matches(study: LesionStudy) -> Iterator[str]:
+    """How well the random controls of each network and size match it in activation."""
+    for network in study.networks:
+        for fraction in study.fractions(network):
+            lesions = [one for one in study.lesions if (one.network, one.fraction) == (network, fraction)]
+            for kind in _MATCHED:
+                # The sets are the same under every operation.
+                draws = {one.draw: one for one in lesions if one.control == kind}
+                own = next((one for one in lesions if not one.control), None)
+                sentence = match_sentence(study.match_ratios(own, list(draws.values())), kind) if own else ""
+                if sentence:
+                    yield f"{network} {fraction:.3%}, {sentence}"
 
 
 def _sentence(rows: list[Row]) -> str:
@@ -187,7 +203,7 @@ def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
         return "untested", " and ".join(missing)
     zero = operations["zero"]
     reason = "it exceeds its matched random controls under zero and under mean ablation"
-    if zero["magnitude_activation"] < UNMATCHED * zero["magnitude"]:
+    if zero["match_activation"] < MATCHED[0]:
         times = _times(zero["magnitude_activation"])
         reason += f", but no random units have as large activations (the activation-matched have {times} the mean)"
     return "survives", reason

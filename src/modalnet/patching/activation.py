@@ -25,7 +25,7 @@ from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import NetworkPatch, Patching
 from modalnet.results.cache import Access, CacheLike, cached_parts
-from modalnet.stats.controls import Match, check_matches, draw_each
+from modalnet.stats.controls import Match, check_matches, draw_each, match_ratios
 from modalnet.units import NetworksLike, Units, as_networks, as_units
 
 if TYPE_CHECKING:
@@ -311,12 +311,16 @@ class _Job:
 
         networks = {}
         for one in (one for one in self.sets if not one.match):
-            kinds = dict.fromkeys(other.match for other in self.sets if other.network == one.network and other.match)
+            drawn: dict[str, list[Units]] = {}
+            for other in self.sets:
+                if other.network == one.network and other.match:
+                    drawn.setdefault(other.match, []).append(other.units)
             networks[one.network] = NetworkPatch(
                 one.units.count,
                 {tower: stacked(f"networks/{one.network}/values/{tower}") for tower in self.layout.layers},
                 stacked(f"networks/{one.network}/joint"),
-                {match: stacked(f"networks/{one.network}/controls/{match}").T for match in kinds},
+                {match: stacked(f"networks/{one.network}/controls/{match}").T for match in drawn},
+                {match: match_ratios(one.units, controls) for match, controls in drawn.items()},
             )
         return Patching(
             self.model.name,

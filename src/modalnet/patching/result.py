@@ -24,7 +24,7 @@ from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.controls import stored_match
+from modalnet.stats.controls import match_columns, match_sentence, stored_match
 from modalnet.stats.permutation import rank_p
 
 if TYPE_CHECKING:
@@ -47,12 +47,16 @@ class NetworkPatch:
         ``[pair]``: the metric with all units patched jointly, in all blocks and columns.
     controls
         Per kind of match ``[draw, pair]``: the same for matched random units.
+    match_ratios
+        Per kind of match ``[draw]``: how well these match the network in activation (see
+        :func:`modalnet.stats.controls.match_ratios`); absent from files of modalnet 0.1.
     """
 
     count: int
     values: dict[str, Float[np.ndarray, "pair layer column"]]
     joint: Float[np.ndarray, " pair"]
     controls: dict[str, Float[np.ndarray, "draw pair"]]
+    match_ratios: dict[str, Float[np.ndarray, " draw"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +173,8 @@ class Patching(Result):
 
         ``share`` is the effect with its interval over pairs, ``control`` the mean over draws, ``control_low`` and
         ``control_high`` the lowest and highest draw, and ``p`` the one-sided rank p value among the draws, at least
-        1 / (draws + 1).
+        1 / (draws + 1). ``match_ratio`` is the mean |activation| of the controls over that of the network, with the
+        lowest and highest draw in ``match_ratio_low`` and ``match_ratio_high``; NaN where unknown.
         """
         import pandas as pd
 
@@ -191,6 +196,7 @@ class Patching(Result):
                         "control_high": effects.max(),
                         "draws": len(effects),
                         "p": rank_p(share, effects, alternative="greater"),
+                        **match_columns(network.match_ratios.get(match, np.zeros(0))),
                     }
                 )
         return pd.DataFrame(rows)
@@ -225,6 +231,9 @@ class Patching(Result):
             if "control" in row and np.isfinite(row["control"]):
                 text += f"; {row['match']}-matched random units {row['control']:.2f} (p = {row['p']:.3f})"
             lines.append(text)
+        for name, network in self.networks.items():
+            sentences = [match_sentence(ratios, match) for match, ratios in network.match_ratios.items()]
+            lines += [f"  {name}, {sentence}" for sentence in sentences if sentence]
         return "\n".join(lines)
 
     def plot(self, **options: Any) -> Any:
@@ -281,6 +290,7 @@ class Patching(Result):
             arrays[f"networks/{i}/joint"] = one.joint
             arrays |= {f"networks/{i}/values/{tower}": values for tower, values in one.values.items()}
             arrays |= {f"networks/{i}/controls/{match}": drawn for match, drawn in one.controls.items()}
+            arrays |= {f"networks/{i}/match_ratios/{match}": ratios for match, ratios in one.match_ratios.items()}
             networks.append([name, one.count, list(one.values), list(one.controls)])
         document = {
             "model": self.model,
@@ -306,6 +316,11 @@ class Patching(Result):
                 {tower: arrays[f"networks/{i}/values/{tower}"] for tower in towers},
                 arrays[f"networks/{i}/joint"],
                 {stored_match(match): arrays[f"networks/{i}/controls/{match}"] for match in matches},
+                {
+                    match: arrays[f"networks/{i}/match_ratios/{match}"]
+                    for match in matches
+                    if f"networks/{i}/match_ratios/{match}" in arrays
+                },
             )
             for i, (name, count, towers, matches) in enumerate(document["networks"])
         }

@@ -34,7 +34,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.profiles.human import LANGUAGE
 from modalnet.profiles.result import Profile
 from modalnet.results.cache import CacheLike, cached
-from modalnet.stats.controls import check_match, draw
+from modalnet.stats.controls import check_match, draw, match_ratios, warn_of_poor_match
 from modalnet.stimuli import Contrast, Stimulus, language_conditions
 from modalnet.units import Units, as_units
 
@@ -157,7 +157,7 @@ class Profiler:
         }
 
         def compute() -> Profile:
-            random = [draw(one, n_controls, seed=seed, match=match) for one in plan.networks]
+            random, ratios = plan.controls(n_controls, seed, match, name)
             activations = read_activations(
                 model,
                 plan.stimuli,
@@ -184,6 +184,7 @@ class Profiler:
                 normalize=normalize,
                 notes=tuple(plan.notes),
                 settings=settings,
+                match_ratios=ratios,
             )
 
         named = {"model": model.name, "network": name}
@@ -251,6 +252,16 @@ class _Plan:
     of_network: np.ndarray
     how: str
     notes: list[str]
+
+    def controls(
+        self, n: int, seed: int, match: str, name: str
+    ) -> tuple[list[list[Units]], Float[np.ndarray, " draw"]]:
+        """Return the controls of each network, and how well each draw matches, averaged over networks."""
+        drawn = [draw(one, n, seed=seed, match=match) for one in self.networks]
+        each = [match_ratios(one, controls) for one, controls in zip(self.networks, drawn, strict=True)]
+        ratios = np.mean(each, axis=0)
+        warn_of_poor_match(ratios, match, name)
+        return drawn, ratios
 
     def inputs(self) -> dict[str, Any]:
         """Return what the responses depend on, for the cache key."""

@@ -11,7 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from modalnet.errors import InputError
 from modalnet.profiles.human import LANGUAGE
 from modalnet.results.result import Labelled, Result
 from modalnet.stats import permutation, resampling
+from modalnet.stats.controls import match_sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +65,10 @@ class Profile(Result):
         Caveats: how stimuli were held out, and which were left out.
     settings
         The settings of the analysis, as a JSON document.
+    match_ratios
+        float64 [draw]: how well each draw of random units matches the network in activation (see
+        :func:`modalnet.stats.controls.match_ratios`), averaged over the networks of the folds; empty in files of
+        modalnet 0.1.
 
     Raises
     ------
@@ -85,6 +90,7 @@ class Profile(Result):
     normalize: str
     notes: tuple[str, ...]
     settings: dict[str, Any]
+    match_ratios: Float[np.ndarray, " draw"] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         n = len(self.responses)
@@ -300,6 +306,8 @@ class Profile(Result):
                 f"  {row['contrast']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
                 f"q = {row['q']:.4f}{rank}"
             )
+        matched = match_sentence(self.match_ratios, str(self.settings.get("match", "layer")))
+        lines += [f"  {matched}"] if matched else []
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def plot(self, **options: Any) -> Any:
@@ -330,6 +338,7 @@ class Profile(Result):
             "of_stimulus": np.asarray(self.of_stimulus, dtype=np.int64),
             "responses": np.asarray(self.responses, dtype=np.float64),
             "controls": np.asarray(self.controls, dtype=np.float64),
+            "match_ratios": np.asarray(self.match_ratios, dtype=np.float64),
         }
         return arrays, {
             "model": self.model,
@@ -354,6 +363,7 @@ class Profile(Result):
             normalize=document["normalize"],
             notes=tuple(document["notes"]),
             settings=document["settings"],
+            match_ratios=arrays.get("match_ratios", np.zeros(0)),
         )
 
 

@@ -24,7 +24,7 @@ from modalnet.results.cache import CacheLike, cached
 from modalnet.specialization import capacity, interference, overlap as places
 from modalnet.specialization.result import MEASURES, Specialization
 from modalnet.specialization.selectivity import selectivity
-from modalnet.stats.controls import draw
+from modalnet.stats.controls import draw, match_columns, match_ratios
 from modalnet.stimuli import Contrast
 from modalnet.tasks.base import Task
 from modalnet.units import Units, as_networks, as_units
@@ -275,7 +275,8 @@ def _decode_domain(  # noqa: PLR0917  # one call, above
             values = np.abs(read.of(one)) if absolute else read.of(one)  # used at once
             return capacity.decoded_by(values, positive, labels, seed)
 
-        random = [accuracy(one) for one in draw(there, draws, seed=seed)]
+        drawn = draw(there, draws, seed=seed)
+        random = [accuracy(one) for one in drawn]
         tables["transfer"].append(
             {
                 "network": name,
@@ -284,6 +285,7 @@ def _decode_domain(  # noqa: PLR0917  # one call, above
                 "control": float(np.mean(random)) if random else math.nan,
                 "control_low": min(random, default=math.nan),
                 "control_high": max(random, default=math.nan),
+                **match_columns(match_ratios(there, drawn)),
             }
         )
 
@@ -295,7 +297,8 @@ def _shapes(model: Model, networks: Sequence[Units]) -> dict[str, tuple[int, int
 
 
 def _restricted(units: Units, towers: Any) -> Units:
-    return Units({name: mask if name in towers else np.zeros_like(mask) for name, mask in units.mask.items()})
+    masks = {name: mask if name in towers else np.zeros_like(mask) for name, mask in units.mask.items()}
+    return Units(masks, mean_abs=units.mean_abs)
 
 
 def _named(given: Any, kind: type, units: Mapping[str, Units], what: str) -> dict[str, Any]:

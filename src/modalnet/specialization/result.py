@@ -13,6 +13,7 @@ import numpy as np
 from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.controls import match_columns, shown_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,11 +149,20 @@ class Specialization(Result):
         return cls(
             document["model"],
             tuple(document["networks"]),
-            json.loads(document["tables"]),
+            _with_match(json.loads(document["tables"])),
             dict(document["missing"]),
             tuple(document["notes"]),
             document["settings"],
         )
+
+
+def _with_match(tables: dict[str, Rows]) -> dict[str, Rows]:
+    """Add how well controls match, unknown in files of modalnet 0.1, to the measures that have matched controls."""
+    unknown = match_columns(np.zeros(0))
+    return {
+        name: [unknown | row for row in rows] if name in ("selectivity", "transfer") else rows
+        for name, rows in tables.items()
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -179,7 +189,7 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
         own = " (its own)" if row["own"] else ""
         return (
             f"{row['network']} for {row['domain']}{own}: g = {row['g']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
-            f"random units {row['control']:.2f}"
+            f"random units {row['control']:.2f}{_match(row)}"
         )
     if measure == "interference":
         return (
@@ -201,8 +211,14 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
         )
     return (
         f"{row['domain']} decoded from {row['network']}: accuracy {row['accuracy']:.3f}, "
-        f"random units {row['control']:.3f}"
+        f"random units {row['control']:.3f}{_match(row)}"
     )
+
+
+def _match(row: Mapping[str, Any]) -> str:
+    """How well the random units match the network in activation, where that is known."""
+    ratio = row.get("match_ratio", math.nan)
+    return "" if _nan(ratio) else f" (mean |activation| {shown_ratio(ratio)} of the network's)"
 
 
 def _nan(value: Any) -> bool:

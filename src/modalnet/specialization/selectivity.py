@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.stats.controls import draw
+from modalnet.stats.controls import draw, match_columns, match_ratios
 from modalnet.stats.moments import hedges_g
 from modalnet.stats.resampling import t_interval
 from modalnet.units import Units
@@ -37,8 +37,10 @@ def selectivity(
     -------
     rows
         network, domain, own (whether the domain is that of the network), g (mean Hedges' g of its units), low, high
-        (95% interval over folds of stimuli), control (mean over random units), n_folds. For its own domain the network
-        is selected on the training folds and measured on the held-out fold; stimuli of other domains did not select it.
+        (95% interval over folds of stimuli), control (mean over random units), n_folds; match_ratio, match_ratio_low,
+        match_ratio_high (:func:`modalnet.stats.controls.match_columns`, over draws and folds). For its own domain the
+        network is selected on the training folds and measured on the held-out fold; stimuli of other domains did not
+        select it.
     notes
         The effects that are not held out.
     """
@@ -51,13 +53,15 @@ def selectivity(
                     f"{len(shared)} stimuli of {domain} also selected the network {name}: its selectivity for {domain} "
                     "is not held out"
                 )
-            values, controls = [], []
+            values, controls, ratios = [], [], []
             for fold in range(measured.n_folds):
                 # For its own domain, the network is reselected without the held-out fold.
                 units = own.without(fold).top(fraction=fraction) if domain == name else own.top(fraction=fraction)
                 g = _effects(measured, fold)
                 values.append(_mean(g, units))
-                controls += [_mean(g, one) for one in draw(units, draws, seed=seed + fold)]
+                drawn = draw(units, draws, seed=seed + fold)
+                controls += [_mean(g, one) for one in drawn]
+                ratios.append(match_ratios(units, drawn))
             low, high = t_interval(np.array(values))
             rows.append(
                 {
@@ -69,6 +73,7 @@ def selectivity(
                     "high": high,
                     "control": _average(controls),
                     "n_folds": measured.n_folds,
+                    **match_columns(np.concatenate(ratios)),
                 }
             )
     return rows, notes

@@ -40,6 +40,7 @@ Match = Literal["layer", "activation", "tower"]
 MATCHES: tuple[Match, ...] = ("layer", "activation", "tower")
 N_CONTROLS = 20  # with 20 draws the smallest p of a rank is 1/21, just below 0.05
 RENAMED_MATCH = {"norm": "activation"}
+MATCHED = (0.5, 2.0)  # beyond these ratios of mean |activation| a control is not matched in activation
 NEAREST = 5  # candidates nearest in mean absolute activation, of which an activation-matched control draws one
 
 
@@ -101,10 +102,40 @@ def draw(units: U, n: int = N_CONTROLS, *, seed: int = 0, match: str = "layer") 
     return list(units.random(n, seed, match)) if n else []
 
 
+def draw_with_ratios(
+    units: U, n: int = N_CONTROLS, *, seed: int = 0, match: str = "layer", name: str = "network"
+) -> tuple[list[U], Float[np.ndarray, " draw"]]:
+    """Draw controls of a network, and measure how well they match; a poor match in activation is warned of.
+
+    Parameters
+    ----------
+    units, n, seed, match
+        As for :func:`draw`.
+    name
+        The network, for the warning.
+
+    Returns
+    -------
+    controls, ratios
+        The controls, and :func:`match_ratios`.
+
+    Raises
+    ------
+    InputError
+        As for :func:`draw`.
+    """
+    controls = draw(units, n, seed=seed, match=match)
+    ratios = match_ratios(units, controls)
+    warn_of_poor_match(ratios, check_match(match), name)
+    return controls, ratios
+
+
 def draw_each(
     units: U, n: int = N_CONTROLS, *, seed: int = 0, match: Sequence[str] = MATCHES, name: str = "network"
 ) -> dict[str, list[U]]:
     """Draw controls of several kinds, leaving out, with a warning, the kind that these units cannot have.
+
+    Activation-matched controls whose activations are far from those of the network get a warning, too.
 
     Parameters
     ----------
@@ -129,7 +160,7 @@ def draw_each(
                 "Units."
             )
             continue
-        controls[kind] = draw(units, n, seed=seed, match=kind)
+        controls[kind], _ = draw_with_ratios(units, n, seed=seed, match=kind, name=name)
     return controls
 
 
@@ -239,9 +270,69 @@ def match_ratios(units: UnitSet, controls: Sequence[UnitSet]) -> Float[np.ndarra
     array
         One ratio per draw; NaN where ``mean_abs`` is not known.
     """
-    own = mean_activation(units)
-    ratios = np.array([mean_activation(one) for one in controls], dtype=np.float64)
+    return ratios_of(mean_activation(units), [mean_activation(one) for one in controls])
+
+
+def ratios_of(own: float, sizes: Sequence[float]) -> Float[np.ndarray, " draw"]:
+    """Return the sizes of controls over that of their network; NaN where either is not known."""
+    ratios = np.array(sizes, dtype=np.float64)
     return ratios / own if own > 0 else np.full_like(ratios, np.nan)
+
+
+def average_ratio(ratios: Float[np.ndarray, " draw"]) -> tuple[float, float, float]:
+    """Return the mean of match ratios over draws, and the lowest and highest draw; NaN where none is known."""
+    known = np.asarray(ratios, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    return (float(known.mean()), float(known.min()), float(known.max())) if known.size else (float("nan"),) * 3
+
+
+def match_columns(ratios: Float[np.ndarray, " draw"]) -> dict[str, float]:
+    """Return the columns of a table that say how well controls match.
+
+    Returns
+    -------
+    dict
+        match_ratio: mean \|activation\| of the controls over that of the network, mean over draws; match_ratio_low,
+        match_ratio_high: the lowest and highest draw. NaN where unknown.
+    """
+    return dict(zip(("match_ratio", "match_ratio_low", "match_ratio_high"), average_ratio(ratios), strict=True))
+
+
+def match_sentence(ratios: Float[np.ndarray, " draw"], match: str) -> str:
+    """Say how well controls match, for a summary; empty where it is not known."""
+    mean, low, high = average_ratio(ratios)
+    if not np.isfinite(mean):
+        return ""
+    spread = f" [{shown_ratio(low)}, {shown_ratio(high)}]" if len(ratios) > 1 else ""
+    return f"{match}-matched controls: mean |activation| {shown_ratio(mean)} of the network's{spread}"
+
+
+def shown_ratio(ratio: float) -> str:
+    """Two decimals of a ratio, or one digit of one so small that these are 0."""
+    return f"{ratio:.2f}" if ratio >= 0.01 else f"{ratio:.1g}"
+
+
+def warn_of_poor_match(ratios: Float[np.ndarray, " draw"], match: str, name: str = "network") -> None:
+    """Warn where controls that should be alike in activation are not, on average over the draws.
+
+    Parameters
+    ----------
+    ratios
+        From :func:`match_ratios`.
+    match
+        What the controls share with the network; there is no warning for any but ``"activation"``.
+    name
+        The network, for the warning.
+    """
+    mean, low, high = average_ratio(ratios)
+    if match != "activation" or not np.isfinite(mean) or MATCHED[0] <= mean <= MATCHED[1]:
+        return
+    how = "strongly" if mean < 1 else "weakly"
+    warn(
+        f"the activation-matched controls of network {name!r} have {mean:.2g} times its mean |activation| ({low:.2g} "
+        f"to {high:.2g} over {len(ratios)} draws): too few other units of its layers are driven as {how}. An effect "
+        "that exceeds that of these controls may be one of activation alone."
+    )
 
 
 def _shuffled(rng: np.random.Generator, items: np.ndarray) -> np.ndarray:
