@@ -200,7 +200,7 @@ def test_rsa_leaves_out_targets_that_were_not_measured_everywhere(tiny, network,
     ("options", "message"),
     [
         ({"units": "all"}, "`units` must be Units"),
-        ({"units": mn.Units({"decoder": np.zeros((8, 192), dtype=bool)})}, "are an empty set"),
+        ({"units": mn.Units({"decoder": np.zeros((8, 192), dtype=bool)})}, "must not be an empty set"),
         ({"units": mn.Units({"decoder": np.ones((8, 192), dtype=bool)}, model="other")}, "belong to another model"),
         (
             {"units": mn.Units({"decoder": np.ones((3, 4), dtype=bool)})},
