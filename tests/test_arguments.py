@@ -69,6 +69,7 @@ def test_shared_arguments_have_one_default(argument):
         ("activation_patching", "matches", "match"),
         ("specialization", "networks", "units"),
         ("specialization", "controls", "n_controls"),
+        ("specialization", "n_crossed", "n_interaction"),
         ("align", "controls", "n_controls"),
         ("cka", "controls", "n_controls"),
         ("rsa", "controls", "n_controls"),

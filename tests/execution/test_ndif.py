@@ -88,7 +88,7 @@ def test_the_dry_run_measures_specialization() -> None:
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     language = some(here)
     vision = mn.Units({name: np.roll(mask, 1, axis=-1) for name, mask in language.mask.items()})
-    options = {"n_controls": 2, "n_crossed": 8, "cache": False, "progress": False}
+    options = {"n_controls": 2, "n_interaction": 8, "cache": False, "progress": False}
     networks = {"language": language, "vision": vision}
     one = mn.specialization(here, networks, contrasts, tasks, **options)
     with mock.patch.object(type(here), "_at", autospec=True, side_effect=type(here)._at) as at:

@@ -176,6 +176,14 @@ def test_units_of_ones_own_are_drawn_in_place_of_a_threshold() -> None:
     assert len(outline[0].get_segments()) >= 4 * 3 - 4
 
 
+@pytest.mark.parametrize("draw", [plotting.sheet, plotting.glass])
+def test_networks_is_the_old_spelling_of_units(draw) -> None:
+    one = localization("decoder")
+    with pytest.warns(DeprecationWarning, match="`networks=` is deprecated.*`units=`"):
+        ax = draw(one, networks=one.bottom(k=3))
+    assert _texts(ax) == _texts(draw(one, units=one.bottom(k=3)))
+
+
 def test_undefined_units_are_neither_ground_nor_coloured() -> None:
     shape = (2, 40)
     total = Moments(5, np.zeros(shape), np.ones(shape))

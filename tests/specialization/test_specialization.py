@@ -37,7 +37,7 @@ def result(tiny, localizations, contrasts):
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
     return mn.specialization(
-        tiny, localizations, contrasts, tasks, fraction=0.05, n_controls=3, n_crossed=15, progress=False
+        tiny, localizations, contrasts, tasks, fraction=0.05, n_controls=3, n_interaction=15, progress=False
     )
 
 
@@ -301,7 +301,7 @@ def test_a_result_goes_through_a_file_and_the_store(result, tiny, localizations,
         result.save(tmp_path / "s.txt")
     bundled = mn.tasks.bundled(8)
     tasks = {"language": bundled["grammar"], "vision": bundled["colour"]}
-    options = {"fraction": 0.05, "n_controls": 3, "n_crossed": 15, "progress": False}
+    options = {"fraction": 0.05, "n_controls": 3, "n_interaction": 15, "progress": False}
     with mock.patch.object(type(tiny._executor), "stream", side_effect=AssertionError("a forward pass")):
         again = mn.specialization(tiny, localizations, contrasts, tasks, **options)
     assert again.summary() == result.summary()
@@ -340,7 +340,7 @@ def test_the_panels(result):
         ),
         ({"contrasts": {"language": "x"}}, "must be a Contrast, got a str"),
         ({"tasks": [1]}, "`tasks` must be a mapping from domains"),
-        ({"n_crossed": 1}, "`n_crossed` must be an integer of at least 2"),
+        ({"n_interaction": 1}, "`n_interaction` must be an integer of at least 2"),
     ],
 )
 def test_bad_questions_are_refused(tiny, localizations, options, message):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.models.towers import modality_of, tower_of
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
 from modalnet.plotting.combined import Localizations, as_mapping, space_label, towers_of
@@ -45,9 +46,10 @@ FILLS = (0.9, 0.66)  # fraction of the figure that the model takes, in width and
 VIEW = {"elev": 16, "azim": -62}
 
 
+@renamed_arguments(networks="units")
 def glass(
     localizations: Localizations,
-    networks: Mapping[str, Units] | Sequence[Units] | Units | None = None,
+    units: Mapping[str, Units] | Sequence[Units] | Units | None = None,
     *,
     t: float | None = None,
     q: float | None = None,
@@ -60,7 +62,7 @@ def glass(
 
     Parameters
     ----------
-    localizations, networks, t, q, top, arrangement
+    localizations, units, t, q, top, arrangement
         As for :func:`modalnet.plotting.sheet`; by default ``top=0.01``.
     theme
         ``"dark"`` or ``"light"``.
@@ -80,7 +82,7 @@ def glass(
     found = as_mapping(localizations)
     rule = Threshold.of(t=t, q=q, top=top, default="top")
     check_theme(theme)
-    chosen = selected(found, rule, networks, most=MAX_NETWORKS)
+    chosen = selected(found, rule, units, most=MAX_NETWORKS)
     shapes = towers_of(found)
     placed = arrange(found) if arrangement is None else arrangement
     placed.check(shapes)
@@ -102,7 +104,7 @@ def glass(
             _connector(ax, placed, (first, second), depths, ink)
     _networks(ax, chosen, placed, depths, ink)
     _finish(ax, placed, depths)
-    shown = "units as given" if networks is not None else str(rule)
+    shown = "units as given" if units is not None else str(rule)
     whole = ax.figure.transFigure if own else ax.transAxes
     ax.text2D(
         0.015,

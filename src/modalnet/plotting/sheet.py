@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modalnet._deprecation import renamed_arguments
 from modalnet.plotting.arrangement import ARBITRARY, Arrangement, arrange
 from modalnet.plotting.combined import Localizations, as_mapping, owner_of, space_label, towers_of
 from modalnet.plotting.layers import SMALL, TEXT
@@ -47,9 +48,10 @@ FINEST = 1000  # cells side by side that a page of pixels still shows one by one
 ABOVE, BELOW = 2, 5.8  # lines of the title, and of the note and legend below the patches
 
 
+@renamed_arguments(networks="units")
 def sheet(
     localizations: Localizations,
-    networks: Mapping[str, Units] | Sequence[Units] | Units | None = None,
+    units: Mapping[str, Units] | Sequence[Units] | Units | None = None,
     *,
     t: float | None = None,
     q: float | None = None,
@@ -68,7 +70,7 @@ def sheet(
     ----------
     localizations
         Localizations of one model: one, a list, or a mapping by name (up to 6).
-    networks
+    units
         Units to draw instead of those that pass the threshold, one set per localization. With one localization the set
         is outlined on its map of t.
     t, q, top
@@ -101,7 +103,7 @@ def sheet(
     found = as_mapping(localizations)
     rule = Threshold.of(t=t, q=q, top=top, default="q" if len(found) == 1 else "top")
     check_theme(theme)
-    chosen = selected(found, rule, networks, most=MAX_NETWORKS)
+    chosen = selected(found, rule, units, most=MAX_NETWORKS)
     shapes = towers_of(found)
     placed = arrange(found) if arrangement is None else arrangement
     placed.check(shapes)
@@ -128,10 +130,10 @@ def sheet(
     interpolation = "nearest" if layout.width <= FINEST else "auto"
     ax.imshow(canvas, extent=(0, layout.width, layout.height, 0), interpolation=interpolation, zorder=2)
     _words(ax, layout, placed, shapes, theme)
-    shown = "units as given" if networks is not None and not single else str(rule)
+    shown = "units as given" if units is not None and not single else str(rule)
     ax.text(0, -layout.line, map_title(found, shown), fontsize=TEXT, color=INK[theme], va="center")
     if single:
-        if networks is not None:
+        if units is not None:
             _outline(ax, layout, placed, next(iter(chosen.values())))
         least = rule.least_t(single, both_signs=both_signs)
         _scale(ax, layout, least=least, limit=limit, both_signs=both_signs, theme=theme)

@@ -89,7 +89,7 @@ class Threshold:
 def selected(
     found: Mapping[str, Localization],
     rule: Threshold,
-    networks: Mapping[str, Units] | Sequence[Units] | Units | None,
+    units: Mapping[str, Units] | Sequence[Units] | Units | None,
     *,
     most: int,
 ) -> dict[str, Units]:
@@ -107,17 +107,17 @@ def selected(
     """
     if len(found) > most:
         raise InputError(f"A map shows up to {most} networks, got {len(found)}.")
-    if networks is None:
+    if units is None:
         return {name: rule.units(one) for name, one in found.items()}
-    if isinstance(networks, Mapping):
-        given = dict(networks)
+    if isinstance(units, Mapping):
+        given = dict(units)
     else:
-        listed = [networks] if isinstance(networks, Units) else list(networks)
+        listed = [units] if isinstance(units, Units) else list(units)
         if len(listed) != len(found):
-            raise InputError(f"`networks` must be one network per localization ({len(found)}), got {len(listed)}.")
+            raise InputError(f"`units` must be one network per localization ({len(found)}), got {len(listed)}.")
         given = dict(zip(found, listed, strict=True))
     if set(given) != set(found):
-        raise InputError(f"`networks` must have the names of the localizations, {list(found)}, got {list(given)}.")
+        raise InputError(f"`units` must have the names of the localizations, {list(found)}, got {list(given)}.")
     for name, one in found.items():
         if not isinstance(given[name], Units) or given[name].shapes != one.shapes:
             shapes = getattr(given[name], "shapes", type(given[name]).__name__)

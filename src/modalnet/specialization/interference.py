@@ -84,7 +84,7 @@ def in_units(
         for other in networks:
             if other == domain or domain not in contrasts or other not in contrasts:
                 continue
-            made = _crossed(contrasts[domain], contrasts[other], n)
+            made = _combined(contrasts[domain], contrasts[other], n)
             if made is None:
                 notes.append(
                     f"{domain} with {other}: both have the same modality and cannot be presented simultaneously"
@@ -118,7 +118,7 @@ def in_units(
     return rows, notes
 
 
-def _crossed(
+def _combined(
     own: Contrast, other: Contrast, n: int
 ) -> tuple[list[Stimulus], np.ndarray, np.ndarray, list[Stimulus]] | None:
     """Combine stimuli of a contrast with both sides of another: (combined, own side, other side, own stimulus)."""

@@ -37,7 +37,7 @@ REQUIRES_CONTRASTS = "it requires the contrast of every domain (`contrasts`)"
 REQUIRES_TASKS = "it requires a task of each domain (`tasks`)"
 
 
-@renamed_arguments(networks="units", controls="n_controls")
+@renamed_arguments(networks="units", controls="n_controls", n_crossed="n_interaction")
 @reads_weights_once
 def specialization(  # one branch per measure
     model: Model,
@@ -47,7 +47,7 @@ def specialization(  # one branch per measure
     *,
     fraction: float = 0.01,
     n_controls: int = 20,
-    n_crossed: int = 40,
+    n_interaction: int = 40,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
@@ -71,8 +71,9 @@ def specialization(  # one branch per measure
         Fraction of units selected from each Localization.
     n_controls
         Number of draws of layer-matched random units.
-    n_crossed
-        For interference: number of stimuli per condition that are combined with those of another domain.
+    n_interaction
+        For interference, which is an interaction of two domains: number of stimuli per condition that are combined with
+        those of the other domain.
     seed
         Seed of the controls and resamples.
     batch_size, remote, cache, progress
@@ -109,7 +110,7 @@ def specialization(  # one branch per measure
     Proceedings of the Royal Society B 271:S420-S422, for dual tasks. Each measure cites its source.
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, cache=cache, progress=progress)
-    check_int("n_crossed", n_crossed, minimum=2)
+    check_int("n_interaction", n_interaction, minimum=2)
     check_fraction("fraction", fraction)
     given = as_networks(units)
     if len(given) < 2:
@@ -129,7 +130,7 @@ def specialization(  # one branch per measure
     settings = {
         "fraction": fraction,
         "n_controls": n_controls,
-        "n_crossed": n_crossed,
+        "n_interaction": n_interaction,
         "seed": seed,
         "units": {name: one.count for name, one in units.items()},
     }
@@ -163,7 +164,9 @@ def _measured(  # noqa: PLR0917  # one call, above
     progress: bool,
 ) -> Specialization:
     """Take every measure that the arguments allow."""
-    fraction, n_controls, n_crossed, seed = (settings[name] for name in ("fraction", "n_controls", "n_crossed", "seed"))
+    fraction, n_controls, n_interaction, seed = (
+        settings[name] for name in ("fraction", "n_controls", "n_interaction", "seed")
+    )
     rng = np.random.Generator(np.random.PCG64([seed, 11]))
     tables: dict[str, Any] = {"overlap": [], "separation": [], "layers": places.per_layer(units)}
     missing: dict[str, str] = {}
@@ -178,7 +181,7 @@ def _measured(  # noqa: PLR0917  # one call, above
         missing["selectivity"] = REQUIRES_LOCALIZATIONS
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     if len(contrasts) == len(units):
-        _with_contrasts(model, units, contrasts, tables, missing, notes, (n_controls, n_crossed, seed), options)
+        _with_contrasts(model, units, contrasts, tables, missing, notes, (n_controls, n_interaction, seed), options)
     else:
         missing |= dict.fromkeys(("interference", "capacity", "capacity_curve", "transfer"), REQUIRES_CONTRASTS)
     if tasks and len(contrasts) == len(units):
@@ -205,11 +208,11 @@ def _with_contrasts(  # noqa: PLR0917  # one call, above
     options: dict[str, Any],
 ) -> None:
     """Measure capacity, transfer and interference, which require the stimuli."""
-    draws, n_crossed, seed = numbers
+    draws, n_interaction, seed = numbers
     tables |= {"capacity": [], "capacity_curve": [], "transfer": []}
     for domain in contrasts:
         _decode_domain(model, units, contrasts, domain, tables, notes, (draws, seed), options)
-    rows, more = interference.in_units(model, units, contrasts, n=n_crossed, seed=seed, options=options)
+    rows, more = interference.in_units(model, units, contrasts, n=n_interaction, seed=seed, options=options)
     notes += more
     if rows:
         tables["interference"] = rows
