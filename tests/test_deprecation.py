@@ -114,7 +114,7 @@ def test_former_public_names_are_still_found():
     import modalnet as mn
     from modalnet import lesion, localization
 
-    message = "`modalnet.{}pick_up` is deprecated .* use `modalnet.localization.job.LocalizationJob.from_id`"
+    message = "`modalnet.{}pick_up` is deprecated .* use `modalnet.LocalizationJob.from_id`"
     for package, prefix in ((mn, ""), (localization, "localization.")):
         with pytest.warns(DeprecationWarning, match=message.format(prefix)):
             assert package.pick_up == mn.LocalizationJob.from_id

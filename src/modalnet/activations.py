@@ -137,7 +137,7 @@ def read_activations(
         As for :func:`modalnet.localize`: None is the last token in a decoder (the mean of the image tokens, where the
         stimuli are pictures alone) and the mean elsewhere.
     max_tokens, raw
-        As for :meth:`modalnet.Model.prepare`.
+        As for :meth:`modalnet.execution.executor.Executor.prepare`.
     batch_size, progress
         As for :func:`modalnet.localize`.
     cache

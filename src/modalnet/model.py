@@ -444,7 +444,7 @@ class Model:
         return view
 
     def _at(self, remote: RemoteLike | None) -> Model:
-        """The model where ``remote`` says; None leaves it where it is. See :meth:`.executor.Executor.at`."""
+        """The model on the backend that ``remote`` selects; None keeps the current one."""
         executor = self._executor.at(remote)
         return self if executor is self._executor else self._with(executor)
 

@@ -53,6 +53,20 @@ def test_vision_enters_the_language_stream_of_the_bundled_model():
     assert f"from block {profile.entry} on" in profile.summary()
 
 
+def test_intervals_are_quantiles_of_means_over_resampled_stimuli():
+    """Against the bootstrap written out: multinomial weights, means, quantiles."""
+    rng = np.random.default_rng(1)
+    whole, values = rng.normal(size=7), {group: rng.normal(size=(7, 5)) for group in ("image", "text", "last")}
+    profile = mn.ModalityProfile("a model", "mean", "log-probability", tuple("abcdefg"), whole, values)
+    table = profile.table(0.9, 300, seed=2)
+    weights = np.random.default_rng(2).multinomial(7, np.full(7, 1 / 7), size=300) / 7
+    for group, rows in table.groupby("tokens"):
+        losses = whole[:, None] - values[group]
+        np.testing.assert_array_equal(
+            rows[["low", "high"]].T, np.quantile(weights @ losses, [(1 - 0.9) / 2, (1 + 0.9) / 2], axis=0)
+        )
+
+
 def test_a_profile_is_drawn():
     import matplotlib
 

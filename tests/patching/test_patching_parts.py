@@ -196,6 +196,23 @@ def test_an_interval_covers_what_it_should():
     assert 0.88 * 200 <= inside <= 0.995 * 200
 
 
+def test_intervals_are_quantiles_of_ratios_over_resampled_pairs():
+    """Against the bootstrap written out: multinomial counts, ratios of sums, quantiles without NaN."""
+    clean, corrupt = np.random.default_rng(3).normal((4, 0), 1, (6, 2)).T
+    values = np.random.default_rng(4).normal(2, 1, (6, 4, 3))
+    values[:4, 0, 0] = np.nan  # a column that two pairs have, and that some resamples lack
+    one = result(n=6, clean=clean, corrupt=corrupt, values={"decoder": values}, networks={})
+    counts = np.random.default_rng(5).multinomial(6, np.full(6, 1 / 6), size=400)
+    there = np.isfinite(values)
+    over = np.where(there, values - corrupt[:, None, None], 0).reshape(6, -1)
+    under = np.where(there, (clean - corrupt)[:, None, None], 0).reshape(6, -1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(counts @ under != 0, (counts @ over) / (counts @ under), np.nan)
+    expected = np.nanquantile(ratios, [(1 - 0.9) / 2, (1 + 0.9) / 2], axis=0).reshape(2, 4, 3)
+    assert np.isnan(ratios).any()
+    np.testing.assert_array_equal(one.interval(0.9, 400, seed=5)["decoder"], expected)
+
+
 def test_one_pair_has_no_interval():
     one = result(n=1, values={"decoder": np.zeros((1, 4, 3))})
     assert one.table()["low"].isna().all()

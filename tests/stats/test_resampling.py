@@ -22,6 +22,25 @@ def test_the_interval_is_of_percentiles():
     assert np.isnan(resampling.interval(np.array([]))).all()
 
 
+def test_intervals_of_cells_are_those_of_each_cell():
+    samples = np.random.default_rng(0).normal(size=(60, 3, 4))
+    np.testing.assert_array_equal(
+        resampling.intervals(samples, 0.9), np.quantile(samples, [(1 - 0.9) / 2, (1 + 0.9) / 2], axis=0)
+    )
+    samples[3, 0, 0], samples[5, 1, 1], samples[:, 2, 2] = np.nan, np.inf, np.nan
+    for skip_nan in (False, True):
+        found = resampling.intervals(samples, skip_nan=skip_nan)
+        for cell in np.ndindex(3, 4):
+            expected = resampling.interval(samples[:, cell[0], cell[1]], skip_nan=skip_nan)
+            np.testing.assert_array_equal(found[:, cell[0], cell[1]], expected)
+    whole = np.isfinite(found).all(axis=0)
+    assert [tuple(cell) for cell in np.argwhere(~whole)] == [(1, 1), (2, 2)]
+    np.testing.assert_array_equal(
+        found[:, whole], np.nanquantile(samples, [(1 - 0.95) / 2, (1 + 0.95) / 2], axis=0)[:, whole]
+    )
+    assert resampling.intervals(np.empty((0, 2))).shape == (2, 2)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 50))
 def test_as_many_blocks_are_drawn_as_there_are(n, resamples):

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modalnet.cli import options
 from modalnet.cli.console import print_json
-from modalnet.cli.options import (
-    DEFAULT_OUT,
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    Networks,
-    NoCache,
-    NoProgress,
-    Out,
-    Protocols,
-)
 from modalnet.cli.parsing import parse_fractions, parse_networks, parse_protocols, writable
 from modalnet.cli.running import Source, job, localize_each, print_files, running
 from modalnet.errors import InputError
@@ -53,18 +42,18 @@ Title = Annotated[str | None, typer.Option(help="Title of the page; by default t
 def atlas(
     sources: Sources,
     *,
-    networks: Networks = None,
+    networks: options.Networks = None,
     study: Study = None,
     top: Shown = "1%",
     title: Title = None,
-    protocol: Protocols = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
+    protocol: options.Protocols = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = "auto",
+    out: options.Out = options.DEFAULT_OUT,
+    json: options.Json = False,
+    no_cache: options.NoCache = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Draw the networks of MODEL, or those in FILES, as a map of the model.
 
@@ -76,7 +65,7 @@ def atlas(
         raise InputError(f"modalnet atlas takes one model or {SUFFIX} files; got {' '.join(sources)}.")
     contrasts = {} if files else parse_networks(networks)
     if files:
-        options = {
+        of_a_model = {
             "--networks": networks is not None,
             "--protocol": bool(protocol),
             "--device": device is not None,
@@ -84,7 +73,7 @@ def atlas(
             "--batch-size": batch_size != "auto",
             "--no-cache": no_cache,
         }
-        given = [name for name, is_given in options.items() if is_given]
+        given = [name for name, is_given in of_a_model.items() if is_given]
         if given:
             raise InputError(f"{', '.join(given)}: localizations from files are drawn as they are, without a model.")
     protocols = parse_protocols(protocol, contrasts)

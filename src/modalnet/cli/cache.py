@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import filesize
 
+from modalnet.cli import options
 from modalnet.cli.console import print_json, report, table
-from modalnet.cli.options import Json
 from modalnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and clear the stored re
 
 
 @app.command("ls")
-def list_(*, json: Json = False) -> None:
+def list_(*, json: options.Json = False) -> None:
     """List stored results, oldest first."""
     from modalnet.results.store import Store
 
@@ -43,7 +43,9 @@ def list_(*, json: Json = False) -> None:
 
 
 @app.command(no_args_is_help=True)
-def show(key: Annotated[str, typer.Argument(help="Key, or its first characters.")], *, json: Json = False) -> None:
+def show(
+    key: Annotated[str, typer.Argument(help="Key, or its first characters.")], *, json: options.Json = False
+) -> None:
     """Show how a result was computed."""
     (entry,) = _find([key])
     if json:
@@ -63,7 +65,7 @@ def show(key: Annotated[str, typer.Argument(help="Key, or its first characters."
 def clear(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their first characters; by default all.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Remove results from the store; they are computed again when they are needed."""
     from modalnet.results.store import Store

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modalnet.cli import options
 from modalnet.cli.console import number, print_json, report, table
-from modalnet.cli.options import DEFAULT_OUT, BatchSize, Device, Dtype, Json, NoCache, NoProgress, Out, Top
 from modalnet.cli.parsing import parse_top, writable
 from modalnet.cli.running import Source, job, running
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    top: Top = "1%",
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
+    top: options.Top = "1%",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = "auto",
+    out: options.Out = options.DEFAULT_OUT,
+    json: options.Json = False,
+    no_cache: options.NoCache = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Localize language (sentences > nonwords) and vision (intact > phase-scrambled images) in the bundled model."""
     size = parse_top(top)

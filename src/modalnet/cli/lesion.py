@@ -7,23 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modalnet.cli import options
 from modalnet.cli.console import print_json, report
-from modalnet.cli.options import (
-    DEFAULT_CONTROLS,
-    DEFAULT_OUT,
-    BatchSize,
-    Controls,
-    Device,
-    Dtype,
-    Json,
-    ModelName,
-    Networks,
-    NoCache,
-    NoProgress,
-    Out,
-    Protocols,
-    Seed,
-)
 from modalnet.cli.parsing import parse_fractions, parse_names, parse_networks, parse_protocols, writable
 from modalnet.cli.running import Source, job, localize_each, print_files, running
 
@@ -63,26 +48,26 @@ SpareFirst = Annotated[int, typer.Option(help="Number of first tokens of each te
 
 
 def lesion(
-    model: ModelName,
+    model: options.ModelName,
     *,
-    networks: Networks = None,
+    networks: options.Networks = None,
     tasks: Tasks = "default",
     items: Items = None,
     fractions: Fractions = "0.125%,0.25%,0.5%,1%",
-    controls: Controls = DEFAULT_CONTROLS,
+    controls: options.Controls = options.DEFAULT_CONTROLS,
     operations: Operations = "zero,mean",
     by: By = "t",
     exclude_massive: ExcludeMassive = None,
     spare_first: SpareFirst = 0,
-    protocol: Protocols = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
+    protocol: options.Protocols = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = "auto",
+    out: options.Out = options.DEFAULT_OUT,
+    json: options.Json = False,
+    no_cache: options.NoCache = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Lesion networks of MODEL at several sizes, beside matched random controls.
 

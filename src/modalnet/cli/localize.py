@@ -6,21 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from modalnet.cli import options
 from modalnet.cli.console import print_json, report
-from modalnet.cli.options import (
-    DEFAULT_OUT,
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    ModelName,
-    NoCache,
-    NoProgress,
-    Out,
-    Protocol,
-    Top,
-    TrustRemoteCode,
-)
 from modalnet.cli.parsing import parse_names, parse_tokens, parse_top, writable
 from modalnet.cli.running import Source, job, running
 
@@ -64,28 +51,28 @@ DuplicatesOption = Annotated[
 
 
 def localize(
-    model: ModelName,
+    model: options.ModelName,
     *,
     contrast: Spec,
     positive: Positive = None,
     negative: Negative = None,
-    top: Top = "1%",
+    top: options.Top = "1%",
     towers: Towers = None,
     tokens: Tokens = None,
     magnitude: Magnitude = "absolute",
-    protocol: Protocol = None,
+    protocol: options.Protocol = None,
     text_column: TextColumn = None,
     image_column: ImageColumn = None,
     condition_column: ConditionColumn = None,
     duplicates: DuplicatesOption = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    out: options.Out = options.DEFAULT_OUT,
+    json: options.Json = False,
+    no_cache: options.NoCache = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Find the units of MODEL that respond more to the positive than to the negative conditions of a contrast.
 

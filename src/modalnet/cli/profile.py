@@ -4,24 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modalnet.cli.options import (
-    DEFAULT_CONTROLS,
-    DEFAULT_OUT,
-    BatchSize,
-    Controls,
-    Device,
-    Dtype,
-    Json,
-    Match,
-    ModelName,
-    Network,
-    NoCache,
-    NoProgress,
-    Out,
-    Protocol,
-    Seed,
-    Top,
-)
+from modalnet.cli import options
 from modalnet.cli.parsing import parse_top
 from modalnet.cli.running import Running, Source, running
 
@@ -32,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def profile(
-    model: ModelName,
+    model: options.ModelName,
     *,
-    network: Network = "language",
-    top: Top = "1%",
-    protocol: Protocol = None,
-    controls: Controls = DEFAULT_CONTROLS,
-    match: Match = "layer",
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = "auto",
-    out: Out = DEFAULT_OUT,
-    json: Json = False,
-    no_cache: NoCache = False,
-    no_progress: NoProgress = False,
+    network: options.Network = "language",
+    top: options.Top = "1%",
+    protocol: options.Protocol = None,
+    controls: options.Controls = options.DEFAULT_CONTROLS,
+    match: options.Match = "layer",
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = "auto",
+    out: options.Out = options.DEFAULT_OUT,
+    json: options.Json = False,
+    no_cache: options.NoCache = False,
+    no_progress: options.NoProgress = False,
 ) -> None:
     """Measure a network's held-out response to sentences, word lists, Jabberwocky and nonwords.
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modalnet.cli import options
 from modalnet.cli.console import at_work, print_json, report
-from modalnet.cli.options import Json, ModelName, TrustRemoteCode
 
 if TYPE_CHECKING:
     from modalnet.model import Model
 
 
 def towers(
-    model: ModelName,
+    model: options.ModelName,
     *,
-    json: Json = False,
-    trust_remote_code: TrustRemoteCode = False,
+    json: options.Json = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Show the towers of MODEL: blocks, width, module paths and number of units.
 
@@ -53,8 +53,8 @@ def _inspect(source: str, *, trust: bool) -> Model:
     try:
         module, processor = _on_meta(source, trust)
     except Exception:
-        options: dict[str, Any] = {"trust_remote_code": True} if trust else {}
-        return mn.load(source, **options)
+        trusted: dict[str, Any] = {"trust_remote_code": True} if trust else {}
+        return mn.load(source, **trusted)
     return mn.load(module, processor=processor)
 
 

@@ -110,7 +110,7 @@ class Reliability(Result):
     __str__ = summary
 
     def plot(self, **options: Any) -> Any:
-        """Draw every measure beside that of random units: see :func:`.intervals.reliability_intervals`."""
+        """Draw every measure beside that of random units, with intervals."""
         from modalnet.plotting.intervals import reliability_intervals
 
         return reliability_intervals(self, **options)

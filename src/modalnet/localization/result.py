@@ -561,9 +561,9 @@ class Localization(Result):
         ----------
         kind
             ``"layers"``: the share of selected units over layers (:func:`modalnet.plotting.layer_profile`);
-            ``"histogram"`` of t (:func:`.t_histogram`); ``"volcano"``: effect size against q (:func:`.volcano`);
-            ``"sheet"``: t on a flat map of the model (:func:`.sheet`); ``"glass"``: the network in depth
-            (:func:`.glass`).
+            ``"histogram"`` of t (:func:`modalnet.plotting.t_histogram`); ``"volcano"``: effect size against q
+            (:func:`modalnet.plotting.volcano`); ``"sheet"``: t on a flat map of the model
+            (:func:`modalnet.plotting.sheet`); ``"glass"``: the network in depth (:func:`modalnet.plotting.glass`).
         units
             The network to show; by default the top 1% by t.
         **options

@@ -74,7 +74,7 @@ class PairSet:
     answers, distractors
         The correct continuations of the clean and of the corrupt stimulus.
     words
-        The word of each clean stimulus in which the pair differs, for :func:`tokens_of`.
+        The word of each clean stimulus in which the pair differs, for :func:`modalnet.patching.tokens_of`.
     """
 
     clean: tuple[Stimulus, ...]

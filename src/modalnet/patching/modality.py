@@ -23,6 +23,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, Texts, log_probability
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.resampling import LEVEL, bootstrap_counts, intervals
 from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from modalnet.stimuli import Stimulus
 
 GROUPS = ("image", "text", "last")
-RESAMPLES, LEVEL = 2000, 0.95
+RESAMPLES = 2000
 TOGETHER = 16
 
 
@@ -79,15 +80,14 @@ class ModalityProfile(Result):
         import pandas as pd
 
         check_shared(n_resamples=n_resamples, seed=seed)
-        rng = np.random.default_rng(seed)
         n = len(self.whole)
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
+        weights = bootstrap_counts(n, n_resamples, np.random.default_rng(seed)) / n
         rows = []
         for group, values in self.values.items():
             losses = self.whole[:, None] - values
-            bounds = np.quantile(drawn @ losses, [(1 - level) / 2, (1 + level) / 2], axis=0) if n > 1 else None
+            bounds = intervals(weights @ losses, level) if n > 1 else np.full((2, losses.shape[1]), np.nan)
             for layer, loss in enumerate(losses.mean(0)):
-                low, high = bounds[:, layer] if bounds is not None else (np.nan, np.nan)
+                low, high = bounds[:, layer]
                 rows.append({"tokens": group, "layer": layer, "loss": loss, "low": low, "high": high})
         return pd.DataFrame(rows)
 

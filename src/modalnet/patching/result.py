@@ -26,11 +26,12 @@ from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
 from modalnet.stats.permutation import rank_p
+from modalnet.stats.resampling import LEVEL, bootstrap_counts, chunks, intervals, product
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES, LEVEL = 2000, 0.95
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,13 +369,11 @@ class Patching(Result):
         if self.n < 2:
             raise InputError("An interval over pairs requires at least two pairs, got 1.")
         over, under = (part.reshape(self.n, -1) for part in self._parts(values))
-        drawn = np.random.default_rng(seed).multinomial(self.n, np.full(self.n, 1 / self.n), size=n_resamples)
+        drawn = bootstrap_counts(self.n, n_resamples, np.random.default_rng(seed))
         bounds = np.empty((2, over.shape[1]))
-        # In chunks of columns, because resamples x cells may be large.
-        for start in range(0, over.shape[1], 4096):
-            part = slice(start, start + 4096)
-            ratios = _divided(drawn @ over[:, part], drawn @ under[:, part])
-            bounds[:, part] = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        for part in chunks(over.shape[1], n_resamples):
+            ratios = _divided(product(drawn, over[:, part]), product(drawn, under[:, part]))
+            bounds[:, part] = intervals(ratios, level, skip_nan=True)
         return bounds.reshape(2, *values.shape[1:])
 
 

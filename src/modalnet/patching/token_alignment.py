@@ -22,8 +22,8 @@ None                each text token singly; the image tokens as one group
 a role              ``"last"``, ``"image"``, ``"text"``, ``"cls"`` or ``"all"``: one group
 indices             a tuple of token indices of the clean stimulus: one group
 a list of these     one column each; integers in it are single tokens
-a mapping           from names to a role, indices, or a list of indices per pair (see :func:`tokens_of`): one column
-                    each; or from towers to any of the above
+a mapping           from names to a role, indices, or a list of indices per pair (see
+                    :func:`modalnet.patching.tokens_of`): one column each; or from towers to any of the above
 ==================  ==================================================================================================
 """
 

@@ -88,7 +88,7 @@ class HumanComparison(Result):
     __str__ = summary
 
     def plot(self, **options: Any) -> Any:
-        """Draw the five differences with their intervals: see :func:`.intervals.human_intervals`."""
+        """Draw the five differences with their intervals."""
         from modalnet.plotting.intervals import human_intervals
 
         return human_intervals(self, **options)

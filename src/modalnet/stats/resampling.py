@@ -42,13 +42,38 @@ def interval(
     ----------
     Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13, equation 13.5.
     """
-    values = np.asarray(samples, dtype=np.float64)
-    if skip_nan:
-        values = values[~np.isnan(values)]
-    if not values.size or not np.isfinite(values).all():
-        return math.nan, math.nan
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = intervals(samples, level, skip_nan=skip_nan)
     return float(low), float(high)
+
+
+def intervals(
+    samples: Float[np.ndarray, "resample ..."], level: float = LEVEL, *, skip_nan: bool = False
+) -> Float[np.ndarray, "2 ..."]:
+    """Return the percentile interval of every cell: :func:`interval` along the first axis.
+
+    Parameters
+    ----------
+    samples, level, skip_nan
+        As for :func:`interval`.
+
+    Returns
+    -------
+    array
+        ``[bound, ...]``: lower and upper ends; NaN for a cell without values.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    cells = values.reshape(len(values), math.prod(values.shape[1:]))
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    bounds = np.full((2, cells.shape[1]), np.nan)
+    if len(cells):
+        whole = np.isfinite(cells).all(axis=0)
+        bounds[:, whole] = np.quantile(cells[:, whole], ends, axis=0)
+        # Apart from the others, as nanquantile goes through the cells one by one.
+        missing = np.isnan(cells)
+        some = missing.any(axis=0) & ~missing.all(axis=0) & ~np.isinf(cells).any(axis=0)
+        if skip_nan and some.any():
+            bounds[:, some] = np.nanquantile(cells[:, some], ends, axis=0)
+    return bounds.reshape(2, *values.shape[1:])
 
 
 def t_interval(values: Float[np.ndarray, " fold"], level: float = LEVEL) -> tuple[float, float]:

@@ -108,15 +108,16 @@ def categories(
 ) -> Contrast:
     """One visual category > the others: faces, houses, objects and printed words.
 
-    The design is that of the fLoc localizer, with drawings (:func:`floc` reads its photographs). Picture *i* of every
-    category has the same background and the same one of eight colours (of hair, walls, object, letters). All pictures
-    are matched to one mean luminance (128 of 255) and one contrast (24 of 255, over the three channels). Words fill
-    less of a picture than the other categories, which is not matched: their contrast is concentrated in fewer pixels,
-    with more grain around them, and clipping reduces it by 10%.
+    The design is that of the fLoc localizer, with drawings (:func:`modalnet.stimuli.floc` reads its photographs).
+    Picture *i* of every category has the same background and the same one of eight colours (of hair, walls, object,
+    letters). All pictures are matched to one mean luminance (128 of 255) and one contrast (24 of 255, over the three
+    channels). Words fill less of a picture than the other categories, which is not matched: their contrast is
+    concentrated in fewer pixels, with more grain around them, and clipping reduces it by 10%.
 
     Drawn faces are not photographs: on DINOv2-S the top 1% of units for drawn faces replicate on held-out drawings (g =
     2.0, split-half Dice 0.73), but overlap little with those for the photographed faces of fLoc (Dice 0.04, within the
-    range of random units; 0.12 for the top 5%, random 0.06). Use :func:`floc` to find units for natural faces.
+    range of random units; 0.12 for the top 5%, random 0.06). Use :func:`modalnet.stimuli.floc` to find units for
+    natural faces.
 
     Parameters
     ----------

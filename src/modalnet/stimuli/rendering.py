@@ -108,11 +108,9 @@ def draw_picture(picture: Picture, size: int, seed: int | Sequence[int] = 0) -> 
     Parameters
     ----------
     picture
-        What is drawn; ``picture.variant`` settles its parts and its place.
-    size
-        Pixels per side.
-    seed
-        Seed (or sequence of integers) of the background, the colour jitter and the grain.
+        The picture; ``picture.variant`` determines its parts and position.
+    size, seed
+        As for :func:`draw_scene`.
 
     Returns
     -------

@@ -34,11 +34,11 @@ def language(n: int | None = None) -> Contrast:
     conditions are therefore matched in words, letters and characters. A word becomes the same nonword in every sentence
     and two words never become the same nonword, so the strings repeat as the sentences do.
 
-    The design is that of Fedorenko et al. (2010); the items are new (:func:`fedorenko2010` reads the original ones).
-    Both sets find the same network: on Gemma 3 270M under ``protocol="alkhamissi2025"`` the top 1% of units of the one
-    and of the other overlap with a Dice coefficient of 0.27 (layer-matched random units 0.01, at most 0.04 in 20
-    draws), the top 0.125% with 0.64 (0.00), and t over all units correlates at 0.81. Without the protocol's truncation
-    to 12 tokens, where these nonwords have more tokens than the sentences, it is 0.16 (0.01) for the top 1%.
+    The design is that of Fedorenko et al. (2010); the items are new (:func:`modalnet.stimuli.fedorenko2010` reads the
+    original ones). Both sets find the same network: on Gemma 3 270M under ``protocol="alkhamissi2025"`` the top 1% of
+    units of the one and of the other overlap with a Dice coefficient of 0.27 (layer-matched random units 0.01, at most
+    0.04 in 20 draws), the top 0.125% with 0.64 (0.00), and t over all units correlates at 0.81. Without the protocol's
+    truncation to 12 tokens, where these nonwords have more tokens than the sentences, it is 0.16 (0.01) for the top 1%.
 
     Parameters
     ----------
