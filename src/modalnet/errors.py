@@ -8,11 +8,11 @@ from __future__ import annotations
 
 
 class ModalnetError(Exception):
-    """Any error that modalnet raises on purpose."""
+    """Base class of the exceptions of modalnet."""
 
 
 class InputError(ModalnetError, ValueError):
-    """What the user gave cannot be used as it is; the message says what to do."""
+    """An argument or input is invalid; the message says how to fix it."""
 
 
 class StoreError(ModalnetError, OSError):

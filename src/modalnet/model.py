@@ -97,28 +97,28 @@ class Model:
 
     @property
     def vision(self) -> Tower | None:
-        """The tower of the image encoder; None where there is none."""
+        """The tower of the image encoder, or None."""
         return self.towers.get("vision")
 
     @property
     def decoder(self) -> Tower | None:
-        """The tower of the language model; None where there is none."""
+        """The tower of the language model, or None."""
         return self.towers.get("decoder")
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer; None where there is none."""
+        """The tokenizer, or None."""
         return self._executor.loaded.tokenizer
 
     @property
     def processor(self) -> Any:
-        """The multimodal processor, or the image processor of a model without one; None where there is neither."""
+        """The multimodal processor, or else the image processor, or else None."""
         loaded = self._executor.loaded
         return loaded.processor if loaded.processor is not None else loaded.image_processor
 
     @property
     def remote(self) -> Backend | None:
-        """The backend that the model runs on, with the jobs that were sent and their bytes; None where it runs here."""
+        """The remote backend, with a record of its jobs; None if the model runs in this process."""
         backend = self._executor.backend
         return None if isinstance(backend, LocalBackend) else backend
 

@@ -167,19 +167,19 @@ class Units:
 
     @property
     def mean_abs(self) -> Mapping[str, Float[np.ndarray, "layer dim"]] | None:
-        """Per space, the mean absolute activation of every unit; read-only. None where it is not known."""
+        """Per space, the mean absolute activation of every unit; read-only. None if unknown."""
         return None if self._mean_abs is None else MappingProxyType(self._mean_abs)
 
     norms = renamed("norms", "mean_abs")
 
     @property
     def model(self) -> str | None:
-        """What identifies the model the units belong to; None where it is not known."""
+        """Fingerprint of the model that the units belong to; None if unknown."""
         return self._model
 
     @property
     def selected_on(self) -> frozenset[str] | None:
-        """Content digests of the stimuli that selected the units; None where it is not known."""
+        """Content digests of the stimuli that selected the units; None if unknown."""
         return self._selected_on
 
     @property

@@ -35,7 +35,7 @@ Sources = Annotated[
 Study = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Lesion study to show beside the map: lesion.safetensors.")
 ]
-Shown = Annotated[str, typer.Option(help="Share of the units that is shown at first, such as 1%.")]
+Shown = Annotated[str, typer.Option(help="Share of the units shown initially, such as 1%.")]
 Title = Annotated[str | None, typer.Option(help="Title of the page; by default the model's name.")]
 
 

@@ -1,4 +1,4 @@
-"""Passes as jobs of a backend, as few as its limits allow; what turns out too large goes again in parts."""
+"""Forward passes grouped into as few jobs as the limits of a backend allow; jobs that are too large are split."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class JobQueue(Generic[_T]):
     Attributes
     ----------
     groups
-        What shares a batch, batch by batch.
+        The members of each batch.
     make
         The passes over one batch; None where it must be split.
     send
         Sends passes as one job.
     limit
-        Of a batch; it shrinks where memory runs out.
+        Limit of the batch size, lowered when memory runs out.
     engine
-        Of the model.
+        The engine of the model.
     reduced
-        Whether what comes back is small however much is read.
+        Whether results are reduced on the server, so that their size does not depend on the number of passes.
     written
-        Whether jobs are written and not sent, so that nobody tells how long they take.
+        Whether jobs are only serialized, not sent, so that their durations are unknown.
     """
 
     groups: Iterator[list[_T]]

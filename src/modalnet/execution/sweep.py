@@ -1,13 +1,14 @@
-"""Many small edits of the same runs: what patching is made of.
+"""Sweeps: many small edits of the same runs, as in activation patching.
 
-A *state* is one stimulus as it runs: its inputs, and what every block puts out at each of its tokens. A *cell* of a
-sweep asks what the logits become with other values at some tokens of some blocks of that run. The blocks below the
-first of them put out what they put out before, so they are not run again: the state stands in for them, edited where
-the cell says so, and the forward pass begins behind it (see :class:`modalnet.execution.plan.Prefix`). Cells that
-begin at the same block share a batch, whatever stimulus and tokens they are about.
+A *state* is the run of one stimulus: its inputs, and the output of every block at each of its tokens. A *cell* of a
+sweep asks for the logits of that run with other values at some tokens of some blocks. The blocks before the first
+edited one have the same outputs as in the state, so they are not run again: the forward pass starts from the stored
+outputs, edited as the cell specifies (see :class:`modalnet.execution.plan.Prefix`). Cells that start at the same block
+share a batch, whatever their stimuli and tokens.
 
-Some models hand more from block to block than the residual stream. So the first time that blocks of a tower are
-skipped, the same cells also run whole, with the edits made on the way; where both do not agree, all cells run whole.
+Some models pass more from block to block than the residual stream. Therefore, the first time that blocks of a tower are
+skipped, the same cells also run in full, with the edits made during the pass; if the logits differ, all cells run in
+full.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def direction(space: str, layer: int, vector: Any) -> Direction:
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """One thing to do to units at tokens; made by :func:`zero`, :func:`mean`, … and placed by :meth:`at`.
+    """An operation on units at some tokens; made by :func:`zero`, :func:`mean`, …, with the tokens set by :meth:`at`.
 
     Attributes
     ----------
@@ -161,7 +161,7 @@ class Intervention:
     seed: int = field(default=0)
 
     def at(self, tokens: Any, *, spare_first: int | None = None) -> Intervention:
-        """The same at other tokens.
+        """Return the same intervention at other tokens.
 
         Parameters
         ----------
@@ -184,7 +184,7 @@ class Intervention:
 
     @property
     def digest(self) -> str:
-        """A hash of everything that it does; the same on every machine."""
+        """A hash of the intervention; the same on every machine."""
         parts: list[Any] = [self.kind, str(self.tokens), self.spared, self.seed]
         if isinstance(self.target, Units):
             parts += [(tower, mask.shape, mask.tobytes()) for tower, mask in self.target.mask.items()]
@@ -202,14 +202,14 @@ class Intervention:
 
     @property
     def spaces(self) -> list[str]:
-        """Names of the spaces that are written to."""
+        """Names of the spaces that are edited."""
         if isinstance(self.target, Units):
             return [name for name, mask in self.target.mask.items() if mask.any()]
         return [(self.target if isinstance(self.target, Site) else self.target.site).space]
 
     @property
     def towers(self) -> list[str]:
-        """Names of the towers that these spaces are along."""
+        """Names of the towers of these spaces."""
         return list(dict.fromkeys(map(tower_of, self.spaces)))
 
     def __repr__(self) -> str:
@@ -262,7 +262,7 @@ def scale(target: Target, factor: float) -> Intervention:
 
 
 def add(target: Target, value: Any) -> Intervention:
-    """Add a number, or one value per unit; along a direction, so many times its unit vector (steering).
+    """Add a number, or one value per unit; along a direction, a multiple of its unit vector (steering).
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def set_to(target: Target, value: Any) -> Intervention:
 
 
 def mean(target: Target, over: Any = None) -> Intervention:
-    """Mean ablation: the units become their mean over reference stimuli.
+    """Mean ablation: set the units to their mean over reference stimuli.
 
     The mean is taken over the tokens that the intervention is placed at, and then over stimuli.
 
@@ -346,7 +346,7 @@ def mean(target: Target, over: Any = None) -> Intervention:
 
 
 def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
-    """Resample ablation: at each token the units take, jointly, what they are at a random token of a random donor.
+    """Resample ablation: at each token, set the units jointly to their activations at a random token of a random donor.
 
     Parameters
     ----------
@@ -367,7 +367,7 @@ def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
 
 
 def patch(target: Target, source: Any) -> Intervention:
-    """Activation patching: the units take what they are at the same tokens of a source.
+    """Activation patching: set the units to their activations at the same tokens of a source.
 
     Parameters
     ----------

@@ -84,12 +84,12 @@ class Tower:
 
     @property
     def noun(self) -> str:
-        """What stimuli must have to reach it, in a word for messages."""
+        """What stimuli must have to reach the tower, as a noun for messages."""
         return MODALITIES[self.modality].noun
 
     @property
     def is_decoder(self) -> bool:
-        """Whether it writes text from left to right, so that its last token has seen all others."""
+        """Whether its attention is causal, so that its last token attends to all others."""
         return self.name == "decoder"
 
     def __str__(self) -> str:

@@ -88,7 +88,7 @@ CacheLike: TypeAlias = bool | str | Path | Store | Access
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything of a model that decides its numbers.
+    """Everything about a model that determines its results.
 
     Attributes
     ----------

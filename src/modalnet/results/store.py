@@ -59,7 +59,7 @@ class Entry:
 
 
 class Store:
-    """A folder of results, each under the hash of what made it.
+    """A folder of results, each keyed by a hash of everything that determines it.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class Store:
         write_file(path, arrays, meta)
 
     def entries(self) -> list[Entry]:
-        """List all entries, oldest first; damaged ones are flagged. Temporary files are no entries.
+        """List all entries, oldest first; damaged ones are flagged. Temporary files are not entries.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What jobs may cost and what they cost, and how many passes the next one takes."""
+"""Limits and costs of jobs, and the number of passes per job."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 @dataclass
 class Limits:
-    """What a job may cost, and how patiently it is waited for.
+    """Limits on the size and duration of jobs, and on waiting and retrying.
 
     Attributes
     ----------
     seconds
-        How long the server should take for a job; the number of batches in the next one follows from the last.
+        Target duration of a job on the server; the number of passes per job is adapted to it.
     megabytes
-        The most that a job sends or brings back, about.
+        Approximate maximum that a job uploads or downloads.
     attempts
-        How often a job that was lost is sent.
+        Maximum number of times that a lost job is sent.
     patience
-        Seconds for which a server that cannot be reached is tried again.
+        Seconds for which an unreachable server is retried.
     recovery
-        Seconds after a broken connection in which a job must end, before it counts as lost.
+        Seconds after a broken connection until an unfinished job counts as lost.
     """
 
     seconds: float = 60.0
@@ -35,20 +35,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """What one job cost.
+    """The cost of one job.
 
     Attributes
     ----------
     id
-        The server's name for it.
+        The server's id of the job.
     up, down
-        Bytes sent and bytes brought back, as they went over the wire.
+        Bytes uploaded and downloaded.
     seconds
-        From sending to having the result.
+        Seconds from sending the job to receiving its result.
     running
-        Of these, how long the server said that it ran.
+        Seconds for which the job ran, as reported by the server.
     attempts
-        How often it was sent.
+        Number of times that the job was sent.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Job:
 
 
 class Pace:
-    """How many passes the next job takes: as many as the last one says fit into its time.
+    """The number of passes of the next job, from the duration of the last one.
 
     Parameters
     ----------
@@ -76,22 +76,22 @@ class Pace:
         self.passes = self.FIRST
 
     def full(self, passes: int, up: float, down: float) -> bool:
-        """Whether a job of so many passes takes no more; its inputs hold ``up`` bytes, its results ``down``."""
+        """Whether a job of so many passes is full; its inputs have ``up`` bytes, its results ``down``."""
         # Inputs shrink on the way: token ids hardly count, pixels become a table and small indices.
         room = self.limits.megabytes * 1e6
         return passes >= self.passes or up > 4 * room or down > room
 
     def ran(self, passes: int, seconds: float) -> None:
-        """Take in how long a job of so many passes took."""
+        """Record how long a job of so many passes took."""
         fitting = int(passes * self.limits.seconds / max(seconds, 1e-3))
         self.passes = max(1, min(fitting, self.GROWTH * max(passes, self.passes)))
 
     def unknown(self) -> None:
-        """Nobody will tell how long jobs take: they stay of a middling size."""
+        """Durations will not be known: use jobs of intermediate size."""
         self.passes = self.GROWTH
 
     def slower(self, passes: int) -> None:
-        """A job of so many passes was too much."""
+        """Record that a job of so many passes was too large."""
         self.passes = max(1, passes // 2)
 
 
@@ -115,7 +115,7 @@ class Account:
 
     @property
     def sent(self) -> dict[str, Any]:
-        """How many jobs ran, how often they were sent, and the bytes both ways."""
+        """The number of jobs, how often they were sent, and the bytes uploaded and downloaded."""
         return {
             "jobs": len(self.jobs),
             "attempts": sum(job.attempts for job in self.jobs),
@@ -125,16 +125,16 @@ class Account:
         }
 
     def pace(self) -> Pace:
-        """Decides how many programs the next job takes."""
+        """The object that decides the number of programs of the next job."""
         return Pace(self.limits)
 
     def last_seconds(self) -> float | None:
-        """How long the server ran the last job."""
+        """Seconds for which the last job ran on the server."""
         return self.jobs[-1].running if self.jobs else None
 
     @contextlib.contextmanager
     def telling(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """While this holds, ``tell`` is called with a word at each change of a job's state."""
+        """Within this context, ``tell`` is called with the new state of a job at each change."""
         before, self.told = self.told, tell
         try:
             yield

@@ -1,8 +1,8 @@
 """Jobs on an NDIF server.
 
-A session is turned into bytes once. The bytes are posted, and what happened to them is asked for by the job's id, so
-that a connection that breaks costs nothing but the question. A job that the server has lost is posted again; a job that
-failed by itself is not, since it would fail again.
+A session is serialized once and posted; its status is then requested by the id of the job, so that after a broken
+connection only the status request is repeated. A job that the server lost is posted again; a job that failed is not, as
+it would fail again.
 """
 
 from __future__ import annotations

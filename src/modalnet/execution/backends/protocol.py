@@ -1,6 +1,6 @@
-"""What an execution backend is: it runs programs on a model that is here or somewhere else.
+"""The interface of execution backends, which run programs on a model in this process or elsewhere.
 
-Everything above this folder asks a backend for its :class:`Capabilities` and never for its name. A new backend is one
+The rest of the package depends on the :class:`Capabilities` of a backend, never on its class. A new backend is one
 class with the members of :class:`Backend`; deriving it from :class:`Backend` gives it defaults for all but
 ``capabilities`` and ``run``. Pass an instance to ``modalnet.load(source, remote=backend)``.
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do, and how it wants to be asked.
+    """What a backend can do, and how programs should be passed to it.
 
     Attributes
     ----------
     weights_here
-        The module in this process holds the weights; otherwise it says only how the model is built.
+        The module in this process has the weights; otherwise it only describes the architecture.
     in_place
-        Programs run on that module as they are, so their tensors are put on its device. Otherwise tensors stay on the
-        CPU, and the backend puts them where its model is.
+        Programs run directly on that module, so their tensors are moved to its device. Otherwise tensors stay on the
+        CPU, and the backend moves them.
     jobs
-        A call of ``run`` has a cost of its own, so many programs are passed to one.
+        Each call of ``run`` has an overhead, so many programs are passed to one call.
     skips_blocks
-        A program that skips blocks is cheaper than one that runs them, and may skip them.
+        Programs may skip blocks, which is cheaper than running them.
     measures
-        Programs may hold functions of the user's, such as a measure that is differentiated.
+        Programs may contain functions of the user, such as a metric to be differentiated.
     input_gradients
-        Gradients can be taken at a model input.
+        Gradients with respect to model inputs can be computed.
     reduces
-        ``reduce`` saves bringing activations here.
+        ``reduce`` avoids transferring activations.
     deferred
         Jobs can be written, submitted and fetched later: the backend is a :class:`DeferredBackend`.
     """

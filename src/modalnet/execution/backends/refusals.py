@@ -1,21 +1,21 @@
-"""What an NDIF server says where it does not take a job or does not finish it, as errors that say what to do."""
+"""Exceptions for jobs that an NDIF server rejects or does not finish."""
 
 from __future__ import annotations
 
 from modalnet.errors import InputError, RemoteError, RemoteLimitError, RemoteMemoryError
 
-#: Answers of the server that say "not now".
+#: Status codes of a server that is temporarily unavailable.
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-#: Ends of a job that are no fault of what was sent.
+#: Messages of jobs that failed for reasons other than their content.
 PASSING = ("cancelled or preempted", "evicted", "could not be reached", "temporarily unavailable", "actor died")
 
 
 class LostError(Exception):
-    """The server no longer knows of a job, or gave it up for a reason of its own."""
+    """The server does not know a job any more, or abandoned it."""
 
 
 def refused(host: str, status: int, message: str, size: int) -> Exception:
-    """The error that an HTTP status stands for.
+    """The exception for an HTTP status.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """A dry run of a server in this process: ``remote="local"``.
 
-Every job is written as for a server, read as by one that has no modalnet, and run from what was read on the module that
-is here. So what a server could not be sent is found before one is needed; what only a real server does (writes to an
-outer variable are lost there) is not.
+Every job is serialized as for a server, deserialized without modalnet as on a server, and run on the module in this
+process. This detects jobs that cannot be sent without a server; it does not reproduce behaviour that only a real server
+has (such as losing writes to an outer variable).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How a job that was written travels to an NDIF server, is waited for, and is sent again where the server lost it.
+"""Sending serialized jobs to an NDIF server, waiting for them, and sending lost ones again.
 
-The API key is read when a job is sent, goes into the request's header, and is stored nowhere. A server may repeat it in
-a message, so every message is cleaned before it is shown, and errors that may hold one are not chained.
+The API key is read when a job is sent, put into the header of the request, and not stored. A server may repeat it in a
+message, so messages are redacted before they are shown, and exceptions that may contain the key are not chained.
 """
 
 from __future__ import annotations

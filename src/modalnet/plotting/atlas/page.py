@@ -124,7 +124,7 @@ def atlas(
         mapping from (space, layer, index) to stimuli (texts, images, ``Stimulus`` objects, or pairs of one of these and
         an activation).
     top
-        The share of units that is shown at first; it can be changed in the page.
+        The share of units that is shown initially; it can be changed in the page.
     arrangement
         As for :func:`modalnet.plotting.sheet`.
     title
