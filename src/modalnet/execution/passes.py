@@ -1,4 +1,4 @@
-"""From a batch to the plan of one pass over it, and from the reading of that pass to values per stimulus."""
+"""Plans of forward passes over a batch, and values per stimulus from their results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from modalnet.inputs.batch import Batch, Encoded
     from modalnet.inputs.encoding import Encoder
 
-# Logits of a batch's continuations that may be held at once.
+# Maximum number of logits of a batch's continuations in memory.
 MOST_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What is read of every stimulus, and under which edits.
+    """What is read from every stimulus, and under which edits.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Readout:
     pooled
         Take the mean over the chosen tokens; otherwise return them one by one, as ``tokens="all"`` does.
     spare_first
-        Leave out the first so many of a stimulus' own tokens.
+        Number of first tokens of each stimulus to leave out.
     """
 
     sites: Sequence[Sites] = ()
@@ -66,11 +66,11 @@ class Pass:
     batch, plan
         What runs.
     label
-        Identifies the pass to whoever made it: the number of the variant, or the numbers of the cells.
+        Identifies the pass: the index of the variant, or the indices of the cells.
     logit_positions
         The flat positions of each stimulus' logits.
     read_positions
-        Per space, the flat positions that each stimulus is read at.
+        Per space, the flat positions at which each stimulus is read.
     pooled
         Per space, whether its tokens are pooled.
     """
@@ -104,7 +104,7 @@ class BatchResult:
     Attributes
     ----------
     indices
-        Places of its stimuli in the list that the user gave.
+        Indices of its stimuli in the user's list.
     activations
         Per space ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
     logits
@@ -162,7 +162,7 @@ class PassMaker:
         return Pass(batch, plan, variant, logit_positions, read_positions, pooled)
 
     def towers(self, readout: Readout) -> list[str]:
-        """The towers whose layout has to hold."""
+        """The towers whose layout must be known."""
         towers = [site.tower.name for site in readout.sites]
         towers += [name for edits in readout.variants if edits for name in edits.towers]
         if readout.logits is not None:
@@ -170,7 +170,7 @@ class PassMaker:
         return list(dict.fromkeys(towers))
 
     def unknown_layout(self, error: LayoutError, batch: Batch) -> ModalnetError:
-        """The error for a model whose layout was not understood."""
+        """The exception for a model whose token layout is not supported."""
         return ModalnetError(
             f"{error}: the token layout of {self.encoder.loaded.name} is not supported for these inputs "
             f"({', '.join(batch.inputs)}). Please report this model."
@@ -199,7 +199,7 @@ class PassMaker:
 
 
 def too_many_logits(items: Sequence[Encoded], vocabulary: int) -> bool:
-    """Whether the logits of a batch's continuations would take more than their share of memory."""
+    """Whether the logits of a batch's continuations would exceed their share of memory."""
     rows = sum(len(item.prepared.places) for item in items)
     return len(items) > 1 and rows * vocabulary > MOST_LOGITS
 
@@ -207,7 +207,7 @@ def too_many_logits(items: Sequence[Encoded], vocabulary: int) -> bool:
 def _chosen(
     batch: Batch, held: tuple[list[Span], int], tower: str, choice: TokenChoice, spare_first: int = 0
 ) -> tuple[list[torch.Tensor], int]:
-    """The positions that a choice of tokens takes of each stimulus, and the number of positions in all."""
+    """The positions of each stimulus that a choice of tokens selects, and the total number of positions."""
     spans, total = held
     picked = [
         select(choice, span, tower=tower, label=item.label, spare_first=spare_first)

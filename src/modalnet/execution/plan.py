@@ -1,7 +1,7 @@
-"""What one forward pass is asked for: sites to read, in forward order, and where along the tokens.
+"""Plans of forward passes: the sites to read, in forward order, and at which tokens.
 
-A plan is plain data. It is made before the trace opens, so that the trace itself holds nothing but tensors, numbers and
-module paths: what a remote server can be sent as it is.
+A plan is plain data, made before the trace opens, so that the trace itself contains only tensors, numbers and module
+paths, which can be sent to a remote server as they are.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Pool:
     Attributes
     ----------
     n_positions
-        How many positions (rows x tokens, padding included) the tower must hold for the indices to be right.
+        Number of positions (rows x tokens, padding included) that the tower must have for the indices to be valid.
     index
         Flat positions, stimulus by stimulus; None to keep every position.
     lengths
-        How many of them belong to each stimulus; their mean is taken.
+        Number of them that belong to each stimulus; their mean is taken.
     """
 
     n_positions: int
@@ -75,7 +75,7 @@ class Write:
     space, layer
         Which site.
     n_positions
-        How many flat positions (padding included) the tower must hold for the indices to be right.
+        Number of flat positions (padding included) that the tower must have for the indices to be valid.
     rows
         Flat positions to edit.
     dims

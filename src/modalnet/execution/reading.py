@@ -1,4 +1,4 @@
-"""What one forward pass gave: the values that a trace saved, decoded by the plan that they were saved for."""
+"""Results of a forward pass: the values that a trace saved, decoded according to its plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LayoutError(ModalnetError):
-    """A tower holds another number of positions than the plan's indices were made for."""
+    """A tower has a different number of positions than the plan assumes."""
 
 
 class RowsError(LayoutError):
@@ -97,7 +97,7 @@ def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
 
 
 def check_layout(saved: Mapping[str, Any]) -> None:
-    """Raise a LayoutError where a trace found another layout than its plan was made for."""
+    """Raise a LayoutError if a trace found a different layout than its plan assumes."""
     for name, found, expected in saved["wrong"]:
         kind = RowsError if found.endswith("rows") else LayoutError
         raise kind(f"the {name} tower holds {found}, {expected} were expected")

@@ -1,4 +1,4 @@
-"""Stimuli as they run: their activations at every token, gradients there, and the tokens themselves."""
+"""Runs of single stimuli: activations and gradients at every token, and the tokens themselves."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
 
 
 def logit_rows(layouts: Layouts, batch: Batch) -> tuple[list[Int[torch.Tensor, " row"]], int]:
-    """Flat positions whose logits predict each continuation, or the next token; and the number of positions in all."""
+    """Flat positions whose logits predict each continuation, or the next token; and the total number of positions."""
     spans, n_text = layouts.head_spans(batch)
     counts = [item.prepared.n_scored for item in batch.items]
     return [
@@ -169,11 +169,11 @@ def logit_rows(layouts: Layouts, batch: Batch) -> tuple[list[Int[torch.Tensor, "
 
 
 def side_by_side(layouts: Layouts, items: list[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
-    """Items in one batch, or one by one where the model does not keep them apart; in their order."""
+    """Split items into one batch, or into single items if the model does not keep them apart; the order is kept."""
     parts = layouts.group(items, towers)
     if len(parts) == 1:
         return parts
-    # The layout may want another order, in which runs of equal sizes stand together; here order must stay.
+    # The layout may reorder items to group equal sizes; here the order must be kept.
     same: list[list[Encoded]] = []
     alone = any(len(part) == 1 for part in parts)
     for item in items:

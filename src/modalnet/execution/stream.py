@@ -1,6 +1,6 @@
 """Many stimuli through the engine, batch by batch.
 
-Where a batch does not fit into memory it is halved, and later batches stay within what fitted; what was read before is
+A batch that does not fit into memory is halved, and later batches keep to the size that fitted; earlier results are
 kept. Results are yielded batch by batch, so memory does not grow with the number of stimuli. A backend that runs jobs
 gets many batches at once (:mod:`modalnet.execution.jobs`).
 """
@@ -155,7 +155,7 @@ class Runner:
         measure: Callable[[Sequence[torch.Tensor]], torch.Tensor],
         edits: Edits | None = None,
     ) -> Reading:
-        """Run one stimulus and go back from what is read to one of its inputs; see :meth:`.engine.Engine.inward`."""
+        """Run one stimulus and backpropagate to one of its inputs; see :meth:`.engine.Engine.inward`."""
         batch = self.encoder.collate([item])
         one = self.passes.make(batch, Readout(sites, tokens, variants=[edits]), 0)
         return self._understood(lambda: self.engine.inward(batch.inputs, one.plan, source, measure), [one])
@@ -194,7 +194,7 @@ class Runner:
         self, batch: Batch, readout: Readout, variant: int, prefixes: tuple[Prefix, ...]
     ) -> BatchResult | None:
         """One batch; None where fewer stimuli may fit: memory ran out, or they do not lie in rows of their own."""
-        # The traceback holds the activations of the failed batch, so it must be gone before memory is asked for again.
+        # The traceback references the activations of the failed batch, so it must be freed before the next attempt.
         try:
             return self._run(batch, readout, variant, prefixes)
         except RowsError:
@@ -219,7 +219,7 @@ class Runner:
             raise self.passes.unknown_layout(error, batch) from error
 
     def _understood(self, run: Callable[[], Any], passes: Sequence[Pass]) -> Any:
-        """Run, and say so where the layout of the passes was not understood."""
+        """Run passes, and raise if the token layout of the model is not supported."""
         try:
             return run()
         except LayoutError as error:
