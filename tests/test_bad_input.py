@@ -474,7 +474,7 @@ def arguments_to_refuse():
                 yield pytest.param(name, argument, id=f"{name}-{argument}")
 
 
-@pytest.mark.parametrize(("name", "argument"), arguments_to_refuse())
+@pytest.mark.parametrize(("name", "argument"), list(arguments_to_refuse()))
 def test_bad_arguments_are_refused_in_the_same_words_before_any_forward_pass(name, argument, monkeypatch):
     valid = valid_arguments()[name]
 

@@ -106,7 +106,7 @@ def test_a_list_gives_a_list_and_bad_settings_are_refused():
         model.generate(one, max_new_tokens=3),
         model.generate(two, max_new_tokens=3),
     ]
-    with pytest.raises(mn.InputError, match="max_new_tokens=0"):
+    with pytest.raises(mn.InputError, match="`max_new_tokens` must be a positive integer, got 0"):
         model.generate(one, max_new_tokens=0)
     with pytest.raises(mn.InputError, match="stop_strings"):
         model.generate(one, stop_strings=["."])

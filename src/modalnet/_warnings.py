@@ -6,7 +6,8 @@ import os
 import sys
 import warnings
 
-PACKAGE = os.path.dirname(__file__) + os.sep
+#: How the names of files begin that are no place of the user's; the tests add what checks annotations.
+INSIDE: tuple[str, ...] = (os.path.dirname(__file__) + os.sep,)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -20,6 +21,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         The kind of warning.
     """
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

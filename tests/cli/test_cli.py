@@ -233,6 +233,7 @@ def test_too_few_stimuli_for_reliability_is_said(gpt2: Path, tmp_path: Path, sto
     assert "a t requires two of each" in document["reliability_missing"]
 
 
+@pytest.mark.filterwarnings("default:units with NaN or infinite activations")
 def test_warnings_are_one_line(words: Path, tmp_path: Path, store: Store) -> None:
     family, folder = build("gpt2"), tmp_path / "broken"
     family.model.save_pretrained(folder)

@@ -342,18 +342,18 @@ def test_a_canvas_is_what_the_processor_makes(name):
 
 
 def test_what_is_cropped_is_no_part_of_the_canvas():
-    canvas = load("dinov2_with_registers").canvas()
+    canvas = load("dinov2_with_registers")._executor.canvas()
     assert canvas.size == (40, 40)
     assert canvas.box == (4, 4, 36, 36)
 
 
 def test_a_processor_that_shows_a_picture_twice_is_refused():
     with pytest.raises(InputError, match="pixels one to one"):
-        load("idefics3").canvas("What is this?")
+        load("idefics3")._executor.canvas("What is this?")
     with pytest.raises(InputError, match="pixels one to one"):
-        load("vit").canvas(size=50)
+        load("vit")._executor.canvas(size=50)
     with pytest.raises(InputError, match="`size` must be"):
-        load("vit").canvas(size=2.5)
+        load("vit")._executor.canvas(size=2.5)
 
 
 def plain_gradient(name, pixels, inputs, source, read):
@@ -409,7 +409,7 @@ def test_an_edit_on_the_way_is_in_the_gradient():
     pixels = canvas.pixels(torch.full((3, *canvas.seen), 0.4))
     assert model._executor.inward(canvas.fill(pixels), *asked)[1].abs().max() > 0
     cut = model.with_(mn.zero(whole))
-    assert cut.inward(canvas.fill(pixels), *asked)[1].abs().max() == 0
+    assert cut._executor.inward(canvas.fill(pixels), *asked)[1].abs().max() == 0
 
 
 # -- parametrization -------------------------------------------------------------------------------------------------

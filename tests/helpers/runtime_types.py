@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
 import sys
 import threading
 import types
@@ -32,8 +33,9 @@ import beartype
 import jaxtyping
 import numpy as np
 
-#: nnsight reads the bodies of traces from the source and sends the functions that they call to a server by value.
-UNCHECKED = ("modalnet.execution.trace", "modalnet.execution.backends")
+#: nnsight reads the bodies of traces from the source and sends the functions that they call to a server by value. A
+#: command cannot be called a second time, without checks; typer checks what it is given.
+UNCHECKED = ("modalnet.execution.trace", "modalnet.execution.backends", "modalnet.cli")
 
 #: Numbers of numpy are numbers, as everywhere in Python; mypy does not know it.
 CONF = beartype.BeartypeConf(
@@ -208,7 +210,7 @@ def being_imported(module: str) -> bool:
 def aliases() -> dict[str, Any]:
     """The type aliases of the modules imported so far, evaluated where they are written."""
     found: dict[str, Any] = {}
-    for name, module in written.items():
+    for name, module in list(written.items()):  # evaluating one may import more
         if being_imported(module) or not names_are_there(names := vars(sys.modules[module])):
             continue
         if isinstance(names[name], str):
@@ -221,3 +223,6 @@ def install() -> None:
     if any(name.partition(".")[0] == "modalnet" for name in sys.modules):
         raise RuntimeError("modalnet was imported before its annotations could be checked")
     sys.meta_path.insert(0, Hook())
+    from modalnet import _warnings
+
+    _warnings.INSIDE += ("<@beartype", os.path.dirname(jaxtyping.__file__) + os.sep, __file__)

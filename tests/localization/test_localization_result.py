@@ -293,8 +293,10 @@ def test_summary_table(partial_result):
     assert table.max_effect_size[3] == np.nanmax(partial_result.effect_size["decoder"][1])
     assert table.loc[4, ["max_t", "mean_t", "max_effect_size"]].isna().all()
     assert "selected" not in partial_result.table()
-    with pytest.raises(InputError, match="towers"):
-        partial_result.table(localization_of(raw(0, {"decoder": (3, 10)}), CONDITIONS).top(k=1))
+    with pytest.raises(InputError, match=r"belong to another model.*shape \(3, 11\)"):
+        partial_result.table(localization_of(raw(0, {"decoder": (3, 11)}), CONDITIONS).top(k=1))
+    one = localization_of(raw(0, {"decoder": (3, 10)}), CONDITIONS).top(k=1)
+    assert partial_result.table(one).selected.tolist() == [0, 0, *one.per_layer()["decoder"].tolist()]
 
 
 def test_repr(result):

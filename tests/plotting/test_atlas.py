@@ -17,6 +17,7 @@ import pytest
 
 import modalnet as mn
 from modalnet.errors import InputError
+from modalnet.features import TopStimuli
 from modalnet.plotting.atlas.packing import rounded
 from planted import localization
 
@@ -119,10 +120,19 @@ def test_top_stimuli_come_from_features_or_a_mapping() -> None:
 
     one = localization("decoder")
     picture = mn.Stimulus(image=Image.new("RGB", (640, 480), "green"), condition="faces")
-    features = SimpleNamespace(
-        units=[("decoder", 1, 2)],
-        index=np.array([[5, 3, -1]]),
-        activation=np.array([[2.5, 1.5, np.nan]]),
+    index, activation = np.array([[5, 3, -1]]), np.array([[2.5, 1.5, np.nan]])
+    features = TopStimuli(
+        model="model",
+        units=(("decoder", 1, 2),),
+        tokens={"decoder": "last"},
+        magnitude="signed",
+        bottom=False,
+        scaled=False,
+        n_stimuli=6,
+        index=index,
+        activation=activation,
+        network_index=index[0],
+        network_activation=activation[0],
         stimuli={5: mn.Stimulus("a text"), 3: picture},
     )
     for given in (features, [features], {("decoder", 1, 2): [("a text", 2.5), (picture, 1.5)]}):

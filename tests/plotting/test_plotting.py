@@ -122,8 +122,9 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
     result = localization("vision", "decoder")
     with pytest.raises(InputError, match=r"must be 2 axes, one per space \(vision, decoder\), got 1"):
         layer_profile(result, ax=axes_for(1)[0])
-    with pytest.raises(InputError, match="`units` have shapes"):
-        layer_profile(result, localization("decoder").top(k=3))
+    other = Units({"decoder": np.ones((2, 3), bool)})
+    with pytest.raises(InputError, match=r"belong to another model.*shape \(2, 3\)"):
+        layer_profile(result, other)
     with pytest.raises(InputError, match=r"layers\.docx"):
         save_layer_profile(result, tmp_path / "layers.docx")
     with pytest.raises(StoreError, match="cannot be written"):

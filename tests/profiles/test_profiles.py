@@ -38,7 +38,7 @@ def made(responses, controls=None, items=None, conditions=FOUR) -> Profile:
         "network",
         tuple(conditions[:k]),
         np.repeat(np.arange(k), n),
-        None if items is None else tuple(np.tile(items, k)),
+        None if items is None else tuple(str(item) for item in np.tile(items, k)),
         responses.T.ravel(),
         np.zeros((0, n * k)) if controls is None else np.stack([np.asarray(c).T.ravel() for c in controls]),
         "z",

@@ -622,6 +622,8 @@ def test_weights_that_are_nowhere_are_said_and_not_stored(tmp_path):
     assert slot.key == ""
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_packed_weights_are_in_the_fingerprint():
     def quantized(seed: int) -> str:
         from modalnet.models.fingerprint import model_fingerprint

@@ -215,10 +215,10 @@ def test_the_cost_of_a_known_interference():
 
     sides = []
     for side in (True, False):
-        moments = Moments.zeros(())
-        moments.update(responses[(own == side) & driven])
+        moments = Moments.zeros(1)
+        moments.update(responses[(own == side) & driven][:, None])
         sides.append(moments)
-    assert found["g_on"] == pytest.approx(float(hedges_g(*sides)), rel=1e-3)
+    assert found["g_on"] == pytest.approx(float(hedges_g(*sides)[0]), rel=1e-3)
 
 
 def test_requests_of_one_item_are_shown_with_one_other_stimulus(contrasts):

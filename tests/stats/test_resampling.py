@@ -50,10 +50,10 @@ def test_as_many_blocks_are_drawn_as_there_are(n, resamples):
 
 
 def test_ranks():
-    assert permutation.rank_p(3, [1, 2, 3, 4], alternative="greater") == 3 / 5
+    assert permutation.rank_p(3, np.array([1.0, 2, 3, 4]), alternative="greater") == 3 / 5
     assert permutation.rank_p(9, np.zeros(19), alternative="greater") == 1 / 20
-    assert np.isnan(permutation.rank_p(1, [], alternative="greater"))
-    assert np.isnan(permutation.rank_p(np.nan, [1], alternative="greater"))
+    assert np.isnan(permutation.rank_p(1, np.array([]), alternative="greater"))
+    assert np.isnan(permutation.rank_p(np.nan, np.array([1.0]), alternative="greater"))
 
 
 def test_permutation_tests_agree_with_scipy():

@@ -63,7 +63,7 @@ def after_image(image, text, continuation, name="llava_clip"):
 
 def answers(values):
     """Likelihoods with these log-probabilities, of two tokens each."""
-    return [Likelihood(np.array([value]), 2, False) for value in values]
+    return [Likelihood(np.array([float(value)]), 2, False) for value in values]
 
 
 def refused(message, call):

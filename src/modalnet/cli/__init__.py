@@ -49,12 +49,13 @@ app.command(no_args_is_help=True)(towers.towers)
 app.add_typer(cache.app, name="cache")
 
 
-def _version(requested: bool) -> None:
+def _version(requested: bool) -> bool:
     if requested:
         from modalnet._version import __version__
 
         typer.echo(f"modalnet {__version__}")
         raise typer.Exit
+    return requested
 
 
 @app.callback()

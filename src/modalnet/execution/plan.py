@@ -119,7 +119,7 @@ class Prefix:
 
     tower: Tower
     layer: int
-    outputs: tuple[Float[torch.Tensor, "row token dim"], ...]
+    outputs: tuple[Float[torch.Tensor, "*rows dim"], ...]
 
     def __post_init__(self) -> None:
         if len(self.outputs) not in (1, self.layer):

@@ -278,7 +278,7 @@ def add(target: Target, value: Any) -> Intervention:
     >>> steering = mn.direction("decoder", 3, np.ones(192))
     >>> before, after = (model.run(["The dog sleeps."], *edits) for edits in ([], [mn.add(steering, 3.0)]))
     >>> change = (after.activations["decoder"] - before.activations["decoder"])[0, 3]
-    >>> round(float(change @ steering.vector.astype("float32")), 3)
+    >>> round(float(change.numpy() @ steering.vector), 3)
     3.0
     """
     target = _checked(target)

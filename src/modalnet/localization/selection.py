@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from modalnet._validation import check_fraction, check_int
 from modalnet.errors import InputError
@@ -21,7 +21,9 @@ from modalnet.models.towers import tower_of
 SLACK = 1e-9
 
 
-def flatten(values: Mapping[str, Float[np.ndarray, "layer dim"]], towers: Sequence[str]) -> Float[np.ndarray, " unit"]:
+def flatten(
+    values: Mapping[str, Shaped[np.ndarray, "layer dim"]], towers: Sequence[str]
+) -> Shaped[np.ndarray, " unit"]:
     """Return the values of some towers as one array, in the order (tower, layer, dim)."""
     return np.concatenate([values[tower].ravel() for tower in towers])
 

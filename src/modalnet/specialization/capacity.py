@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from modalnet.stats.moments import Moments, welch
 
@@ -23,7 +23,7 @@ SHRINKAGE = 0.1  # of the variance of each unit towards the mean over units
 def capacity(
     values: Float[np.ndarray, "stimulus unit"],
     positive: Bool[np.ndarray, " stimulus"],
-    conditions: Sequence[str],
+    conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"],
     *,
     draws: int,
     seed: int,
@@ -97,7 +97,7 @@ def capacity(
 def decoded_by(
     values: Float[np.ndarray, "stimulus unit"],
     positive: Bool[np.ndarray, " stimulus"],
-    conditions: Sequence[str],
+    conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"],
     seed: int,
 ) -> float:
     """Return the held-out balanced accuracy of the decoder of :func:`capacity` over all given units."""
@@ -142,7 +142,7 @@ def _rank(values: np.ndarray, positive: np.ndarray) -> Int[np.ndarray, " rank"]:
     return np.argsort(-np.nan_to_num(t, nan=-1.0), kind="stable")
 
 
-def _folds(conditions: Sequence[str], seed: int) -> Int[np.ndarray, " stimulus"]:
+def _folds(conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"], seed: int) -> Int[np.ndarray, " stimulus"]:
     rng = np.random.Generator(np.random.PCG64([seed, 8]))
     labels = np.asarray(conditions, dtype=str)
     folds = np.zeros(len(labels), dtype=np.int64)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from modalnet.errors import InputError
 
 
-def assign_folds(conditions: Sequence[str], n_folds: int = 10, seed: int = 0) -> Int[np.ndarray, " stimulus"]:
+def assign_folds(
+    conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"], n_folds: int = 10, seed: int = 0
+) -> Int[np.ndarray, " stimulus"]:
     """Deal stimuli into folds, evenly within every condition.
 
     Each condition's stimuli, in an order shuffled by the seed, are dealt round robin. The outcome depends on the

@@ -172,7 +172,7 @@ def count_reaching(
 
 
 def p_of_count(
-    value: Float[np.ndarray, "*target"], reaching: Int[np.ndarray, "*target"], n: int
+    value: Float[np.ndarray, "*target"], reaching: Int[np.ndarray, "*target"] | Float[np.ndarray, "*target"], n: int
 ) -> Float[np.ndarray, "*target"]:
     """Return (1 + permutations that reach the value) / (1 + n permutations); NaN where the value is not finite."""
     return np.where(np.isfinite(value), (1 + reaching) / (1 + n), np.nan)

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from modalnet.stimuli.tables import column, read_table, read_text
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", *TABLES)
+
+
+class Cells(Protocol):
+    """What holds the cells of rows: a list of mappings, or a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Rows:
     """
 
     name: str
-    cells: Sequence[Mapping[str, Any]]
+    cells: Cells
     numbers: Sequence[int]
     unit: str = "row"
     path: Path | None = None
