@@ -292,8 +292,8 @@ def match_columns(ratios: Float[np.ndarray, " draw"]) -> dict[str, float]:
     Returns
     -------
     dict
-        match_ratio: mean absolute activation of the controls over that of the network, mean over draws; match_ratio_low,
-        match_ratio_high: the lowest and highest draw. NaN where unknown.
+        match_ratio: mean absolute activation of the controls over that of the network, mean over draws;
+        match_ratio_low, match_ratio_high: the lowest and highest draw. NaN where unknown.
     """
     return dict(zip(("match_ratio", "match_ratio_low", "match_ratio_high"), average_ratio(ratios), strict=True))
 
