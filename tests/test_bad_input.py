@@ -389,6 +389,7 @@ OTHER = {
     ("dose_curves", "operations"): "those that the study has",
     ("save_dose_curves", "operations"): "those that the study has",
     ("Metric.bind", "model"): "a loaded one",
+    ("lesion_study", "match"): "what a lesion is compared with keeps its layers",
     ("Task.run", "model"): "abstract",
     ("Task.run", "batch_size"): "abstract",
 }

@@ -239,7 +239,8 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
         ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', got 'melt'"),
         ({"operations": 3}, "`operations` must be one or several of"),
         ({"operations": []}, "`operations` must name at least one of"),
-        ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', 'tower', got 'size'"),
+        ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', got 'size'"),
+        ({"match": "tower"}, "`match` must be one of 'layer', 'activation', got 'tower'"),
         ({"fractions": ()}, "`fractions` must not be empty"),
     ],
 )

@@ -153,7 +153,7 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     check_int("spare_first", spare_first, minimum=0)
     check_bool("least", least)
     check_option("by", by, ("t", "effect_size"))
-    kinds = check_matches(match)
+    kinds = check_matches(match, known=MATCHES)
     operations = check_options("operations", operations, OPERATIONS)
     _check_choices(fractions=fractions)
     networks = as_networks(units)
