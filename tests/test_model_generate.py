@@ -110,7 +110,7 @@ def test_a_list_gives_a_list_and_bad_settings_are_refused():
         model.generate(one, max_new_tokens=0)
     with pytest.raises(mn.InputError, match="stop_strings"):
         model.generate(one, stop_strings=["."])
-    with pytest.raises(mn.InputError, match="`num_beams` must be 1.*got 3"):
+    with pytest.raises(mn.InputError, match=r"`num_beams` must be 1.*got 3"):
         model.generate(one, num_beams=3)
 
 
