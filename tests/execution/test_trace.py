@@ -133,7 +133,7 @@ def test_layers_are_chosen_and_come_in_ascending_order(name):
 
 @pytest.mark.parametrize("read", [{"decoder": [4]}, {"decoder": [-5]}, {"decoder": ["0"]}, {"decoder": [1.0]}])
 def test_layers_that_are_not_there(read):
-    with pytest.raises(mn.InputError, match=r"layer .* is not in decoder, which has layers 0\.\.3"):
+    with pytest.raises(mn.InputError, match=r"Layer .* does not exist: decoder has layers 0\.\.3"):
         load("gpt2").run("a dog", read=read)
 
 
