@@ -5,7 +5,8 @@
 #   bash scripts/test.sh --types [pytest arguments]    the same with every annotation checked at run time
 #                                                      (tests/helpers/runtime_types.py)
 #   bash scripts/test.sh --all [pytest arguments]      linters, types, spelling and the documentation first. Then the unit
-#                                                      tests and, where Python has a cheap way, their coverage. Then others:
+#                                                      tests with every annotation checked and, where Python has a cheap
+#                                                      way, their coverage. Then others:
 #                                                      the notebooks, every architecture, real models, real data, NDIF
 #                                                      and in a browser (where they come from: tests/helpers/assets.py,
 #                                                      tests/conftest.py); Chromium is installed where it is missing
@@ -56,7 +57,7 @@ case ${1:-} in
     NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
     have_browser
     measure_coverage
-    unit_tests "${coverage[@]}" "$@"
+    MODALNET_CHECK_TYPES=1 unit_tests "${coverage[@]}" "$@"
     if ((${#coverage[@]})); then "$python" -m coverage report | tail -1; fi
     echo "unit tests done after ${SECONDS} s"
     "$python" -m pytest "${parallel[@]}" --nbmake --nbmake-timeout=900 -m "$others" tests notebooks "$@"
