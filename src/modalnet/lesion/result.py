@@ -128,9 +128,9 @@ class LesionStudy(Result):
         belongs = (lesion.network, lesion.fraction, lesion.operation, control)
         return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
 
-    def match_ratios(self, lesion: Lesion, controls: Sequence[Lesion]) -> Float[np.ndarray, " draw"]:
-        """Mean |activation| of each control over that of the network that a lesion removes; NaN where unknown."""
-        sizes = [self.magnitudes.get(one, math.nan) for one in controls]
+    def match_ratios(self, lesion: Lesion, draws: Sequence[Lesion]) -> Float[np.ndarray, " draw"]:
+        """Mean |activation| of each control draw over that of the network that a lesion removes; NaN where unknown."""
+        sizes = [self.magnitudes.get(one, math.nan) for one in draws]
         return ratios_of(self.magnitudes.get(lesion, math.nan), sizes)
 
     @cached_property
