@@ -180,7 +180,7 @@ def test_patch_takes_the_source_at_the_same_tokens(name, several):
             pick = slice(None) if choice == "all" else slice(-1, None)
 
             def change(x, tower, layer, states=states, pick=pick):
-                return states[layer, pick][:, units.mask["decoder"][layer]]
+                return states[layer, pick][:, torch.tensor(units.mask["decoder"][layer])]
 
             expected, logits = plain(name, stimulus, units, change, rows_of(name, stimulus, choice))
             close(run.residual["decoder"][i], expected["decoder"], atol=2e-4)

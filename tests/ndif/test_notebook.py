@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from server import Server
 
 pytestmark = [pytest.mark.ndif, pytest.mark.timeout(600)]
@@ -15,6 +13,9 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "5_remote.ipynb"
 
 
 def test_notebook(ndif: Server) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=500, kernel_name="python3").execute()
     printed = "".join(

@@ -293,7 +293,7 @@ def test_bad_input_is_told(draw) -> None:
         draw([localization("decoder", model="a"), localization("decoder", model="b")])
     with pytest.raises(InputError, match="up to 6 networks"):
         draw([localization("decoder", seed=seed) for seed in range(7)])
-    with pytest.raises(InputError, match="must be Units with shapes"):
+    with pytest.raises(InputError, match="belong to another model"):
         draw(one, localization("vision").top(k=3))
     with pytest.raises(InputError, match="must have the names"):
         draw({"a": one}, {"b": one.top(k=3)})

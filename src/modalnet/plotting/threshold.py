@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from modalnet._validation import check_type
 from modalnet.errors import InputError
-from modalnet.units import Units
+from modalnet.units import Units, as_units_within
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -112,14 +113,11 @@ def selected(
     if isinstance(units, Mapping):
         given = dict(units)
     else:
+        check_type("units", units, (Units, Sequence), "Units, a sequence of Units, or a mapping of names to these")
         listed = [units] if isinstance(units, Units) else list(units)
         if len(listed) != len(found):
             raise InputError(f"`units` must be one network per localization ({len(found)}), got {len(listed)}.")
         given = dict(zip(found, listed, strict=True))
     if set(given) != set(found):
         raise InputError(f"`units` must have the names of the localizations, {list(found)}, got {list(given)}.")
-    for name, one in found.items():
-        if not isinstance(given[name], Units) or given[name].shapes != one.shapes:
-            shapes = getattr(given[name], "shapes", type(given[name]).__name__)
-            raise InputError(f"network {name!r} must be Units with shapes {one.shapes}, got {shapes}.")
-    return {name: given[name] for name in found}
+    return {name: as_units_within(given[name], one.shapes, f"localization {name!r}") for name, one in found.items()}
