@@ -218,14 +218,14 @@ def finish(model: Any, seed: int = 0) -> Any:
 
 def no_video() -> Any:
     """Stands for the video processor, which some processors insist on and which needs torchvision."""
-    from transformers import processing_utils
+    from transformers import processing_utils, video_processing_utils
 
     # The class check of processors looks their base class up by name, in a list that lacks it where there is no
-    # torchvision. A stand-in under that name serves: no method of it is ever called.
+    # torchvision.
     name = processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"]
     listed = processing_utils.transformers_module
     if not hasattr(listed, name):
-        setattr(listed, name, type(name, (), {}))
+        setattr(listed, name, getattr(video_processing_utils, name))
     settings = {"merge_size": 2, "temporal_patch_size": 2, "num_frames": 2, "fps": 1}
     return type("NoVideo", (getattr(listed, name),), settings)()
 

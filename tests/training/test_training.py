@@ -150,7 +150,10 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monke
 
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    steps = [(row["stage"], row["step"]) for row in map(json.loads, (tmp_path / "parts" / "log.jsonl").open())]
+    steps = [
+        (row["stage"], row["step"])
+        for row in map(json.loads, (tmp_path / "parts" / "log.jsonl").read_text().splitlines())
+    ]
     assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 

@@ -90,7 +90,7 @@ class Profile(Result):
     normalize: str
     notes: tuple[str, ...]
     settings: dict[str, Any]
-    match_ratios: Float[np.ndarray, " draw"] = field(default_factory=lambda: np.zeros(0))
+    match_ratios: Float[np.ndarray, " matched"] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         n = len(self.responses)
