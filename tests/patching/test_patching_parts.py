@@ -228,10 +228,106 @@ def test_networks_stand_beside_their_controls():
     assert line["share"] == pytest.approx((network.joint - one.corrupt).sum() / whole)
     drawn = (network.controls["layer"] - one.corrupt).sum(1) / whole
     assert line["control"] == pytest.approx(drawn.mean())
-    assert line["p"] == pytest.approx((1 + (drawn >= line["share"]).sum()) / 10)
+    extreme = min((drawn >= line["share"]).sum(), (drawn <= line["share"]).sum())
+    assert line["p"] == pytest.approx(min(1, 2 * (1 + extreme) / 10))
     assert "language (7 units" in one.summary()
     with pytest.raises(InputError, match="No network 'vision'"):
         one.network_effect("vision")
+
+
+# -- direction: an effect is what a site carries ----------------------------------------------------------------------
+
+
+def one_site_carries_all(direction, n=6):
+    """Patching block 2, column 1 turns one run into the other; all other patches change nothing."""
+    clean, corrupt = np.random.default_rng(2).normal((4, -4), 1, (n, 2)).T
+    base, source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
+    values = np.repeat(base, 12).reshape(n, 4, 3)
+    values[:, 2, 1] = source
+    return {"n": n, "clean": clean, "corrupt": corrupt, "values": {"decoder": values}, "direction": direction}
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_largest_effect_is_of_the_site_that_carries_the_answer(direction):
+    one = result(**one_site_carries_all(direction), networks={})
+    expected = np.zeros((4, 3))
+    expected[2, 1] = 1
+    np.testing.assert_allclose(one.effect["decoder"], expected, atol=1e-12)
+    np.testing.assert_allclose(one.interval()["decoder"], [expected, expected], atol=1e-12)
+    first = one.top(1).iloc[0]
+    assert (first["layer"], first["token"], first["effect"]) == (2, "$5 dog", pytest.approx(1))
+    assert "largest effect 1.00 at block 2, '$5 dog'" in one.summary()
+    assert ("restores" if direction == "denoise" else "destroys") in one.summary()
+    # What the patched run looks like is still there, and differs between the directions.
+    towards_clean = expected if direction == "denoise" else 1 - expected
+    np.testing.assert_allclose(one.normalized["decoder"], towards_clean, atol=1e-12)
+
+
+def test_a_figure_says_what_its_colours_are_in_either_direction():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    for direction, scale in (("denoise", "(0 corrupted, 1 clean)"), ("noise", "(0 clean, 1 corrupted)")):
+        one = result(**one_site_carries_all(direction), networks={})
+        for axes in (one.plot(), one.plot(on="picture")):
+            drawn = axes[0].figure
+            assert any(scale in ax.get_ylabel() for ax in drawn.axes)
+        np.testing.assert_allclose(one.plot()[0].images[0].get_array()[2, 1], 1)
+
+
+def test_directions_agree_where_they_measure_the_same():
+    """The cells of pairs are compared as what a site carries, so the distance of the two runs does not enter."""
+    one, other = (result(**one_site_carries_all(direction), networks={}) for direction in ("denoise", "noise"))
+    line = mn.patching.agreement(one, other).iloc[0]
+    assert line["pearson"] == pytest.approx(1)
+    assert line["pearson_pairs"] == pytest.approx(1)
+
+
+def with_network(share, draws, direction):
+    """A network that carries a share of the difference in every pair, beside draws that carry others."""
+    made = one_site_carries_all(direction)
+    whole = made["clean"] - made["corrupt"]
+    start, sign = (made["corrupt"], 1) if direction == "denoise" else (made["clean"], -1)
+    controls = {"layer": np.stack([start + sign * draw * whole for draw in draws])}
+    return result(**made, networks={"language": NetworkPatch(7, {}, start + sign * share * whole, controls)})
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize(
+    ("share", "p", "finding"), [(0.9, 2 / 41, "more"), (0.0, 2 / 41, "less"), (0.3, 1.0, ""), (np.nan, np.nan, "")]
+)
+def test_a_network_may_carry_more_or_less_than_random_units(direction, share, p, finding):
+    one = with_network(share, np.linspace(0.2, 0.4, 40), direction)
+    if np.isnan(share):
+        one = with_network(0.3, np.linspace(0.2, 0.4, 40), direction)
+        one.networks["language"].joint[1] = np.inf  # one patched run overflowed
+    line = one.network_table().iloc[0]
+    assert line["p"] == pytest.approx(p, nan_ok=True)
+    assert line["finding"] == finding
+    assert (f"carries {finding} than random units" in one.summary()) == bool(finding)
+
+
+def test_equal_effects_are_ties_whatever_the_order_of_additions():
+    line = with_network(0.1 + 0.2, [0.3] * 40, "denoise").network_table().iloc[0]
+    assert line["p"] == 1
+    assert line["finding"] == ""
+
+
+def test_few_draws_cannot_decide():
+    one = with_network(0.9, np.linspace(0.2, 0.4, 20), "denoise")
+    assert one.network_table().iloc[0]["p"] == pytest.approx(2 / 21)
+    assert "20 draws cannot decide, 39 can" in one.summary()
+
+
+def test_findings_about_random_units_are_rare():
+    """A network that is a draw like the others leads to a finding in at most 5% of studies."""
+    rng = np.random.default_rng(0)
+    found = [with_network(*_split(rng.normal(size=41)), "noise").network_table()["finding"][0] for _ in range(400)]
+    assert sum(map(bool, found)) / len(found) <= 0.06
+
+
+def _split(values):
+    return values[0], values[1:]
 
 
 def test_a_result_comes_back_from_its_file(tmp_path):

@@ -61,7 +61,7 @@ def activation_patching(
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
     units: NetworksLike | None = None,
-    n_controls: int = 20,
+    n_controls: int = 40,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
@@ -90,7 +90,8 @@ def activation_patching(
         :mod:`modalnet.patching.token_alignment`.
     direction
         ``"denoise"``: clean activations are patched into the corrupt run, which shows what is sufficient for the
-        answer. ``"noise"``: the reverse, which shows what is necessary.
+        answer. ``"noise"``: the reverse, which shows what is necessary. In both, a larger effect is a site that carries
+        more of the difference between the runs.
     align
         Alignment of the tokens of the clean and the corrupt stimulus, if they differ in length: ``"last"``, ``"role"``,
         or indices. See :mod:`modalnet.patching.token_alignment`.
@@ -99,8 +100,9 @@ def activation_patching(
         mapping from names to these.
     n_controls, match, seed
         Number of sets of random units per network that are patched jointly as controls, the properties in which they
-        match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. Units without ``mean_abs`` have no
-        activation-matched controls, with a warning.
+        match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. Networks may carry more or less than
+        random units, and a two-sided test at 0.05 needs 39 sets. Units without ``mean_abs`` have no activation-matched
+        controls, with a warning.
     batch_size
         Number of patched runs per forward pass.
     remote
@@ -114,7 +116,8 @@ def activation_patching(
     Returns
     -------
     Patching
-        ``.effect[tower]`` ``[layer, column]``: normalized effects, 0 for the corrupt and 1 for the clean run.
+        ``.effect[tower]`` ``[layer, column]``: the share of the difference between the clean and the corrupt run that
+        patching restores (``"denoise"``) or destroys (``"noise"``).
 
     Raises
     ------

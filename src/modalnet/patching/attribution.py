@@ -62,7 +62,8 @@ def attribution_patching(
     -------
     Patching
         Estimates ``.effect[tower]`` ``[layer, column]``, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
-        effect of each unit, patched at all columns. The effects of the units of a site sum to that of the site.
+        effect of each unit, patched at all columns, oriented as ``.effect``. The effects of the units of a layer sum to
+        that of patching the layer at all columns.
 
     Raises
     ------

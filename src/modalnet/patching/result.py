@@ -1,17 +1,21 @@
 """Results of patching: the metric of every patched run, with effects and intervals derived from it.
 
 Only metric values are stored, one per pair, site and column. Effects, intervals, tables and figures are computed from
-them without the model. With ``m`` the metric of a patched run, the effect over pairs is the ratio of sums
+them without the model. With ``m`` the metric of a patched run, the effect over pairs is the share of the difference
+between the clean and the corrupt runs that the patched site carries, a ratio of sums:
 
-    sum(m - m_corrupt) / sum(m_clean - m_corrupt),
+    denoise (restored):   sum(m - m_corrupt) / sum(m_clean - m_corrupt)
+    noise (destroyed):    sum(m_clean - m)   / sum(m_clean - m_corrupt)
 
-0 if patched runs equal the corrupt runs and 1 if they equal the clean runs; for one pair it is the usual normalized
-effect. A mean of per-pair ratios would be dominated by pairs for which the model hardly distinguishes the two stimuli.
+0 if patching changes nothing and 1 if it turns one run into the other, in either direction, so that a larger effect
+always means a site that matters more. A mean of per-pair ratios would be dominated by pairs for which the model hardly
+distinguishes the two stimuli.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2000
+ALPHA = 0.05
+LEAST_DRAWS = math.ceil(2 / ALPHA) - 1  # with fewer, no two-sided rank p value reaches ALPHA
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,7 @@ class Patching(Result):
     ----------
     model, metric, direction
         Name of the model and the metric, and the direction: ``"denoise"`` patches clean activations into corrupt runs,
-        ``"noise"`` the reverse.
+        ``"noise"`` the reverse. Effects are oriented alike in both: see :attr:`effect`.
     estimated
         Whether the values are gradient-based estimates.
     labels
@@ -80,7 +86,8 @@ class Patching(Result):
     clean, corrupt
         ``[pair]``: the metric of the unpatched runs.
     values
-        Per tower ``[pair, layer, column]``: the metric of patched runs; NaN where a pair lacks the column.
+        Per tower ``[pair, layer, column]``: the metric of patched runs; NaN where a pair lacks the column. These, not
+        effects, are what files, ``to_frame`` and ``to_xarray`` hold.
     networks
         Patches of networks, by name.
     unit_effect
@@ -114,8 +121,21 @@ class Patching(Result):
 
     @cached_property
     def effect(self) -> dict[str, Float[np.ndarray, "layer column"]]:
-        """Normalized effect per tower ``[layer, column]``: 0 for the corrupt, 1 for the clean run."""
+        """Share of the difference between clean and corrupt runs that a site carries, per tower ``[layer, column]``.
+
+        With ``direction="denoise"`` the share that patching restores, with ``"noise"`` the share that it destroys: 0
+        where patching changes nothing, 1 where the patched run equals the run that it was patched from.
+        """
         return {tower: self._ratio(values) for tower, values in self.values.items()}
+
+    @cached_property
+    def normalized(self) -> dict[str, Float[np.ndarray, "layer column"]]:
+        """Metric of patched runs on the scale of the unpatched ones, per tower ``[layer, column]``.
+
+        0 is the corrupt and 1 the clean run, whatever the direction: :attr:`effect` with ``direction="denoise"``, and
+        1 - :attr:`effect` with ``"noise"``.
+        """
+        return {tower: effect if self._restores else 1 - effect for tower, effect in self.effect.items()}
 
     def network_effect(self, name: str) -> dict[str, Float[np.ndarray, "layer column"]]:
         """Return :attr:`effect` of patching only the units of a network in one block.
@@ -172,22 +192,30 @@ class Patching(Result):
     def network_table(self) -> pd.DataFrame:
         """Return one row per network and kind of match: joint effect of its units, and that of random controls.
 
-        ``share`` is the effect with its interval over pairs, ``control`` the mean over draws, ``control_low`` and
-        ``control_high`` the lowest and highest draw, and ``p`` the one-sided rank p value among the draws, at least
-        1 / (draws + 1). ``match_ratio`` is the mean |activation| of the controls over that of the network, with the
-        lowest and highest draw in ``match_ratio_low`` and ``match_ratio_high``; NaN where unknown.
+        ``share`` is the effect (see :attr:`effect`) with its interval over pairs, ``control`` the mean over draws,
+        ``control_low`` and ``control_high`` the lowest and highest draw. ``p`` is the two-sided rank p value among the
+        draws, at least 2 / (draws + 1), and NaN where an effect is not finite. ``finding`` is ``"more"`` or ``"less"``
+        where p is at most 0.05, a network that carries more or less than random units, and empty otherwise; fewer than
+        39 draws cannot lead to a finding. The rows are not corrected for one another. ``match_ratio`` is the mean
+        |activation| of the controls over that of the network, with the lowest and highest draw in ``match_ratio_low``
+        and ``match_ratio_high``; NaN where unknown.
+
+        References
+        ----------
+        North, Curtis & Sham (2002), American Journal of Human Genetics 71(2):439-441, for the p value.
         """
         import pandas as pd
 
         rows = []
         for name, network in self.networks.items():
-            share = float(self._ratio(network.joint))
-            low, high = self._bounds(network.joint) if self.n > 1 else (np.nan, np.nan)
+            share = self._joint(network.joint)
+            low, high = self._bounds(network.joint) if self.n > 1 and np.isfinite(share) else (np.nan, np.nan)
             row = {"network": name, "units": network.count, "share": share, "low": float(low), "high": float(high)}
             if not network.controls:
                 rows.append(row)
             for match, drawn in network.controls.items():
-                effects = np.array([float(self._ratio(one)) for one in drawn])
+                effects = np.array([self._joint(one) for one in drawn])
+                p = rank_p(share, effects, alternative="two-sided")
                 rows.append(
                     {
                         **row,
@@ -196,14 +224,15 @@ class Patching(Result):
                         "control_low": effects.min(),
                         "control_high": effects.max(),
                         "draws": len(effects),
-                        "p": rank_p(share, effects, alternative="greater"),
+                        "p": p,
+                        "finding": _finding(share, effects, p),
                         **match_columns(network.match_ratios.get(match, np.zeros(0))),
                     }
                 )
         return pd.DataFrame(rows)
 
     def top(self, k: int = 10) -> pd.DataFrame:
-        """Return the ``k`` sites and columns with the largest effect."""
+        """Return the ``k`` sites and columns that carry most: those with the largest effect."""
         return self.table().nlargest(k, "effect").reset_index(drop=True)
 
     def agreement(self, other: Patching) -> pd.DataFrame:
@@ -213,15 +242,19 @@ class Patching(Result):
     def summary(self) -> str:
         """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
         how = "attribution patching (estimated)" if self.estimated else "activation patching"
-        into = "clean into corrupt" if self.direction == "denoise" else "corrupt into clean"
+        into = "clean into corrupt" if self._restores else "corrupt into clean"
         lines = [
             f"{how} of {self.model}, {into}: {self.n} pair{'s' if self.n > 1 else ''}, {self.metric}",
             f"  clean {self.clean.mean():.3f}, corrupt {self.corrupt.mean():.3f} (means over pairs)",
+            f"  effects: share of the difference that patching {'restores' if self._restores else 'destroys'}",
         ]
         wrong = int((self._whole <= 0).sum()) if self.metric != "KL divergence" else 0
         if wrong:
             lines.append(f"  in {wrong} of {self.n} pairs the metric is not larger for the clean stimulus")
         for tower, effect in self.effect.items():
+            if not np.isfinite(effect).any():
+                lines.append(f"  {tower}: no effect is defined, as clean and corrupt runs do not differ")
+                continue
             at, place = np.unravel_index(np.nanargmax(effect), effect.shape)
             lines.append(
                 f"  {tower}: largest effect {effect[at, place]:.2f} at block {self.layers[tower][at]}, "
@@ -230,7 +263,7 @@ class Patching(Result):
         for row in self.network_table().to_dict("records"):
             text = f"  {row['network']} ({row['units']} units, all blocks jointly): {row['share']:.2f}"
             if "control" in row and np.isfinite(row["control"]):
-                text += f"; {row['match']}-matched random units {row['control']:.2f} (p = {row['p']:.3f})"
+                text += f"; {row['match']}-matched random units {row['control']:.2f} {_in_words(row)}"
             lines.append(text)
         for name, network in self.networks.items():
             sentences = [match_sentence(ratios, match) for match, ratios in network.match_ratios.items()]
@@ -347,6 +380,15 @@ class Patching(Result):
     def _whole(self) -> np.ndarray:
         return self.clean - self.corrupt
 
+    @property
+    def _restores(self) -> bool:
+        return self.direction == "denoise"
+
+    def _carried(self, values: np.ndarray) -> np.ndarray:
+        """Return how far patching moved the metric, towards the clean run (denoise) or away from it (noise)."""
+        spread = (slice(None), *[None] * (values.ndim - 1))
+        return values - self.corrupt[spread] if self._restores else self.clean[spread] - values
+
     def _network(self, name: str) -> NetworkPatch:
         if name not in self.networks:
             raise InputError(f"No network {name!r} was patched; there is {', '.join(self.networks) or 'none'}.")
@@ -356,12 +398,16 @@ class Patching(Result):
         """Return numerators and denominators of the ratio per pair, 0 where a pair lacks the column."""
         spread = (slice(None), *[None] * (values.ndim - 1))
         there = np.isfinite(values)
-        over = np.where(there, values - self.corrupt[spread], 0)
+        over = np.where(there, self._carried(values), 0)
         return over, np.where(there, np.broadcast_to(self._whole[spread], values.shape), 0)
 
     def _ratio(self, values: np.ndarray) -> np.ndarray:
         over, under = self._parts(values)
         return _divided(over.sum(0), under.sum(0))
+
+    def _joint(self, values: Float[np.ndarray, " pair"]) -> float:
+        """Return the effect of patches that every pair has, so that a value that is not finite is no missing column."""
+        return float(self._ratio(values)) if np.isfinite(values).all() else math.nan
 
     def _bounds(
         self, values: np.ndarray, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
@@ -405,7 +451,7 @@ def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
     rows = []
     for tower, effect in exact.effect.items():
         one, two = effect.ravel(), estimate.effect[tower].ravel()
-        first, second = ((result.values[tower] - result.corrupt[:, None, None]).ravel() for result in (exact, estimate))
+        first, second = (result._carried(result.values[tower]).ravel() for result in (exact, estimate))
         there = np.isfinite(first) & np.isfinite(second)
         finite = np.isfinite(one) & np.isfinite(two)
         rows.append(
@@ -425,6 +471,22 @@ def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return float("nan")
     return float(measure(one, two).statistic)
+
+
+def _finding(share: float, draws: np.ndarray, p: float) -> str:
+    """Return whether a network carries more or less than random units; empty where the rank decides nothing."""
+    if not p <= ALPHA:  # NaN as well
+        return ""
+    return "more" if share > np.median(draws) else "less"
+
+
+def _in_words(row: Mapping[Any, Any]) -> str:
+    """Return the test of a row of the network table as text."""
+    if row["finding"]:
+        return f"(p = {row['p']:.3f}: carries {row['finding']} than random units)"
+    if row["draws"] < LEAST_DRAWS and np.isfinite(row["p"]):
+        return f"(p = {row['p']:.3f}: {row['draws']} draws cannot decide, {LEAST_DRAWS} can)"
+    return f"(p = {row['p']:.3f})"
 
 
 def _divided(over: Any, under: Any) -> np.ndarray:

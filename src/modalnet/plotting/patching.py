@@ -51,8 +51,8 @@ def heatmap(
     Returns
     -------
     array of Axes
-        One per space. Layers run upwards from the input; an effect of 0 (white) is the corrupted run, 1 (red) the clean
-        run.
+        One per space. Layers run upwards from the input. White is no effect; red sites carry the difference between the
+        runs: at 1, patching restores the clean run (``direction="denoise"``) or destroys it (``"noise"``).
 
     Raises
     ------
@@ -82,7 +82,7 @@ def heatmap(
         bar = one.figure.colorbar(drawn, ax=one, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=SMALL)
         what = "estimated effect" if result.estimated else "effect"
-        bar.set_label(f"{what} on {result.metric}\n(0 corrupted, 1 clean)", fontsize=SMALL)
+        bar.set_label(f"{what} on {result.metric}\n{_scale(result)}", fontsize=SMALL)
     return axes
 
 
@@ -161,7 +161,7 @@ def picture_overlay(
         drawn = colours
     bar = axes[0].figure.colorbar(drawn, ax=list(axes), fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=SMALL)
-    bar.set_label("effect (0 corrupted, 1 clean)", fontsize=SMALL)
+    bar.set_label(f"effect {_scale(result)}", fontsize=SMALL)
     return axes
 
 
@@ -202,6 +202,11 @@ def modality_profile(profile: ModalityProfile, *, ax: Axes | None = None) -> Axe
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+def _scale(result: Patching) -> str:
+    """Return what the ends of the scale of effects are."""
+    return "(0 corrupted, 1 clean)" if result.direction == "denoise" else "(0 clean, 1 corrupted)"
 
 
 def _colours(limit: float) -> Any:
