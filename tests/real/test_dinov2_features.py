@@ -62,7 +62,7 @@ def test_top_stimuli_of_face_units_are_faces(material):
 
 def test_an_optimized_picture_drives_the_face_network(material):
     model, network, _, others = material
-    result = mn.features.optimize(model, network, natural=others[::2], steps=24, rate=0.1, progress=False)
+    result = mn.features.optimize(model, network, natural=others[::2], steps=24, learning_rate=0.1, progress=False)
     table = result.table()
     assert table["best"][0].split("-")[0] in FACES
     assert result.frame == ((224, 224), (0, 0, 224, 224))  # the size that its processor leaves alone
