@@ -31,7 +31,8 @@ from benchmarks.study.plan import (
 import modalnet as mn
 from modalnet._files import write_bytes
 from modalnet.errors import InputError
-from modalnet.stats import permutation, resampling
+from modalnet.stats import permutation
+from modalnet.stats.proportions import score_interval
 from modalnet.stimuli.published import INTACT
 
 if TYPE_CHECKING:
@@ -156,10 +157,8 @@ def _probe(training: np.ndarray, test: np.ndarray, names: list[str], right: list
 
 
 def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:
-    """Mean and its 95% bootstrap interval over items."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (2000, len(values))).mean(1)
-    low, high = resampling.interval(means)
+    """Share of items that are right and its 95% score interval."""
+    low, high = score_interval(values)
     return {name: float(values.mean()), f"{name} low": low, f"{name} high": high}
 
 

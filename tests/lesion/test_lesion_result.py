@@ -295,6 +295,53 @@ def test_random_sets_that_differ_need_the_rank():
     assert table.exceeds_activation.mean() < 0.15  # 1 in 11 has the largest drop of all
 
 
+def nested_study(scores, lesioned, groups):
+    """One lesion of one task, whose items may have groups."""
+    base = TaskScores("blimp", tuple(map(str, range(len(scores)))), scores, "accuracy", 0.5, groups)
+    cells = {(Lesion("language", SIZE, "zero"), "blimp"): lesioned}
+    return LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {})
+
+
+def test_scores_at_ceiling_have_score_intervals():
+    study = nested_study(np.ones(16), np.ones(16), None)
+    row = study.table().iloc[0]
+    expected = stats.binomtest(16, 16).proportion_ci(method="wilson")
+    for name in ("base", "score"):
+        assert [row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx(list(expected))
+    # No item changed of 16, which says that few would, not that none would.
+    assert [row.drop_low, row.drop_high] == pytest.approx([-0.1936, 0.1936], abs=1e-4)
+    assert nested_study(np.ones(16), np.zeros(16), None).table().drop_low[0] == pytest.approx(0.6128, abs=1e-4)
+
+
+def test_intervals_are_over_paradigms():
+    source = rng(5)
+    groups = np.repeat(np.arange(12), 20)
+    names = tuple(f"paradigm {one}" for one in groups)
+    base = (source.random(240) < 0.9) * 1.0
+    lesioned = base * (source.random(240) < source.beta(1, 1, 12)[groups])  # the lesion impairs some paradigms
+    row, alone = (nested_study(base, lesioned, own).table().iloc[0] for own in (names, None))
+    assert row["drop"] == alone["drop"]
+    assert row.drop_high - row.drop_low > 2 * (alone.drop_high - alone.drop_low)
+    assert row.score_high - row.score_low > 2 * (alone.score_high - alone.score_low)
+    by_paradigm = (base - lesioned).reshape(12, 20).mean(1)
+    low, high = stats.ttest_1samp(by_paradigm, 0).confidence_interval()
+    assert [row.drop_low, row.drop_high] == pytest.approx([low, high], abs=0.03)
+
+
+def test_paradigms_come_back_from_a_file(tmp_path):
+    study = nested_study(np.tile([1.0, 0, 1, 1], 6), np.zeros(24), tuple("abcdef" * 4))
+    study.save(tmp_path / "study.safetensors")
+    again = LesionStudy.load(tmp_path / "study.safetensors")
+    assert again.base["blimp"].groups == study.base["blimp"].groups
+    assert again.table().equals(study.table())
+
+
+def test_few_paradigms_get_a_warning():
+    study = nested_study(np.ones(12), np.zeros(12), tuple("abc" * 4))
+    with pytest.warns(UserWarning, match="The groups of the items of 'blimp' are 3"):
+        study.table()
+
+
 def test_what_was_not_run_is_missing():
     study = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)})
     table = study.table()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 
 import modalnet as mn
 from families import build, picture
@@ -21,6 +22,7 @@ from modalnet.bundled import evaluate, items
 from modalnet.bundled.arithmetic import ONES, TENS
 from modalnet.bundled.minimal_pairs import PHENOMENA
 from modalnet.execution.likelihood import Likelihood
+from modalnet.stats.proportions import score_interval
 from modalnet.tasks.formula import Formula
 from reference import load, prompt
 
@@ -836,3 +838,29 @@ def test_former_names_warn():
             assert getattr(tasks, old) is getattr(tasks, new)
     with pytest.warns(DeprecationWarning, match="Perplexity"):
         assert tasks.Texts is tasks.Perplexity
+
+
+def test_scores_have_intervals_over_paradigms(tmp_path):
+    """All right is not surely right; and what varies between paradigms does not average out over their items."""
+    whole = tasks.TaskScores("sums", tuple("abcdefghijklmnop"), np.ones(16), "accuracy", np.nan)
+    assert whole.interval() == pytest.approx(tuple(stats.binomtest(16, 16).proportion_ci(method="wilson")))
+    names = ("one", "two", "three", "four", "five", "six")
+    for index, name in enumerate(names):
+        blimp(tmp_path / f"{name}.jsonl", list(zip(GOOD, BAD, strict=True))[: 2 + index % 2])
+    task = tasks.minimal_pairs(tmp_path)
+    scores = task.scores(np.array([item.startswith(("one", "two", "six")) * 1.0 for item in task.items]))
+    assert scores.groups == tuple(task.groups.values())
+    alone = tasks.TaskScores(task.name, task.items, scores.scores, "accuracy", 0.5)
+    assert np.diff(scores.interval()) > 1.4 * np.diff(alone.interval())
+    few = tasks.TaskScores("few", tuple("abcd"), np.array([1.0, 0, 1, 1]), "accuracy", 0.5, ("x", "x", "y", "y"))
+    with pytest.warns(UserWarning, match="The groups of the items of 'few' are 2"):
+        assert few.interval() == score_interval(few.scores)
+
+
+def test_other_measures_have_bootstrap_intervals():
+    values = np.random.default_rng(0).normal(-3, 1, 60)
+    scores = tasks.TaskScores("texts", tuple(map(str, range(60))), values, "nats per token", np.nan)
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert scores.interval() == pytest.approx(tuple(expected), abs=0.06)
+    assert scores.interval() == scores.interval(seed=0)
+    refused("`seed` must be a non-negative integer", lambda: scores.interval(seed=-1))

@@ -183,7 +183,7 @@ def _effects(
         means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
         difference = means[:, resamples.column(better)] - means[:, resamples.column(worse)]
         ability = means[:, resamples.column(None)] - chance
-        if interval(ability[1:])[0] <= 0:
+        if resamples.score_interval(None)[0] <= chance:
             at_chance.append(task)
             ability = np.full_like(ability, np.nan)
         differences.append(difference)

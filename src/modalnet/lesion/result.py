@@ -232,6 +232,7 @@ class LesionStudy(Result):
         document = {
             "model": self.model,
             "base": [[name, one.task, list(one.items), one.measure] for name, one in self.base.items()],
+            "groups": [one.groups and list(one.groups) for one in self.base.values()],
             "lesions": [list(astuple(lesion)) for lesion in lesions],
             "cells": [[place[lesion], task] for lesion, task in self.cells],
             "counts": [[place[lesion], int(count)] for lesion, count in self.counts.items()],
@@ -250,13 +251,16 @@ class LesionStudy(Result):
             for network, fraction, operation, control, draw in document["lesions"]
         ]
         settings = json.loads(document["settings"])
+        groups = [names and tuple(names) for names in document.get("groups", [None] * len(document["base"]))]
         if "matches" in settings:  # of modalnet 0.1
             settings["match"] = [stored_match(name) for name in settings.pop("matches")]
             settings["n_controls"] = settings.pop("controls", 0)
         return cls(
             model=document["model"],
             base={
-                name: TaskScores(task, tuple(items), arrays[f"base/{i}"], measure, float(arrays["chance"][i]))
+                name: TaskScores(
+                    task, tuple(items), arrays[f"base/{i}"], measure, float(arrays["chance"][i]), groups[i]
+                )
                 for i, (name, task, items, measure) in enumerate(document["base"])
             },
             cells={(lesions[at], task): arrays[f"cells/{i}"] for i, (at, task) in enumerate(document["cells"])},

@@ -10,11 +10,17 @@ measure, chance         Of the task.
 units                   How many units were lesioned.
 magnitude               Their mean |activation| over the mean of all units.
 base, score             Mean over items without and with the lesion.
-base_low, base_high     95% percentile bootstrap interval of base: 2,000 resamples of items.
+base_low, base_high     95% interval of base: a score interval of accuracies, else a bootstrap interval.
+score_low, score_high   The same of score.
 drop                    base - score.
-drop_low, drop_high     95% percentile bootstrap interval of the drop, over the same resamples.
+drop_low, drop_high     95% bootstrap interval of the drop; a score interval where all items have the same drop.
 failure                 The error message if there is no score; otherwise empty.
 ======================= ================================================================================================
+
+Bootstrap intervals are expanded percentiles of 2,000 resamples of items, the same for all lesions of a task. Where
+items are nested in groups (the paradigms of minimal pairs, test suites), groups are resampled in place of items, and
+score intervals have the effective number of items: see :meth:`modalnet.tasks.TaskScores.interval`. With fewer than 5
+groups items are resampled, with a warning. The tests over items take items as independent.
 
 And for each kind of control K, ``layer``, ``activation`` and ``least`` (NaN where it was not run):
 
@@ -24,7 +30,7 @@ magnitude_K             Mean of their magnitudes.
 match_K                 Mean over draws of their magnitude over that of the network: 1 is a perfect match in activation.
 match_K_low, _high      The lowest and highest draw.
 drop_K                  Mean of their drops.
-drop_K_low, _high       95% bootstrap interval: items and draws resampled, 2,000 times.
+drop_K_low, _high       95% bootstrap interval: items (or groups) and draws resampled, 2,000 times.
 excess_K                drop - drop_K: the drop in excess of the controls.
 excess_K_low, _high     95% interval, over the same.
 p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
@@ -53,7 +59,8 @@ from modalnet.stats import moments as statistics
 from modalnet.stats.controls import average_ratio
 from modalnet.stats.effect_sizes import paired_dz, standardized
 from modalnet.stats.permutation import rank_p, sign_flip
-from modalnet.stats.resampling import bootstrap_excess, bootstrap_means, interval
+from modalnet.stats.proportions import constant_difference, score_interval
+from modalnet.stats.resampling import LEVEL, bootstrap_excess, bootstrap_means, expanded, interval, item_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +85,8 @@ _PLAIN: tuple[str, ...] = (
     "base_low",
     "base_high",
     "score",
+    "score_low",
+    "score_high",
 )
 _PLAIN += ("drop", "drop_low", "drop_high", "failure")
 _PER_KIND: tuple[str, ...] = (
@@ -117,7 +126,11 @@ class TaskResamples:
         self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
         # Depends on the study and the task alone: no other task changes its numbers.
         self._seed = [study.seed, zlib.crc32(task.encode())]
-        self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0))
+        base = study.base[task]
+        self._accuracy = base.measure == "accuracy"
+        self._groups = item_groups(base.groups, f"the items of {task!r}")
+        self._blocks = len(self.scores) if self._groups is None else int(self._groups.max()) + 1
+        self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0), self._groups)
 
     def chance(self, stream: int) -> np.random.Generator:
         """A random generator that depends on the study and the task alone."""
@@ -126,6 +139,27 @@ class TaskResamples:
     def column(self, lesion: Lesion | None) -> int:
         """The column of a lesion; None is the intact model."""
         return 0 if lesion is None else self._columns[lesion]
+
+    def interval(self, samples: Float[np.ndarray, " resample"]) -> tuple[float, float]:
+        """Return the expanded percentile interval of a statistic over the resamples."""
+        return interval(samples, expanded(LEVEL, self._blocks))
+
+    def score_interval(self, lesion: Lesion | None) -> tuple[float, float]:
+        """Return the interval of the mean score under a lesion."""
+        column = self.column(lesion)
+        if self._accuracy:
+            return score_interval(self.scores[:, column], self._groups)
+        return self.interval(self.means[:, column])
+
+    def drop_interval(self, lesion: Lesion) -> tuple[float, float]:
+        """Return the interval of the drop under a lesion, paired by item."""
+        column = self.column(lesion)
+        with np.errstate(invalid="ignore"):
+            differences = self.scores[:, 0] - self.scores[:, column]
+            drops = self.means[:, 0] - self.means[:, column]
+        if self._accuracy and differences[0] in {-1.0, 0.0, 1.0} and (differences == differences[0]).all():
+            return constant_difference(float(differences[0]), self._blocks)
+        return self.interval(drops)
 
 
 class Resamples:
@@ -181,15 +215,13 @@ class Resamples:
         if task in study.base:
             base = study.base[task]
             row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
-            row["base_low"], row["base_high"] = interval(self.tasks[task].means[:, 0])
+            row["base_low"], row["base_high"] = self.tasks[task].score_interval(None)
         if (lesion, task) in study.cells:
             resamples = self.tasks[task]
-            column = resamples.column(lesion)
-            row["score"] = _mean(resamples.scores[:, column])
+            row["score"] = _mean(resamples.scores[:, resamples.column(lesion)])
+            row["score_low"], row["score_high"] = resamples.score_interval(lesion)
             row["drop"] = _less(row["base"], row["score"])
-            with np.errstate(invalid="ignore"):
-                drops = resamples.means[:, 0] - resamples.means[:, column]
-            row["drop_low"], row["drop_high"] = interval(drops)
+            row["drop_low"], row["drop_high"] = resamples.drop_interval(lesion)
             for kind in KINDS:
                 row |= self._against(row, lesion, kind)
         return row
@@ -209,8 +241,8 @@ class Resamples:
                 bootstrap_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
                 for one in (own, resamples.column(None))
             )
-        low, high = interval(excess)
-        drop_low, drop_high = interval(0.0 - above_base)
+        low, high = resamples.interval(excess)
+        drop_low, drop_high = resamples.interval(0.0 - above_base)
         drop = _mean(drops)
         match, match_low, match_high = average_ratio(study.match_ratios(lesion, controls))
         return {

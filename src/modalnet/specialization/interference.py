@@ -308,11 +308,15 @@ def _lesioned(  # noqa: PLR0917  # one call, above
         found = model._executor.likelihoods_under(requests, list(variants.values()), batch_size=batch_size)
         scores[state] = [task.grade(one) for one in found]
     rng = np.random.Generator(np.random.PCG64([seed, 10]))
-    drawn = resampling.bootstrap_counts(len(task), RESAMPLES, rng) / len(task)
+    paradigms = task.scores(scores[False][0]).groups
+    groups = resampling.item_groups(paradigms, f"the items of {task.name!r}")
+    level = resampling.expanded(resampling.LEVEL, len(task) if groups is None else int(groups.max()) + 1)
+    costs = np.stack([off - on for off, on in zip(scores[False], scores[True], strict=True)], axis=1)
+    drawn = resampling.bootstrap_means(costs, RESAMPLES, rng, groups)
     rows = []
     for index, name in enumerate(variants):
         off, on = scores[False][index], scores[True][index]
-        low, high = resampling.interval(drawn @ (off - on))
+        low, high = resampling.interval(drawn[:, index], level)
         rows.append(
             {
                 "domain": names[0],

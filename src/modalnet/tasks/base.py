@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from modalnet._validation import check_batch_size
+from modalnet._validation import check_batch_size, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.model import as_model
+from modalnet.stats.proportions import score_interval
+from modalnet.stats.resampling import LEVEL, bootstrap_means, expanded, interval, item_groups
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from modalnet.interventions.operations import Intervention
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
+
+N_RESAMPLES = 2_000
 
 Measure = Literal["accuracy", "nats per token"]
 
@@ -48,6 +52,8 @@ class TaskScores:
         ``"accuracy"`` or ``"nats per token"``.
     chance
         Expected score of guessing; NaN where there is none.
+    groups
+        The group (paradigm, suite) of each item; None where items have none.
     """
 
     task: str
@@ -55,6 +61,7 @@ class TaskScores:
     scores: Float[np.ndarray, " item"]
     measure: Measure
     chance: float
+    groups: tuple[str, ...] | None = None
 
     @property
     def mean(self) -> float:
@@ -75,6 +82,40 @@ class TaskScores:
                 f"Perplexity is defined for 'nats per token'; the task {self.task!r} measures {self.measure}."
             )
         return float(np.exp(-self.mean))
+
+    def interval(self, level: float = LEVEL, *, seed: int = 0) -> tuple[float, float]:
+        """Return an interval of the mean score: for other items, and where items have groups for other groups.
+
+        Accuracy has the Wilson score interval, with the effective number of items where they are nested in groups (see
+        :func:`modalnet.stats.proportions.score_interval`). Other measures have the expanded percentile interval of
+        2,000 bootstrap resamples of items, or of groups. With fewer than 5 groups, items count as independent, with a
+        warning, and the interval is about these groups only.
+
+        Parameters
+        ----------
+        level
+            Nominal coverage.
+        seed
+            Seed of the resamples.
+
+        Returns
+        -------
+        tuple of float
+            Lower and upper end; NaN where a score is not finite.
+
+        References
+        ----------
+        Wilson (1927), Journal of the American Statistical Association 22(158):209-212; Brown, Cai & DasGupta (2001),
+        Statistical Science 16(2):101-133. Hesterberg (2015), The American Statistician 69(4):371-386.
+        """
+        check_shared(seed=seed)
+        groups = item_groups(self.groups, f"the items of {self.task!r}")
+        if self.measure == "accuracy":
+            return score_interval(self.scores, groups, level)
+        rng = np.random.default_rng(seed)
+        means = bootstrap_means(self.scores[:, None], N_RESAMPLES, rng, groups)[:, 0]
+        blocks = len(self.scores) if groups is None else int(groups.max()) + 1
+        return interval(means, expanded(level, blocks))
 
     def __repr__(self) -> str:
         chance = "" if np.isnan(self.chance) else f", chance {self.chance:.3f}"
@@ -100,6 +141,14 @@ class Task(ABC):
     @abstractmethod
     def items(self) -> tuple[str, ...]:
         """Names of the items, in order."""
+
+    @property
+    def groups(self) -> dict[str, str] | None:
+        """Item -> the group of items (paradigm, suite) that it belongs to; None where items have none.
+
+        Items of a group are alike, so that intervals are over groups: see :meth:`TaskScores.interval`.
+        """
+        return None
 
     @abstractmethod
     def run(
@@ -132,7 +181,9 @@ class Task(ABC):
 
     def scores(self, values: Float[np.ndarray, " item"]) -> TaskScores:
         """Combine item scores with the description of the task."""
-        return TaskScores(self.name, self.items, np.asarray(values, dtype=np.float64), self.measure, self.chance)
+        groups = None if self.groups is None else tuple(self.groups[item] for item in self.items)
+        values = np.asarray(values, dtype=np.float64)
+        return TaskScores(self.name, self.items, values, self.measure, self.chance, groups)
 
 
 class LikelihoodTask(Task):
