@@ -10,13 +10,16 @@ import pytest
 import scipy.io
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from scipy import stats
 
 import assets
 import modalnet as mn
 from modalnet.brain import folds as dealing
 from modalnet.brain.baselines import baselines
+from modalnet.brain.ceiling import ceiling_interval
 from modalnet.brain.dataset import BrainDataset
 from modalnet.brain.encoding import Split
+from modalnet.brain.result import RELIABLE
 from modalnet.brain.topics import topics
 
 TEXTS = [
@@ -430,7 +433,61 @@ def test_a_known_ceiling_comes_back(method, n):
     repeats = signal + rng.standard_normal((n, 400, 20)) * np.linspace(0.5, 2, 20)
     true = np.sqrt(1 / (1 + np.linspace(0.5, 2, 20) ** 2 / n))
     assert np.abs(mn.brain.noise_ceiling(repeats, method) - true).max() < 0.09
-    assert mn.brain.noise_ceiling(rng.standard_normal((n, 400, 20)), method).mean() < 0.2
+    assert mn.brain.noise_ceiling(rng.standard_normal((n, 400, 20)), method).mean() < 0.05
+
+
+@pytest.mark.parametrize("method", ["split-half", "variance"])
+@pytest.mark.parametrize(("n", "stimuli"), [(2, 40), (2, 600), (3, 100), (6, 60)])
+def test_without_signal_a_target_is_not_reliable(method, n, stimuli):
+    """The root of a small reliability is not small: of chance correlations, half would pass as ceilings above 0.1."""
+    repeats = np.random.default_rng([n, stimuli]).standard_normal((n, stimuli, 1000))
+    repeats += np.arange(n)[:, None, None]  # runs that differ in their mean are no signal
+    passing = mn.brain.noise_ceiling(repeats, method, n_splits=10) >= RELIABLE
+    assert passing.mean() <= 0.05
+    reliability = 1 - 1 / stats.f(stimuli - 1, (stimuli - 1) * (n - 1)).rvs(1000, random_state=0)
+    assert (np.sqrt(np.clip(reliability, 0, 1)) >= RELIABLE).mean() > 0.35  # what the root alone would let pass
+
+
+@pytest.mark.parametrize("method", ["split-half", "variance"])
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("stimuli", [40, 300])
+def test_a_signal_keeps_its_ceiling(method, n, stimuli):
+    rng = np.random.default_rng([n, stimuli, 1])
+    signal = 1.2 * rng.standard_normal((stimuli, 600))
+    repeats = signal + rng.standard_normal((n, stimuli, 600))
+    true = np.sqrt(1.44 / (1.44 + 1 / n))
+    low, high = ceiling_interval(repeats)
+    assert ((low <= true) & (true <= high)).mean() >= 0.93
+    found = mn.brain.noise_ceiling(repeats, method, n_splits=10)
+    there = found > 0
+    assert there.mean() > 0.95
+    assert np.median(found[there]) == pytest.approx(true, abs=0.012)
+    assert ((low <= found) & (found <= high))[there].mean() > 0.99
+
+
+def test_the_interval_of_a_ceiling_is_that_of_an_intraclass_correlation():
+    """Against the analysis of variance written out, and with measurements that are missing."""
+    values = np.random.default_rng(3).standard_normal((3, 30, 4)) + np.random.default_rng(4).standard_normal((30, 4))
+    rows, columns = values.mean(0), values.mean(1)
+    left = ((values - rows - columns[:, None] + values.mean((0, 1))) ** 2).sum((0, 1)) / (29 * 2)
+    ratio = 3 * rows.var(0, ddof=1) / left
+    expected = 1 - 1 / (ratio / stats.f.ppf([[0.95], [0.05]], 29, 58))
+    np.testing.assert_allclose(ceiling_interval(values, 0.9), np.sqrt(np.clip(expected, 0, 1)))
+    values[0, :10] = np.nan
+    values[:, 20:, 3] = np.nan
+    low, high = ceiling_interval(values)
+    alone = ceiling_interval(values[:, :20, 3:])
+    np.testing.assert_allclose([low[3], high[3]], alone[:, 0])
+    assert (low <= high).all()
+    assert np.isfinite(high).all()
+
+
+def test_a_target_that_never_varies_has_no_ceiling():
+    repeats = np.full((3, 20, 2), 0.1)
+    repeats[..., 1] = np.arange(20)  # measured without any noise
+    for method in ("split-half", "variance"):
+        np.testing.assert_allclose(mn.brain.noise_ceiling(repeats, method), [0, 1])
+    assert (mn.brain.noise_ceiling(np.ones((2, 1, 3))) == 0).all()
 
 
 def test_bad_ceilings_are_refused():

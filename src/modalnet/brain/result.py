@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("network", "control", "whole layer", "untrained", "baseline", "beyond", "features")
-RELIABLE = 0.1  # targets with a lower ceiling are not normalized, because the ratio would be unstable
+# Targets with a lower ceiling are not normalized, because the ratio would be unstable. Those whose repeats show no
+# signal have a ceiling of 0: see modalnet.brain.ceiling.
+RELIABLE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
