@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from families import FAMILIES, Family, build, picture
+from versions import since
 
 TEXTS = ("What is this?", "Describe this image in one word, please. Is there a face?", "The dog")
 PICTURES = (picture(1, 37, 53), picture(2, 120, 40), picture(3, 64, 64))
@@ -151,6 +152,7 @@ def test_text_alone_leaves_the_vision_tower_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FREE)
+@since("5.21")
 def test_nested_and_flat_lists_of_images(name: str) -> None:
     family = build(name)
     prompts = [family.image_text(text, 1) for text in TEXTS]
@@ -169,6 +171,7 @@ def test_some_families_have_a_chat_template() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_TEMPLATE)
+@since("5.16")
 def test_chat_template_writes_one_placeholder_for_each_image(name: str) -> None:
     family = build(name)
     content = [{"type": "image"}, {"type": "text", "text": TEXTS[0]}]
@@ -180,6 +183,7 @@ def test_chat_template_writes_one_placeholder_for_each_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MULTIMODAL)
+@since("5.16")
 def test_placeholders_are_the_image_tokens(name: str) -> None:
     """`config.image_token_id` marks the places that images fill, in as many places as the images have features."""
     family = build(name)
@@ -284,6 +288,7 @@ def test_text_in_a_batch_equals_text_alone(name: str, side: str) -> None:
         assert difference < 1e-4
 
 
+@since("5.12")
 def test_paligemma_on_text_needs_token_types() -> None:
     """Without them its mask is full for a text alone, and causal as soon as there is padding."""
     family = build("paligemma")
@@ -291,6 +296,7 @@ def test_paligemma_on_text_needs_token_types() -> None:
     assert alone_and_together(family.model, family.tokenizer, "left", token_type_ids=0) < 1e-4
 
 
+@since("5.21")
 def test_mllama_treats_text_beside_an_image_otherwise() -> None:
     family = build("mllama")
     mixed = encode(family, [TEXTS[0], TEXTS[1]], [[], [PICTURES[0]]])

@@ -15,6 +15,7 @@ import modalnet as mn
 from families import FAMILIES, build, picture
 from modalnet.models.towers import find_towers
 from reference import BLOCKS, TEXTS, encode, load, paths, watch
+from versions import since
 
 LARGE = (
     "LlavaConfig",
@@ -124,6 +125,7 @@ def test_the_print_shows_what_there_is(name):
 
 
 @pytest.mark.parametrize("name", ["llava_clip", "qwen2_5_vl", "gpt2", "vit"])
+@since("5.20")
 def test_a_module_on_meta_shows_its_towers_and_refuses_to_encode(name):
     module = FAMILIES[name]().model.to("meta")
     model = mn.load(module)
@@ -151,6 +153,7 @@ def test_a_module_on_meta_with_a_tokenizer_says_that_it_cannot_run():
 
 
 @pytest.mark.parametrize("config", LARGE)
+@since("5.20")
 def test_towers_of_large_models_are_found_at_once(config):
     config = getattr(tr, config)()
     module = on_meta(config)
@@ -177,6 +180,7 @@ def test_towers_of_large_models_are_found_at_once(config):
     )
 
 
+@since("5.21")
 def test_no_tower_of_any_vision_language_model_bears_the_wrong_name():
     """Every image-text-to-text class that builds from its default config: a language tower is not an image encoder.
 
