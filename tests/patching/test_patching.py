@@ -87,6 +87,18 @@ def test_every_patch_is_what_hooks_do(name, direction):
     assert changed > 3  # patches do something
 
 
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_last_block_at_the_last_token_carries_everything(direction):
+    """All of the answer passes through it: patching it restores the clean run, or destroys it."""
+    clean, corrupt = pair_of("llama")
+    found = mn.activation_patching(
+        load("llama"), clean, corrupt, difference, tokens="each", direction=direction, cache=False, progress=False
+    )
+    effect = found.effect["decoder"]
+    assert effect[-1, -1] == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(effect[-1, :-1], 0, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["llama", "llava_clip", "qwen2_5_vl"])
 def test_patches_without_skipping_blocks_are_the_same(name):
     """Where a model hands on more than its residual stream, cells run whole; both ways must agree."""
@@ -324,6 +336,8 @@ def test_attributions_are_gradients_times_differences(name, direction, frozen):
         expected = each.sum(2).numpy()
         np.testing.assert_allclose(values[0] - unpatched, expected, atol=1e-3 * max(1, np.abs(expected).max()))
         # Units of a site add up to the site.
+        effect = np.nan_to_num(found.effect[tower]).sum(1)
+        np.testing.assert_allclose(found.unit_effect[tower].sum(1), effect, atol=1e-3 * max(1, np.abs(effect).max()))
         sign = 1 if direction == "denoise" else -1
         whole = found.clean[0] - found.corrupt[0]
         np.testing.assert_allclose(

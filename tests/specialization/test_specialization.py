@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -232,6 +233,34 @@ def test_requests_of_one_item_are_shown_with_one_other_stimulus(contrasts):
     assert off[0].stimulus.text != texts[0]
     assert off[0].continuation == task.requests()[0].continuation
     assert isinstance(on[0], Request)
+
+
+def test_the_cost_of_a_task_is_over_its_paradigms(tiny, contrasts, localizations):
+    """Ten copies of an item in a paradigm say no more about other paradigms than the item does."""
+    pairs = mn.tasks.bundled(12)["grammar"].pairs
+    lesion = {"language": localizations["language"].top(k=5)}
+    rows = []
+    for copies in (1, 10):
+        items = [f"{pair}/{copy}" for pair in range(len(pairs)) for copy in range(copies)]
+        groups = [item.split("/")[0] for item in items]
+        task = mn.tasks.MinimalPairs("grammar", items, [pairs[int(one)] for one in groups], groups)
+        with mock.patch.object(interference, "_beside", lambda task, _, on, n=copies: _words_before(task, on, n)):
+            found, _ = interference.in_tasks(tiny, lesion, contrasts, {"vision": task}, seed=0, batch_size="auto")
+        rows.append(found[0])  # without a lesion
+    one, ten = rows
+    assert ten["cost"] == pytest.approx(one["cost"])
+    assert ten["cost"] != 0
+    assert [ten["low"], ten["high"]] == pytest.approx([one["low"], one["high"]], abs=0.06)
+
+
+def _words_before(task, on, copies):
+    """Where the other domain is on, the good sentences of every second paradigm follow words that do not fit."""
+    return [
+        replace(
+            one, stimulus=mn.Stimulus("of of red of was" if on and not place % 2 and place // 2 // copies % 2 else "so")
+        )
+        for place, one in enumerate(task.requests())
+    ]
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------

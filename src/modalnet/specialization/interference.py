@@ -234,7 +234,7 @@ def in_tasks(
     rows
         domain, other, lesion (``""`` for none); alone: accuracy without a stimulus of the other domain; off, on:
         accuracy while the other domain is off and on; cost = off - on with low, high (95%, paired
-        bootstrap over items).
+        bootstrap over items, or over their paradigms: see :meth:`modalnet.tasks.TaskScores.interval`).
     notes
         The pairs that could not be measured.
 
