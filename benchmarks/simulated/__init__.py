@@ -1,0 +1,1 @@
+"""Simulated data for the verdicts, tests and intervals of modalnet; see ../calibration.py."""
