@@ -85,6 +85,33 @@ def alignment_verdict(rng: np.random.Generator, draws: int) -> Iterator[Observed
 
 
 @quantity(
+    {f"{name}, {n} stimuli": {"name": name, "n": n} for name in ("RSA", "debiased CKA") for n in (40, 100)},
+    simulations=300,
+)
+def similarities(rng: np.random.Generator, name: str, n: int) -> Iterator[Observed]:
+    """Responses that have nothing to do with the features, or of which these explain a fifth of the variance."""
+    from modalnet.brain.alignment import FeatureSet
+    from modalnet.brain.measures import Cka, Rsa
+    from modalnet.brain.similarity import Similarity, _scored
+
+    features, noise = rng.standard_normal((n, FEATURES)), rng.standard_normal((n, TARGETS))
+    signal = features @ rng.standard_normal((FEATURES, TARGETS)) / np.sqrt(FEATURES)
+    blocks = np.arange(n)
+    sets = [FeatureSet("A", "network", {"units": features})]
+    for column, share in ((NULL, 0.0), (EFFECT, 0.2)):
+        responses = np.sqrt(share) * signal + np.sqrt(1 - share) * noise
+        measure: Any = Cka(responses, blocks, debiased=True)
+        if name == "RSA":
+            measure = Rsa(responses, blocks, groups=None, own="correlation", brain="correlation", compare="spearman")
+        scored = tuple(_scored(measure, sets, "", 199, int(rng.integers(2**31)), progress=False))
+        made = Similarity("simulated", "simulated", scored, (np.nan, np.nan), (), {"measure": name})
+        row = made.table().iloc[0]
+        yield "similarity: p", column, rejects(row["p"])
+        if column == NULL:
+            yield "similarity: jackknife interval", COVERS, covers(row["low"], row["high"], 0.0)
+
+
+@quantity(
     {
         f"{method}, {repeats} repeats, {n} stimuli": {"method": method, "repeats": repeats, "n": n}
         for method in ("split-half", "variance")
