@@ -1,10 +1,13 @@
 """Error rates of the verdicts, tests and intervals of modalnet under simulated data; see README.md beside this file.
 
-python benchmarks/calibration.py              every line, a table
-python benchmarks/calibration.py --short      few simulations, under a minute on one core
-python benchmarks/calibration.py --scale 0.3  that share of the simulations
-python benchmarks/calibration.py --json       a list of rows
-python benchmarks/calibration.py --only rank  the functions whose name contains this
+    python benchmarks/calibration.py              every line, a table
+    python benchmarks/calibration.py --short      few simulations, under a minute on one core
+    python benchmarks/calibration.py --scale 0.3  that share of the simulations
+    python benchmarks/calibration.py --json       a list of rows
+    python benchmarks/calibration.py --worst      one line per test or interval, the worst of its settings
+    python benchmarks/calibration.py --only rank  the functions whose name contains this
+
+Progress goes to the error stream.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def calibration(*, scale: float = 1.0, only: str = "", jobs: int = 1) -> list[Ro
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             found = list(pool.map(measured, *zip(*work, strict=True)))
-    return sorted((row for rows in found for row in rows), key=lambda row: row["name"].split(" (")[0])
+    return sorted((row for rows in found for row in rows), key=_name)
 
 
 def miscalibrated(row: Row) -> bool:
@@ -80,12 +83,36 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def worst(rows: Sequence[Row]) -> str:
+    """One line per name as a Markdown table: the worst rate and coverage over settings, and where they occur."""
+    lines = ["| | lines with ! | highest false positive rate | lowest coverage | power |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(map(_name, rows)):
+        some = [row for row in rows if _name(row) == name]
+        rates = [(one["false_positive_rate"], one["name"]) for one in some if one["false_positive_rate"] is not None]
+        covered = [(one["coverage"], one["name"]) for one in some if one["coverage"] is not None]
+        powers = [one["power"] for one in some if one["power"] is not None]
+        cells = [_at(max(rates)) if rates else "", _at(min(covered)) if covered else ""]
+        cells += [f"{min(powers):.2f}..{max(powers):.2f}" if powers else ""]
+        lines.append(f"| {name} | {sum(map(miscalibrated, some))} of {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _name(row: Row) -> str:
+    return row["name"].split(" (")[0]
+
+
+def _at(found: tuple[float, str]) -> str:
+    setting = found[1].partition(" (")[2].removesuffix(")")
+    return f"{found[0]:.3f} ({setting})" if setting else f"{found[0]:.3f}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, and print the table or the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few simulations")
     parser.add_argument("--scale", type=float, default=1.0, help="the share of the simulations of a full run")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--worst", action="store_true", help="one line per name: the worst of its settings")
     parser.add_argument("--only", default="", metavar="PART", help="functions whose name contains this")
     parser.add_argument("--jobs", type=int, help="processes (default: 2 cores at most, one with --short)")
     options = parser.parse_args(arguments)
@@ -94,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print(table(rows))
+    print(worst(rows) if options.worst else table(rows))
     if rows:
         error = np.sqrt(0.05 * 0.95 / min(row["simulations"] for row in rows))
         beyond = sum(map(miscalibrated, rows))
