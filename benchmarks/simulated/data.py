@@ -39,6 +39,17 @@ class Scores:
     paradigms: bool = False
 
     @property
+    def groups(self) -> tuple[str, ...] | None:
+        """The paradigm of each item; None without paradigms."""
+        return tuple(f"paradigm {i // PER_PARADIGM}" for i in range(self.n)) if self.paradigms else None
+
+    def described(self, values: np.ndarray, task: str = "a") -> TaskScores:
+        """Return one score per item as those of a task."""
+        measure, chance = ("nats per token", math.nan) if self.level is None else ("accuracy", 0.5)
+        items = tuple(f"item {i}" for i in range(self.n))
+        return TaskScores(task, items, values, measure, chance, self.groups)  # type: ignore[arg-type]
+
+    @property
     def spread(self) -> float:
         """Standard deviation of the margin over items and runs."""
         return math.sqrt(_ITEM**2 + self.paradigms * _PARADIGM**2 + _NOISE**2)
@@ -117,9 +128,7 @@ def lesion_study(
     for task, scores in tasks.items():
         lesions = [lesion for lesion, name in impairments if name == task]
         values = scores.draw(rng, np.array([impairments[lesion, task] for lesion in lesions]))
-        measure, chance = ("nats per token", math.nan) if scores.level is None else ("accuracy", 0.5)
-        items = tuple(f"item {i}" for i in range(scores.n))
-        base[task] = TaskScores(task, items, values[:, 0], measure, chance)  # type: ignore[arg-type]
+        base[task] = scores.described(values[:, 0], task)
         cells |= {(lesion, task): values[:, place] for place, lesion in enumerate(lesions, start=1)}
     every = dict.fromkeys(lesion for lesion, _ in cells)
     study = LesionStudy(

@@ -78,10 +78,13 @@ _SCORES = {
 
 
 @quantity(_SCORES, simulations=3000)
-def bootstrap_of_a_mean(rng: np.random.Generator, scores: Scores) -> Iterator[Observed]:
-    """The percentile interval of a mean score."""
-    samples = bootstrap_means(scores.draw(rng, np.zeros(0)), RESAMPLES, rng)[:, 0]
-    yield "bootstrap interval of a mean", COVERS, covers(*interval(samples), scores.expected(0.0))
+def mean_scores(rng: np.random.Generator, scores: Scores) -> Iterator[Observed]:
+    """The interval of a task's mean score, and the plain percentile interval over items that other analyses have."""
+    values = scores.draw(rng, np.zeros(0))
+    found = scores.described(values[:, 0]).interval(seed=int(rng.integers(2**31)))
+    yield "TaskScores.interval", COVERS, covers(*found, scores.expected(0.0))
+    samples = bootstrap_means(values, RESAMPLES, rng)[:, 0]
+    yield "percentile interval over items", COVERS, covers(*interval(samples), scores.expected(0.0))
 
 
 @quantity(
