@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from modalnet.brain.ceiling import noise_ceiling
+from modalnet.brain.ceiling import ceiling_interval, noise_ceiling
 from modalnet.brain.result import RELIABLE, Alignment, FeatureScores
 from simulated.quantity import COVERS, EFFECT, NOMINAL, NULL, Observed, covers, quantity, rejects
 
@@ -123,5 +123,9 @@ def ceilings(rng: np.random.Generator, method: str, repeats: int, n: int) -> Ite
     """The share of targets that count as reliable: pure noise, or with a tenth of the variance of one repeat signal."""
     noise, signal = rng.standard_normal((repeats, n, 50)), rng.standard_normal((n, 50))
     for column, share in ((NULL, 0.0), (EFFECT, 0.1)):
-        ceiling = noise_ceiling(np.sqrt(share) * signal + np.sqrt(1 - share) * noise, method, n_splits=20)
+        measured = np.sqrt(share) * signal + np.sqrt(1 - share) * noise
+        ceiling = noise_ceiling(measured, method, n_splits=20)
+        true = np.sqrt(share / (share + (1 - share) / repeats))
+        low, high = ceiling_interval(measured)
+        yield "noise ceiling: interval", COVERS, float(((low <= true) & (true <= high)).mean())
         yield f"noise ceiling of at least {RELIABLE}", column, float((ceiling >= RELIABLE).mean())
