@@ -27,15 +27,7 @@ OLD = {
 }
 #: Arguments that have one default wherever they stand: name → default, and callables that differ, each with its reason.
 DEFAULTS = {
-    "n_controls": (
-        20,
-        {
-            "optimize": "a picture per control",
-            "layer_profile": "a band",
-            "units_profile": "a band",
-            "activation_patching": "a two-sided rank at 0.05 needs 39",
-        },
-    ),
+    "n_controls": (20, {"optimize": "a picture per control", "layer_profile": "a band", "units_profile": "a band"}),
     "batch_size": ("auto", {}),
     "cache": (True, {"from_id": "a folder, or that of the environment"}),
     "progress": (True, {}),

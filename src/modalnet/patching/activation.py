@@ -61,7 +61,7 @@ def activation_patching(
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
     units: NetworksLike | None = None,
-    n_controls: int = 40,
+    n_controls: int = 20,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
@@ -100,9 +100,9 @@ def activation_patching(
         mapping from names to these.
     n_controls, match, seed
         Number of sets of random units per network that are patched jointly as controls, the properties in which they
-        match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. Networks may carry more or less than
-        random units, and a two-sided test at 0.05 needs 39 sets. Units without ``mean_abs`` have no activation-matched
-        controls, with a warning.
+        match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. With fewer than 19 sets
+        :meth:`Patching.network_table` leaves open whether a network carries more or less than they do. Units without
+        ``mean_abs`` have no activation-matched controls, with a warning.
     batch_size
         Number of patched runs per forward pass.
     remote

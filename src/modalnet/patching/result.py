@@ -29,7 +29,7 @@ from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
-from modalnet.stats.permutation import rank_p
+from modalnet.stats.permutation import new_draw_p, rank_p
 from modalnet.stats.resampling import LEVEL, bootstrap_counts, chunks, intervals, product
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 ALPHA = 0.05
-LEAST_DRAWS = math.ceil(2 / ALPHA) - 1  # with fewer, no two-sided rank p value reaches ALPHA
+LEAST_DRAWS = 19  # with fewer, the spread of the draws is known too poorly for a finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +194,11 @@ class Patching(Result):
 
         ``share`` is the effect (see :attr:`effect`) with its interval over pairs, ``control`` the mean over draws,
         ``control_low`` and ``control_high`` the lowest and highest draw. ``p`` is the two-sided rank p value among the
-        draws, at least 2 / (draws + 1), and NaN where an effect is not finite. ``finding`` is ``"more"`` or ``"less"``
-        where p is at most 0.05, a network that carries more or less than random units, and empty otherwise; fewer than
-        39 draws cannot lead to a finding. The rows are not corrected for one another. ``match_ratio`` is the mean
+        draws, at least 2 / (draws + 1), and ``p_new_draw`` the probability that one more draw lies as far out (see
+        :func:`modalnet.stats.permutation.new_draw_p`); both are NaN where an effect is not finite. ``finding`` is
+        ``"more"`` or ``"less"``, a network that carries more or less than random units, where ``p_new_draw`` is at most
+        0.05 and the network lies beyond every draw (or ``p`` is at most 0.05), and empty otherwise; fewer than 19 draws
+        cannot lead to a finding. The rows are not corrected for one another. ``match_ratio`` is the mean
         |activation| of the controls over that of the network, with the lowest and highest draw in ``match_ratio_low``
         and ``match_ratio_high``; NaN where unknown.
 
@@ -225,6 +227,7 @@ class Patching(Result):
                         "control_high": effects.max(),
                         "draws": len(effects),
                         "p": p,
+                        "p_new_draw": new_draw_p(share, effects),
                         "finding": _finding(share, effects, p),
                         **match_columns(network.match_ratios.get(match, np.zeros(0))),
                     }
@@ -475,18 +478,21 @@ def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
 
 def _finding(share: float, draws: np.ndarray, p: float) -> str:
     """Return whether a network carries more or less than random units; empty where the rank decides nothing."""
-    if not p <= ALPHA:  # NaN as well
+    # The t of a new draw is a little liberal where draws have heavy tails; the rank never is.
+    beyond = p <= max(ALPHA, 2 / (len(draws) + 1) + 1e-12)
+    if len(draws) < LEAST_DRAWS or not beyond or not new_draw_p(share, draws) <= ALPHA:  # NaN as well
         return ""
     return "more" if share > np.median(draws) else "less"
 
 
 def _in_words(row: Mapping[Any, Any]) -> str:
     """Return the test of a row of the network table as text."""
+    p = f"p = {row['p_new_draw']:.3f}"
     if row["finding"]:
-        return f"(p = {row['p']:.3f}: carries {row['finding']} than random units)"
+        return f"({p}: carries {row['finding']} than random units)"
     if row["draws"] < LEAST_DRAWS and np.isfinite(row["p"]):
-        return f"(p = {row['p']:.3f}: {row['draws']} draws cannot decide, {LEAST_DRAWS} can)"
-    return f"(p = {row['p']:.3f})"
+        return f"({p}: {row['draws']} draws cannot decide, {LEAST_DRAWS} can)"
+    return f"({p})"
 
 
 def _divided(over: Any, under: Any) -> np.ndarray:

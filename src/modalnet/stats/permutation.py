@@ -164,6 +164,42 @@ def rank_p(value: float, draws: Float[np.ndarray, " draw"], *, alternative: Alte
     return {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[alternative]
 
 
+def new_draw_p(value: float, draws: Float[np.ndarray, " draw"]) -> float:
+    """Return how probable it is that a further draw lies as far from the mean of the draws as a value, on either side.
+
+    A network is one set of units, so it is compared with what one more draw would be, not with the mean of the draws:
+    t = (value - mean) / (sd * sqrt(1 + 1 / n)), with n - 1 degrees of freedom. Exact where draws are normal.
+
+    Parameters
+    ----------
+    value
+        The statistic of a network.
+    draws
+        The same of its controls.
+
+    Returns
+    -------
+    float
+        Two-sided p; 1 where the value equals draws that do not differ, NaN with fewer than two draws or where a value
+        is not finite.
+
+    References
+    ----------
+    Geisser (1993), Predictive Inference, chapter 2; Crawford & Howell (1998), The Clinical Neuropsychologist
+    12(4):482-486, for one case beside a few controls.
+    """
+    from scipy import stats
+
+    values = np.asarray(draws, dtype=np.float64)
+    if len(values) < 2 or not np.isfinite(values).all() or not math.isfinite(value):
+        return math.nan
+    away = abs(value - float(values.mean()))
+    if away <= TIE * max(1.0, abs(value)):
+        return 1.0
+    spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
+    return float(2 * stats.t.sf(away / spread, len(values) - 1)) if spread > 0 else 0.0
+
+
 def count_reaching(
     samples: Float[np.ndarray, " permutation *target"], value: Float[np.ndarray, "*target"]
 ) -> Int[np.ndarray, "*target"]:
