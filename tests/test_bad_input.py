@@ -428,6 +428,7 @@ def valid_arguments():
         "Model.score": {"self": model, "stimuli": words, "continuations": [" a"] * 6},
         "ModalityProfile.table": {"self": modality},
         "Patching.interval": {"self": patched},
+        "TaskScores.interval": {"self": task["MinimalPairs"].scores(np.ones(1))},
         "Units.random": {"self": some},
         "activation_patching": {"model": model, **pairs},
         "attribution_patching": {"model": model, **pairs},
