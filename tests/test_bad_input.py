@@ -28,6 +28,7 @@ from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.engine import Engine
 from public_api import CALLABLES
 from reference import REFUSED, TEXT_ONLY, TEXTS, VISION_ONLY, load
+from versions import since
 
 HERE = Path(__file__).parent
 MULTIMODAL = [name for name in FAMILIES if name not in (*TEXT_ONLY, *VISION_ONLY, *REFUSED, "clip")]
@@ -256,6 +257,7 @@ def test_an_animation_is_refused(tmp_path):
     refused(r"moving\.gif.*frame", lambda: localize(load("llava_clip"), with_file(tmp_path / "moving.gif")))
 
 
+@since("5.16")
 def test_placeholders_that_do_not_match_the_images():
     two = mn.Stimulus("<image><image> compare", image=picture(0, 40, 40), id="odd")
     refused(r"stimulus odd .*(images|tokens)", lambda: load("llava_clip").run([two]))

@@ -69,9 +69,11 @@ def test_permutation_tests_agree_with_scipy():
     a, b = rng.standard_normal(30) + 0.5, rng.standard_normal(40)
 
     def welch(x, y, axis):
-        return stats.ttest_ind(x, y, equal_var=False, axis=axis).statistic
+        # Ours counts |t|; scipy's two-sided p is twice that of one side.
+        return np.abs(stats.ttest_ind(x, y, equal_var=False, axis=axis).statistic)
 
-    expected = stats.permutation_test((a, b), welch, vectorized=True, n_resamples=9999, **SEEDED).pvalue
+    settings_ = {"vectorized": True, "n_resamples": 9999, "alternative": "greater"}
+    expected = stats.permutation_test((a, b), welch, **settings_, **SEEDED).pvalue
     assert permutation.label_permutation(a, b, 9999, rng, alternative="two-sided") == pytest.approx(expected, abs=0.02)
 
 
