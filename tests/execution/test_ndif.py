@@ -81,6 +81,7 @@ def test_the_dry_run_profiles(pair: tuple[mn.Model, mn.Model]) -> None:
     assert np.array_equal(found[0].controls, found[1].controls)
 
 
+@pytest.mark.filterwarnings("ignore:The items of .* come from")
 def test_the_dry_run_measures_specialization() -> None:
     here = mn.load("tiny")
     contrasts = {"language": mn.stimuli.language(16), "vision": mn.stimuli.vision(n=16, size=64)}

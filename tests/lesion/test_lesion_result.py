@@ -338,7 +338,7 @@ def test_paradigms_come_back_from_a_file(tmp_path):
 
 def test_few_paradigms_get_a_warning():
     study = nested_study(np.ones(12), np.zeros(12), tuple("abc" * 4))
-    with pytest.warns(UserWarning, match="The groups of the items of 'blimp' are 3"):
+    with pytest.warns(UserWarning, match="The items of 'blimp' come from 3 groups"):
         study.table()
 
 

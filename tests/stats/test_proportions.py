@@ -109,8 +109,8 @@ def test_few_groups_are_not_resampled():
     assert item_groups(None) is None
     assert item_groups(("one",) * 8) is None
     np.testing.assert_array_equal(item_groups(tuple("abcdeaa")), [0, 1, 2, 3, 4, 0, 0])
-    with pytest.warns(UserWarning, match="The groups of the pairs are 4; at least 5"):
-        assert item_groups(tuple("abcd"), "the pairs") is None
+    with pytest.warns(UserWarning, match="The pairs come from 4 groups, and at least 5"):
+        assert item_groups(tuple("abcd"), "The pairs") is None
 
 
 def test_a_difference_that_never_varies_has_an_interval():

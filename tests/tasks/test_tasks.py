@@ -853,7 +853,7 @@ def test_scores_have_intervals_over_paradigms(tmp_path):
     alone = tasks.TaskScores(task.name, task.items, scores.scores, "accuracy", 0.5)
     assert np.diff(scores.interval()) > 1.4 * np.diff(alone.interval())
     few = tasks.TaskScores("few", tuple("abcd"), np.array([1.0, 0, 1, 1]), "accuracy", 0.5, ("x", "x", "y", "y"))
-    with pytest.warns(UserWarning, match="The groups of the items of 'few' are 2"):
+    with pytest.warns(UserWarning, match="The items of 'few' come from 2 groups"):
         assert few.interval() == score_interval(few.scores)
 
 

@@ -128,7 +128,7 @@ class TaskResamples:
         self._seed = [study.seed, zlib.crc32(task.encode())]
         base = study.base[task]
         self._accuracy = base.measure == "accuracy"
-        self._groups = item_groups(base.groups, f"the items of {task!r}")
+        self._groups = item_groups(base.groups, f"The items of {task!r}")
         self._blocks = len(self.scores) if self._groups is None else int(self._groups.max()) + 1
         self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0), self._groups)
 

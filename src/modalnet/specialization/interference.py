@@ -309,7 +309,7 @@ def _lesioned(  # noqa: PLR0917  # one call, above
         scores[state] = [task.grade(one) for one in found]
     rng = np.random.Generator(np.random.PCG64([seed, 10]))
     paradigms = task.scores(scores[False][0]).groups
-    groups = resampling.item_groups(paradigms, f"the items of {task.name!r}")
+    groups = resampling.item_groups(paradigms, f"The items of {task.name!r}")
     level = resampling.expanded(resampling.LEVEL, len(task) if groups is None else int(groups.max()) + 1)
     costs = np.stack([off - on for off, on in zip(scores[False], scores[True], strict=True)], axis=1)
     drawn = resampling.bootstrap_means(costs, RESAMPLES, rng, groups)

@@ -9,11 +9,12 @@ Every function draws from a generator that the caller passes, so that results re
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
+
+from modalnet._warnings import warn
 
 LEVEL = 0.95
 CHUNK = 4_000_000  # numbers that one step of resampling holds at once
@@ -122,7 +123,7 @@ def expanded(level: float, n: int) -> float:
     return float(1 - 2 * stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
 
 
-def item_groups(groups: Sequence[str] | None, what: str = "the items") -> Integer[np.ndarray, " item"] | None:
+def item_groups(groups: Sequence[str] | None, what: str = "The items") -> Integer[np.ndarray, " item"] | None:
     """Return the number of each item's group where groups are what must be resampled, None where items are.
 
     Items are resampled where they have no groups or all one, and, with a warning, where they have fewer than 5: so few
@@ -133,7 +134,7 @@ def item_groups(groups: Sequence[str] | None, what: str = "the items") -> Intege
     groups
         The group (paradigm, suite) of each item, or None.
     what
-        What the warning calls the items.
+        The items, as the warning begins.
     """
     if groups is None:
         return None
@@ -141,10 +142,9 @@ def item_groups(groups: Sequence[str] | None, what: str = "the items") -> Intege
     if len(names) >= FEWEST_GROUPS:
         return numbers.astype(np.int64)
     if len(names) > 1:
-        warnings.warn(
-            f"The groups of {what} are {len(names)}; at least {FEWEST_GROUPS} are needed to resample groups. Items are "
-            "resampled instead: intervals are then about other items of the same groups, too narrow for other groups.",
-            stacklevel=2,
+        warn(
+            f"{what} come from {len(names)} groups, and at least {FEWEST_GROUPS} are needed to resample groups. Items "
+            "are resampled instead: intervals are about other items of these groups, and too narrow for other groups."
         )
     return None
 

@@ -109,7 +109,7 @@ class TaskScores:
         Statistical Science 16(2):101-133. Hesterberg (2015), The American Statistician 69(4):371-386.
         """
         check_shared(seed=seed)
-        groups = item_groups(self.groups, f"the items of {self.task!r}")
+        groups = item_groups(self.groups, f"The items of {self.task!r}")
         if self.measure == "accuracy":
             return score_interval(self.scores, groups, level)
         rng = np.random.default_rng(seed)
