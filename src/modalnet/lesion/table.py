@@ -60,7 +60,15 @@ from modalnet.stats.controls import average_ratio
 from modalnet.stats.effect_sizes import paired_dz, standardized
 from modalnet.stats.permutation import rank_p, sign_flip
 from modalnet.stats.proportions import constant_difference, score_interval
-from modalnet.stats.resampling import LEVEL, bootstrap_excess, bootstrap_means, expanded, interval, item_groups
+from modalnet.stats.resampling import (
+    LEVEL,
+    bootstrap_excess,
+    bootstrap_means,
+    expanded,
+    interval,
+    item_groups,
+    n_blocks,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +137,7 @@ class TaskResamples:
         base = study.base[task]
         self._accuracy = base.measure == "accuracy"
         self._groups = item_groups(base.groups, f"The items of {task!r}")
-        self._blocks = len(self.scores) if self._groups is None else int(self._groups.max()) + 1
+        self._blocks = n_blocks(len(self.scores), self._groups)
         self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0), self._groups)
 
     def chance(self, stream: int) -> np.random.Generator:

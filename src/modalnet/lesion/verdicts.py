@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.lesion.table import ALPHA, KINDS
 from modalnet.stats.controls import MATCHED, match_sentence
+from modalnet.stats.permutation import p_in_words
 
 if TYPE_CHECKING:
     from modalnet.lesion.result import LesionStudy
@@ -71,7 +72,7 @@ def summary(study: LesionStudy) -> str:
         drop=[_with_interval(row, "drop") for row in table.to_dict("records")],
         **{
             f"{kind} drop": [
-                f"{_number(drop)} (q {_q(q)})" if n else "not tested"
+                f"{_number(drop)} (q {p_in_words(q)})" if n else "not tested"
                 for n, drop, q in zip(table[f"n_{kind}"], table[f"drop_{kind}"], table[f"q_items_{kind}"], strict=True)
             ]
             for kind in KINDS
@@ -168,7 +169,9 @@ def _effect(operation: str, row: Row | None) -> str:
         times = row[f"magnitude_{kind}"]
         told = kind == "activation" and operation == "zero" and math.isfinite(times)
         driven = f" (with {_times(times)} the mean |activation|)" if told else ""
-        costs.append(f"{_CONTROLS[kind]}{driven} cost {_number(row[f'drop_{kind}'])} (q {_q(row[f'q_items_{kind}'])})")
+        costs.append(
+            f"{_CONTROLS[kind]}{driven} cost {_number(row[f'drop_{kind}'])} (q {p_in_words(row[f'q_items_{kind}'])})"
+        )
     return (
         f"{name} takes {measure} from {_number(row['base'])} to {_number(row['score'])}, "
         f"a drop of {_with_interval(row, 'drop')}, where {', '.join(costs[:-1])} and {costs[-1]}"
@@ -217,7 +220,7 @@ def _reason(row: Row, kind: str) -> str:
             return f"{control} cost as much"
         return f"the excess over {control} does not differ from 0 ({_with_interval(row, f'excess_{kind}')})"
     if not row[f"q_items_{kind}"] < ALPHA:
-        return f"the excess over {control} is not significant (q {_q(row[f'q_items_{kind}'])})"
+        return f"the excess over {control} is not significant (q {p_in_words(row[f'q_items_{kind}'])})"
     as_much = round(row[f"p_draws_{kind}"] * (row[f"n_{kind}"] + 1)) - 1
     return f"{as_much} of {row[f'n_{kind}']} draws of {control} cost as much"
 
@@ -236,10 +239,6 @@ def _with_interval(row: Row, name: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value + 0.0:.3f}".replace("-0.000", "0.000")
-
-
-def _q(value: float) -> str:
-    return "unknown" if math.isnan(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _whole(value: float) -> str:

@@ -29,7 +29,7 @@ from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
-from modalnet.stats.permutation import new_draw_p, rank_p
+from modalnet.stats.permutation import new_draw_p, p_in_words, rank_p
 from modalnet.stats.resampling import LEVEL, bootstrap_counts, chunks, intervals, product
 
 if TYPE_CHECKING:
@@ -217,7 +217,6 @@ class Patching(Result):
                 rows.append(row)
             for match, drawn in network.controls.items():
                 effects = np.array([self._joint(one) for one in drawn])
-                p = rank_p(share, effects, alternative="two-sided")
                 rows.append(
                     {
                         **row,
@@ -226,9 +225,7 @@ class Patching(Result):
                         "control_low": effects.min(),
                         "control_high": effects.max(),
                         "draws": len(effects),
-                        "p": p,
-                        "p_new_draw": new_draw_p(share, effects),
-                        "finding": _finding(share, effects, p),
+                        **_against(share, effects),
                         **match_columns(network.match_ratios.get(match, np.zeros(0))),
                     }
                 )
@@ -476,18 +473,19 @@ def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
     return float(measure(one, two).statistic)
 
 
-def _finding(share: float, draws: np.ndarray, p: float) -> str:
-    """Return whether a network carries more or less than random units; empty where the rank decides nothing."""
-    # The t of a new draw is a little liberal where draws have heavy tails; the rank never is.
-    beyond = p <= max(ALPHA, 2 / (len(draws) + 1) + 1e-12)
-    if len(draws) < LEAST_DRAWS or not beyond or not new_draw_p(share, draws) <= ALPHA:  # NaN as well
-        return ""
-    return "more" if share > np.median(draws) else "less"
+def _against(share: float, draws: Float[np.ndarray, " draw"]) -> dict[str, float | str]:
+    """Return the columns of the network table that compare a network with its random units."""
+    p, p_new_draw = rank_p(share, draws, alternative="two-sided"), new_draw_p(share, draws)
+    # The t of a new draw is a little liberal where draws have heavy tails; the rank never is. NaN decides nothing.
+    beyond = p <= max(ALPHA, 2 / (len(draws) + 1))
+    decided = len(draws) >= LEAST_DRAWS and beyond and p_new_draw <= ALPHA
+    finding = ("more" if share > np.median(draws) else "less") if decided else ""
+    return {"p": p, "p_new_draw": p_new_draw, "finding": finding}
 
 
 def _in_words(row: Mapping[Any, Any]) -> str:
     """Return the test of a row of the network table as text."""
-    p = f"p = {row['p_new_draw']:.3f}"
+    p = f"p {p_in_words(row['p_new_draw'])}"
     if row["finding"]:
         return f"({p}: carries {row['finding']} than random units)"
     if row["draws"] < LEAST_DRAWS and np.isfinite(row["p"]):

@@ -310,7 +310,7 @@ def _lesioned(  # noqa: PLR0917  # one call, above
     rng = np.random.Generator(np.random.PCG64([seed, 10]))
     paradigms = task.scores(scores[False][0]).groups
     groups = resampling.item_groups(paradigms, f"The items of {task.name!r}")
-    level = resampling.expanded(resampling.LEVEL, len(task) if groups is None else int(groups.max()) + 1)
+    level = resampling.expanded(resampling.LEVEL, resampling.n_blocks(len(task), groups))
     costs = np.stack([off - on for off, on in zip(scores[False], scores[True], strict=True)], axis=1)
     drawn = resampling.bootstrap_means(costs, RESAMPLES, rng, groups)
     rows = []

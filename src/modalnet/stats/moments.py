@@ -79,7 +79,7 @@ class Moments:
         """
         x = np.asarray(values, dtype=np.float64)
         if x.ndim == 0 or x.shape[1:] != self.mean.shape:
-            raise InputError(f"`x` must be [stimulus, *units] with units {self.mean.shape}, got {x.shape}.")
+            raise InputError(f"`values` must be [stimulus, *units] with units {self.mean.shape}, got {x.shape}.")
         if len(x) == 0:
             return
         with np.errstate(invalid="ignore", over="ignore"):

@@ -200,6 +200,11 @@ def new_draw_p(value: float, draws: Float[np.ndarray, " draw"]) -> float:
     return float(2 * stats.t.sf(away / spread, len(values) - 1)) if spread > 0 else 0.0
 
 
+def p_in_words(p: float) -> str:
+    """Return a p or q value as a sentence has it after the letter: ``= 0.012``, ``< 0.001``, or ``unknown``."""
+    return "unknown" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
 def count_reaching(
     samples: Float[np.ndarray, " permutation *target"], value: Float[np.ndarray, "*target"]
 ) -> Int[np.ndarray, "*target"]:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Integer
 
-from modalnet.stats.resampling import LEVEL
+from modalnet.stats.resampling import LEVEL, n_blocks
 
 
 def score_interval(
@@ -51,7 +51,7 @@ def score_interval(
         return math.nan, math.nan
     effective, quantile = float(n), float(stats.norm.ppf((1 + level) / 2))
     if groups is not None:
-        count = int(groups.max()) + 1
+        count = n_blocks(n, groups)
         if np.ptp(scores) == 0 and mean in {0.0, 1.0}:
             effective = count
         else:

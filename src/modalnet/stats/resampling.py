@@ -123,6 +123,11 @@ def expanded(level: float, n: int) -> float:
     return float(1 - 2 * stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
 
 
+def n_blocks(n_items: int, groups: Integer[np.ndarray, " item"] | None) -> int:
+    """Return how many blocks are resampled: the groups, numbered from 0, or the items where there are none."""
+    return n_items if groups is None else int(groups.max()) + 1
+
+
 def item_groups(groups: Sequence[str] | None, what: str = "The items") -> Integer[np.ndarray, " item"] | None:
     """Return the number of each item's group where groups are what must be resampled, None where items are.
 

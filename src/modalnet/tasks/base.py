@@ -21,7 +21,7 @@ from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.model import as_model
 from modalnet.stats.proportions import score_interval
-from modalnet.stats.resampling import LEVEL, bootstrap_means, expanded, interval, item_groups
+from modalnet.stats.resampling import LEVEL, bootstrap_means, expanded, interval, item_groups, n_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -114,8 +114,7 @@ class TaskScores:
             return score_interval(self.scores, groups, level)
         rng = np.random.default_rng(seed)
         means = bootstrap_means(self.scores[:, None], N_RESAMPLES, rng, groups)[:, 0]
-        blocks = len(self.scores) if groups is None else int(groups.max()) + 1
-        return interval(means, expanded(level, blocks))
+        return interval(means, expanded(level, n_blocks(len(self.scores), groups)))
 
     def __repr__(self) -> str:
         chance = "" if np.isnan(self.chance) else f", chance {self.chance:.3f}"
