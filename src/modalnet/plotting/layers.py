@@ -215,13 +215,14 @@ def _draw(ax: Axes, network: Units, chance: Float[np.ndarray, "2 layer"] | None,
     share = _share(network)
     layers = np.arange(len(share))
     # In front of the axis, so that markers at zero are not clipped.
-    label = f"network, {network.count:,} units"
+    plural = "" if network.count == 1 else "s"
+    label = f"network, {network.count:,} unit{plural}"
     ax.plot(layers, share, "o-", color=color, markersize=3.2, linewidth=1.2, label=label, clip_on=False, zorder=3)
     if chance is not None:
         # Steps, as layers are discrete.
         low, high = (np.append(side, side[-1]) for side in chance)
         edges = np.append(layers, len(layers)) - 0.5
-        label = f"{network.count:,} random units, 95% range"
+        label = f"{network.count:,} random unit{plural}, 95% range"
         ax.fill_between(edges, low, high, step="post", color=CHANCE, alpha=0.45, linewidth=0, label=label)
     elif network.count:
         ax.plot([], [], " ", label="no random range: network too large")
