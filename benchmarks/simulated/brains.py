@@ -49,7 +49,7 @@ def encoding(rng: np.random.Generator, n: int, cv: Any) -> Iterator[Observed]:
         data = BrainDataset("simulated", stimuli, responses, groups, ordered=cv == "contiguous")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that shuffled folds inflate scores, where stimuli are alike
-            found = encode(features, data, cv=cv, n_permutations=199, n_resamples=50, cache=False, progress=False)
+            found = encode(features, data, cv=cv, n_permutations=399, n_resamples=50, cache=False, progress=False)
         targets = found.targets()
         yield "encoding: p of a target", column, float((targets["p"] <= NOMINAL).mean())
         yield "encoding: any target at q < 0.05", column, bool((targets["q"] < NOMINAL).any())
@@ -86,7 +86,7 @@ def alignment_verdict(rng: np.random.Generator, draws: int) -> Iterator[Observed
 
 @quantity(
     {f"{name}, {n} stimuli": {"name": name, "n": n} for name in ("RSA", "debiased CKA") for n in (40, 100)},
-    simulations=300,
+    simulations=600,
 )
 def similarities(rng: np.random.Generator, name: str, n: int) -> Iterator[Observed]:
     """Responses that have nothing to do with the features, or of which these explain a fifth of the variance."""

@@ -232,7 +232,7 @@ def test_the_bootstrap_is_what_scoring_drawn_stimuli_gives():
     rng = np.random.default_rng(11)
     predictions, responses = rng.standard_normal((40, 3)), rng.standard_normal((40, 3))
     folds, blocks = np.arange(40) // 10, np.arange(40) // 2
-    drawn = scoring.Resampling.draw(folds, blocks, n_resamples=20, n_permutations=0, seed=0)
+    drawn = scoring.Resampling.draw(folds, blocks, n_resamples=20, seed=0)
     for metric in scoring.METRICS:
         found = scoring.bootstrap(predictions, responses, drawn, metric)
         for resample in range(20):
@@ -240,26 +240,6 @@ def test_the_bootstrap_is_what_scoring_drawn_stimuli_gives():
             expected = scoring.fold_scores(predictions[rows], responses[rows], folds[rows], metric).mean(0)
             np.testing.assert_allclose(found[resample], expected, atol=1e-5)
     assert (drawn.counts.reshape(20, 4, 5).sum(2) == 5).all()  # as many blocks in each fold as there are
-
-
-def test_permutations_keep_blocks_together_and_score_as_scoring_does():
-    rng = np.random.default_rng(12)
-    predictions, responses = rng.standard_normal((30, 4)), rng.standard_normal((30, 4))
-    folds, blocks = np.arange(30) // 10, np.arange(30) // 2
-    drawn = scoring.Resampling.draw(folds, blocks, n_resamples=2, n_permutations=25, seed=3)
-    rows = np.ones(30, dtype=bool)
-    orders = [
-        drawn.permutations(rows, fold, np.random.Generator(np.random.PCG64([3, 2, fold])), 25) for fold in range(3)
-    ]
-    for order in orders:
-        assert (np.sort(order, axis=1) == np.arange(10)).all()
-        assert (order[:, 1::2] - order[:, ::2] == 1).all()
-    for metric in scoring.METRICS:
-        found = np.concatenate(list(scoring.permuted(predictions, responses, drawn, metric)))
-        for index in range(25):
-            dealt = np.concatenate([responses[10 * fold + orders[fold][index]] for fold in range(3)])
-            expected = scoring.fold_scores(predictions, dealt, folds, metric).mean(0)
-            np.testing.assert_allclose(found[index], expected, atol=1e-5)
 
 
 def test_subjects_weigh_alike_whatever_their_number_of_targets():
@@ -396,7 +376,7 @@ def test_what_a_result_says():
     result = small_result()
     assert repr(result).startswith("Alignment(features on dataset: mine 0.")
     assert "mine predicts dataset with pearson" in result.summary()
-    assert "Note: intervals and p values resample groups within folds" in result.summary()
+    assert "Note: intervals resample groups within folds" in result.summary()
     assert np.isnan(result.targets()["normalized"][1])  # its ceiling is too low to divide by
     assert result["mine"] is result.network
     with pytest.raises(mn.InputError, match="No feature set 'other' was scored"):

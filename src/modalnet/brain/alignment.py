@@ -15,12 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_option, check_shared
 from modalnet.activations import Activations, blocks_of, check_units, read_activations
-from modalnet.brain import folds as dealing, scoring
+from modalnet.brain import folds as dealing, null as null_of, scoring
 from modalnet.brain.baselines import baselines as make_baselines
 from modalnet.brain.dataset import BrainDataset, check_dataset
 from modalnet.brain.encoding import N_ITER, PENALTIES, REGRESSIONS, Split, fit_predict
@@ -30,7 +30,6 @@ from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import Access, CacheLike, cached
 from modalnet.stats.controls import check_match, draw_with_ratios
-from modalnet.stats.permutation import count_reaching
 from modalnet.units import Units, as_units
 
 if TYPE_CHECKING:
@@ -349,9 +348,9 @@ def _score_sets(
         split.folds,
         blocks,
         n_resamples=settings["n_resamples"],
-        n_permutations=settings["n_permutations"],
         seed=split.seed,
     )
+    permuted, of_permutations = dealing.permutable(split.cv, len(dataset), dataset.groups)
     shared = {
         "data": [dataset.responses, split.folds, blocks],
         "groups": dataset.groups if split.cv == "grouped" else None,
@@ -365,12 +364,12 @@ def _score_sets(
             shared | {"bands": [[name, np.asarray(features)] for name, features in one.bands.items()]},
             {name: value for name, value in settings.items() if name not in _NOT_OF_A_SET}
             | {"tested": one.tested, "device": device},
-            partial(_score_set, one, dataset, split, resampling, settings, device),
+            partial(_score_set, one, dataset, split, resampling, permuted, settings, device),
             result=FeatureScores,
             cache=cache,
         )
         scored.append(replace(scores, name=one.name, kind=one.kind))
-    all_notes = [*notes, *_notes(dataset, split, what, scored, settings)]
+    all_notes = [*notes, *_notes(dataset, split, (what, of_permutations), scored, settings)]
     ceiling = dataset.noise_ceiling()
     return Alignment(
         model=model,
@@ -393,6 +392,7 @@ def _score_set(  # noqa: PLR0917  # one call, above
     dataset: BrainDataset,
     split: Split,
     resampling: scoring.Resampling,
+    permuted: Int[np.ndarray, " stimulus"] | None,
     settings: dict[str, Any],
     device: str,
 ) -> FeatureScores:
@@ -413,14 +413,17 @@ def _score_set(  # noqa: PLR0917  # one call, above
     )
     null, reached = np.zeros(0), np.zeros(0)
     if one.tested and settings["n_permutations"]:
-        there = np.isfinite(scores)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            observed = np.where(there, scores, 0).sum(axis=0) / there.sum(axis=0)
-        parts, reached = [], np.zeros(len(observed))
-        for chunk in scoring.permuted(fitted.predictions, responses, resampling, metric):
-            parts.append(scoring.summarize(chunk, dataset.subjects))
-            reached += count_reaching(chunk, observed)
-        null = np.concatenate(parts)
+        found = null_of.permuted_scores(
+            one.bands,
+            responses,
+            split,
+            fitted,
+            permuted,
+            metric=metric,
+            n_permutations=settings["n_permutations"],
+            device=device,
+        )
+        null, reached = scoring.summarize(found, dataset.subjects)[1:], null_of.reaching(found)
     shares = {}
     if fitted.parts and metric == "pearson":
         shares = {name: _share(part, fitted.predictions, responses, split.folds) for name, part in fitted.parts.items()}
@@ -450,9 +453,15 @@ def _share(part: np.ndarray, whole: np.ndarray, responses: np.ndarray, folds: np
 
 
 def _notes(
-    dataset: BrainDataset, split: Split, what: str, scored: Sequence[FeatureScores], settings: dict[str, Any]
+    dataset: BrainDataset,
+    split: Split,
+    what: tuple[str, str],
+    scored: Sequence[FeatureScores],
+    settings: dict[str, Any],
 ) -> Iterator[str]:
-    yield f"intervals and p values resample {what} within folds, without refitting."
+    yield f"intervals resample {what[0]} within folds, without refitting."
+    if settings["n_permutations"]:
+        yield f"p values permute the responses of {what[1]} and refit with the selected penalties."
     if split.cv == "shuffled":
         yield "folds were shuffled: scores are inflated where neighbouring stimuli or those of one passage are similar."
     if dataset.noise_ceiling() is None:

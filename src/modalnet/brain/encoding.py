@@ -115,11 +115,14 @@ class Fitted:
         The additive contribution of each band to the prediction, float64 [stimulus, target]; empty for one band.
     penalties
         float64 [fold, target]: the selected penalty; NaN where a target was not fit.
+    weights
+        float64 [fold, band, target]: the factor of each band's kernel, its share over the penalty; NaN likewise.
     """
 
     predictions: Float[np.ndarray, "stimulus target"]
     parts: dict[str, Float[np.ndarray, "stimulus target"]]
     penalties: Float[np.ndarray, "fold target"]
+    weights: Float[np.ndarray, "fold band target"]
 
 
 def fit_predict(
@@ -156,31 +159,33 @@ def fit_predict(
         If features are not finite numbers of shape [stimulus, feature], himalaya is not installed, or the device is not
         available.
     """
-    checked = {name: _checked(name, features, len(responses)) for name, features in bands.items()}
-    single = len(checked) == 1
+    given = checked(bands, len(responses))
+    single = len(given) == 1
     predictions = np.full(responses.shape, np.nan)
-    parts = {} if single else {name: np.full(responses.shape, np.nan) for name in checked}
+    parts = {} if single else {name: np.full(responses.shape, np.nan) for name in given}
     chosen = np.full((split.n_folds, responses.shape[1]), np.nan)
+    weights = np.full((split.n_folds, len(given), responses.shape[1]), np.nan)
     with solver(device) as place:
         for rows, columns in patterns(responses):
             for fold, train_all, test_all in split.outer():
                 train, test = train_all[rows[train_all]], test_all[rows[test_all]]
                 if not len(test):
                     continue
-                standardized = _standardized(checked, train, test, place)
+                features = standardized(given, train, test, place)
                 inner = split.inner(train, fold)
                 y = responses[np.ix_(train, columns)]
                 for start in range(0, len(columns), TARGETS):
                     some = slice(start, start + TARGETS)
-                    found, by_band, alphas = _solve(
-                        standardized, y[:, some], inner, place, regression, np.asarray(penalties), n_iter, split.seed
+                    found, by_band, penalty, of_kernels = _solve(
+                        features, y[:, some], inner, place, regression, np.asarray(penalties), n_iter, split.seed
                     )
                     where = np.ix_(test, columns[some])
                     predictions[where] = found
-                    chosen[fold, columns[some]] = alphas
+                    chosen[fold, columns[some]] = penalty
+                    weights[fold][:, columns[some]] = of_kernels
                     for name, part in zip(parts, by_band, strict=False):
                         parts[name][where] = part
-    return Fitted(predictions, parts, chosen)
+    return Fitted(predictions, parts, chosen, weights)
 
 
 def patterns(responses: Float[np.ndarray, "stimulus target"]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -193,24 +198,34 @@ def patterns(responses: Float[np.ndarray, "stimulus target"]) -> list[tuple[np.n
     return [(kinds[:, kind], np.flatnonzero(of_target == kind)) for kind in range(kinds.shape[1])]
 
 
-def _checked(name: str, features: Any, n: int) -> Float[np.ndarray, "stimulus feature"]:
-    values = np.asarray(features)
-    if values.ndim != 2 or len(values) != n or not values.shape[1]:
-        raise InputError(
-            f"The features {name!r} must be [stimulus, feature] for {n} stimuli, got shape {values.shape}."
-        )
-    if values.dtype.kind not in "biuf":
-        raise InputError(f"The features {name!r} must be numeric, got {values.dtype}.")
-    if not np.isfinite(values).all():
-        broken = int((~np.isfinite(values).all(axis=0)).sum())
-        raise InputError(
-            f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Exclude such units; a model in "
-            "float16 may overflow."
-        )
-    return values.astype(np.float32, copy=False) if values.dtype.itemsize < 8 else values.astype(np.float64, copy=False)
+def checked(bands: Bands, n: int) -> dict[str, Float[np.ndarray, "stimulus feature"]]:
+    """Return the features of each band as float32 or float64 [stimulus, feature].
+
+    Raises
+    ------
+    InputError
+        If they are not finite numbers of n stimuli.
+    """
+    found = {}
+    for name, features in bands.items():
+        values = np.asarray(features)
+        if values.ndim != 2 or len(values) != n or not values.shape[1]:
+            raise InputError(
+                f"The features {name!r} must be [stimulus, feature] for {n} stimuli, got shape {values.shape}."
+            )
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"The features {name!r} must be numeric, got {values.dtype}.")
+        if not np.isfinite(values).all():
+            broken = int((~np.isfinite(values).all(axis=0)).sum())
+            raise InputError(
+                f"{broken} of {values.shape[1]} features of {name!r} are NaN or infinite. Exclude such units; "
+                "a model in float16 may overflow."
+            )
+        found[name] = values.astype(np.float32 if values.dtype.itemsize < 8 else np.float64, copy=False)
+    return found
 
 
-def _standardized(bands: Bands, train: np.ndarray, test: np.ndarray, place: Any) -> list[tuple[Any, Any]]:
+def standardized(bands: Bands, train: np.ndarray, test: np.ndarray, place: Any) -> list[tuple[Any, Any]]:
     """Standardize each band by its training stimuli and divide by sqrt(n features): (training, held-out) per band."""
     import torch
 
@@ -235,8 +250,8 @@ def _solve(  # noqa: PLR0917  # one call, above
     penalties: Float[np.ndarray, " penalty"],
     n_iter: int,
     seed: int,
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Return the held-out predictions, the contributions of the bands, and the selected penalties."""
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+    """Return the held-out predictions, the contributions of the bands, the penalties and the weights of the kernels."""
     import torch
 
     dtype = torch.float64 if y.size <= EXACT and place.device.type != "mps" else torch.float32
@@ -251,21 +266,26 @@ def _solve(  # noqa: PLR0917  # one call, above
     }
     if len(y) > MANY:
         options |= {"n_alphas_batch": 1}
+
+    def back(values: torch.Tensor) -> np.ndarray:
+        return values.detach().cpu().double().numpy()
+
+    shares = np.full((len(bands), 1), 1 / len(bands))
     if len(bands) > 1 and regression == "banded":
-        by_band, intercept, chosen = _banded(bands, targets, options, dtype, n_iter, seed)
+        by_band, intercept, weights = _banded(bands, targets, options, dtype, n_iter, seed)
+        chosen = 1 / weights.sum(0)
+        shares = back(weights * chosen)
     elif sum(given.shape[1] for given, _ in bands) < FEW * len(y):
         by_band, intercept, chosen = _primal(bands, targets, options, dtype)
     else:
         by_band, intercept, chosen = _dual(bands, targets, options, dtype)
     predicted = sum(by_band) + intercept.to(place.device)
-
-    def back(values: torch.Tensor) -> np.ndarray:
-        return values.detach().cpu().double().numpy()
-
+    chosen = penalties[np.abs(np.log(back(chosen)[:, None] / penalties)).argmin(axis=1)]  # without float32's rounding
     return (
         back(predicted) * spread + middle,
         [back(part) * spread for part in by_band] if len(by_band) > 1 else [],
-        penalties[np.abs(np.log(back(chosen)[:, None] / penalties)).argmin(axis=1)],  # without float32's rounding
+        chosen,
+        shares / chosen,
     )
 
 
@@ -312,7 +332,7 @@ def _banded(  # noqa: PLR0917  # as the settings of fit_predict
     by_band = [
         ((held @ given.T).to(dtype) @ dual) * weight for (given, held), weight in zip(bands, weights, strict=True)
     ]
-    return by_band, intercept, 1 / weights.sum(0)
+    return by_band, intercept, weights
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from modalnet.errors import InputError
 Scheme = Literal["grouped", "contiguous", "shuffled"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 RUN = 10  # neighbours in time that are resampled together
-FEWEST = 4  # blocks per fold, so that they can be permuted
+FEWEST = 4  # blocks per fold, so that they can be resampled
 
 
 def deal(cv: str, n: int, n_folds: int, *, groups: Sequence[str] | None, seed: int) -> Int[np.ndarray, " stimulus"]:
@@ -109,7 +109,7 @@ def training(folds: Int[np.ndarray, " stimulus"], fold: int, gap: int = 0) -> Bo
 def exchangeable(
     cv: str, folds: Int[np.ndarray, " stimulus"], *, groups: Sequence[str] | None, ordered: bool
 ) -> tuple[Int[np.ndarray, " stimulus"], str]:
-    """Return blocks of stimuli that are resampled and permuted as wholes, within their fold.
+    """Return blocks of stimuli that are resampled as wholes, within their fold.
 
     Returns
     -------
@@ -126,9 +126,27 @@ def exchangeable(
             return labels, "groups"
         if ordered:
             return _runs(labels), f"runs of {RUN} neighbours within a group"
-        return np.arange(n), "single stimuli (too few groups per fold to permute)"
+        return np.arange(n), "single stimuli (too few groups per fold to resample)"
     if cv == "contiguous":
         return _runs(folds), f"runs of {RUN} neighbours"
+    return np.arange(n), "single stimuli"
+
+
+def permutable(cv: str, n: int, groups: Sequence[str] | None) -> tuple[Int[np.ndarray, " stimulus"] | None, str]:
+    """Return blocks of stimuli whose responses are permuted as wholes, over all folds; see :func:`.null.orders`.
+
+    Returns
+    -------
+    blocks
+        int64 [stimulus]: groups or single stimuli; None for runs of stimuli in presentation order.
+    what
+        A description of the blocks.
+    """
+    if cv == "grouped" and groups is not None:
+        labels = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+        return labels, f"{labels.max() + 1} groups"
+    if cv == "contiguous":
+        return None, "runs of neighbours"
     return np.arange(n), "single stimuli"
 
 

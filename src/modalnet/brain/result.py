@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from modalnet.brain.null import NEAR
 from modalnet.brain.scoring import summarize
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
@@ -51,7 +52,7 @@ class FeatureScores:
     resampled
         [resample]: the summary over targets in each bootstrap resample of blocks of stimuli (and of subjects).
     null
-        [permutation]: the summary with permuted held-out responses; empty if not requested.
+        [permutation]: the summary for permuted responses, to which models are refit; empty if not requested.
     reached
         [target]: number of permutations that reach the score of the target; empty if not requested.
     penalty
@@ -258,9 +259,10 @@ class Alignment(Result):
         DataFrame
             features, kind, n_features, draws; score (median over targets, see :meth:`score`) with its 95% interval
             low, high (blocks of held-out stimuli, subjects and draws resampled); lowest, highest (over draws of a
-            control); p (one-sided, by permutation of blocks of held-out responses); normalized (by the noise ceiling);
-            network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank: rank p value of
-            the first set among the random draws, (1 + reached) / (1 + draws); match_ratio, …_low, …_high: mean
+            control); p (one-sided, by permutation of blocks of responses, with a refit); normalized (by the noise
+            ceiling); network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank: rank
+            p value of the first set among the random draws, (1 + reached) / (1 + draws);
+            match_ratio, …_low, …_high: mean
             |activation| of the random units over that of the network, mean, lowest and highest draw.
         """
         return self._table.copy()
@@ -287,8 +289,8 @@ class Alignment(Result):
             **match_columns(np.zeros(0)),
         }
         if len(one.null):
-            reached = permutation.count_reaching(one.null, np.array(score))
-            row["p"] = float(permutation.p_of_count(np.array(score), reached, len(one.null)))
+            reached = int((one.null >= score - NEAR * max(1.0, abs(score))).sum())
+            row["p"] = float(permutation.p_of_count(np.array(score), np.array(reached), len(one.null)))
         if one is not first:
             row["network_minus"] = self.score(first) - score
             row["network_minus_low"], row["network_minus_high"] = resampling.interval(first.resampled - one.resampled)

@@ -1,34 +1,32 @@
-"""Scores of held-out predictions, with bootstrap intervals and permutation tests.
+"""Scores of held-out predictions, with bootstrap intervals.
 
 A score is computed per fold and target and averaged over folds. Pooling the predictions of all folds first would be
 biased: without signal, the prediction for a fold is the mean of the other folds, which is high where the mean of the
 held-out fold is low, so that pooled predictions correlate negatively with noise.
 
-Intervals and tests resample *blocks* of stimuli (see :mod:`.folds`) within folds, without refitting: they quantify how
-much the score of the fitted models would vary over other stimuli of the same kind. All feature sets share their
-resamples, which keeps comparisons paired.
+Intervals resample *blocks* of stimuli (see :mod:`.folds`) within folds, without refitting: they quantify how much the
+score of the fitted models would vary over other stimuli of the same kind. All feature sets share their resamples, which
+keeps comparisons paired. Permutations, which refit the models, are in :mod:`.null`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from modalnet.brain.encoding import patterns
+from modalnet.brain.null import CONSTANT
 from modalnet.stats.resampling import bootstrap_counts
 
 METRICS = ("pearson", "r2")
 TOGETHER = 500  # targets per step
-HELD = 8_000_000  # array elements per permutation step
-CONSTANT = 1e-6  # predictions whose sd is below this fraction of that of the responses are constant
 
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """Bootstrap resamples and permutations, shared by all feature sets.
+    """Bootstrap resamples, shared by all feature sets.
 
     Attributes
     ----------
@@ -36,15 +34,11 @@ class Resampling:
         int64 [stimulus].
     counts
         [resample, block]: how often each block is drawn; each fold keeps its number of blocks.
-    seed, n_permutations
-        Seed and number of permutations, which are drawn on use.
     """
 
     folds: Int[np.ndarray, " stimulus"]
     blocks: Int[np.ndarray, " stimulus"]
     counts: Int[np.ndarray, "resample block"]
-    seed: int
-    n_permutations: int
 
     @classmethod
     def draw(
@@ -53,7 +47,6 @@ class Resampling:
         blocks: Int[np.ndarray, " stimulus"],
         *,
         n_resamples: int,
-        n_permutations: int,
         seed: int,
     ) -> Resampling:
         """Draw the bootstrap resamples."""
@@ -63,21 +56,7 @@ class Resampling:
         for fold in np.unique(folds):
             members = np.unique(blocks[folds == fold])
             counts[:, members] = bootstrap_counts(len(members), n_resamples, rng)
-        return cls(folds, np.asarray(blocks), counts, seed, n_permutations)
-
-    def permutations(
-        self, rows: np.ndarray, fold: int, rng: np.random.Generator, n: int
-    ) -> Int[np.ndarray, "permutation stimulus"]:
-        """Draw orders of the held-out stimuli of a fold that permute whole blocks: indices into ``rows`` of the fold.
-
-        Blocks are concatenated in a random order, so that neighbours within a block stay neighbours even if blocks
-        differ in size.
-        """
-        held = np.flatnonzero((self.folds == fold) & rows)
-        labels = self.blocks[held]
-        names, place = np.unique(labels, return_inverse=True)
-        keys = rng.random((n, len(names)))[:, place]  # one random key per block; stable within the block
-        return np.argsort(keys, axis=1, kind="stable")
+        return cls(folds, np.asarray(blocks), counts)
 
 
 def fold_scores(
@@ -129,51 +108,6 @@ def bootstrap(
         with np.errstate(invalid="ignore", divide="ignore"):
             found[:, some] = total / n_folds
     return found
-
-
-def permuted(
-    predictions: Float[np.ndarray, "stimulus target"],
-    responses: Float[np.ndarray, "stimulus target"],
-    resampling: Resampling,
-    metric: str,
-) -> Iterator[Float[np.ndarray, "permutation target"]]:
-    """Yield scores of each target with blocks of held-out responses permuted within folds, in chunks.
-
-    Under the null hypothesis that predictions and responses are independent, blocks of responses of one fold are
-    exchangeable. Models are not refit, so that the test is of the out-of-sample association.
-    """
-    import torch
-
-    folds = np.unique(resampling.folds)
-    n_targets = responses.shape[1]
-    step = max(1, HELD // max(1, n_targets * max(int((resampling.folds == fold).sum()) for fold in folds)))
-    rngs = {int(fold): np.random.Generator(np.random.PCG64([resampling.seed, 2, int(fold)])) for fold in folds}
-    groups = patterns(np.where(np.isfinite(predictions), responses, np.nan))
-    for start in range(0, resampling.n_permutations, step):
-        n = min(step, resampling.n_permutations - start)
-        total, n_folds = np.zeros((n, n_targets)), np.zeros(n_targets)
-        for fold in folds:
-            for rows, columns in groups:
-                held = np.flatnonzero((resampling.folds == fold) & rows)
-                if len(held) < 3:
-                    continue
-                p, y = (torch.from_numpy(part[np.ix_(held, columns)]) for part in (predictions, responses))
-                order = torch.from_numpy(resampling.permutations(rows, int(fold), rngs[int(fold)], n))
-                centred, spread = y - y.mean(0), y.var(0, correction=0)
-                predicted, predicted_spread = p - p.mean(0), p.var(0, correction=0)
-                shuffled = centred.float()[order]  # [permutation, stimulus, target]
-                covariance = torch.einsum("pst,st->pt", shuffled, predicted.float()).double() / len(held)
-                if metric == "pearson":
-                    flat = predicted_spread <= CONSTANT**2 * spread
-                    score = torch.where(flat, 0.0, covariance / (predicted_spread * spread).sqrt())
-                else:
-                    shift = (p.mean(0) - y.mean(0)) ** 2
-                    score = 1 - (spread - 2 * covariance + predicted_spread + shift) / spread
-                valid = spread > 0
-                total[:, columns] += torch.where(valid, score, 0.0).numpy()
-                n_folds[columns] += valid.numpy()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            yield total / n_folds
 
 
 def summarize(scores: Float[np.ndarray, "row target"], subjects: Sequence[str] | None) -> Float[np.ndarray, " row"]:
