@@ -300,7 +300,7 @@ def test_summary_table(partial_result):
 
 
 def test_repr(result):
-    assert repr(result) == "Localization(language in toy: vision 2x6, decoder 3x10; 30 S, 15 N, 15 W)"
+    assert repr(result) == "Localization(language in toy: vision 2x6, decoder 3x10; 30 S, 15 N, 15 W; Welch's t)"
 
 
 # -- files -------------------------------------------------------------------------------------------------------

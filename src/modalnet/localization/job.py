@@ -22,16 +22,18 @@ from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.localization.result import Localization
 from modalnet.results.cache import CacheLike, Slot
 from modalnet.stats.moments import Moments
+from modalnet.stats.regression import CrossMoments
 
 FOLDER = "jobs"
 
 
 class Sums(Protocol):
-    """Moments per side, fold and condition, and of the absolute activation."""
+    """Moments per side, fold and condition, and of the absolute activation; cross moments where a test needs them."""
 
     by_side: dict[str, dict[str, list[Moments]]]
     by_condition: dict[str, dict[str, Moments]]
     size: dict[str, Moments]
+    cross: dict[str, list[CrossMoments]] | None
 
 
 def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
@@ -44,6 +46,7 @@ def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
         conditions=sums.by_condition,
         mean_abs={tower: size.mean for tower, size in sums.size.items()},
         meta=meta,
+        cross=sums.cross,
     )
     broken = {
         tower: int((~np.isfinite(sizes)).sum())
@@ -78,6 +81,7 @@ class Tally:
         self.names = list(names)
         self.shapes = dict(shapes)
         self.n_folds = n_folds
+        self.cross: dict[str, list[CrossMoments]] | None = None  # needs activations, which a server does not send
         self.by_side = {
             side: {tower: [Moments.zeros(shape) for _ in range(n_folds)] for tower, shape in shapes.items()}
             for side in ("positive", "negative")

@@ -1,7 +1,8 @@
 """The functional localizer: from a model and a contrast to a statistic for every unit.
 
 The stimuli run once. The activations of each batch are reduced to moments at once (count, mean and sum of squared
-deviations per side, fold and condition), and every reported statistic is computed from those.
+deviations per side, fold and condition; cross moments where the test needs them), and every reported statistic is
+computed from those.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
 from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.interventions.positions import TokenChoice, TokensLike, choose
+from modalnet.localization.design import CrossSums, Design, Paired, design_of
 from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
@@ -69,6 +71,7 @@ class _Setup:
     tokens: Mapping[str, TokenChoice]
     magnitude: str
     protocol: str | None
+    design: Design
 
     @property
     def towers(self) -> list[str]:
@@ -84,6 +87,7 @@ class _Setup:
                 "name": self.contrast.name,
                 "positive": list(self.contrast.positive),
                 "negative": list(self.contrast.negative),
+                **self.design.meta(self.contrast),
             },
             "tokens": choices,
             "magnitude": self.magnitude,
@@ -97,16 +101,19 @@ class _Setup:
     def _text_tokens(self, prepared: Sequence[Prepared]) -> dict[str, float]:
         """Mean number of text tokens per condition: a difference between the sides would be a confound."""
         counts: dict[str, list[int]] = {}
-        for stimulus, item in zip(self.contrast.stimuli, prepared, strict=True):
+        for label, item in zip(self.contrast.labels, prepared, strict=True):
             if item.text_inputs is not None:
-                counts.setdefault(stimulus.condition or "", []).append(len(item.text_inputs["input_ids"]))
+                counts.setdefault(label, []).append(len(item.text_inputs["input_ids"]))
         return {condition: float(np.mean(numbers)) for condition, numbers in counts.items()}
 
     def content(self, prepared: Sequence[Prepared], digests: Sequence[str]) -> dict[str, Any]:
-        """The stimuli as the key of a stored result describes them: content, labels and encoded texts."""
+        """The stimuli as the key of a stored result describes them: content, labels, numbers and encoded texts."""
         return {
             "digests": list(digests),
             "conditions": [stimulus.condition for stimulus in self.contrast.stimuli],
+            "items": list(self.contrast.items),
+            "sides": list(self.contrast.sides),
+            "regressors": self.design.x.tolist(),
             "texts": encoded_texts(self.model.tokenizer, prepared),
         }
 
@@ -129,6 +136,7 @@ def localize(  # the options are documented once, here
     tokens: TokensLike = None,
     magnitude: Literal["absolute", "signed"] = "absolute",
     protocol: str | None = None,
+    paired: Paired = "auto",
     batch_size: int | Literal["auto"] = "auto",
     remote: RemoteLike | None = None,
     blocking: bool = True,
@@ -137,9 +145,11 @@ def localize(  # the options are documented once, here
 ) -> Localization | LocalizationJob:
     """Test every unit for a preference for one side of a contrast.
 
-    For every unit, Welch's t-test compares the activations on the positive stimuli with those on the negative ones. A
-    unit is one dimension of the residual stream at a block's output; its activation on a stimulus is pooled over the
-    selected tokens in float32. A network is a selection of units by the result, such as ``result.top(fraction=0.01)``.
+    For every unit, a t-test compares the activations on the positive stimuli with those on the negative ones: Welch's;
+    the paired one, where every item of the contrast is on both sides; or that of a coefficient of a linear model, where
+    the contrast has covariates or a regressor. A unit is one dimension of the residual stream at a block's output; its
+    activation on a stimulus is pooled over the selected tokens in float32. A network is a selection of units by the
+    result, such as ``result.top(fraction=0.01)``.
 
     Parameters
     ----------
@@ -161,16 +171,22 @@ def localize(  # the options are documented once, here
         ``"absolute"`` compares \\|activation\\|, as the published protocol does; ``"signed"`` the activation itself.
     protocol
         The id of a published localizer (:mod:`modalnet.protocols`), which fixes ``tokens`` and ``magnitude``.
-        ``"alkhamissi2025"``: texts truncated to 12 tokens, no chat template, last token, absolute activation.
+        ``"alkhamissi2025"``: texts truncated to 12 tokens, no chat template, last token, absolute activation, Welch's
+        t.
+    paired
+        Whether stimuli of one item (:attr:`modalnet.Stimulus.item`) are compared with one another: per item the mean of
+        its positive minus that of its negative stimuli, and the t of these differences. ``"auto"``: where every item is
+        on both sides, and no protocol is given. ``summary()`` says which test was used.
     batch_size
         Number of stimuli per forward pass; ``"auto"`` chooses it and halves it when memory runs out.
     remote
-        Where to run, as for :func:`modalnet.load`; None: where the model is. A server is sent the stimuli in a few
-        jobs and returns moments. With ``cache`` each finished job is stored, so that a call that failed resumes from
-        there when it is repeated.
+        Where to run, as for :func:`modalnet.load`; None: where the model is. A server is sent the stimuli in a few jobs
+        and returns moments. With ``cache`` each finished job is stored, so that a call that failed resumes from there
+        when it is repeated. Paired tests, covariates and regressors need more than moments: the pooled activations of
+        every stimulus come back, 4 bytes each, and a call that failed starts anew.
     blocking
-        False, for a model on a server: submit all jobs and return a handle at once, with ``.id``, ``.status()`` and
-        ``.result()``. :meth:`modalnet.LocalizationJob.from_id` retrieves it in another process.
+        False, for a model on a server and Welch's test: submit all jobs and return a handle at once, with ``.id``,
+        ``.status()`` and ``.result()``. :meth:`modalnet.LocalizationJob.from_id` retrieves it in another process.
     cache
         True stores the result, and reads a stored result of the same model, stimuli and settings without a forward
         pass; False does neither; a path or a ``Store`` names another store.
@@ -219,12 +235,19 @@ def localize(  # the options are documented once, here
     check_shared(batch_size=batch_size, progress=progress)
     check_bool("blocking", blocking)
     check_option("magnitude", magnitude, ("absolute", "signed"))
+    design = _resolve_design(contrast, protocol, paired)
     access = Access.of(cache)
     model = as_model(model, remote)
     capabilities = model._executor.backend.capabilities
     if not blocking and not capabilities.deferred:
         raise InputError(
             "`blocking` must be True for a model that runs here. Load it with remote=True, or omit `blocking`."
+        )
+    if not blocking and design.test != "welch":
+        remedy = "Pass paired=False" if design.test == "paired" else "Omit the covariates or the regressor"
+        raise InputError(
+            f"`blocking` must be True for a {design.test} test, which needs the activations of every stimulus and not "
+            f"moments alone. {remedy}, or omit `blocking`."
         )
     reading = _resolve_reading(contrast, protocol, tokens, magnitude)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
@@ -237,7 +260,7 @@ def localize(  # the options are documented once, here
                 f"`tokens` must pool over tokens, got 'all' for {tower}: a unit has one value per stimulus. Use "
                 "'mean' to pool over all tokens."
             )
-    setup = _Setup(model, contrast, choices, reading.magnitude, protocol)
+    setup = _Setup(model, contrast, choices, reading.magnitude, protocol, design)
     digests = _inspect(contrast, progress=progress)
     meta = setup.meta(prepared) | {
         "max_tokens": reading.max_tokens,
@@ -253,7 +276,7 @@ def localize(  # the options are documented once, here
     if not blocking:
         return _submit(setup, prepared, batch_size, slot, meta)
     sums: _Sums | Tally
-    if capabilities.reduces:
+    if capabilities.reduces and design.test == "welch":
         sums = _run_reduced(setup, prepared, batch_size, slot.journal(), progress=progress)
     else:
         sums = _run(setup, prepared, batch_size, progress=progress)
@@ -278,6 +301,20 @@ def _resolve_reading(contrast: Contrast, protocol: str | None, tokens: TokensLik
     if fixed.text_only and pictured is not None:
         raise InputError(f"`protocol` {fixed.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
     return _Reading(fixed.max_tokens, fixed.tokens, fixed.magnitude, fixed.raw)
+
+
+def _resolve_design(contrast: Contrast, protocol: str | None, paired: Paired) -> Design:
+    """The test of the contrast; that of a published protocol is unpaired."""
+    if paired != "auto" and not isinstance(paired, bool):
+        raise InputError(f"`paired` must be True, False or 'auto', got {paired!r}.")
+    if protocol is None:
+        return design_of(contrast, paired)
+    if paired is True or contrast.covariates or contrast.regressor is not None:
+        raise InputError(
+            f"`protocol` {find_protocol(protocol).id!r} fixes the test to Welch's t of two sides. Leave out `paired`, "
+            "covariates and regressors, or leave out `protocol`."
+        )
+    return design_of(contrast, paired=False)
 
 
 def _choose_towers(model: Model, contrast: Contrast, towers: str | Sequence[str] | None) -> list[str]:
@@ -331,7 +368,7 @@ def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
 def _folds_of(contrast: Contrast, digests: Sequence[str]) -> dict[str, int]:
     """The fold of each stimulus by its content; -1 where the same content is in several."""
     folds: dict[str, int] = {}
-    for digest, fold in zip(digests, assign_folds([s.condition or "" for s in contrast.stimuli], N_FOLDS), strict=True):
+    for digest, fold in zip(digests, assign_folds(contrast.labels, N_FOLDS, items=contrast.items), strict=True):
         folds[digest] = int(fold) if folds.get(digest, int(fold)) == int(fold) else -1
     return folds
 
@@ -339,11 +376,15 @@ def _folds_of(contrast: Contrast, digests: Sequence[str]) -> dict[str, int]:
 class _Sums:
     """Streaming moments per side and fold, per condition, and of the absolute activation."""
 
-    def __init__(self, contrast: Contrast, shapes: Mapping[str, tuple[int, int]], *, absolute: bool) -> None:
+    def __init__(
+        self, contrast: Contrast, design: Design, shapes: Mapping[str, tuple[int, int]], *, absolute: bool
+    ) -> None:
         self.absolute = absolute
-        self.labels = [stimulus.condition or "" for stimulus in contrast.stimuli]
+        self.labels = contrast.labels
         self.sides = contrast.sides
-        self.folds = assign_folds(self.labels, N_FOLDS)
+        self.folds = assign_folds(self.labels, N_FOLDS, items=contrast.items)
+        self.sums = None if design.test == "welch" else CrossSums(design, self.folds, N_FOLDS, shapes)
+        self.cross = None if self.sums is None else self.sums.cross
         self.by_side = {
             side: {tower: [Moments.zeros(shape) for _ in range(N_FOLDS)] for tower, shape in shapes.items()}
             for side in ("positive", "negative")
@@ -363,6 +404,8 @@ class _Sums:
             self.by_side[side][tower][fold].update(values[members])
         for name, members in _groups(self.labels[i] for i in indices).items():
             self.by_condition[name][tower].update(values[members])
+        if self.sums is not None:
+            self.sums.add(tower, indices, values)
 
     @property
     def groups(self) -> list[tuple[str, int, str]]:
@@ -383,12 +426,14 @@ def _run(setup: _Setup, prepared: Sequence[Prepared], batch_size: int | Literal[
 
     contrast = setup.contrast
     shapes = {name: setup.model.spaces[name].shape for name in setup.towers}
-    sums = _Sums(contrast, shapes, absolute=setup.magnitude == "absolute")
+    sums = _Sums(contrast, setup.design, shapes, absolute=setup.magnitude == "absolute")
+    blocks = setup.design.blocks(prepared, sum(layers * width for layers, width in shapes.values()))
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
-        for step in setup.model._executor.stream(prepared, setup.towers, setup.tokens, batch_size=batch_size):
-            for tower, values in step.activations.items():
-                sums.add(tower, step.indices, values.numpy())
-            bar.update(len(step.indices))
+        for block in blocks:
+            for step in setup.model._executor.stream(block, setup.towers, setup.tokens, batch_size=batch_size):
+                for tower, values in step.activations.items():
+                    sums.add(tower, step.indices, values.numpy())
+                bar.update(len(step.indices))
     for tower, size in sums.size.items():
         if size.n != len(contrast):
             raise ModalnetError(
@@ -460,7 +505,7 @@ def _run_reduced(
 def _tally(setup: _Setup) -> tuple[Tally, list[int]]:
     """The accumulator of the moments of a server, and the group of each stimulus."""
     shapes = {name: setup.model.spaces[name].shape for name in setup.towers}
-    groups = _Sums(setup.contrast, shapes, absolute=setup.magnitude == "absolute").groups
+    groups = _Sums(setup.contrast, setup.design, shapes, absolute=setup.magnitude == "absolute").groups
     names = sorted(set(groups))
     return Tally(names, shapes, N_FOLDS), [names.index(group) for group in groups]
 

@@ -26,7 +26,6 @@ from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import draw_in_layers
-from modalnet.stats.moments import hedges_g, welch
 from modalnet.stats.resampling import interval
 
 if TYPE_CHECKING:
@@ -252,13 +251,14 @@ def _contrast(
     folds = [int(fold) for fold in folds]
     for tower in towers:
         positive, negative = (localization.moments(side, tower, folds) for side in ("positive", "negative"))
-        if min(positive.n, negative.n) < 2:
+        if min(positive.n, negative.n) < 2 and not localization.parametric:
             raise InputError(
                 f"{what} has {positive.n} positive and {negative.n} negative stimuli, but a t requires two of each. "
                 "Use more stimuli or fewer groups."
             )
-        t.append(welch(positive, negative).t.ravel())
-        g.append(hedges_g(positive, negative).ravel())
+        found = localization.statistics(tower, folds)
+        t.append(found.test.t.ravel())
+        g.append(found.effect_size.ravel())
     return np.concatenate(t), np.concatenate(g)
 
 

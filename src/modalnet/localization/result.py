@@ -23,10 +23,12 @@ from modalnet._validation import check_fraction, check_int, check_number, check_
 from modalnet.errors import InputError
 from modalnet.localization import selection
 from modalnet.localization.selected import Choice, SelectedUnits
+from modalnet.localization.testing import Tested, evaluate, merged
 from modalnet.models.towers import tower_of
 from modalnet.results.result import Labelled, Result
 from modalnet.stats import moments as statistics
-from modalnet.stats.moments import Moments, Welch
+from modalnet.stats.moments import Moments
+from modalnet.stats.regression import CrossMoments
 from modalnet.units import Units, as_units_within
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 PerTower = dict[str, Float[np.ndarray, "layer dim"]]
 
 SIDES = ("positive", "negative")
+CROSS = ("x", "y", "xx", "xy", "yy")
 
 
 class Localization(Result):
@@ -53,10 +56,13 @@ class Localization(Result):
         Condition, then tower, then the moments over all its stimuli.
     mean_abs
         Tower, then the mean absolute activation over all stimuli [layer, dim].
+    cross
+        Tower, then one :class:`~modalnet.stats.regression.CrossMoments` per fold, where the test is not Welch's; see
+        :mod:`modalnet.localization.design`.
     meta
         A JSON document that says what was localized: ``"model"`` (fingerprint), ``"source"`` (readable model name),
-        ``"contrast"`` (``"name"``, ``"positive"``, ``"negative"``), ``"tokens"``, ``"magnitude"``, ``"protocol"``, …
-        ``"stimuli"`` (content digest → fold) says which stimuli selected the units.
+        ``"contrast"`` (``"name"``, ``"positive"``, ``"negative"``, ``"test"``), ``"tokens"``, ``"magnitude"``,
+        ``"protocol"``, … ``"stimuli"`` (content digest → fold) says which stimuli selected the units.
 
     Raises
     ------
@@ -65,9 +71,10 @@ class Localization(Result):
 
     Notes
     -----
-    t is Welch's, positive where the positive side's mean is larger; see :func:`modalnet.stats.moments.welch`. A unit
-    whose activation was ever NaN or infinite, or that is constant on both sides, has t = NaN; it is never selected
-    and is counted in :attr:`undefined`. All arrays are float64 [layer, dim] and read-only.
+    t is Welch's, that of paired differences or that of a coefficient (:attr:`test`), positive where the positive side's
+    mean is larger; see :func:`modalnet.localization.testing.evaluate`. A unit whose activation was ever NaN or
+    infinite, or that is constant on both sides, has t = NaN; it is never selected and is counted in :attr:`undefined`.
+    All arrays are float64 [layer, dim] and read-only.
     """
 
     NAME = "a localization"
@@ -82,6 +89,7 @@ class Localization(Result):
         conditions: Mapping[str, Mapping[str, Moments]],
         mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]],
         meta: Mapping[str, Any],
+        cross: Mapping[str, Sequence[CrossMoments]] | None = None,
     ) -> None:
         if set(sides) != set(SIDES) or not sides["positive"]:
             raise InputError(f"`sides` must have the keys {SIDES} and at least one tower, got {list(sides)}.")
@@ -91,6 +99,7 @@ class Localization(Result):
         self._mean_abs = {
             tower: np.array(mean_abs[tower], dtype=np.float64) for tower in self._spaces if tower in mean_abs
         }
+        self._cross = None if cross is None else {tower: list(folds) for tower, folds in cross.items()}
         self._check()
         # Through JSON and back, so that a document compares equal after it was read from a file.
         try:
@@ -106,7 +115,7 @@ class Localization(Result):
             raise InputError(
                 f"`sides` must have the same number of folds for every tower and side, got {sorted(folds)} folds."
             )
-        groups: dict[str, Iterable[str]] = {
+        groups: dict[str, Iterable[str]] = ({} if self._cross is None else {"cross moments": self._cross}) | {
             "negative side": self._sides["negative"],
             "mean_abs": self._mean_abs,
             **{f"condition {name!r}": towers for name, towers in self._conditions.items()},
@@ -120,6 +129,8 @@ class Localization(Result):
             shapes = {moments.mean.shape for side in SIDES for moments in self._sides[side][tower]}
             shapes |= {towers[tower].mean.shape for towers in self._conditions.values()}
             shapes |= {self._mean_abs[tower].shape}
+            if self._cross is not None:
+                shapes |= {part.y.shape for part in self._cross[tower]}
             if len(shapes) != 1 or len(next(iter(shapes))) != 2:
                 raise InputError(f"All arrays of tower {tower!r} must have the same shape [layer, dim], got {shapes}.")
 
@@ -196,6 +207,27 @@ class Localization(Result):
         return total
 
     @property
+    def test(self) -> str:
+        """``"welch"``, ``"paired"`` (differences within items) or ``"regression"`` (covariates, or a regressor)."""
+        return "welch" if self._cross is None else str(self._contrast.get("test", "welch"))
+
+    @property
+    def parametric(self) -> bool:
+        """Whether the contrast is the slope of a number instead of a difference of two sides."""
+        return bool(self._contrast.get("regressor"))
+
+    @property
+    def _contrast(self) -> dict[str, Any]:
+        return self._meta.get("contrast") or {}
+
+    def statistics(self, tower: str, folds: Iterable[int] | None = None) -> Tested:
+        """Test the units of a tower on some folds of the stimuli (all, if None)."""
+        chosen = list(range(self.n_folds) if folds is None else folds)
+        positive, negative = (self.moments(side, tower, chosen) for side in SIDES)
+        cross = None if self._cross is None else merged(self._cross[tower], chosen)
+        return evaluate(positive, negative, cross, test=self.test, parametric=self.parametric)
+
+    @property
     def stimuli(self) -> dict[str, int]:
         """Mapping from content digests of stimuli to folds (-1: several of them); empty if unknown."""
         return dict(self._meta.get("stimuli") or {})
@@ -221,7 +253,8 @@ class Localization(Result):
         place = {fold: index for index, fold in enumerate(kept_folds)} | {-1: -1}
         kept = {digest: place[there] for digest, there in self.stimuli.items() if there in place}
         meta = self._meta | {"stimuli": kept}
-        return Localization(sides=sides, conditions=self._conditions, mean_abs=self._mean_abs, meta=meta)
+        cross = self._cross and {tower: [parts[fold] for fold in kept_folds] for tower, parts in self._cross.items()}
+        return Localization(sides=sides, conditions=self._conditions, mean_abs=self._mean_abs, meta=meta, cross=cross)
 
     def only(self, *towers: str) -> Localization:
         """Return the localization restricted to some towers, as if no other had been localized.
@@ -249,6 +282,7 @@ class Localization(Result):
             conditions={name: some(parts) for name, parts in self._conditions.items()},
             mean_abs=some(self._mean_abs),
             meta=meta,
+            cross=self._cross and some(self._cross),
         )
 
     # -- statistics ----------------------------------------------------------------------------------------------
@@ -258,18 +292,18 @@ class Localization(Result):
         return {tower: (self.moments("positive", tower), self.moments("negative", tower)) for tower in self._spaces}
 
     @cached_property
-    def _welch(self) -> dict[str, Welch]:
-        return {tower: statistics.welch(*sides) for tower, sides in self._merged.items()}
+    def _tested(self) -> dict[str, Tested]:
+        return {tower: self.statistics(tower) for tower in self._spaces}
 
     @cached_property
     def t(self) -> PerTower:
-        """Welch's t, positive side against negative, per tower."""
-        return {tower: _frozen(welch.t) for tower, welch in self._welch.items()}
+        """The t of the contrast, positive side against negative, per tower; :attr:`test` says which."""
+        return {tower: _frozen(found.test.t) for tower, found in self._tested.items()}
 
     @cached_property
     def p(self) -> PerTower:
         """Two-sided p of t, per tower."""
-        return {tower: _frozen(welch.p) for tower, welch in self._welch.items()}
+        return {tower: _frozen(found.test.p) for tower, found in self._tested.items()}
 
     @cached_property
     def q(self) -> PerTower:
@@ -281,8 +315,12 @@ class Localization(Result):
 
     @cached_property
     def effect_size(self) -> PerTower:
-        """Hedges' g, positive side against negative, per tower."""
-        return {tower: _frozen(statistics.hedges_g(*sides)) for tower, sides in self._merged.items()}
+        """Hedges' g, positive side against negative, per tower; of a parametric contrast the partial correlation.
+
+        g is in units of the pooled standard deviation within the sides for every test, so that paired and unpaired
+        contrasts are comparable. With covariates the difference is the adjusted one.
+        """
+        return {tower: _frozen(found.effect_size) for tower, found in self._tested.items()}
 
     @cached_property
     def undefined(self) -> dict[str, int]:
@@ -512,7 +550,7 @@ class Localization(Result):
     def summary(self) -> str:
         """Return a summary as text: the number of significant units and the largest t of each tower."""
         rows = self.table()
-        lines = [repr(self)]
+        lines = [repr(self), f"  test: {self._test_in_words()}"]
         for tower in self._spaces:
             here = rows[rows["tower"] == tower]
             text = f"  {tower}: {int(here['significant'].sum()):,} of {int(here['units'].sum()):,} units at q < 0.05"
@@ -600,7 +638,8 @@ class Localization(Result):
         -------
         arrays
             ``side/<side>/<tower>/mean`` and ``…/m2`` [fold, layer, dim]; ``condition/<index>/<tower>/mean`` and
-            ``…/m2`` [layer, dim]; ``mean_abs/<tower>`` [layer, dim]. All float64.
+            ``…/m2`` [layer, dim]; ``mean_abs/<tower>`` [layer, dim]; where the test is not Welch's also
+            ``cross/<tower>/x``, ``…/y``, ``…/xx``, ``…/xy`` and ``…/yy``, with the fold first. All float64.
         document
             ``"format"``, ``"version"``, ``"spaces"``, ``"conditions"`` (names, in the order of the indices),
             ``"n"`` (the counts under the arrays' names) and ``"meta"`` (:attr:`meta`).
@@ -618,6 +657,10 @@ class Localization(Result):
                 moments, name = towers[tower], f"condition/{index}/{tower}"
                 counts[name] = moments.n
                 arrays[f"{name}/mean"], arrays[f"{name}/m2"] = moments.mean, moments.m2
+        for tower, parts in (self._cross or {}).items():
+            counts[f"cross/{tower}"] = [part.n for part in parts]
+            for field in CROSS:
+                arrays[f"cross/{tower}/{field}"] = np.stack([getattr(part, field) for part in parts])
         document = {
             "spaces": list(self._spaces),
             "conditions": list(self._conditions),
@@ -638,6 +681,10 @@ class Localization(Result):
         def whole(name: str) -> Moments:
             return Moments(counts[name], arrays[f"{name}/mean"], arrays[f"{name}/m2"])
 
+        def crossed(name: str) -> list[CrossMoments]:
+            parts = zip(counts[name], *(arrays[f"{name}/{field}"] for field in CROSS), strict=True)
+            return [CrossMoments(*part) for part in parts]
+
         return cls(
             sides={side: {tower: folds(f"side/{side}/{tower}") for tower in towers} for side in SIDES},
             conditions={
@@ -649,6 +696,7 @@ class Localization(Result):
                 tower: arrays[old if (old := f"norms/{tower}") in arrays else f"mean_abs/{tower}"] for tower in towers
             },
             meta=document["meta"],
+            cross={tower: crossed(f"cross/{tower}") for tower in towers} if f"cross/{towers[0]}" in counts else None,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -667,7 +715,17 @@ class Localization(Result):
         name, source = contrast.get("name", "contrast"), self._meta.get("source", "a model")
         towers = ", ".join(f"{tower} {layers}x{width}" for tower, (layers, width) in self.shapes.items())
         counts = ", ".join(f"{n} {condition}" for condition, n in self.n.items())
-        return f"Localization({name} in {source}: {towers}; {counts})"
+        return f"Localization({name} in {source}: {towers}; {counts}; {self._test_in_words()})"
+
+    def _test_in_words(self) -> str:
+        """Which test was used, over what."""
+        if self.test == "welch":
+            return "Welch's t"
+        covariates = self._contrast.get("covariates") or ()
+        adjusted = f" adjusted for {', '.join(covariates)}" if covariates else ""
+        if self.test == "paired":
+            return f"paired t over {self._contrast['observations']} items{adjusted}"
+        return f"t of the {'slope' if self.parametric else 'difference'}{adjusted}"
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments, welch
 
 FOLDS = 5
@@ -27,6 +28,7 @@ def capacity(
     *,
     draws: int,
     seed: int,
+    items: Sequence[str | None] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Compute the held-out accuracy of decoding the sides of a contrast from its best k units, for increasing k.
 
@@ -40,6 +42,8 @@ def capacity(
         The condition of each stimulus; folds are stratified by condition.
     draws, seed
         Number of random selections of k units as controls, and the seed of these and of the folds.
+    items
+        The item of each stimulus; folds keep items together.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def capacity(
     discriminant: each unit contributes its deviation from the midpoint of the two class means, times their difference
     divided by its shrunken variance (Dudoit, Fridlyand & Speed 2002, JASA 97:77-87).
     """
-    folds = _folds(conditions, seed)
+    folds = assign_folds(conditions, FOLDS, [seed, 8], items)
     n_units = values.shape[1]
     sizes = [k for k in (2**i for i in range(0, 14)) if k < n_units] + [n_units]
     right = np.zeros((len(sizes), len(values)), dtype=bool)
@@ -99,9 +103,10 @@ def decoded_by(
     positive: Bool[np.ndarray, " stimulus"],
     conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"],
     seed: int,
+    items: Sequence[str | None] | None = None,
 ) -> float:
     """Return the held-out balanced accuracy of the decoder of :func:`capacity` over all given units."""
-    folds = _folds(conditions, seed)
+    folds = assign_folds(conditions, FOLDS, [seed, 8], items)
     right = np.zeros(len(values), dtype=bool)
     for fold in range(FOLDS):
         test = folds == fold
@@ -140,20 +145,6 @@ def _rank(values: np.ndarray, positive: np.ndarray) -> Int[np.ndarray, " rank"]:
         sides.append(moments)
     t = np.abs(welch(*sides).t)
     return np.argsort(-np.nan_to_num(t, nan=-1.0), kind="stable")
-
-
-def _folds(conditions: Sequence[str] | Shaped[np.ndarray, " stimulus"], seed: int) -> Int[np.ndarray, " stimulus"]:
-    rng = np.random.Generator(np.random.PCG64([seed, 8]))
-    labels = np.asarray(conditions, dtype=str)
-    folds = np.zeros(len(labels), dtype=np.int64)
-    assigned = 0
-    for condition in dict.fromkeys(labels.tolist()):
-        members = np.flatnonzero(labels == condition)
-        folds[members[np.argsort(rng.random(len(members)), kind="stable")]] = (
-            assigned + np.arange(len(members))
-        ) % FOLDS
-        assigned += len(members)
-    return folds
 
 
 def _balanced(right: np.ndarray, positive: np.ndarray) -> float:

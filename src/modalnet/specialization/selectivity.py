@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet.stats.controls import draw, match_columns, match_ratios
-from modalnet.stats.moments import hedges_g
 from modalnet.stats.resampling import t_interval
 from modalnet.units import Units
 
@@ -80,12 +79,7 @@ def selectivity(
 
 
 def _effects(localization: Any, fold: int) -> dict[str, Float[np.ndarray, "layer dim"]]:
-    return {
-        tower: hedges_g(
-            localization.moments("positive", tower, [fold]), localization.moments("negative", tower, [fold])
-        )
-        for tower in localization.spaces
-    }
+    return {tower: localization.statistics(tower, [fold]).effect_size for tower in localization.spaces}
 
 
 def _mean(g: Mapping[str, Float[np.ndarray, "layer dim"]], units: Units) -> float:

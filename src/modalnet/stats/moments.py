@@ -187,12 +187,39 @@ def hedges_g(a: Moments, b: Moments) -> Float[np.ndarray, "*unit"]:
     ----------
     Hedges (1981), Journal of Educational Statistics 6(2):107-128, equations 6d and 6e.
     """
+    with np.errstate(invalid="ignore"):
+        return standardized_difference(a.mean - b.mean, a, b)
+
+
+def standardized_difference(
+    difference: Float[np.ndarray, "*unit"],
+    a: Moments,
+    b: Moments,
+    correlation: Float[np.ndarray, "*unit"] | float = 0.0,
+) -> Float[np.ndarray, "*unit"]:
+    """Return a difference of two sides, such as an adjusted one, in the units of :func:`hedges_g`.
+
+    Parameters
+    ----------
+    difference
+        What is divided by the pooled standard deviation of the sides.
+    a, b
+        Moments of the two sides.
+    correlation
+        Between the members of pairs r, where sides are paired: their variances are then not independent, and the pooled
+        one has (n_a + n_b - 2) / (1 + r²) degrees of freedom, from which the correction J is taken.
+
+    References
+    ----------
+    Cousineau (2020), The Quantitative Methods for Psychology 16(4):418-421, for the degrees of freedom.
+    """
     variance_a, variance_b, undefined = _sides(a, b)
     m = max(a.n + b.n - 2, 2)
-    j = np.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / np.sqrt(m / 2)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        df = np.maximum(m / (1.0 + np.square(correlation)), 1.0 + 1e-9)
+        j = np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2)
         pooled = ((a.n - 1) * variance_a + (b.n - 1) * variance_b) / m
-        return np.where(undefined, np.nan, j * (a.mean - b.mean) / np.sqrt(pooled))
+        return np.where(undefined, np.nan, j * difference / np.sqrt(pooled))
 
 
 def fdr(p: Float[np.ndarray, " unit"]) -> Float[np.ndarray, " unit"]:

@@ -24,6 +24,7 @@ def from_dataset(
     text: str | None = None,
     image: str | None = None,
     condition: str,
+    item: str | None = None,
     positive: str | Sequence[str],
     negative: str | Sequence[str] | None = None,
     split: str | None = None,
@@ -40,6 +41,8 @@ def from_dataset(
         takes).
     text, image, condition
         Column names; at least one of text and image. Class labels become their names, other values their string.
+    item
+        Column that says which stimuli are versions of one item.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`. With ``negative=None`` every row is read.
     split
@@ -70,7 +73,7 @@ def from_dataset(
         source = f"The dataset {os.fspath(dataset)!r}"
         dataset = _open(os.fspath(dataset), split)
     dataset = _one_split(dataset, split, source)
-    _check_columns(dataset, [name for name in (text, image, condition) if name is not None], source)
+    _check_columns(dataset, [name for name in (text, image, condition, item) if name is not None], source)
     wanted = None if negative is None else {*listed(positive), *listed(negative)}
     stimuli = []
     for number, label, row in _rows(_undecoded(dataset, image), condition, wanted, limit, source):
@@ -81,6 +84,7 @@ def from_dataset(
                 image=_image(row[image]) if image is not None else None,
                 condition=label,
                 id=f"row-{number}",
+                item=None if item is None or row[item] is None else str(row[item]),
             )
         )
     return make_contrast(source, stimuli, positive, negative, duplicates=duplicates)

@@ -26,7 +26,11 @@ def data_rows(name: str) -> list[dict[str, str]]:
 
 
 def numbered(
-    groups: Mapping[str, Sequence[str]], n: int | None, singular: Mapping[str, str] | None = None
+    groups: Mapping[str, Sequence[str]],
+    n: int | None,
+    singular: Mapping[str, str] | None = None,
+    *,
+    paired: bool = False,
 ) -> list[Stimulus]:
     """Make stimuli of the first ``n`` texts of each condition, with ids from condition and number.
 
@@ -38,6 +42,8 @@ def numbered(
         Number of stimuli per condition; None takes all.
     singular
         Condition -> prefix of the ids, for conditions whose name is a plural.
+    paired
+        Whether texts with the same number are versions of one item, alike in all but the condition.
 
     Raises
     ------
@@ -47,7 +53,12 @@ def numbered(
     if n is not None:
         check_int("n", n, minimum=2, maximum=min(len(texts) for texts in groups.values()))
     return [
-        Stimulus(text, condition=condition, id=f"{(singular or {}).get(condition, condition)}-{number:03d}")
+        Stimulus(
+            text,
+            condition=condition,
+            id=f"{(singular or {}).get(condition, condition)}-{number:03d}",
+            item=f"{number:03d}" if paired else None,
+        )
         for condition, texts in groups.items()
         for number, text in enumerate(texts[:n], start=1)
     ]

@@ -76,7 +76,7 @@ def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 
     Returns
     -------
     Contrast
-        Image-only stimuli. Id ``"noise-007"`` is made from ``"intact-007"``.
+        Image-only stimuli. Id ``"noise-007"`` is made from ``"intact-007"``, and both are one item.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 
     shown = {"intact": [draw(KINDS[i % len(KINDS)], i // len(KINDS), size, _VISION) for i in range(n)]}
     for name in controls:
         shown[name] = [CONTROLS[name](image, seed) for seed, image in enumerate(shown["intact"])]
-    return _contrast(shown, ["intact"], controls)
+    return _contrast(shown, ["intact"], controls, paired=True)
 
 
 def categories(
@@ -157,9 +157,16 @@ def categories(
     return _contrast(shown, above, below)
 
 
-def _contrast(shown: dict[str, list[Image]], positive: list[str], negative: list[str]) -> Contrast:
+def _contrast(
+    shown: dict[str, list[Image]], positive: list[str], negative: list[str], *, paired: bool = False
+) -> Contrast:
     stimuli = [
-        Stimulus(image=image, condition=name, id=f"{CATEGORIES.get(name, name)}-{number:03d}")
+        Stimulus(
+            image=image,
+            condition=name,
+            id=f"{CATEGORIES.get(name, name)}-{number:03d}",
+            item=f"{number:03d}" if paired else None,
+        )
         for name, images in shown.items()
         for number, image in enumerate(images, start=1)
     ]

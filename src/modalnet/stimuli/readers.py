@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.covariates import MEASURES
 from modalnet.stimuli.duplicates import refuse_duplicates
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import column, read_table
@@ -30,8 +31,11 @@ def from_csv(
     image: str | None = None,
     condition: str = "condition",
     id: str | None = None,
-    positive: str | Sequence[str],
+    item: str | None = None,
+    positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
+    regressor: str | None = None,
     encoding: str = "utf-8",
     delimiter: str = ",",
     duplicates: Duplicates = "error",
@@ -42,12 +46,17 @@ def from_csv(
     ----------
     path
         The file.
-    text, image, condition, id
+    text, image, condition, id, item
         Column names. ``text=None`` reads image-only stimuli. Image paths are relative to the folder of the CSV file.
         Where both text and image are named, a row may leave one of them empty. Without an id column, a stimulus is
-        named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1.
+        named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1. An item column says which
+        stimuli are versions of one item; where its cell is empty, a stimulus has no item.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
+    covariates, regressor
+        Columns of numbers, or a measure of the text (``"length"``, ``"words"``) where there is no such column; as for
+        :class:`~modalnet.stimuli.Contrast`. With a regressor there are no positive and negative conditions, and a file
+        without the condition column is read.
     encoding, delimiter
         Text encoding and cell delimiter of the file.
     duplicates
@@ -70,11 +79,13 @@ def from_csv(
     if text is None and image is None:
         raise InputError(f"{path}: name the text column (`text`), the image column (`image`), or both.")
     header, rows = read_table(path, encoding, delimiter)
+    labelled = None if regressor is not None and condition not in header else condition
     columns = {
         field: column(path, header, name, delimiter)
-        for field, name in (("text", text), ("image", image), ("condition", condition), ("id", id))
+        for field, name in (("text", text), ("image", image), ("condition", labelled), ("id", id))
         if name is not None
     }
+    item_column = None if item is None else column(path, header, item, delimiter)
     stimuli = []
     ids: dict[str, int] = {}
     for number, row in rows:
@@ -96,14 +107,35 @@ def from_csv(
                 where,
                 text=cells.get("text", "").strip() or None,
                 image=_beside(path, cells.get("image", "").strip()),
-                condition=cells["condition"].strip(),
+                condition=cells.get("condition", "").strip() or None,
                 id=name,
+                item=None if item_column is None else row[item_column].strip() or None,
             )
         )
     if not stimuli:
         raise InputError(f"{path} has a header and no rows.")
     locations = {name: f"row {number}" for name, number in ids.items()}
-    return make_contrast(path, stimuli, positive, negative, duplicates=duplicates, locations=locations)
+    options = {
+        "covariates": {name: _numbers(path, header, rows, name, delimiter) for name in listed(covariates)},
+        "regressor": None if regressor is None else _numbers(path, header, rows, regressor, delimiter),
+    }
+    return make_contrast(path, stimuli, positive, negative, duplicates=duplicates, locations=locations, **options)
+
+
+def _numbers(
+    path: Path, header: list[str], rows: Sequence[tuple[int, list[str]]], name: str, delimiter: str
+) -> list[float] | str:
+    """The numbers of a column; the name of a measure where there is no such column."""
+    if name in MEASURES and name not in header:
+        return name
+    place = column(path, header, name, delimiter)
+    values = []
+    for number, row in rows:
+        try:
+            values.append(float(row[place]))
+        except ValueError as error:
+            raise InputError(f"{path}, row {number}: column {name} must hold numbers, got {row[place]!r}.") from error
+    return values
 
 
 def from_folder(
@@ -229,16 +261,17 @@ def stimulus_at(where: str, **fields: Any) -> Stimulus:
 def make_contrast(
     source: object,
     stimuli: list[Stimulus],
-    positive: str | Sequence[str],
+    positive: str | Sequence[str] | None,
     negative: str | Sequence[str] | None,
     *,
     duplicates: Duplicates = "error",
     locations: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Contrast:
     """Make a contrast; errors name the file or folder, and the rows, that it was read from."""
     check_option("duplicates", duplicates, get_args(Duplicates))
     try:
-        contrast = Contrast(stimuli, positive, negative)
+        contrast = Contrast(stimuli, positive, negative, **options)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     if duplicates == "error":

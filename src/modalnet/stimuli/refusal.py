@@ -26,7 +26,8 @@ def refusal(n: int | None = None) -> Contrast:
     Returns
     -------
     Contrast
-        Conditions ``harmful`` and ``harmless``; ids ``"harmful-001"``, …. Stimuli with the same number form a pair.
+        Conditions ``harmful`` and ``harmless``; ids ``"harmful-001"``, …. Stimuli with the same number form a pair,
+        and are one item.
 
     Raises
     ------
@@ -40,4 +41,4 @@ def refusal(n: int | None = None) -> Contrast:
     """
     rows = data_rows("requests.tsv")
     groups = {condition: [row[condition] for row in rows] for condition in ("harmful", "harmless")}
-    return Contrast(numbered(groups, n), positive="harmful", negative="harmless")
+    return Contrast(numbered(groups, n, paired=True), positive="harmful", negative="harmless")

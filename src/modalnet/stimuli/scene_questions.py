@@ -57,7 +57,7 @@ def vision_vs_text(n: int = 120, *, size: int = 224) -> Contrast:
     -------
     Contrast
         Condition ``image`` (ids ``"image-001"``, …; picture and question) against ``text`` (``"text-001"``, …;
-        description and question). The model must read both images and text.
+        description and question); both versions of a question are one item. The model must read both images and text.
 
     Raises
     ------
@@ -73,11 +73,13 @@ def vision_vs_text(n: int = 120, *, size: int = 224) -> Contrast:
     check_size(size)
     with_picture, with_text = [], []
     for number in range(n):
-        item = scene_question(number)
+        item, name = scene_question(number), f"{number + 1:03d}"
         image = draw_scene(item.shapes, size, (_SERIES, number))
         text = f"{item.description} {item.question}"
-        with_picture.append(Stimulus(item.question, image=image, condition="image", id=f"image-{number + 1:03d}"))
-        with_text.append(Stimulus(text, condition="text", id=f"text-{number + 1:03d}"))
+        with_picture.append(
+            Stimulus(item.question, image=image, condition="image", id=f"image-{number + 1:03d}", item=name)
+        )
+        with_text.append(Stimulus(text, condition="text", id=f"text-{number + 1:03d}", item=name))
     return Contrast([*with_picture, *with_text], "image", "text")
 
 

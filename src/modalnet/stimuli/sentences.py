@@ -49,7 +49,7 @@ def language(n: int | None = None) -> Contrast:
     -------
     Contrast
         Conditions ``sentences`` (ids ``"sentence-001"``, …) and ``nonwords`` (``"nonword-001"``, …). String *i* is made
-        from sentence *i*.
+        from sentence *i*, and both are one item, so that they are tested as a pair.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def language(n: int | None = None) -> Contrast:
     """
     sentences = data_lines("sentences.txt")
     groups = {"sentences": sentences, "nonwords": _nonword_strings(sentences)}
-    return Contrast(numbered(groups, n, SINGULAR), positive="sentences", negative="nonwords")
+    return Contrast(numbered(groups, n, SINGULAR, paired=True), positive="sentences", negative="nonwords")
 
 
 def language_conditions(n: int | None = None) -> Contrast:
@@ -96,7 +96,8 @@ def language_conditions(n: int | None = None) -> Contrast:
     Returns
     -------
     Contrast
-        Positive ``sentences``, negative the other three; ids such as ``"word-list-001"``. The other effects of the
+        Positive ``sentences``, negative the other three; ids such as ``"word-list-001"``. The four stimuli with one
+        number are one item. The other effects of the
         design are contrasts of the same stimuli: see the examples.
 
     Raises
@@ -126,7 +127,7 @@ def language_conditions(n: int | None = None) -> Contrast:
         "jabberwocky": _jabberwocky(sentences),
         "nonwords": _nonword_strings(sentences),
     }
-    return Contrast(numbered(groups, n, SINGULAR), positive="sentences")
+    return Contrast(numbered(groups, n, SINGULAR, paired=True), positive="sentences")
 
 
 def _nonword_strings(sentences: list[str]) -> list[str]:

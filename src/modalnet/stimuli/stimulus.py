@@ -34,8 +34,8 @@ class Inspected:
     sizes
         (width, height) of each image in pixels, as decoded.
     digest
-        SHA-256, in hexadecimal, of the text and of the decoded RGB pixels with their sizes. The condition and the id do
-        not enter: the same content with another label has the same digest.
+        SHA-256, in hexadecimal, of the text and of the decoded RGB pixels with their sizes. The condition, the id and
+        the item do not enter: the same content with another label has the same digest.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -60,6 +60,10 @@ class Stimulus:
         The label by which a :class:`~modalnet.stimuli.Contrast` selects stimuli.
     id
         Name for messages and tables.
+    item
+        What the stimulus is a version of. Stimuli of one item are alike in all but the condition: the two sentences of
+        a minimal pair, a photograph intact and scrambled. A contrast whose items are complete is tested pair by pair;
+        see :func:`modalnet.localize`.
 
     Raises
     ------
@@ -72,9 +76,10 @@ class Stimulus:
     image: ImageLike | Sequence[ImageLike] | None = None
     condition: str | None = None
     id: str | None = None
+    item: str | None = None
 
     def __post_init__(self) -> None:
-        for field in ("condition", "id"):
+        for field in ("condition", "id", "item"):
             _check_name(getattr(self, field), field)
         if isinstance(self.image, list):
             object.__setattr__(self, "image", tuple(self.image))
@@ -135,7 +140,7 @@ class Stimulus:
     def blank(cls) -> Stimulus:
         """A stimulus without content: the context of a text from its beginning. Users' stimuli are never empty."""
         made = object.__new__(cls)
-        for name, value in {"text": "", "image": None, "condition": None, "id": "(nothing)"}.items():
+        for name, value in {"text": "", "image": None, "condition": None, "id": "(nothing)", "item": None}.items():
             object.__setattr__(made, name, value)
         return made
 
@@ -170,7 +175,7 @@ class Stimulus:
             parts.append(f"text={self.text!r}")
         if self.image is not None:
             parts.append(f"image={', '.join(describe_source(source) for source in self.sources)}")
-        parts += [f"{field}={getattr(self, field)!r}" for field in ("condition", "id") if getattr(self, field)]
+        parts += [f"{field}={getattr(self, field)!r}" for field in ("condition", "id", "item") if getattr(self, field)]
         return f"Stimulus({', '.join(parts)})"
 
 

@@ -49,7 +49,8 @@ def theory_of_mind(n: int | None = None, *, template: str = TEMPLATE) -> Contras
     Returns
     -------
     Contrast
-        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …. Stimuli with the same number form a pair.
+        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …. Stimuli with the same number form a pair,
+        and are one item.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def theory_of_mind(n: int | None = None, *, template: str = TEMPLATE) -> Contras
     groups: dict[str, list[str]] = {"belief": [], "photo": []}
     for row in data_rows("stories.tsv"):
         groups[row["condition"]].append(template.format(story=row["story"], question=row["statement"]))
-    return Contrast(numbered(groups, n), positive="belief", negative="photo")
+    return Contrast(numbered(groups, n, paired=True), positive="belief", negative="photo")
 
 
 def tom_saxe(
