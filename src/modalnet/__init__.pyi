@@ -9,6 +9,7 @@ from . import (
     tasks as tasks,
 )
 from ._version import __version__ as __version__
+from .activations import sink_tokens as sink_tokens
 from .errors import InputError as InputError, ModalnetError as ModalnetError, StoreError as StoreError
 from .execution.likelihood import Request as Request
 from .execution.run import Run as Run

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._validation import check_batch_size, check_bool, check_int, check_seed
 from modalnet.errors import InputError
-from modalnet.interventions.positions import choose
+from modalnet.execution.token_statistics import draw_donors, read_statistics
+from modalnet.interventions.positions import TokenChoice, choose
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
-from modalnet.models.sites import get_space
+from modalnet.models.sites import choose_spaces, get_space
 from modalnet.results.cache import CacheLike, cached
+from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 from modalnet.units import Units
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
@@ -203,6 +208,257 @@ def read_activations(
         result=Activations,
         cache=cache if size <= LARGEST else False,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStatistics:
+    """How active units are at ordinary tokens, and at sink tokens.
+
+    Attributes
+    ----------
+    mean, sd, mean_abs
+        Per space, float64 ``[layer, unit]``: mean, standard deviation and mean absolute activation over tokens. Each
+        stimulus has the same weight: the mean is that over stimuli of the means over their tokens, and the deviation is
+        from it.
+    sink_mean_abs
+        The same mean absolute activation at sink tokens; NaN where there is none.
+    n_stimuli
+        Per space, the number of stimuli that have a token left.
+    n_tokens, n_sinks
+        Per space, the number of tokens and of sink tokens in all, at the first layer.
+    """
+
+    mean: dict[str, Float[np.ndarray, "layer unit"]]
+    sd: dict[str, Float[np.ndarray, "layer unit"]]
+    mean_abs: dict[str, Float[np.ndarray, "layer unit"]]
+    sink_mean_abs: dict[str, Float[np.ndarray, "layer unit"]]
+    n_stimuli: dict[str, int]
+    n_tokens: dict[str, int]
+    n_sinks: dict[str, int]
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return the statistics as arrays and a JSON document."""
+        arrays = {f"{kind}/{space}": values for kind in _KINDS for space, values in getattr(self, kind).items()}
+        return arrays, {"kind": "token_statistics", **{kind: getattr(self, kind) for kind in _COUNTS}}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> TokenStatistics:
+        """Make statistics from what :meth:`to_arrays` returned."""
+        spaces = list(document["n_stimuli"])
+        values = [{space: arrays[f"{kind}/{space}"] for space in spaces} for kind in _KINDS]
+        return cls(*values, *(dict(document[kind]) for kind in _COUNTS))
+
+
+_KINDS = ("mean", "sd", "mean_abs", "sink_mean_abs")
+_COUNTS = ("n_stimuli", "n_tokens", "n_sinks")
+
+
+@reads_weights_once
+def token_statistics(
+    model: Model,
+    stimuli: StimuliLike,
+    spaces: str | Sequence[str] | None = None,
+    *,
+    continuations: Sequence[str] | None = None,
+    tokens: Any = "all",
+    spare_first: int = 0,
+    spare_sinks: bool = True,
+    batch_size: int | Literal["auto"] = "auto",
+    cache: CacheLike = True,
+) -> TokenStatistics:
+    """Mean, spread and mean absolute activation of every unit over the tokens of stimuli, without sink tokens.
+
+    Parameters
+    ----------
+    model
+        The model; interventions of a view hold.
+    stimuli
+        One stimulus or several.
+    spaces
+        The name of a space or a list of names; None for the residual stream of every tower that all stimuli reach.
+    continuations
+        One text per stimulus, written straight after it and read with it.
+    tokens, spare_first
+        As for an intervention's ``at``; ``tokens`` for all spaces or per space.
+    spare_sinks
+        Leave sink tokens (:func:`modalnet.sink_tokens`) out of ``mean``, ``sd`` and ``mean_abs``.
+    batch_size, cache
+        As for :func:`modalnet.localize`.
+
+    Returns
+    -------
+    TokenStatistics
+        A stimulus without a token left is left out.
+
+    Raises
+    ------
+    InputError
+        As for :meth:`modalnet.Model.run`; where the continuations are not one per stimulus, or no stimulus has a token
+        left.
+    """
+    given = as_stimuli(stimuli)
+    check_batch_size(batch_size)
+    check_int("spare_first", spare_first, minimum=0)
+    check_bool("spare_sinks", spare_sinks)
+    names = _reached(model, given, spaces)
+    choices: dict[str, TokenChoice] = {
+        name: "mean" if choice == "all" else choice
+        for name, choice in choose(tokens, [model.spaces[name] for name in names]).items()
+    }
+    prepared = model._executor.encoder.prepare(given, continuations=_one_each(given, continuations))
+
+    def compute() -> TokenStatistics:
+        parts = read_statistics(
+            model._executor, prepared, choices, spare_first, spare_sinks=spare_sinks, batch_size=batch_size
+        )
+        return TokenStatistics(*({name: part[place] for name, part in parts.items()} for place in range(7)))  # type: ignore[arg-type]
+
+    return cached(
+        model,
+        "token_statistics",
+        lambda: {
+            "stimuli": [stimulus.inspect().digest for stimulus in given],
+            "continuations": None if continuations is None else list(continuations),
+            "texts": encoded_texts(model.tokenizer, prepared),
+        },
+        {
+            "tokens": {name: one if isinstance(one, str) else list(one) for name, one in choices.items()},
+            "spare_first": spare_first,
+            "spare_sinks": spare_sinks,
+        },
+        compute,
+        result=TokenStatistics,
+        cache=cache,
+    )
+
+
+@reads_weights_once
+def donors(
+    model: Model,
+    stimuli: StimuliLike,
+    spaces: str | Sequence[str] | None = None,
+    *,
+    continuations: Sequence[str] | None = None,
+    spare_sinks: bool = True,
+    seed: int = 0,
+    n_tokens: int = 512,
+) -> dict[str, Float[np.ndarray, "donor layer unit"]]:
+    """Activations of random tokens, for many resample ablations; what :func:`modalnet.resample` takes as ``over``.
+
+    Parameters
+    ----------
+    model
+        The model; interventions of a view do not hold, as for every reference.
+    stimuli, spaces, continuations
+        As for :func:`token_statistics`.
+    spare_sinks
+        Draw no sink token (:func:`modalnet.sink_tokens`).
+    seed
+        Of the draw.
+    n_tokens
+        The largest number of tokens, drawn evenly from the stimuli.
+
+    Returns
+    -------
+    dict
+        Space → float32 ``[donor, layer, unit]``, read-only. Row i of every layer and space of a tower is the same
+        token.
+
+    Raises
+    ------
+    InputError
+        As for :func:`token_statistics`; for a tower that merges patches, whose layers have different tokens.
+    """
+    given = as_stimuli(stimuli)
+    check_bool("spare_sinks", spare_sinks)
+    check_seed(seed)
+    check_int("n_tokens", n_tokens, minimum=1)
+    names = _reached(model, given, spaces)
+    prepared = model._executor.encoder.prepare(given, continuations=_one_each(given, continuations))
+    return draw_donors(model._executor, prepared, names, spare_sinks=spare_sinks, seed=seed, n_tokens=n_tokens)
+
+
+@reads_weights_once
+def sink_tokens(model: Model, stimuli: StimuliLike, spaces: str | Sequence[str] | None = None) -> pd.DataFrame:
+    """Find the sink tokens of stimuli: those on which a model puts massive activations as attention sinks.
+
+    A token is a sink in a tower if its residual stream is more than 4 times as long (Euclidean norm) as the median over
+    the tokens of its stimulus, at two successive blocks. It is measured without any intervention.
+
+    Parameters
+    ----------
+    model
+        The model; interventions of a view do not hold.
+    stimuli
+        One stimulus or several.
+    spaces
+        Spaces whose towers are measured; None for every tower that all stimuli reach.
+
+    Returns
+    -------
+    DataFrame
+        One row per sink: ``stimulus`` (index), ``tower``, ``position`` (among the tokens of the stimulus), ``token``
+        (as it reads), ``ratio`` (length over the median, at the shorter of two successive blocks, where it is largest)
+        and ``layer`` (the first of these two).
+
+    Raises
+    ------
+    InputError
+        As for :meth:`modalnet.Model.run`.
+
+    References
+    ----------
+    Sun, Chen, Kolter & Liu (2024). Massive activations in large language models. COLM. arXiv:2402.17762.
+
+    Xiao, Tian, Chen, Han & Lewis (2023). Efficient streaming language models with attention sinks. arXiv:2309.17453.
+
+    Darcet, Oquab, Mairal & Bojanowski (2024). Vision transformers need registers. ICLR. arXiv:2309.16588.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> mn.sink_tokens(model, "A child drinks tea with milk.")[["tower", "position", "layer"]]
+         tower  position  layer
+    0  decoder         0      0
+    """
+    import pandas as pd
+
+    executor = model._executor
+    given = as_stimuli(stimuli)
+    towers = list(dict.fromkeys(model.spaces[name].tower.name for name in _reached(model, given, spaces)))
+    prepared = executor.encoder.prepare(given)
+    table = executor.sinks(prepared, towers)
+    rows = []
+    for place, item in enumerate(prepared):
+        for tower in towers:
+            found = table.of(item, tower)
+            # Only a stimulus with a sink needs its tokens by name.
+            names = executor.token_row(item, tower).names if found else ()
+            rows += [(place, tower, one.offset, names[one.offset], one.ratio, one.layer) for one in found]
+    return pd.DataFrame(rows, columns=["stimulus", "tower", "position", "token", "ratio", "layer"])
+
+
+def _reached(model: Model, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None) -> list[str]:
+    """Names of spaces; an InputError for one whose tower not all of the stimuli reach."""
+    names = choose_spaces(model.spaces, spaces, model.name)
+    reached = model._executor.reached_spaces(stimuli, spaces)
+    if spaces is not None and len(reached) < len(names):
+        tower = next(model.spaces[name].tower for name in names if name not in reached)
+        raise InputError(f"The {tower.name} tower is not reached by these stimuli. Use stimuli with {tower.noun}.")
+    return reached
+
+
+def _one_each(stimuli: Sequence[Stimulus], continuations: Sequence[str] | None) -> Sequence[str] | None:
+    """Continuations, one non-empty text per stimulus; None for none."""
+    if continuations is None:
+        return None
+    texts = list(continuations) if not isinstance(continuations, str) else []
+    if len(texts) != len(stimuli) or not all(isinstance(text, str) and text for text in texts):
+        raise InputError(
+            f"`continuations` must be a list of one non-empty text for each of {len(stimuli)} stimuli, got "
+            f"{continuations!r:.100}."
+        )
+    return texts
 
 
 def blocks_of(*sets: Units) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
-from modalnet._validation import check_batch_size, check_int, check_option, check_seed
+from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
 from modalnet.execution.backends.local import LocalBackend
@@ -414,6 +414,7 @@ class Model:
         spaces: str | Sequence[str] | None = None,
         tokens: Any = "all",
         spare_first: int = 0,
+        spare_sinks: bool = True,
     ) -> dict[str, Float[np.ndarray, "layer dim"]]:
         """Mean activation of every unit over stimuli, streaming; what :func:`modalnet.mean` takes as ``over``.
 
@@ -425,13 +426,22 @@ class Model:
             The name of a space or a list of names; None for the residual stream of every tower that all stimuli reach.
         tokens, spare_first
             As for an intervention's ``at``.
+        spare_sinks
+            Leave sink tokens (:func:`modalnet.sink_tokens`) out: their activations are massive, and no other token has
+            a mean that includes them.
 
         Returns
         -------
         dict
-            Space → float64 ``[layer, unit]``.
+            Space → float64 ``[layer, unit]``. A stimulus without a token left is left out.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`run`; where no stimulus has a token left.
         """
-        return self._executor.means(as_stimuli(stimuli), spaces, tokens, spare_first)
+        check_bool("spare_sinks", spare_sinks)
+        return self._executor.means(as_stimuli(stimuli), spaces, tokens, spare_first, spare_sinks=spare_sinks)
 
     def _identity(self) -> Identity:
         return self._executor.identity()

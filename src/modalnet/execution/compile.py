@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.errors import InputError
 from modalnet.execution import trace
-from modalnet.execution.plan import Plan, Pool, Write
+from modalnet.execution.plan import Plan, Pool, Taken, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
 from modalnet.models.sites import Space
@@ -66,6 +66,8 @@ class SiteStep(Shipped):
     index, lengths
         The positions that are pooled, and how many belong to each stimulus; None where every position is read. An empty
         index stands for all positions in order.
+    taken
+        As in a :class:`~modalnet.execution.plan.Pool`.
     instead
         Stands for the output of a block that is skipped.
     """
@@ -80,6 +82,7 @@ class SiteStep(Shipped):
     read: bool = False
     index: Int[torch.Tensor, " position"] | None = None
     lengths: list[int] | None = None
+    taken: Taken = "mean"
     instead: Float[torch.Tensor, "..."] | None = None
 
 
@@ -205,7 +208,7 @@ class Compiler:
             if pool is not None:
                 # A pool of no positions is one that asks how many there are.
                 step.positions = step.positions or pool.n_positions or None
-                step.read, step.index = True, indices[id(pool)]
+                step.read, step.index, step.taken = True, indices[id(pool)], pool.taken
                 step.lengths = None if pool.lengths is None else pool.lengths.tolist()
             steps.append(step)
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.

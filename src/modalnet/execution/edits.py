@@ -7,6 +7,7 @@ between come from :mod:`modalnet.interventions.values`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
+    from modalnet.execution.sinks import SinkTable
     from modalnet.inputs.batch import Batch
     from modalnet.models.sites import Space
 
@@ -38,6 +40,11 @@ class Edits:
     owners
         For each stimulus that runs, which of the user's it belongs to: patch sources and draws go by that one.
 
+    Attributes
+    ----------
+    sinks
+        The sink tokens of the stimuli that run; None where no intervention spares them, or before they are measured.
+
     Raises
     ------
     InputError
@@ -49,6 +56,7 @@ class Edits:
     ) -> None:
         self.interventions = tuple(interventions)
         self.owners = tuple(owners)
+        self.sinks: SinkTable | None = None
         self.parts = [parts_of(one, spaces) for one in self.interventions]
         self._values = [
             values_of(one, parts, read, len(set(owners)))
@@ -59,6 +67,12 @@ class Edits:
     def towers(self) -> list[str]:
         """Names of the towers that are written to."""
         return list(dict.fromkeys(part.space.tower.name for parts in self.parts for part in parts))
+
+    @property
+    def sparing(self) -> list[str]:
+        """Names of the towers whose sink tokens some intervention leaves alone."""
+        pairs = zip(self.interventions, self.parts, strict=True)
+        return list(dict.fromkeys(part.space.tower.name for one, parts in pairs if one.spares_sinks for part in parts))
 
     @property
     def by_owner(self) -> bool:
@@ -94,8 +108,22 @@ class Edits:
                             for item, span in zip(batch.items, own, strict=True)
                         ]
                     at = Positions(labels, owners, known[total])
-                    made.append(_write(part, at.positions, total, values(part, at)))
+                    write = _write(part, at.positions, total, values(part, at))
+                    made.append(self._sparing_sinks(write, batch, own) if one.spares_sinks else write)
         return tuple(write for write in made if len(write.rows))
+
+    def _sparing_sinks(self, write: Write, batch: Batch, spans: Sequence[Span]) -> Write:
+        """A write without its rows at sink tokens; what is written elsewhere stays as it is, draws included."""
+        import torch
+
+        assert self.sinks is not None
+        tower = write.tower.name
+        sinks = [
+            self.sinks.positions(item, tower, write.layer, span) for item, span in zip(batch.items, spans, strict=True)
+        ]
+        kept = ~torch.isin(write.rows, torch.cat(sinks))
+        b = write.b[kept] if write.b.ndim == 2 else write.b
+        return replace(write, rows=write.rows[kept], b=b)
 
     def constants(self) -> Iterator[tuple[Intervention, Part, float, Float[torch.Tensor, " dims"]]]:
         """Each block that is written to, with the factor and the summand, where the stimuli have no say in them."""

@@ -26,8 +26,9 @@ from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
-from modalnet.execution.plan import choose_sites
+from modalnet.execution.plan import Sites, choose_sites
 from modalnet.execution.run import Run
+from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
 from modalnet.execution.sweep import Sweep
@@ -67,6 +68,7 @@ class _Machinery:
     engine: Engine | None = None
     runner: Runner | None = None
     sweep: Sweep | None = None
+    sinks: Sinks | None = None
 
 
 class Executor:
@@ -195,7 +197,7 @@ class Executor:
         check_option("padding_side", side, ("right", "left"))
         self.encoder.padding_side = side
         # What was measured of the layout holds for one side.
-        self._machinery.runner = self._machinery.sweep = None
+        self._machinery.runner = self._machinery.sweep = self._machinery.sinks = None
 
     @property
     def engine(self) -> Engine:
@@ -224,6 +226,21 @@ class Executor:
         if made.sweep is None:
             made.sweep = Sweep(self.runner)
         return made.sweep
+
+    def sinks(
+        self,
+        prepared: Sequence[Prepared],
+        towers: Sequence[str],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> SinkTable:
+        """The sink tokens of stimuli in the intact model; see :mod:`modalnet.execution.sinks`."""
+        made = self._machinery
+        if made.sinks is None:
+            made.sinks = Sinks(self.runner)
+        identity = self.identity()
+        # Sinks are those of the model without any intervention.
+        model = {name: value for name, value in identity.numbers.items() if name != "interventions"}
+        return made.sinks.table(prepared, towers, None if identity.reason else model, batch_size)
 
     # -- stimuli -----------------------------------------------------------------------------------------------------
 
@@ -266,6 +283,10 @@ class Executor:
         towers = {name: get_space(self.spaces, name, self.name).tower.name for name in spaces}
         return [{name: token_row(self.runner, item, tower) for name, tower in towers.items()} for item in encoded]
 
+    def token_row(self, prepared: Prepared, tower: str) -> TokenRow:
+        """The tokens of a stimulus in a tower, by name."""
+        return token_row(self.runner, self.encoder.encode(prepared), tower)
+
     def image_places(self, stimulus: Stimulus, space: str) -> Float[np.ndarray, "token 4"] | None:
         """Where in its image each token of a stimulus is; see :mod:`modalnet.execution.token_locations`."""
         return image_places(self.sweep, stimulus, self.spaces[space].tower.name)
@@ -283,25 +304,56 @@ class Executor:
     def edits(
         self,
         interventions: Sequence[Intervention | Sequence[Intervention]],
-        stimuli: Sequence[Stimulus],
-        owners: Sequence[int] | None = None,
+        prepared: Sequence[Prepared],
+        batch_size: int | Literal["auto"] = "auto",
     ) -> Edits | None:
-        """The interventions of this view and of a call, with their values; None for none.
+        """The interventions of this view and of a call, with their values; None for none. See :meth:`edits_under`."""
+        return self.edits_under([interventions], prepared, None, batch_size)[0]
+
+    def edits_under(
+        self,
+        variants: Sequence[Sequence[Intervention | Sequence[Intervention]]],
+        prepared: Sequence[Prepared],
+        owners: Sequence[int] | None,
+        batch_size: int | Literal["auto"],
+    ) -> list[Edits | None]:
+        """The interventions of this view and of each variant, with their values; None for none.
+
+        Sink tokens are measured here, once for all of them, where any intervention spares them.
 
         Parameters
         ----------
-        interventions
-            Of the call, after those of the view.
-        stimuli
+        variants
+            Interventions, after those of the view.
+        prepared
             Stimuli that will run.
         owners
             For each of them, the index of the stimulus that the user gave; None where they are the same.
+        batch_size
+            As for :meth:`modalnet.Model.run`.
 
         Raises
         ------
         InputError
             For units of another model, or a tower that the stimuli do not reach.
         """
+        stimuli = [item.stimulus for item in prepared]
+        with weights_read_once():
+            made = [self._edits(interventions, stimuli, owners) for interventions in variants]
+            sparing = [edits for edits in made if edits is not None and edits.sparing]
+            if sparing:
+                towers = [name for name in self.towers if any(name in edits.sparing for edits in sparing)]
+                table = self.sinks(prepared, towers, batch_size)
+                for edits in sparing:
+                    edits.sinks = table
+        return made
+
+    def _edits(
+        self,
+        interventions: Sequence[Intervention | Sequence[Intervention]],
+        stimuli: Sequence[Stimulus],
+        owners: Sequence[int] | None,
+    ) -> Edits | None:
         ordered = [*self.interventions, *flatten(interventions)]
         if not ordered:
             return None
@@ -320,15 +372,28 @@ class Executor:
         return Edits(ordered, self.spaces, self._read_apart, range(len(stimuli)) if owners is None else owners)
 
     def _read_apart(
-        self, stimuli: Sequence[Stimulus], layers: Mapping[str, list[int]], tokens: TokenChoice, spare_first: int
+        self,
+        stimuli: Sequence[Stimulus],
+        layers: Mapping[str, list[int]],
+        tokens: TokenChoice,
+        spare_first: int,
+        without_sinks: bool,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index, {space: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
         sites = choose_sites(self.spaces, layers, self.reached(stimuli))
         prepared = self.encoder.prepare(list(stimuli))
         choices = dict.fromkeys(layers, tokens)
-        for result in self.runner.stream(prepared, Readout(sites, choices, pooled=False, spare_first=spare_first)):
+        sinks = self._sinks_of(prepared, sites) if without_sinks else None
+        readout = Readout(sites, choices, pooled=False, spare_first=spare_first, sinks=sinks)
+        for result in self.runner.stream(prepared, readout):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
+
+    def _sinks_of(
+        self, prepared: Sequence[Prepared], sites: Sequence[Sites], batch_size: int | Literal["auto"] = "auto"
+    ) -> SinkTable:
+        """The sink tokens of stimuli in the towers that are read."""
+        return self.sinks(prepared, list(dict.fromkeys(site.tower.name for site in sites)), batch_size)
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
@@ -347,8 +412,8 @@ class Executor:
             self.runner.engine.head()
         sites = choose_sites(self.spaces, read, self.reached(stimuli))
         choices = choose(tokens, [site.space for site in sites])
-        edits = self.edits(interventions, stimuli)
         prepared = self.encoder.prepare(stimuli)
+        edits = self.edits(interventions, prepared, batch_size)
         found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
         rows: list[Any] = [None] * len(stimuli)
         for result in self.runner.stream(prepared, Readout(sites, choices, logits, [edits]), batch_size):
@@ -374,7 +439,7 @@ class Executor:
     ) -> Iterator[BatchResult]:
         """Yield pooled activations batch by batch, of all layers or of some, for analyses that reduce as they go."""
         sites = choose_sites(self.spaces, spaces, list(self.towers))
-        edits = self.edits((), [item.stimulus for item in prepared])
+        edits = self.edits((), prepared, batch_size)
         yield from self.runner.stream(prepared, Readout(sites, tokens, variants=[edits]), batch_size)
 
     def moments(
@@ -390,7 +455,7 @@ class Executor:
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
         """Yield moments of groups of stimuli that the backend reduced; see :meth:`.stream.Runner.moments`."""
         sites = choose_sites(self.spaces, list(spaces), list(self.towers))
-        edits = self.edits((), [item.stimulus for item in prepared])
+        edits = self.edits((), prepared, batch_size)
         yield from self.runner.moments(
             prepared,
             Readout(sites, tokens, variants=[edits]),
@@ -401,19 +466,34 @@ class Executor:
         )
 
     def means(
-        self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None, tokens: Any, spare_first: int
+        self,
+        stimuli: Sequence[Stimulus],
+        spaces: str | Sequence[str] | None,
+        tokens: Any,
+        spare_first: int,
+        *,
+        spare_sinks: bool = True,
     ) -> dict[str, Float[np.ndarray, "layer dim"]]:
         """Mean activation of every unit over stimuli, in float64; see :meth:`modalnet.Model.means`."""
         sites = choose_sites(self.spaces, spaces, self.reached(stimuli))
         choice = check_choice("mean" if tokens == "all" else tokens)
+        prepared = self.encoder.prepare(stimuli)
         sums = {site.name: np.zeros(site.space.shape) for site in sites}
-        results = self.runner.stream(
-            self.encoder.prepare(stimuli), Readout(sites, dict.fromkeys(sums, choice), spare_first=spare_first)
-        )
-        for result in results:
+        counts = {site.name: np.zeros((site.space.n_layers, 1)) for site in sites}
+        sinks = self._sinks_of(prepared, sites) if spare_sinks else None
+        readout = Readout(sites, dict.fromkeys(sums, choice), spare_first=spare_first, sinks=sinks)
+        for result in self.runner.stream(prepared, readout):
             for name, values in result.activations.items():
-                sums[name] += values.double().sum(0).numpy()
-        return {name: total / len(stimuli) for name, total in sums.items()}
+                there = result.counts[name] > 0  # the mean over no token is NaN: such a stimulus is left out
+                sums[name] += values.double().masked_fill(~there[..., None], 0.0).sum(0).numpy()
+                counts[name] += there.sum(0).numpy()[:, None]
+        for name, count in counts.items():
+            if not count.all():
+                raise InputError(
+                    f"No stimulus has a token of {name} left to take the mean over: all of those chosen are spared"
+                    + (" or are sinks; spare_sinks=False keeps these." if spare_sinks else ".")
+                )
+        return {name: total / counts[name] for name, total in sums.items()}
 
     def generate(
         self,
@@ -426,8 +506,9 @@ class Executor:
         self.runner.engine.head()
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
-        edits = self.edits(interventions, stimuli)
-        generated = generate(self.runner, self.encoder.prepare(stimuli), edits, max_new_tokens, settings)
+        prepared = self.encoder.prepare(stimuli)
+        edits = self.edits(interventions, prepared)
+        generated = generate(self.runner, prepared, edits, max_new_tokens, settings)
         return [self.loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
@@ -472,12 +553,12 @@ class Executor:
         import torch
 
         stimuli = [request.stimulus or Stimulus.blank() for request in requests]
-        edits = [self.edits(interventions, stimuli, owners) for interventions in variants]
         prepared = self.encoder.prepare(
             stimuli,
             continuations=[request.continuation for request in requests],
             cuts=[request.cuts for request in requests],
         )
+        edits = self.edits_under(variants, prepared, owners, batch_size)
         apart = any(each is not None and each.by_owner for each in edits)
         rows = rows_of(requests, prepared, (owners or range(len(requests))) if apart else None)
         by_place = {row.item.index: row for row in rows}
@@ -520,7 +601,7 @@ class Executor:
         """
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
-        return read_states(self.runner, prepared, chosen, self.edits((), stimuli), batch_size, outcome)
+        return read_states(self.runner, prepared, chosen, self.edits((), prepared, batch_size), batch_size, outcome)
 
     def run_cells(
         self,
@@ -531,7 +612,7 @@ class Executor:
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (number, outcome) of every cell, not in order; see :mod:`modalnet.execution.sweep`."""
-        edits = self.edits((), [state.encoded.prepared.stimulus for state in states])
+        edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
         yield from self.sweep.run(states, cells, outcome, edits, batch_size)
 
     def gradients(
@@ -546,7 +627,8 @@ class Executor:
         """Run stimuli forward and backward; see :func:`modalnet.execution.states.read_gradients`."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
-        yield from read_gradients(self.runner, prepared, chosen, measure, self.edits((), stimuli), batch_size)
+        edits = self.edits((), prepared, batch_size)
+        yield from read_gradients(self.runner, prepared, chosen, measure, edits, batch_size)
 
     def check_input_gradients(self) -> None:
         """Raise an InputError where the backend takes no gradients at model inputs."""
@@ -570,7 +652,10 @@ class Executor:
         """
         self.check_input_gradients()
         sites = choose_sites(self.spaces, layers, list(self.towers))
-        edits = self.edits((), [encoded.prepared.stimulus])
+        edits = self._edits((), [encoded.prepared.stimulus], None)
+        if edits is not None and edits.sparing:
+            # The inputs are given: an image that is being optimized is not that of the stimulus.
+            edits.sinks = Sinks(self.runner).alone(encoded, edits.sparing)
         reading = self.runner.inward(encoded, sites, tokens, source, measure, edits)
         assert reading.measured is not None
         assert reading.inward is not None

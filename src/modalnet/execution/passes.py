@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ from modalnet.errors import InputError, ModalnetError
 from modalnet.execution import continuations
 from modalnet.execution.edits import Edits
 from modalnet.execution.layout import Layouts
-from modalnet.execution.plan import Plan, Pool, Prefix, Sites
+from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Taken
 from modalnet.interventions.positions import Span, TokenChoice, select
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from modalnet.execution.reading import LayoutError, Reading
+    from modalnet.execution.sinks import SinkTable
     from modalnet.inputs.batch import Batch, Encoded
     from modalnet.inputs.encoding import Encoder
 
@@ -43,6 +44,16 @@ class Readout:
         Take the mean over the chosen tokens; otherwise return them one by one, as ``tokens="all"`` does.
     spare_first
         Number of first tokens of each stimulus to leave out.
+    sinks
+        The sink tokens of the stimuli, which are left out; None where they are not known, and none is.
+    keeps_sinks
+        Leave them in.
+    taken
+        What is taken of the chosen tokens: their ``"mean"``, or the ``"length"`` of each; or ``"moments"``, with the
+        same of the sink tokens among them apart.
+    draw
+        Some of the chosen tokens, each by itself: from the index of a stimulus, the name of a tower and the number of
+        its chosen tokens, the places of some of these.
     """
 
     sites: Sequence[Sites] = ()
@@ -51,10 +62,14 @@ class Readout:
     variants: Sequence[Edits | None] = (None,)
     pooled: bool = True
     spare_first: int = 0
+    sinks: SinkTable | None = None
+    keeps_sinks: bool = False
+    taken: Taken = "mean"
+    draw: Callable[[int, str, int], Int[torch.Tensor, " drawn"]] | None = None
 
     def pools(self, space: str) -> bool:
         """Whether the tokens of a space are pooled."""
-        return self.pooled and self.tokens[space] != "all"
+        return self.pooled and self.draw is None and self.tokens[space] != "all"
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,10 @@ class Pass:
         Per space, the flat positions at which each stimulus is read.
     pooled
         Per space, whether its tokens are pooled.
+    drawn
+        Whether the positions that are read come one by one.
+    counts
+        As in a :class:`BatchResult`.
     """
 
     batch: Batch
@@ -81,11 +100,13 @@ class Pass:
     logit_positions: Sequence[Int[torch.Tensor, " position"]] = ()
     read_positions: Mapping[str, Sequence[Int[torch.Tensor, " position"]]] = field(default_factory=dict)
     pooled: Mapping[str, bool] = field(default_factory=dict)
+    drawn: bool = False
+    counts: Mapping[str, Int[torch.Tensor, "row layer"]] = field(default_factory=dict)
 
     def result(self, reading: Reading) -> BatchResult:
         """The values of each stimulus."""
         activations: dict[str, Any] = {
-            name: values if self.pooled[name] else [values[:, positions] for positions in self.read_positions[name]]
+            name: values if self.pooled[name] else self._apart(values, self.read_positions[name])
             for name, values in reading.activations.items()
         }
         logits = scores = None
@@ -94,7 +115,16 @@ class Pass:
         if reading.logprob is not None and reading.likeliest is not None:
             sizes = [item.prepared.n_targets for item in self.batch.items]
             scores = list(zip(reading.logprob.split(sizes), reading.likeliest.split(sizes), strict=True))
-        return BatchResult([item.index for item in self.batch.items], activations, logits, scores, self.label)
+        indices = [item.index for item in self.batch.items]
+        return BatchResult(indices, activations, logits, scores, self.label, self.counts)
+
+    def _apart(
+        self, values: Float[torch.Tensor, "_ _ dim"], positions: Sequence[Int[torch.Tensor, " position"]]
+    ) -> list[Float[torch.Tensor, "layer token dim"]]:
+        """The values of each stimulus' tokens."""
+        if self.drawn:
+            return [part.transpose(0, 1) for part in values.split([len(own) for own in positions])]
+        return [values[:, own] for own in positions]
 
 
 @dataclass
@@ -106,7 +136,8 @@ class BatchResult:
     indices
         Indices of its stimuli in the user's list.
     activations
-        Per space ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled.
+        Per space ``[stimulus, layer, dim]``, or a list of ``[layer, token, dim]`` where tokens are not pooled. Where
+        moments are taken, ``[2 * stimulus, layer, 3 * dim]``: for each stimulus its tokens, then its sinks.
     logits
         One ``[token, vocab]`` (or ``[1, vocab]`` for the last token) per stimulus; None where they were not requested.
     scores
@@ -114,6 +145,8 @@ class BatchResult:
         and whether each is the likeliest.
     variant
         The number of the edits that it ran under.
+    counts
+        Per space, over how many tokens each of the values is taken: a mean over none is NaN.
     """
 
     indices: list[int]
@@ -121,6 +154,7 @@ class BatchResult:
     logits: list[Float[torch.Tensor, "token vocab"]] | None = None
     scores: list[tuple[torch.Tensor, torch.Tensor]] | None = None
     variant: int = 0
+    counts: Mapping[str, Int[torch.Tensor, "row layer"]] = field(default_factory=dict)
 
 
 class PassMaker:
@@ -138,7 +172,7 @@ class PassMaker:
 
     def make(self, batch: Batch, readout: Readout, variant: int, prefixes: tuple[Prefix, ...] = ()) -> Pass:
         """The pass over a batch under one of the variants."""
-        reads, read_positions = self._reads(batch, readout)
+        reads, read_positions, counts = self._reads(batch, readout)
         edits = readout.variants[variant]
         rows, targets, target_rows, n_text = None, None, None, 0
         logit_positions: list[torch.Tensor] = []
@@ -159,7 +193,7 @@ class PassMaker:
         writes = edits.writes(batch, self.layouts.spans) if edits else ()
         plan = Plan(reads, rows, targets, n_text, batch.root, writes, prefixes, target_rows=target_rows)
         pooled = {site.name: readout.pools(site.name) for site in readout.sites}
-        return Pass(batch, plan, variant, logit_positions, read_positions, pooled)
+        return Pass(batch, plan, variant, logit_positions, read_positions, pooled, readout.draw is not None, counts)
 
     def towers(self, readout: Readout) -> list[str]:
         """The towers whose layout must be known."""
@@ -178,9 +212,11 @@ class PassMaker:
 
     def _reads(
         self, batch: Batch, readout: Readout
-    ) -> tuple[tuple[tuple[Sites, Pool], ...], dict[str, list[torch.Tensor]]]:
-        """The sites that are read with their pools, and the positions of each stimulus."""
-        reads, positions = [], {}
+    ) -> tuple[tuple[tuple[Sites, Pool], ...], dict[str, list[torch.Tensor]], dict[str, torch.Tensor]]:
+        """The sites that are read with their pools, the positions of each stimulus, and how many are pooled."""
+        import torch
+
+        reads, positions, counts = [], {}, {}
         for site in readout.sites:
             tower, name = site.tower.name, site.name
             parts = self.layouts.stages(site)
@@ -190,12 +226,16 @@ class PassMaker:
                     f"tokens. Read layers {' or '.join(str(list(part.layers)) for part in parts)} alone, or "
                     'pooled, such as tokens="mean".'
                 )
+            pooled = []
             for part in parts:
                 held = self.layouts.spans(batch, tower, part.layers[0])
-                picked, total = _chosen(batch, held, tower, readout.tokens[name], readout.spare_first)
-                positions[name] = picked
-                reads.append((part, _pool(picked, total, pooled=readout.pools(name))))
-        return tuple(reads), positions
+                positions[name], pool = _read(batch, held, part, readout)
+                reads.append((part, pool))
+                if pool.lengths is not None:
+                    pooled.append(pool.lengths[:, None].expand(-1, len(part.layers)))
+            if pooled:
+                counts[name] = torch.cat(pooled, dim=1)
+        return tuple(reads), positions, counts
 
 
 def too_many_logits(items: Sequence[Encoded], vocabulary: int) -> bool:
@@ -216,12 +256,34 @@ def _chosen(
     return picked, total
 
 
-def _pool(picked: list[torch.Tensor], total: int, *, pooled: bool) -> Pool:
+def _read(
+    batch: Batch, held: tuple[list[Span], int], sites: Sites, readout: Readout
+) -> tuple[list[torch.Tensor], Pool]:
+    """The positions of each stimulus that are read in some layers of a space, and the pool over them."""
     import torch
 
-    if not pooled:
-        return Pool(total)
-    return Pool(total, _cat(picked), torch.tensor([len(index) for index in picked]))
+    tower, choice = sites.tower.name, readout.tokens[sites.name]
+    picked, total = _chosen(batch, held, tower, choice, readout.spare_first)
+    if readout.sinks is not None:
+        sinks = [
+            readout.sinks.positions(item, tower, sites.layers[0], span)
+            for item, span in zip(batch.items, held[0], strict=True)
+        ]
+        if readout.taken == "moments":
+            whole, _ = _chosen(batch, held, tower, choice)
+            apart = [own[torch.isin(own, left)] for own, left in zip(whole, sinks, strict=True)]
+        if not readout.keeps_sinks:
+            picked = [own[~torch.isin(own, left)] for own, left in zip(picked, sinks, strict=True)]
+    if readout.draw is not None:
+        picked = [own[readout.draw(item.index, tower, len(own))] for item, own in zip(batch.items, picked, strict=True)]
+        flat = _cat(picked)
+        return picked, Pool(total, flat, torch.ones(len(flat), dtype=torch.long))
+    if readout.taken == "length" or not readout.pools(sites.name):
+        return picked, Pool(total, taken=readout.taken)
+    groups = picked
+    if readout.taken == "moments":
+        groups = [group for pair in zip(picked, apart, strict=True) for group in pair]
+    return picked, Pool(total, _cat(groups), torch.tensor([len(index) for index in groups]), readout.taken)
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from modalnet.models.towers import Tower
+
+
+#: What is taken of the activations at a site's positions.
+#:
+#: ``"mean"``: their mean over each stimulus' positions; ``"length"``: the Euclidean length of each position's vector;
+#: ``"moments"``: the means of x, of its square and of its absolute value over each group of positions, in float64.
+Taken: TypeAlias = Literal["mean", "length", "moments"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,18 @@ class Pool:
         Flat positions, stimulus by stimulus; None to keep every position.
     lengths
         Number of them that belong to each stimulus; their mean is taken.
+    taken
+        What comes back: see ``Taken``.
     """
 
     n_positions: int
     index: Int[torch.Tensor, " position"] | None = None
     lengths: Int[torch.Tensor, " stimulus"] | None = None
+    taken: Taken = "mean"
+
+    def width(self, dim: int) -> int:
+        """How many numbers come back of each position, or of each stimulus, of a layer with so many units."""
+        return {"mean": dim, "length": 1, "moments": 3 * dim}[self.taken]
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,10 @@ class Runner:
         one = self.passes.make(batch, Readout(sites, tokens, variants=[edits]), 0)
         return self._understood(lambda: self.engine.inward(batch.inputs, one.plan, source, measure), [one])
 
+    def alone(self, item: Encoded, readout: Readout) -> BatchResult:
+        """Run one stimulus whose inputs are given."""
+        return self._run(self.encoder.collate([item]), readout, 0)
+
     def read_job(self, passes: Sequence[Pass]) -> list[Reading]:
         """Run several passes as one job."""
         return self._understood(

@@ -144,15 +144,23 @@ def rewritten(  # noqa: PLR0917  # called by position, as short as the bodies al
 
 
 def pooled(
-    flat: Float[torch.Tensor, "position dim"], index: torch.Tensor | None, lengths: list[int] | None
-) -> Float[torch.Tensor, "row dim"]:
-    """The mean over each stimulus' positions, in float32; every position where nothing is pooled."""
+    flat: Float[torch.Tensor, "position dim"], index: torch.Tensor | None, lengths: list[int] | None, taken: str
+) -> Float[torch.Tensor, "row numbers"]:
+    """What a pool takes of a site: see :class:`modalnet.execution.plan.Pool`. Means are NaN over no positions."""
     import torch
 
+    if taken == "length":
+        return torch.linalg.vector_norm(flat.detach().float(), dim=-1, keepdim=True)
     if index is None or lengths is None:
         return flat.detach().float()
-    if len(index):
+    if len(index) or not sum(lengths):
         flat = flat[index.to(flat.device)]
+    if not lengths:
+        return flat.detach().float()
+    if taken == "moments":
+        flat = flat.detach().double()
+        flat = torch.cat([flat, flat.square(), flat.abs()], dim=1)
+        return torch.stack([part.mean(0) for part in flat.split(lengths)])
     if min(lengths) == max(lengths):
         return flat.reshape(len(lengths), lengths[0], flat.shape[-1]).mean(1, dtype=torch.float32)
     return torch.stack([part.mean(0, dtype=torch.float32) for part in flat.split(lengths)])
@@ -227,7 +235,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
             if step.read:
                 shapes.append(shape)
-                vectors.append(pooled(flat, step.index, step.lengths))
+                vectors.append(pooled(flat, step.index, step.lengths, step.taken))
                 if backward:
                     sources.append(hidden)
                     forms.append(step.form)

@@ -92,6 +92,15 @@ class Prepared:
         """How many tokens at the end of a tower's own are the continuation's."""
         return self.n_scored if modality_of(tower) == "text" and (not self.written or tower == "decoder") else 0
 
+    @cached_property
+    def content(self) -> str:
+        """A digest of all that the model reads of it; what of its continuation is asked for does not count."""
+        import xxhash
+
+        images = self.stimulus.inspect().digest if self.stimulus.n_images else ""
+        texts = (self.prompt, self.special_tokens, self.text_inputs, self.written, self.appended, self.plain)
+        return xxhash.xxh3_128(repr((images, texts)).encode()).hexdigest()
+
     @property
     def order(self) -> tuple[Any, ...]:
         """Sort key that puts stimuli which batch well side by side, longest first."""

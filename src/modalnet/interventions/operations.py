@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet._deprecation import moved_method, renamed_arguments
-from modalnet._validation import check_int, check_number, check_seed, check_type
+from modalnet._validation import check_bool, check_int, check_number, check_seed, check_type
 from modalnet.errors import InputError
+from modalnet.interventions.content import content_digest
 from modalnet.interventions.positions import TokenChoice, check_choice
 from modalnet.models.sites import canonical_name
 from modalnet.models.towers import tower_of
@@ -150,7 +151,13 @@ class Intervention:
     spared
         How many tokens at the start of each stimulus are left alone.
     values
-        What the operation needs: a factor, a number, arrays per tower, or stimuli to compute them from.
+        What the operation needs: a factor, a number, arrays per space, or stimuli to compute them from.
+    seed
+        Of random draws.
+    spares_sinks
+        Whether the sink tokens of each stimulus are left alone (see :func:`modalnet.sink_tokens`).
+    keeps_sinks
+        Whether sink tokens count among those of the stimuli that the values are computed from.
     """
 
     kind: str
@@ -159,8 +166,10 @@ class Intervention:
     spared: int = 0
     values: Any = None
     seed: int = field(default=0)
+    spares_sinks: bool = False
+    keeps_sinks: bool = False
 
-    def at(self, tokens: Any, *, spare_first: int | None = None) -> Intervention:
+    def at(self, tokens: Any, *, spare_first: int | None = None, spare_sinks: bool | None = None) -> Intervention:
         """Return the same intervention at other tokens.
 
         Parameters
@@ -168,8 +177,11 @@ class Intervention:
         tokens
             ``"all"``, ``"last"``, ``"image"``, ``"text"``, ``"cls"``, or indices among a stimulus' own tokens.
         spare_first
-            Leave the first so many tokens of each stimulus alone. The first token of many language models is an
-            attention sink with massive activations (Xiao et al. 2023; Sun et al. 2024).
+            Leave the first so many tokens of each stimulus alone.
+        spare_sinks
+            Leave the tokens of each stimulus alone that are attention sinks with massive activations (Xiao et al. 2023;
+            Sun et al. 2024) in the intact model. They are measured, see :func:`modalnet.sink_tokens`; what is generated
+            is no sink.
 
         Raises
         ------
@@ -178,7 +190,8 @@ class Intervention:
         """
         choice = check_choice("all" if tokens in ("all", "mean") else tokens)
         spared = self.spared if spare_first is None else spare_first
-        return replace(self, tokens=choice, spared=check_int("spare_first", spared, minimum=0))
+        sinks = self.spares_sinks if spare_sinks is None else check_bool("spare_sinks", spare_sinks)
+        return replace(self, tokens=choice, spared=check_int("spare_first", spared, minimum=0), spares_sinks=sinks)
 
     to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
@@ -193,11 +206,14 @@ class Intervention:
             parts += [where.space, where.layer]
             parts.append(self.target.vector.tobytes() if isinstance(self.target, Direction) else None)
         if isinstance(self.values, Mapping):
-            parts += [(tower, array.shape, array.tobytes()) for tower, array in sorted(self.values.items())]
+            parts += [(space, array.shape, content_digest(array)) for space, array in sorted(self.values.items())]
         elif isinstance(self.values, tuple):
             parts += [one.inspect().digest for one in self.values]
+            parts.append("with sinks" if self.keeps_sinks else "without sinks")
         else:
             parts.append(self.values)
+        if self.spares_sinks:
+            parts.append("sinks spared")
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
@@ -215,7 +231,8 @@ class Intervention:
     def __repr__(self) -> str:
         where = f"{self.tokens} tokens" if isinstance(self.tokens, str) else f"tokens {list(self.tokens)}"
         spared = f", the first {self.spared} spared" if self.spared else ""
-        return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {where}{spared}"
+        sinks = ", sinks spared" if self.spares_sinks else ""
+        return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {where}{spared}{sinks}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Intervention):
@@ -227,7 +244,7 @@ class Intervention:
 
     @property
     def _plain(self) -> tuple[Any, ...]:
-        return self.kind, self.target, self.tokens, self.spared, self.seed
+        return self.kind, self.target, self.tokens, self.spared, self.seed, self.spares_sinks, self.keeps_sinks
 
 
 def zero(target: Target) -> Intervention:
@@ -301,10 +318,10 @@ def set_to(target: Target, value: Any) -> Intervention:
     return Intervention("set_to", target, values=_values(target, value))
 
 
-def mean(target: Target, over: Any = None) -> Intervention:
+def mean(target: Target, over: Any = None, *, spare_sinks: bool = True) -> Intervention:
     """Mean ablation: set the units to their mean over reference stimuli.
 
-    The mean is taken over the tokens that the intervention is placed at, and then over stimuli.
+    The mean is taken over the tokens that the intervention is placed at, without sink tokens, and then over stimuli.
 
     Parameters
     ----------
@@ -312,12 +329,16 @@ def mean(target: Target, over: Any = None) -> Intervention:
         Units, a site, or a direction.
     over
         Stimuli, or a contrast: what the units usually do. They are run whenever the intervention is used; what
-        :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per tower, saves that.
+        :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per space, saves that.
+    spare_sinks
+        Leave sink tokens (:func:`modalnet.sink_tokens`) out of the mean: their activations are massive, and no other
+        token has such a mean. Means that are given are taken as they are.
 
     Raises
     ------
     InputError
-        Without ``over``: what units usually do is not to be guessed.
+        Without ``over``: what units usually do is not to be guessed. When it runs: where every reference token is a
+        sink.
 
     References
     ----------
@@ -342,20 +363,31 @@ def mean(target: Target, over: Any = None) -> Intervention:
         if not isinstance(target, Units):
             raise InputError("`over` must be stimuli for a site; precomputed means per space are for Units only.")
         return Intervention("mean", target, values=_values(target, over))
-    return Intervention("mean", target, values=_stimuli(over, "mean", "over"))
+    keeps = not check_bool("spare_sinks", spare_sinks)
+    return Intervention("mean", target, values=_stimuli(over, "mean", "over"), keeps_sinks=keeps)
 
 
-def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
+@renamed_arguments(donors="over")
+def resample(target: Target, over: Any, seed: int = 0, *, spare_sinks: bool = True) -> Intervention:
     """Resample ablation: at each token, set the units jointly to their activations at a random token of a random donor.
 
     Parameters
     ----------
     target
         Units, a site, or a direction.
-    donors
-        Stimuli, or a contrast. Donor tokens are drawn from those that the intervention is placed at.
+    over
+        Donors: stimuli, or a contrast. Donor tokens are drawn from those that the intervention is placed at, without
+        sink tokens. Or activations of donor tokens, ``[donor, layer, unit]`` per space, where row i of every space is
+        the same token, as :func:`modalnet.activations.donors` reads them; then nothing is run.
     seed
         Of the draw.
+    spare_sinks
+        Leave sink tokens (:func:`modalnet.sink_tokens`) out of the donors. Donors that are given are taken as they are.
+
+    Raises
+    ------
+    InputError
+        For donors of another shape than the units'. When it runs: where every donor token is a sink.
 
     References
     ----------
@@ -363,7 +395,13 @@ def resample(target: Target, donors: Any, seed: int = 0) -> Intervention:
     scrubbing. Alignment Forum.
     """
     seed = check_seed(seed)
-    return Intervention("resample", _checked(target), values=_stimuli(donors, "resample", "donors"), seed=seed)
+    target = _checked(target)
+    if isinstance(over, Mapping):
+        if not isinstance(target, Units):
+            raise InputError("`over` must be stimuli for a site; donors per space that were read are for Units only.")
+        return Intervention("resample", target, values=_donors(target, over), seed=seed)
+    keeps = not check_bool("spare_sinks", spare_sinks)
+    return Intervention("resample", target, values=_stimuli(over, "resample", "over"), seed=seed, keeps_sinks=keeps)
 
 
 def patch(target: Target, source: Any) -> Intervention:
@@ -427,6 +465,29 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
         if mask.any() and not np.isfinite(given[tower][mask]).all():
             raise InputError(f"The values for units of {tower} must be finite.")
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
+
+
+def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Donors of the spaces that have units, float32 [donor, layer, unit]; what :func:`donors` made is not copied."""
+    found: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for space, mask in target.mask.items():
+        if not mask.any():
+            continue
+        array = np.asarray(given[space], dtype=np.float32) if space in given else None
+        if array is None or array.ndim != 3 or array.shape[1:] != mask.shape or not len(array):
+            had = "nothing" if array is None else array.shape
+            raise InputError(
+                f"The donors for {space} must have shape (donor, {mask.shape[0]}, {mask.shape[1]}), got {had}."
+            )
+        if not np.isfinite(array[:, mask]).all():
+            raise InputError(f"The donors for units of {space} must be finite.")
+        if counts.setdefault(tower_of(space), len(array)) != len(array):
+            raise InputError(f"The donors must be as many in every space of the {tower_of(space)} tower.")
+        # Many lesions of one study share donors of some megabytes.
+        shared = array.base is None and not array.flags.writeable
+        found[space] = array if shared else _frozen(array)
+    return found
 
 
 def _stimuli(stimuli: StimuliLike, kind: str, argument: str) -> tuple[Stimulus, ...]:

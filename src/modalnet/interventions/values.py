@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DONOR_TOKENS = 512
 
 #: Runs stimuli without any intervention and yields, stimulus by stimulus, (index, {space: [layer, token, dim]}) at
-#: chosen tokens; called with the stimuli, layers per space, the token choice and how many first tokens are spared.
+#: chosen tokens; called with the stimuli, layers per space, the token choice, how many first tokens are left out, and
+#: whether sink tokens are.
 Read: TypeAlias = "Callable[..., Iterator[tuple[int, dict[str, torch.Tensor]]]]"
 #: A site: name of its space, and layer.
 SiteKey: TypeAlias = tuple[str, int]
@@ -138,6 +139,8 @@ def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: i
     if one.kind in ("zero", "scale"):
         factor = 0.0 if one.kind == "zero" else one.values
         return lambda part, at: (factor, torch.zeros(part.width))
+    if one.kind == "resample" and isinstance(one.values, Mapping):
+        return lambda part, at: (0.0, _drawn(one, _given(one, part), at))
     if one.kind in ("add", "set_to") or isinstance(one.values, Mapping):
         factor = 1.0 if one.kind == "add" else 0.0
         return lambda part, at: (factor, _constant(one, part))
@@ -167,12 +170,21 @@ def _constant(one: Intervention, part: Part) -> torch.Tensor:
     return torch.from_numpy(np.array(chosen, dtype=np.float32))
 
 
+def _given(one: Intervention, part: Part) -> Float[torch.Tensor, "donor dims"]:
+    """The donors that an intervention was given, at the units of one layer."""
+    import torch
+
+    return torch.from_numpy(np.array(one.values[part.space.name][:, part.layer][:, part.dims], dtype=np.float32))
+
+
 def _rows(
     one: Intervention, places: Mapping[SiteKey, Part], read: Read
 ) -> Iterator[tuple[int, dict[SiteKey, Float[torch.Tensor, "token dims"]]]]:
     """Per stimulus of the intervention: its values at every site that is written to."""
     layers = {name: sorted({layer for space, layer in places if space == name}) for name in one.spaces}
-    for index, activations in read(one.values, layers, one.tokens, one.spared):
+    # A patch takes its source token by token; what a sink has there is left in place where it is spared.
+    without_sinks = one.kind != "patch" and not one.keeps_sinks
+    for index, activations in read(one.values, layers, one.tokens, one.spared, without_sinks):
         yield (
             index,
             {
@@ -189,12 +201,23 @@ def _means(
     import torch
 
     sums = {place: torch.zeros(part.width, dtype=torch.float64) for place, part in places.items()}
-    count = 0
+    counts = dict.fromkeys(places, 0)
     for _, values in _rows(one, places, read):
-        count += 1
         for place, rows in values.items():
-            sums[place] += rows.double().mean(0)
-    return {place: (total / count).float() for place, total in sums.items()}
+            # A stimulus all of whose tokens are left out says nothing.
+            if len(rows):
+                sums[place] += rows.double().mean(0)
+                counts[place] += 1
+    _check_any(one, counts)
+    return {place: (total / counts[place]).float() for place, total in sums.items()}
+
+
+def _check_any(one: Intervention, counts: Mapping[SiteKey, int]) -> None:
+    """Refuse a reference that has no token for some site."""
+    for (space, _), count in counts.items():
+        if not count:
+            sinks = "" if one.keeps_sinks else f" or are sinks; spare_sinks=False of modalnet.{one.kind}() keeps these"
+            raise InputError(f"{one}: its reference stimuli have no token left in {space}: all are spared{sinks}.")
 
 
 def _donors(
@@ -213,6 +236,7 @@ def _donors(
             for (tower, layer), rows in values.items():
                 if tower == name:
                     kept[tower, layer].append((index, rows[drawn]))
+    _check_any(one, {place: sum(len(rows) for _, rows in found) for place, found in kept.items()})
     # Batches come in another order than stimuli; which donor is which must not depend on it.
     return {place: torch.cat([rows for _, rows in sorted(found, key=lambda f: f[0])]) for place, found in kept.items()}
 
