@@ -245,8 +245,8 @@ class TokenStatistics:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> TokenStatistics:
         """Make statistics from what :meth:`to_arrays` returned."""
         spaces = list(document["n_stimuli"])
-        values = [{space: arrays[f"{kind}/{space}"] for space in spaces} for kind in _KINDS]
-        return cls(*values, *(dict(document[kind]) for kind in _COUNTS))
+        values: dict[str, Any] = {kind: {space: arrays[f"{kind}/{space}"] for space in spaces} for kind in _KINDS}
+        return cls(**values, **{kind: dict(document[kind]) for kind in _COUNTS})
 
 
 _KINDS = ("mean", "sd", "mean_abs", "sink_mean_abs")
@@ -311,7 +311,8 @@ def token_statistics(
         parts = read_statistics(
             model._executor, prepared, choices, spare_first, spare_sinks=spare_sinks, batch_size=batch_size
         )
-        return TokenStatistics(*({name: part[place] for name, part in parts.items()} for place in range(7)))  # type: ignore[arg-type]
+        kinds = (*_KINDS, *_COUNTS)
+        return TokenStatistics(**{kind: {name: getattr(part, kind) for name, part in parts.items()} for kind in kinds})
 
     return cached(
         model,
@@ -410,7 +411,8 @@ def sink_tokens(model: Model, stimuli: StimuliLike, spaces: str | Sequence[str] 
     ----------
     Sun, Chen, Kolter & Liu (2024). Massive activations in large language models. COLM. arXiv:2402.17762.
 
-    Xiao, Tian, Chen, Han & Lewis (2023). Efficient streaming language models with attention sinks. arXiv:2309.17453.
+    Xiao, Tian, Chen, Han & Lewis (2024). Efficient streaming language models with attention sinks. ICLR.
+    arXiv:2309.17453.
 
     Darcet, Oquab, Mairal & Bojanowski (2024). Vision transformers need registers. ICLR. arXiv:2309.16588.
 

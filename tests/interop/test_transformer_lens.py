@@ -369,6 +369,8 @@ REFUSED = {
     "resample": (lambda units: mn.resample(units, [TEXT]), "computed from stimuli"),
     "patch": (lambda units: mn.patch(units, TEXT), "computed from stimuli"),
     "mean over stimuli": (lambda units: mn.mean(units, over=[TEXT]), r"model\.means"),
+    "donors": (lambda units: mn.resample(units, {"decoder": np.zeros((2, *units.shapes["decoder"]))}), "from stimuli"),
+    "sinks": (lambda units: mn.zero(units).at("all", spare_sinks=True), "spare_first=1"),
     "image tokens": (lambda units: mn.zero(units).at("image"), "indices"),
     "class token": (lambda units: mn.zero(units).at("cls"), "indices"),
 }

@@ -64,7 +64,7 @@ def test_interventions(pair: Pair, kind: str) -> None:
     made = {
         "zero": mn.zero(units),
         "mean": mn.mean(units, over=TEXTS),
-        "resample": mn.resample(units, donors=TEXTS),
+        "resample": mn.resample(units, over=TEXTS),
         "patch": mn.patch(mn.site("decoder", 2), TEXTS[2]).at("last"),
         "add": mn.add(mn.site("decoder", 3), vector),
         "direction": mn.scale(mn.direction("decoder", 3, vector), 3.0),

@@ -113,8 +113,9 @@ def hooks(
     ------
     InputError
         For values that are computed from stimuli (``resample``, ``patch``, ``mean`` over stimuli); for kinds of tokens
-        that a hook cannot know (``"image"``, ``"text"``, ``"cls"``); for an empty set of units, units of another model,
-        or a tower that the bridge does not expose. A hook raises it if its block has another width.
+        that a hook cannot know (``"image"``, ``"text"``, ``"cls"``, ``spare_sinks=True``); for an empty set of units,
+        units of another model, or a tower that the bridge does not expose. A hook raises it if its block has another
+        width.
 
     Examples
     --------
@@ -123,10 +124,15 @@ def hooks(
     listed = [interventions] if isinstance(interventions, Units | Intervention) else list(interventions)
     given = flatten([zero(item) if isinstance(item, Units) else item for item in listed])
     for intervention in given:
-        if isinstance(intervention.values, tuple):
+        if isinstance(intervention.values, tuple) or intervention.kind == "resample":
             raise InputError(
                 f"{intervention}: its values are computed from stimuli, which a hook cannot run. Give numbers, or for "
                 "a mean over=model.means(stimuli)."
+            )
+        if intervention.spares_sinks:
+            raise InputError(
+                f"{intervention}: a hook does not know which tokens are sinks: it is measured for each stimulus. Use "
+                "spare_first=1, or .at([...]) with tokens of modalnet.sink_tokens(model, stimuli)."
             )
         if isinstance(intervention.tokens, str) and intervention.tokens not in ("all", "last"):
             raise InputError(
