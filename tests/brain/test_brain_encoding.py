@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 import modalnet as mn
 from modalnet.brain import encoding, scoring
 from modalnet.brain.encoding import PENALTIES, Split, fit_predict
+from modalnet.brain.result import FeatureScores
 
 QUICK = {"cache": False, "progress": False, "n_resamples": 100, "n_permutations": 99}
 
@@ -268,6 +269,8 @@ def test_the_right_features_win():
     row = table.loc["random controls"]
     assert row["network_minus_low"] > 0.3
     assert row["p_rank"] == 0.05
+    assert row["finding"] == "better"
+    assert row["p_new_draw"] < 0.001
     assert "better than 19 draws of random controls" in result.verdict()
     targets = result.targets()
     assert (targets["q"] < 0.05).mean() > 0.9
@@ -276,7 +279,7 @@ def test_the_right_features_win():
 
 def test_noise_gives_nothing():
     """Over many brains of noise the scores lie around 0, and p is as often below a level as it may be."""
-    scores, ps, above = [], [], []
+    scores, ps = [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
         features, controls = rng.standard_normal((60, 15)), [rng.standard_normal((60, 15)) for _ in range(3)]
@@ -285,11 +288,33 @@ def test_noise_gives_nothing():
         )
         scores.append(result.score("features"))
         ps.append(result.table()["p"][0])
-        above.append(result.table()["network_minus_low"][1] > 0)
+        assert np.isnan(result.table()["network_minus_low"][1])  # three draws say too little about other draws
+        assert "cannot be tested with 3 draws of random controls" in result.verdict()
     assert abs(np.mean(scores)) < 3 * np.std(scores) / np.sqrt(40)
     assert np.mean(np.array(ps) <= 0.05) <= 0.2
     assert 0.3 < np.mean(ps) < 0.7
-    assert np.mean(above) < 0.25
+
+
+@pytest.mark.parametrize("draws", [1, 10, 19, 20])
+def test_one_more_random_set_is_rarely_better_or_worse(draws):
+    """600 networks that are one more draw: the rate of findings has a standard error of 0.009."""
+    found = []
+    for seed in range(600):
+        rng = np.random.default_rng([seed, draws])
+        shared = 0.03 * rng.standard_normal(51)
+        sets = []
+        for number in range(1 + draws):
+            score = 0.2 + 0.03 * rng.standard_normal() + shared + 0.015 * rng.standard_normal(51)
+            kind = "control" if number else "network"
+            empty = np.zeros(0)
+            sets.append(
+                FeatureScores(kind, kind, 1, np.full((5, 1), score[0]), score[1:], empty, empty, np.ones(5), {})
+            )
+        settings = {"metric": "pearson", "seed": 0}
+        made = mn.brain.Alignment("model", "brain", tuple(sets), np.full(1, np.nan), None, None, (), settings)
+        assert ("cannot be tested" in made.verdict()) == (draws < 19)
+        found.append(made.table()["finding"][1] != "")
+    assert (np.mean(found) == 0) if draws < 19 else (0.01 < np.mean(found) < 0.07)
 
 
 def drifting(rng: np.random.Generator, n: int, k: int, smooth: int = 15, run: int = 30) -> np.ndarray:

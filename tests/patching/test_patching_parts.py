@@ -11,8 +11,8 @@ import modalnet as mn
 from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
 from modalnet.patching import Column, Grid, NetworkPatch, Patching, agreement_pairs, colour_pairs, fact_pairs
-from modalnet.patching.result import _against
 from modalnet.patching.token_alignment import Pair, plan_columns
+from modalnet.stats.permutation import against_draws
 
 
 def row(text, images=0, start=1):
@@ -333,7 +333,7 @@ def test_findings_about_random_units_are_rare():
 def test_the_rule_of_findings_holds_its_level_with_heavy_tails(draw):
     rng = np.random.default_rng(1)
     made = getattr(rng, draw)(*([3] if draw == "standard_t" else []), size=(8000, 21))
-    found = [_against(row[0], row[1:])["finding"] for row in made]
+    found = [against_draws(row[0], row[1:]).finding for row in made]
     assert 0.02 < np.mean([bool(one) for one in found]) <= 0.065  # 0.06, and the error of 8,000 simulations
 
 

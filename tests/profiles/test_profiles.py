@@ -218,17 +218,16 @@ def test_the_lexical_and_the_syntactic_contrast():
 def test_the_human_pattern_is_found_where_it_is():
     rng = np.random.default_rng(5)
     noise = rng.standard_normal((60, 4)) * 0.3
-    alike = made(
-        noise + np.array([1.0, 0.5, 0.4, 0.0]),
-        controls=[noise + np.array([0, 1, 0, 1]), noise + np.array([1, 0.5, 0.5, 0])],
-        items=range(60),
-    )
+    pattern = np.array([1.0, 0.5, 0.4, 0.0])
+    others = [noise + gain * pattern for gain in [*rng.normal(0.3, 0.05, 19), -0.2]]
+    alike = made(noise + pattern, controls=others, items=range(60))
     found = alike.compare_to_human({"sentences": 2.0, "word-lists": 1.0, "jabberwocky": 0.8, "nonwords": 0.1})
-    assert found.n_holding == 5
-    assert found.controls_alike == 1
-    assert found.n_controls == 2
+    assert found.n_shown == found.n_holding == 5
+    assert found.controls_alike == 19
+    assert found.n_controls == 20
     assert found.correlation > 0.99
-    assert "5 of 5 published differences" in str(found)
+    assert "5 of 5 hold" in str(found)
+    assert "19 of 20 draws of random units above 0" in str(found)
     assert "Fedorenko et al. (2010)" in found.summary()
     assert list(found.table()["holds"]) == ["yes"] * 5
     opposite = made(noise + np.array([0.0, 0.5, 0.5, 1.0]), items=range(60)).compare_to_human()
@@ -236,6 +235,24 @@ def test_the_human_pattern_is_found_where_it_is():
     assert set(opposite.table()["holds"]) == {"no"}
     assert np.isnan(opposite.correlation)
     assert set(made(noise, items=range(60)).compare_to_human().table()["holds"]) <= {"unclear", "no"}
+
+
+def test_a_pattern_that_random_units_show_as_well_does_not_hold():
+    rng = np.random.default_rng(6)
+    pattern, holding, any_holding = np.array([1.0, 0.5, 0.4, 0.0]), [], []
+    with mock.patch.multiple("modalnet.profiles.result", RESAMPLES=200, PERMUTATIONS=19):
+        for _ in range(150):
+            gains = rng.normal(1, 0.3, 21)
+            responses = gains[:, None, None] * pattern + 0.3 * rng.standard_normal((21, 40, 4))
+            found = made(responses[0], controls=list(responses[1:]), items=range(40)).compare_to_human()
+            holding.append(found.n_holding == 5)
+            any_holding.append(found.n_holding > 0)
+    assert np.mean(holding) <= 0.05
+    assert np.mean(any_holding) <= 0.1
+    few = made(responses[0], controls=list(responses[1:19]), items=range(40)).compare_to_human()
+    assert (few.n_shown, few.n_holding) == (5, 0)
+    assert set(few.table()["holds"]) == {"cannot be tested"}
+    assert "cannot be tested: 19 draws are needed, and there are only 18" in few.summary()
 
 
 def test_the_pattern_needs_its_conditions():

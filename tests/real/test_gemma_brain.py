@@ -48,7 +48,7 @@ def test_it_predicts_no_better_than_random_units_and_worse_than_all(pereira):
     table = pereira.table().set_index("features")
     random = table.loc["random units, layer-matched"]
     assert random["network_minus_low"] < 0 < random["network_minus_high"]
-    assert "not distinguishably better than 5 draws" in pereira.verdict()
+    assert "cannot be tested with 5 draws" in pereira.verdict()
     assert table.loc["all its layers", "network_minus_high"] < 0
 
 
@@ -59,19 +59,19 @@ def test_a_second_set_agrees_and_it_is_more_than_length(model, localization):
     table = found.table().set_index("features")
     assert table.loc["network", "score"] > 0.2
     assert table.loc["network", "p"] < 0.01
-    assert table.loc["random units, layer-matched", "network_minus_low"] < 0
+    assert np.isnan(table.loc["random units, layer-matched", "network_minus_low"])  # three draws are too few
     assert table.loc["all baselines", "network_minus_low"] > 0
     assert found.beyond()["low"] > 0
 
 
 def test_the_four_conditions_as_in_the_human_language_network(model, localization):
-    found = mn.profile.language(model, localization, n=80, n_controls=10, progress=False)
+    found = mn.profile.language(model, localization, n=80, progress=False)
     assert found.notes[0] == "none of these stimuli selected the network"
     assert found.paired
     human = found.compare_to_human()
-    assert human.n_holding == 5
+    assert human.n_shown == 5
     assert human.controls_alike < human.n_controls
     table = found.contrasts().set_index("contrast")
     for name in ("lexical", "syntactic"):
         assert table.loc[name, "low"] > 0
-        assert table.loc[name, "p_rank"] == pytest.approx(1 / 11)
+        assert table.loc[name, "p_rank"] == pytest.approx(1 / 21)

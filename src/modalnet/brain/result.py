@@ -34,6 +34,9 @@ KINDS = ("network", "control", "whole layer", "untrained", "baseline", "beyond",
 RELIABLE = 0.1
 
 
+_WORDS = {"more": "better", "less": "worse", "": ""}
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureScores:
     """Scores of one feature set.
@@ -230,6 +233,10 @@ class Alignment(Result):
             mean = np.take_along_axis(resampled.T, drawn, axis=1).mean(axis=1)
             low, high = resampling.interval(mean)
             over = resampling.interval(first.resampled - mean)
+            if len(controls) < resampling.FEWEST_GROUPS:  # so few say too little about other draws
+                low = high = math.nan
+                over = (math.nan, math.nan)
+            against = permutation.against_draws(self.score(first), values)
             row = {
                 "features": controls[0].name,
                 "kind": "control",
@@ -246,6 +253,8 @@ class Alignment(Result):
                 "network_minus_low": over[0],
                 "network_minus_high": over[1],
                 "p_rank": permutation.rank_p(self.score(first), values, alternative="greater"),
+                "p_new_draw": against.p_new_draw,
+                "finding": _WORDS[against.finding],
                 **match_columns(self.match_ratios),
             }
             rows.insert(1, row)
@@ -260,9 +269,11 @@ class Alignment(Result):
             features, kind, n_features, draws; score (median over targets, see :meth:`score`) with its 95% interval
             low, high (blocks of held-out stimuli, subjects and draws resampled); lowest, highest (over draws of a
             control); p (one-sided, by permutation of blocks of responses, with a refit); normalized (by the noise
-            ceiling); network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank: rank
-            p value of the first set among the random draws, (1 + reached) / (1 + draws);
-            match_ratio, …_low, …_high: mean
+            ceiling); network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank:
+            one-sided rank p value of the first set among the random draws, (1 + reached) / (1 + draws); p_new_draw: the
+            probability that one more draw lies as far from their mean, on either side; finding: ``"better"`` or
+            ``"worse"`` than random units (see :func:`modalnet.stats.permutation.against_draws`), else empty. The
+            intervals of random controls are NaN with fewer than 5 draws; match_ratio, …_low, …_high: mean
             |activation| of the random units over that of the network, mean, lowest and highest draw.
         """
         return self._table.copy()
@@ -286,6 +297,8 @@ class Alignment(Result):
             "network_minus_low": math.nan,
             "network_minus_high": math.nan,
             "p_rank": math.nan,
+            "p_new_draw": math.nan,
+            "finding": "",
             **match_columns(np.zeros(0)),
         }
         if len(one.null):
@@ -352,10 +365,10 @@ class Alignment(Result):
         )
 
     def verdict(self) -> str:
-        """State in one sentence whether the first feature set predicts better than its random controls.
+        """State in one sentence whether the first feature set predicts better or worse than its random controls.
 
-        *Better* requires the 95% interval of the difference to lie above 0 and a rank p value of at most 0.05 (the
-        smallest possible one, with fewer than 19 draws).
+        The first set is one set of features, so it is compared with what one more random draw could be:
+        :func:`modalnet.stats.permutation.against_draws`. With fewer than 19 draws this cannot be tested.
         """
         rows = self._table
         controls = rows[rows["kind"] == "control"]
@@ -364,13 +377,18 @@ class Alignment(Result):
         if not len(controls):
             return f"{what}; no random controls were scored."
         row = controls.iloc[0]
-        gap = f"{row['network_minus']:+.3f} [{row['network_minus_low']:.3f}, {row['network_minus_high']:.3f}]"
-        draws = int(row["draws"])
-        fewest = max(0.05, 1 / (draws + 1))
-        better = row["network_minus_low"] > 0 and row["p_rank"] <= fewest + 1e-12
-        worse = row["network_minus_high"] < 0
-        word = "better than" if better else "worse than" if worse else "not distinguishably better than"
-        return f"{what}, {word} {draws} draws of {row['features']} ({gap}; rank p = {row['p_rank']:.3f})."
+        draws, p = int(row["draws"]), permutation.p_in_words(row["p_new_draw"])
+        named = f"{draws} draw{'s' if draws > 1 else ''} of {row['features']}"
+        gap = f"{row['network_minus']:+.3f}"
+        if not math.isnan(row["network_minus_low"]):
+            gap += f" [{row['network_minus_low']:.3f}, {row['network_minus_high']:.3f}]"
+        if draws < permutation.LEAST_DRAWS:
+            return (
+                f"{what}; whether it is better than random features cannot be tested with {named} ({gap}), at least "
+                f"{permutation.LEAST_DRAWS} are needed."
+            )
+        word = f"{row['finding']} than" if row["finding"] else "not distinguishably better than"
+        return f"{what}, {word} {named} ({gap}; p {p} for one more draw)."
 
     def summary(self) -> str:
         """Return a summary as text: scores, verdict, gain over baselines, notes."""
@@ -467,4 +485,6 @@ class Alignment(Result):
 
 def _with_interval(row: Any, name: str) -> str:
     low, high = ("low", "high") if name == "score" else (f"{name}_low", f"{name}_high")
+    if math.isnan(row[low]):
+        return f"{row[name]:.3f}"
     return f"{row[name]:.3f} [{row[low]:.3f}, {row[high]:.3f}]"

@@ -32,7 +32,8 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import check_match, draw_with_ratios, match_columns, match_sentence
-from modalnet.stats.permutation import rank_p
+from modalnet.stats.permutation import against_draws, rank_p
+from modalnet.stats.resampling import FEWEST_GROUPS
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -335,8 +336,10 @@ class Similarity(Result):
         DataFrame
             features, kind, n_features, draws, score, low, high (95%, jackknife over blocks of stimuli; over draws for
             controls: lowest and highest), p (one-sided, permutation of blocks), network_minus with _low and _high
-            (paired jackknife), p_rank; match_ratio, match_ratio_low, match_ratio_high (mean |activation| of the random
-            units over that of the network: mean, lowest and highest draw).
+            (paired jackknife, for controls with the variance of the mean over draws; NaN with fewer than 5 draws),
+            p_rank, p_new_draw and finding (``"more"`` or ``"less"`` similar than random units, see
+            :func:`modalnet.stats.permutation.against_draws`); match_ratio, match_ratio_low, match_ratio_high (mean
+            |activation| of the random units over that of the network: mean, lowest and highest draw).
         """
         import pandas as pd
 
@@ -355,13 +358,19 @@ class Similarity(Result):
                 _row(one.name, one.kind, one.n_features, 1, (one.value, low, high))
                 | {"p": p, "network_minus": first.value - one.value if one is not first else math.nan}
                 | {"network_minus_low": gap[0], "network_minus_high": gap[1], "p_rank": math.nan}
+                | {"p_new_draw": math.nan, "finding": ""}
                 | match_columns(np.zeros(0))
             )
         controls = self.controls
         if controls:
             values = np.array([one.value for one in controls])
             left = np.mean([one.left_out for one in controls], axis=0)
-            gap = _jackknife(first.value - values.mean(), first.left_out - left)
+            gap = (math.nan, math.nan)
+            if len(controls) >= FEWEST_GROUPS:
+                gap = _jackknife(
+                    first.value - values.mean(), first.left_out - left, float(values.var(ddof=1)) / len(controls)
+                )
+            against = against_draws(first.value, values)
             row = _row(
                 controls[0].name,
                 "control",
@@ -374,6 +383,8 @@ class Similarity(Result):
                 "network_minus_low": gap[0],
                 "network_minus_high": gap[1],
                 "p_rank": rank_p(first.value, values, alternative="greater"),
+                "p_new_draw": against.p_new_draw,
+                "finding": against.finding,
                 **match_columns(self.match_ratios),
             }
             rows.insert(1, row)
@@ -460,8 +471,8 @@ def _row(name: str, kind: str, n_features: int, draws: int, score: tuple[float, 
     return row | dict(zip(("score", "low", "high"), score, strict=True))
 
 
-def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[float, float]:
-    """Return the 95% jackknife interval, value ± t · se.
+def _jackknife(value: float, left_out: Float[np.ndarray, " block"], variance: float = 0.0) -> tuple[float, float]:
+    """Return the 95% jackknife interval, value ± t · se, with a further variance that blocks do not have.
 
     References
     ----------
@@ -472,7 +483,7 @@ def _jackknife(value: float, left_out: Float[np.ndarray, " block"]) -> tuple[flo
     n = len(left_out)
     if n < 2 or not np.isfinite(left_out).all() or not math.isfinite(value):
         return math.nan, math.nan
-    se = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()))
+    se = math.sqrt((n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum()) + variance)
     reach = float(stats.t.ppf(0.975, n - 1)) * se
     return value - reach, value + reach
 

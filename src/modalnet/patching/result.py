@@ -29,15 +29,13 @@ from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
-from modalnet.stats.permutation import new_draw_p, p_in_words, rank_p
+from modalnet.stats.permutation import LEAST_DRAWS, against_draws, p_in_words
 from modalnet.stats.resampling import LEVEL, bootstrap_counts, chunks, intervals, product
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2000
-ALPHA = 0.05
-LEAST_DRAWS = 19  # with fewer, the spread of the draws is known too poorly for a finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +223,7 @@ class Patching(Result):
                         "control_low": effects.min(),
                         "control_high": effects.max(),
                         "draws": len(effects),
-                        **_against(share, effects),
+                        **against_draws(share, effects)._asdict(),
                         **match_columns(network.match_ratios.get(match, np.zeros(0))),
                     }
                 )
@@ -471,16 +469,6 @@ def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return float("nan")
     return float(measure(one, two).statistic)
-
-
-def _against(share: float, draws: Float[np.ndarray, " draw"]) -> dict[str, float | str]:
-    """Return the columns of the network table that compare a network with its random units."""
-    p, p_new_draw = rank_p(share, draws, alternative="two-sided"), new_draw_p(share, draws)
-    # The t of a new draw is a little liberal where draws have heavy tails; the rank never is. NaN decides nothing.
-    beyond = p <= max(ALPHA, 2 / (len(draws) + 1))
-    decided = len(draws) >= LEAST_DRAWS and beyond and p_new_draw <= ALPHA
-    finding = ("more" if share > np.median(draws) else "less") if decided else ""
-    return {"p": p, "p_new_draw": p_new_draw, "finding": finding}
 
 
 def _in_words(row: Mapping[Any, Any]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
+from modalnet.stats.permutation import LEAST_DRAWS, p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +45,12 @@ class HumanComparison(Result):
     Attributes
     ----------
     rows
-        Per difference: higher, lower, source, difference (in the unit of the profile), low, high (95% interval), holds
+        Per difference: higher, lower, source, difference (in the unit of the profile), low, high (95% interval), shown
         (``"yes"`` if the interval lies above 0, ``"no"`` if below, else ``"unclear"``), controls (fraction of random
-        draws with a difference above 0).
+        draws with a difference above 0), p_new_draw (the probability that one more draw lies as far from the mean of
+        the draws), holds (``"yes"`` if the network shows the difference and shows it more than one more random draw
+        would; ``"no"`` if it shows the opposite; ``"cannot be tested"`` if it shows the difference and there are fewer
+        than 19 draws; else ``"unclear"``). In files of modalnet 0.1 holds is what is now shown.
     n_controls, controls_alike
         Number of draws of random units, and of those with all five differences above 0.
     correlation
@@ -67,6 +71,11 @@ class HumanComparison(Result):
         """Number of the five differences that hold."""
         return sum(row["holds"] == "yes" for row in self.rows)
 
+    @property
+    def n_shown(self) -> int:
+        """Number of the five differences that the network shows, whatever random units do."""
+        return sum(row.get("shown", row["holds"]) == "yes" for row in self.rows)
+
     def table(self) -> pd.DataFrame:
         """Return one row per difference; see :attr:`rows`."""
         import pandas as pd
@@ -75,10 +84,26 @@ class HumanComparison(Result):
 
     def summary(self) -> str:
         """Return a summary as text: each difference with its interval, and the random controls."""
-        lines = [f"{self.n_holding} of {len(self.rows)} published differences of the human language network hold"]
+        known, n = "published differences of the human language network", len(self.rows)
+        lines = [f"{self.n_shown} of {n} {known} are shown"]
+        if self.n_controls >= LEAST_DRAWS:
+            lines.append(f"{self.n_holding} of {n} hold: shown, and more than one more set of random units would")
+        else:
+            count = f"only {self.n_controls}" if self.n_controls else "no"
+            lines.append(
+                f"whether this is more than random units show cannot be tested: {LEAST_DRAWS} draws are needed, and "
+                f"there are {count}"
+            )
         for row in self.rows:
             interval = f"{row['difference']:+.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-            lines.append(f"  {row['higher']} > {row['lower']}: {row['holds']}, {interval}  ({row['source']})")
+            drawn = ""
+            if self.n_controls:
+                drawn = (
+                    f", {round(row['controls'] * self.n_controls)} of {self.n_controls} draws of random units above 0"
+                )
+            if math.isfinite(row.get("p_new_draw", math.nan)):
+                drawn += f" (p {p_in_words(row['p_new_draw'])})"
+            lines.append(f"  {row['higher']} > {row['lower']}: {row['holds']}, {interval}{drawn}  ({row['source']})")
         if self.n_controls:
             lines.append(f"  all five in {self.controls_alike} of {self.n_controls} draws of random units")
         if math.isfinite(self.correlation):
@@ -97,10 +122,10 @@ class HumanComparison(Result):
         def column(name: str) -> tuple[tuple[str, ...], Any]:
             return ("contrast",), [row[name] for row in self.rows]
 
-        names = ("difference", "low", "high", "controls")
-        return {name: column(name) for name in names}, {
-            name: column(name) for name in ("higher", "lower", "source", "holds")
-        }
+        there = [name for name in ("p_new_draw", "shown") if all(name in row for row in self.rows)]
+        numbers = ["difference", "low", "high", "controls", *(name for name in there if name == "p_new_draw")]
+        words = ["higher", "lower", "source", "holds", *(name for name in there if name == "shown")]
+        return {name: column(name) for name in numbers}, {name: column(name) for name in words}
 
     def _content(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         numbers = [name for name, value in (self.rows[0] if self.rows else {}).items() if not isinstance(value, str)]
@@ -121,6 +146,10 @@ class HumanComparison(Result):
 
 def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None) -> HumanComparison:
     """Test the published pattern of the human language network in a profile.
+
+    A difference *holds* where the network shows it (its interval lies above 0) and shows it more than random units do:
+    it lies beyond what one more random draw could be (:func:`modalnet.stats.permutation.against_draws`). In a model all
+    of whose units respond more to sentences, random units show the pattern as well.
 
     Parameters
     ----------
@@ -154,7 +183,11 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
     rows, above = [], np.ones(profile.n_controls, dtype=bool)
     for higher, lower, source in PATTERN:
         contrast = profile.contrast(higher, lower)
-        holds = "yes" if contrast["low"] > 0 else "no" if contrast["high"] < 0 else "unclear"
+        shown = holds = "yes" if contrast["low"] > 0 else "no" if contrast["high"] < 0 else "unclear"
+        if shown == "yes" and profile.n_controls < LEAST_DRAWS:
+            holds = "cannot be tested"
+        elif shown == "yes" and contrast["finding"] != "more":
+            holds = "unclear"
         draws = profile.control_difference((higher,), (lower,))
         above &= draws > 0
         share = float((draws > 0).mean()) if len(draws) else math.nan
@@ -165,8 +198,10 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
                 "difference": contrast["difference"],
                 "low": contrast["low"],
                 "high": contrast["high"],
+                "shown": shown,
                 "holds": holds,
                 "controls": share,
+                "p_new_draw": contrast["p_new_draw"],
                 "source": source,
             }
         )

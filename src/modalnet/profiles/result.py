@@ -153,6 +153,12 @@ class Profile(Result):
             means[:, index] = resampling.bootstrap_counts(len(values), RESAMPLES, rng) @ values / len(values)
         return means
 
+    def _level(self, *sides: Sequence[str]) -> float:
+        """Return the level of percentiles over items, or over the stimuli of the smallest condition."""
+        if self._paired is not None:
+            return resampling.expanded(resampling.LEVEL, len(self._paired))
+        return resampling.expanded(resampling.LEVEL, min(len(self._members(name)) for names in sides for name in names))
+
     def control_means(self) -> Float[np.ndarray, "draw condition"]:
         """Return the condition means of each draw of random units [draw, condition]."""
         members = [self._members(condition) for condition in self.conditions]
@@ -176,7 +182,7 @@ class Profile(Result):
             )
         return weights
 
-    def contrast(self, positive: str | Sequence[str], negative: str | Sequence[str]) -> dict[str, float]:
+    def contrast(self, positive: str | Sequence[str], negative: str | Sequence[str]) -> dict[str, Any]:
         """Compare the response to some conditions with that to others.
 
         Parameters
@@ -187,9 +193,12 @@ class Profile(Result):
         Returns
         -------
         dict
-            difference, low, high (95% bootstrap); p (two-sided; sign flips of item differences if conditions are
-            paired, else permutation of stimulus labels); control (mean difference of random units), control_low,
-            control_high (lowest and highest draw), p_rank (one-sided rank p value among the draws).
+            difference, low, high (95%, expanded percentiles of the bootstrap over items or stimuli); p (two-sided; sign
+            flips of item differences if conditions are paired, else permutation of stimulus labels); control (mean
+            difference of random units), control_low, control_high (lowest and highest draw), p_rank (one-sided rank p
+            value among the draws), p_new_draw (the probability that one more draw lies as far from their mean) and
+            finding (``"more"`` or ``"less"`` than random units, else empty; see
+            :func:`modalnet.stats.permutation.against_draws`).
 
         Raises
         ------
@@ -199,7 +208,7 @@ class Profile(Result):
         sides = tuple((one,) if isinstance(one, str) else tuple(one) for one in (positive, negative))
         weights = self._weights(*sides)
         means = np.array([self.mean(condition) for condition in self.conditions])
-        low, high = resampling.interval(self._resampled @ weights)
+        low, high = resampling.interval(self._resampled @ weights, self._level(*sides))
         seed = zlib.crc32(repr(sides).encode())
         rng = np.random.Generator(np.random.PCG64([int(self.settings.get("seed", 0)), 2, seed]))
         if self._paired is not None:
@@ -209,6 +218,7 @@ class Profile(Result):
             p = permutation.label_permutation(a, b, PERMUTATIONS, rng, alternative="two-sided")
         draws = self.control_difference(*sides)
         difference = float(means @ weights)
+        against = permutation.against_draws(difference, draws)
         return {
             "difference": difference,
             "low": low,
@@ -218,6 +228,8 @@ class Profile(Result):
             "control_low": float(draws.min()) if len(draws) else math.nan,
             "control_high": float(draws.max()) if len(draws) else math.nan,
             "p_rank": permutation.rank_p(difference, draws, alternative="greater"),
+            "p_new_draw": against.p_new_draw,
+            "finding": against.finding,
         }
 
     # -- tables --------------------------------------------------------------------------------------------------
@@ -228,8 +240,8 @@ class Profile(Result):
         Returns
         -------
         DataFrame
-            condition, n, mean, low, high (95%, bootstrap over items or stimuli), sd over stimuli; control (mean over
-            draws of random units), control_low, control_high (lowest and highest draw).
+            condition, n, mean, low, high (95%, expanded percentiles of the bootstrap over items or stimuli), sd over
+            stimuli; control (mean over draws of random units), control_low, control_high (lowest and highest draw).
         """
         import pandas as pd
 
@@ -237,7 +249,7 @@ class Profile(Result):
         rows = []
         for index, condition in enumerate(self.conditions):
             values = self.values(condition)
-            low, high = resampling.interval(self._resampled[:, index])
+            low, high = resampling.interval(self._resampled[:, index], self._level((condition,)))
             there = draws[:, index] if len(draws) else np.array([math.nan])
             rows.append(
                 {
@@ -301,7 +313,10 @@ class Profile(Result):
                 f"n = {row['n']}{control}"
             )
         for row in _records(self.contrasts()):
-            rank = f", rank p among random units {row['p_rank']:.3f}" if self.n_controls else ""
+            rank = ""
+            if self.n_controls >= permutation.LEAST_DRAWS:
+                than = f"{row['finding']} than" if row["finding"] else "like"
+                rank = f", {than} random units (p {permutation.p_in_words(row['p_new_draw'])})"
             lines.append(
                 f"  {row['contrast']}: {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], "
                 f"q = {row['q']:.4f}{rank}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +19,8 @@ from modalnet._validation import check_option
 from modalnet.stats.resampling import TIE, chunks, product
 
 Alternative = Literal["greater", "less", "two-sided"]
+ALPHA = 0.05
+LEAST_DRAWS = 19  # with fewer, the spread of the draws is known too poorly for a finding
 ALTERNATIVES: tuple[Alternative, ...] = ("greater", "less", "two-sided")
 
 
@@ -198,6 +200,50 @@ def new_draw_p(value: float, draws: Float[np.ndarray, " draw"]) -> float:
         return 1.0
     spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
     return float(2 * stats.t.sf(away / spread, len(values) - 1)) if spread > 0 else 0.0
+
+
+class AgainstDraws(NamedTuple):
+    """A value compared with random draws; see :func:`against_draws`.
+
+    Attributes
+    ----------
+    p
+        Two-sided rank p value among the draws, at least 2 / (draws + 1).
+    p_new_draw
+        The probability that one more draw lies as far from the mean of the draws.
+    finding
+        ``"more"``, ``"less"``, or empty.
+    """
+
+    p: float
+    p_new_draw: float
+    finding: Literal["more", "less", ""]
+
+
+def against_draws(value: float, draws: Float[np.ndarray, " draw"]) -> AgainstDraws:
+    """Compare a network with what one more random draw could be, on both sides.
+
+    A finding is a value for which :func:`new_draw_p` is at most 0.05 and which lies beyond every draw (or whose rank p
+    value is at most 0.05): the t of a new draw is a little liberal where draws have heavy tails, the rank never is.
+    Where the value is one more draw this happens in 0.045 of 40,000 simulations with 20 normal draws, 0.060 with draws
+    of t with 3 degrees of freedom and 0.048 with lognormal ones. Fewer than 19 draws cannot lead to a finding.
+
+    Parameters
+    ----------
+    value
+        The statistic of a network.
+    draws
+        The same of its controls.
+
+    Returns
+    -------
+    AgainstDraws
+        p values are NaN without draws or where a value is not finite.
+    """
+    p, p_new_draw = rank_p(value, draws, alternative="two-sided"), new_draw_p(value, draws)
+    beyond = p <= max(ALPHA, 2 / (len(draws) + 1))
+    decided = len(draws) >= LEAST_DRAWS and beyond and p_new_draw <= ALPHA
+    return AgainstDraws(p, p_new_draw, ("more" if value > np.median(draws) else "less") if decided else "")
 
 
 def p_in_words(p: float) -> str:
