@@ -15,7 +15,8 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.permutation import LEAST_DRAWS, p_in_words
+from modalnet.stats.moments import fdr
+from modalnet.stats.permutation import ALPHA, LEAST_DRAWS, p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +48,11 @@ class HumanComparison(Result):
     rows
         Per difference: higher, lower, source, difference (in the unit of the profile), low, high (95% interval), shown
         (``"yes"`` if the interval lies above 0, ``"no"`` if below, else ``"unclear"``), controls (fraction of random
-        draws with a difference above 0), p_new_draw (the probability that one more draw lies as far from the mean of
-        the draws), holds (``"yes"`` if the network shows the difference and shows it more than one more random draw
-        would; ``"no"`` if it shows the opposite; ``"cannot be tested"`` if it shows the difference and there are fewer
-        than 19 draws; else ``"unclear"``). In files of modalnet 0.1 holds is what is now shown.
+        draws with a difference above 0), q_new_draw (the probability that one more draw lies as far from the mean of
+        the draws, adjusted over the five, Benjamini-Hochberg), holds (``"yes"`` if the network shows the difference and
+        shows it more than one more random draw would; ``"no"`` if it shows the opposite; ``"cannot be tested"`` if it
+        shows the difference and there are fewer than 19 draws; else ``"unclear"``). In files of modalnet 0.1 holds is
+        what is now shown.
     n_controls, controls_alike
         Number of draws of random units, and of those with all five differences above 0.
     correlation
@@ -101,8 +103,8 @@ class HumanComparison(Result):
                 drawn = (
                     f", {round(row['controls'] * self.n_controls)} of {self.n_controls} draws of random units above 0"
                 )
-            if math.isfinite(row.get("p_new_draw", math.nan)):
-                drawn += f" (p {p_in_words(row['p_new_draw'])})"
+            if math.isfinite(row.get("q_new_draw", math.nan)):
+                drawn += f" (q {p_in_words(row['q_new_draw'])})"
             lines.append(f"  {row['higher']} > {row['lower']}: {row['holds']}, {interval}{drawn}  ({row['source']})")
         if self.n_controls:
             lines.append(f"  all five in {self.controls_alike} of {self.n_controls} draws of random units")
@@ -122,8 +124,8 @@ class HumanComparison(Result):
         def column(name: str) -> tuple[tuple[str, ...], Any]:
             return ("contrast",), [row[name] for row in self.rows]
 
-        there = [name for name in ("p_new_draw", "shown") if all(name in row for row in self.rows)]
-        numbers = ["difference", "low", "high", "controls", *(name for name in there if name == "p_new_draw")]
+        there = [name for name in ("q_new_draw", "shown") if all(name in row for row in self.rows)]
+        numbers = ["difference", "low", "high", "controls", *(name for name in there if name == "q_new_draw")]
         words = ["higher", "lower", "source", "holds", *(name for name in there if name == "shown")]
         return {name: column(name) for name in numbers}, {name: column(name) for name in words}
 
@@ -148,8 +150,9 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
     """Test the published pattern of the human language network in a profile.
 
     A difference *holds* where the network shows it (its interval lies above 0) and shows it more than random units do:
-    it lies beyond what one more random draw could be (:func:`modalnet.stats.permutation.against_draws`). In a model all
-    of whose units respond more to sentences, random units show the pattern as well.
+    it lies beyond what one more random draw could be, corrected over the five
+    (:func:`modalnet.stats.permutation.against_draws`). In a model all of whose units respond more to sentences, random
+    units show the pattern as well.
 
     Parameters
     ----------
@@ -181,16 +184,16 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
             "conditions, or use modalnet.profile.language(...)."
         )
     rows, above = [], np.ones(profile.n_controls, dtype=bool)
-    for higher, lower, source in PATTERN:
-        contrast = profile.contrast(higher, lower)
+    contrasts = [profile.contrast(higher, lower) for higher, lower, _ in PATTERN]
+    adjusted = fdr(np.array([contrast["p_new_draw"] for contrast in contrasts]))
+    for (higher, lower, source), contrast, q in zip(PATTERN, contrasts, adjusted.tolist(), strict=True):
         shown = holds = "yes" if contrast["low"] > 0 else "no" if contrast["high"] < 0 else "unclear"
         if shown == "yes" and profile.n_controls < LEAST_DRAWS:
             holds = "cannot be tested"
-        elif shown == "yes" and contrast["finding"] != "more":
+        elif shown == "yes" and not (contrast["finding"] == "more" and q <= ALPHA):
             holds = "unclear"
         draws = profile.control_difference((higher,), (lower,))
         above &= draws > 0
-        share = float((draws > 0).mean()) if len(draws) else math.nan
         rows.append(
             {
                 "higher": higher,
@@ -200,8 +203,8 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
                 "high": contrast["high"],
                 "shown": shown,
                 "holds": holds,
-                "controls": share,
-                "p_new_draw": contrast["p_new_draw"],
+                "controls": float((draws > 0).mean()) if len(draws) else math.nan,
+                "q_new_draw": q,
                 "source": source,
             }
         )
