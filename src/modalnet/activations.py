@@ -18,6 +18,7 @@ from modalnet._validation import check_batch_size, check_bool, check_int, check_
 from modalnet.errors import InputError
 from modalnet.execution.token_statistics import draw_donors, read_statistics
 from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.model import as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import choose_spaces, get_space
 from modalnet.results.cache import CacheLike, cached
@@ -296,6 +297,7 @@ def token_statistics(
         As for :meth:`modalnet.Model.run`; where the continuations are not one per stimulus, or no stimulus has a token
         left.
     """
+    model = as_model(model)
     given = as_stimuli(stimuli)
     check_batch_size(batch_size)
     check_int("spare_first", spare_first, minimum=0)
@@ -370,6 +372,7 @@ def donors(
     InputError
         As for :func:`token_statistics`; for a tower that merges patches, whose layers have different tokens.
     """
+    model = as_model(model)
     given = as_stimuli(stimuli)
     check_bool("spare_sinks", spare_sinks)
     check_seed(seed)
@@ -425,6 +428,7 @@ def sink_tokens(model: Model, stimuli: StimuliLike, spaces: str | Sequence[str] 
     """
     import pandas as pd
 
+    model = as_model(model)
     executor = model._executor
     given = as_stimuli(stimuli)
     towers = list(dict.fromkeys(model.spaces[name].tower.name for name in _reached(model, given, spaces)))

@@ -15,6 +15,7 @@ from scipy import stats
 
 import assets
 import modalnet as mn
+from modalnet import activations
 from modalnet.execution.engine import Engine
 from modalnet.execution.reading import Reading
 from reference import close, watch
@@ -162,3 +163,38 @@ def test_parity_with_transformer_lens(model, contrast):
             assert (mine.residual["decoder"][i][layer] - theirs).abs().max() < 1e-4 * scale
             assert (through.residual["decoder"][i][layer] - theirs).abs().max() < 1e-4 * scale
         close(mine.logits[i], logits[0, -1].detach(), atol=1e-2)
+
+
+SINK_UNIT = (10, 163)
+
+
+def test_the_first_token_is_the_sink_and_references_leave_it_out(model, contrast):
+    """Dimension 163 at block 10, the largest of the massive activations, at ordinary tokens and at the sink."""
+    texts = contrast.stimuli[:60]
+    table = mn.sink_tokens(model, texts)
+    assert list(table.stimulus) == list(range(60))
+    assert set(table.position) == {0}
+    assert set(table.token) == {"<bos>"}
+    assert table.ratio.min() > 10
+    plain = tr.AutoModelForCausalLM.from_pretrained(assets.gemma(), dtype=torch.float32).eval()
+    layer, dim = SINK_UNIT
+    first, others = [], []
+    for stimulus in texts:
+        with torch.no_grad():
+            states = plain(
+                **model.tokenizer(stimulus.text, return_tensors="pt"), output_hidden_states=True
+            ).hidden_states
+        first.append(float(states[layer + 1][0, 0, dim]))
+        others.append(states[layer + 1][0, 1:, dim].double())
+    every = torch.cat(others)
+    found = activations.token_statistics(model, texts, cache=False)
+    means = [model.means(texts, spare_sinks=spare)["decoder"][SINK_UNIT] for spare in (True, False)]
+    assert means[0] == pytest.approx(float(torch.stack([row.mean() for row in others]).mean()), rel=1e-5)
+    assert found.mean["decoder"][SINK_UNIT] == pytest.approx(means[0], rel=1e-6)
+    assert found.sink_mean_abs["decoder"][SINK_UNIT] == pytest.approx(np.mean(first), rel=1e-5)
+    sd = float(every.std())
+    assert abs(means[0] - float(every.mean())) < sd
+    assert means[1] - float(every.mean()) > 5 * sd
+    rows = activations.donors(model, texts, n_tokens=64)["decoder"][:, layer, dim]
+    assert np.abs(rows - float(every.mean())).max() < 10 * sd
+    assert min(first) > 5 * rows.max()
