@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from modalnet.specialization.interference import _cost
-from modalnet.specialization.overlap import overlap, separation
-from modalnet.stats.moments import welch
+from modalnet.specialization.permuted import compared
+from modalnet.stats.label_permutation import PermutedLabels, PermutedNetworks
 from modalnet.units import Units
 from simulated.quantity import COVERS, EFFECT, NULL, Observed, covers, quantity, rejects
-from simulated.stats import moments
 
 LAYERS, DIMS, FACTORS, TOP = 8, 64, 5, 26  # the networks are the top 5%
-DRAWS = 1000
+STIMULI, PERMUTATIONS = 40, 199
+SHIFT = 1.5  # standard deviations of the latent factors
 
 
 def _loadings(rng: np.random.Generator) -> np.ndarray:
@@ -26,38 +26,69 @@ def _loadings(rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal((FACTORS, 1, DIMS)) * depth[:, :, None]
 
 
-def _network(rng: np.random.Generator, loadings: np.ndarray, kind: str, n: int = 40) -> Units:
-    """The top units of a contrast of labels that mean nothing, over stimuli that drive units by shared factors."""
+def _activations(rng: np.random.Generator, loadings: np.ndarray, kind: str, shift: np.ndarray | float) -> np.ndarray:
+    """Activations ``[stimulus, unit]``; the positive half of the stimuli has the latent factors shifted."""
     if kind == "independent units":
-        values = rng.standard_normal((n, LAYERS, DIMS))
-    else:
-        stream = np.sqrt(0.5) * (rng.standard_normal((n, 1, DIMS)) + rng.standard_normal((n, LAYERS, DIMS)))
-        values = np.einsum("sf,fld->sld", rng.standard_normal((n, FACTORS)), loadings) + stream
-    t = welch(moments(values[: n // 2]), moments(values[n // 2 :])).t
-    return _top(t)
+        return rng.standard_normal((STIMULI, LAYERS * DIMS))
+    stream = np.sqrt(0.5) * (rng.standard_normal((STIMULI, 1, DIMS)) + rng.standard_normal((STIMULI, LAYERS, DIMS)))
+    factors = rng.standard_normal((STIMULI, FACTORS))
+    factors[: STIMULI // 2] += shift
+    return (np.einsum("sf,fld->sld", factors, loadings) + stream).reshape(STIMULI, -1)
 
 
-def _top(t: np.ndarray) -> Units:
+def _networks(rng: np.random.Generator, values: np.ndarray, test: str) -> tuple[Units, np.ndarray]:
+    """The top units of a contrast, and those of permuted labels; pairs are of the first and the second half."""
+    side = np.repeat([1.0, 0.0], STIMULI // 2)[:, None]
+    if test == "paired":
+        values, side = values[: STIMULI // 2] - values[STIMULI // 2 :], np.zeros((STIMULI // 2, 0))
+    labels = PermutedLabels.draw(test, side, PERMUTATIONS, int(rng.integers(2**31)))
+    made = PermutedNetworks(labels, TOP)
+    made.add(np.arange(values.shape[1]), values)
     mask = np.zeros(LAYERS * DIMS, dtype=bool)
-    mask[np.argsort(-t.ravel())[:TOP]] = True
-    return Units({"decoder": mask.reshape(LAYERS, DIMS)})
+    mask[made.networks[0]] = True
+    return Units({"decoder": mask.reshape(LAYERS, DIMS)}), made.networks
 
 
-@quantity({kind: {"kind": kind} for kind in ("independent units", "correlated units")}, simulations=1000)
-def pairs_of_networks(rng: np.random.Generator, kind: str) -> Iterator[Observed]:
-    """Two contrasts without effects; with one, a sixth of the units is shared, or one network lies deeper."""
+def _direction(rng: np.random.Generator) -> np.ndarray:
+    """An effect on the latent factors, of SHIFT standard deviations in a random direction."""
+    drawn = rng.standard_normal(FACTORS)
+    return SHIFT * drawn / np.linalg.norm(drawn)
+
+
+@quantity(
+    {
+        f"{kind}, {test}": {"kind": kind, "test": test}
+        for kind in ("independent units", "correlated units")
+        for test in ("welch", "paired")
+    },
+    simulations=600,
+)
+def pairs_of_networks(rng: np.random.Generator, kind: str, test: str) -> Iterator[Observed]:
+    """Two contrasts that are unrelated: without effects, one with an effect, or both with effects of their own.
+
+    With power: both have the same effect on the latent factors, or the effects are on factors of other depths.
+    """
     loadings = _loadings(rng)
-    a, b = (_network(rng, loadings, kind) for _ in range(2))
-    score = rng.random((LAYERS, DIMS))
-    sharing, deep = _top(score + (a.mask["decoder"] & (rng.random((LAYERS, DIMS)) < 1 / 6))), rng.random((LAYERS, DIMS))
-    deep[LAYERS // 2 :] += 0.1
-    for column, other in ((NULL, b), (EFFECT, sharing)):
-        found = overlap(a, other, rng, DRAWS)
-        yield "overlap: p_more", column, rejects(found["p_more"])
+    deep = np.argsort(np.square(loadings).sum(axis=2) @ np.arange(LAYERS) / np.square(loadings).sum(axis=(1, 2)))
+    same, ends = _direction(rng), [SHIFT * np.eye(FACTORS)[deep[place]] for place in (0, -1)]
+    pairs = [("no effects", NULL, 0.0, 0.0)]
+    if kind == "correlated units":
+        pairs += [
+            ("one effect", NULL, _direction(rng), 0.0),
+            ("unrelated effects", NULL, _direction(rng), _direction(rng)),
+        ]
+        pairs += [("overlap", EFFECT, same, same), ("separation", EFFECT, *ends)]
+    for name, column, *shifts in pairs:
+        (a, of_a), (b, of_b) = (_networks(rng, _activations(rng, loadings, kind, shift), test) for shift in shifts)
+        shared, apart = compared(a, b, of_a, of_b)
         if column == NULL:
-            yield "overlap: p_less", column, rejects(found["p_less"])
-    for column, other in ((NULL, b), (EFFECT, _top(deep))):
-        yield "separation: p", column, rejects(separation(a, other, rng, DRAWS)["p"])
+            yield f"overlap: p_more, {name}", NULL, rejects(shared["p_more"])
+            yield f"overlap: p_less, {name}", NULL, rejects(shared["p_less"])
+            yield f"separation: p, {name}", NULL, rejects(apart["p"])
+        elif name == "overlap":
+            yield "overlap: p_more, one effect in both", EFFECT, rejects(shared["p_more"])
+        else:
+            yield "separation: p, effects at two depths", EFFECT, rejects(apart["p"])
 
 
 @quantity({f"{n} stimuli per side": {"n": n} for n in (16, 40, 100)}, simulations=600)

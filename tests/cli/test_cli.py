@@ -117,6 +117,42 @@ def csv(words: Path) -> list[object]:
 # ------------------------------------------------------------------------------------------------------------ localize
 
 
+def test_localize_with_items_covariates_and_a_regressor(gpt2: Path, tmp_path: Path, store: Store) -> None:
+    rows = [
+        {
+            "text": f"the {animal} {verb}{'s' * (i + 1)}",
+            "condition": verb,
+            "pair": animal,
+            "rating": (7 * i) % 5 + len(verb),
+        }
+        for verb in ("run", "sleep")
+        for i, animal in enumerate(["dog", "cat", "bird", "horse", "fox", "cow"])
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
+    one = [
+        "localize",
+        gpt2,
+        "--contrast",
+        f"csv:{tmp_path / 'pairs.csv'}",
+        "--top",
+        "5",
+        "--no-progress",
+        "--json",
+        "--out",
+    ]
+    one = [*one, tmp_path / "out"]
+    pairs = [*one, "--positive", "run", "--item-column", "pair"]
+    tests = {
+        "paired": pairs,
+        "welch": [*pairs, "--unpaired"],
+        "regression": [*one, "--positive", "run", "--covariates", "length,rating"],
+    }
+    for test, arguments in tests.items():
+        assert json.loads(ok(*arguments))["contrast"]["test"] == test
+    assert json.loads(ok(*one, "--regressor", "length"))["contrast"]["name"] == "slope of length"
+    assert "takes no regressor" in fails("localize", gpt2, "--contrast", "language", "--regressor", "length", *one[-2:])
+
+
 def test_localize_writes_what_the_library_gives(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
     out = tmp_path / "new" / "folder"
     printed = ok("localize", gpt2, *csv(words), "--top", "10%", "--out", out, "--no-progress")

@@ -274,7 +274,7 @@ def test_regressors_that_are_refused():
 
 def test_a_table_has_items_and_numbers(tmp_path):
     path = tmp_path / "pairs.csv"
-    rows = [f"{text(i)},{'ab'[i % 2]},{i // 2},{(i * 7) % 5}" for i in range(12)]
+    rows = [f'"{text(i)}",{"ab"[i % 2]},{i // 2},{(i * 7) % 5}' for i in range(12)]
     path.write_text("\n".join(["text,condition,pair,rating", *rows]))
     contrast = mn.stimuli.from_csv(path, item="pair", positive="a", covariates=["rating", "length"])
     assert contrast.items[:3] == ("0", "0", "1")

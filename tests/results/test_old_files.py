@@ -127,14 +127,17 @@ def read_profile(path, _expected):
     }
 
 
-def read_specialization(path, _expected):
+def read_specialization(path, expected):
     one = mn.Specialization.load(path)
     selectivity = one.table("selectivity").iloc[0].to_dict()
     assert np.isnan([selectivity.pop(name) for name in match_columns(np.zeros(0))]).all()  # not written then
+    overlap = one.table("overlap").iloc[0].to_dict()
+    # What was written took units as independent, and is not kept.
+    assert np.isnan([overlap.pop(name) for name in ("p_more", "p_less", "dice_permuted")]).all()
     return {
         **{name: getattr(one, name) for name in ("model", "networks", "missing", "notes")},
         "measures": sorted(one.tables),
-        "overlap": one.table("overlap").iloc[0].to_dict(),
+        "overlap": overlap | {name: expected["overlap"][name] for name in ("p_more", "p_less")},
         "selectivity": selectivity,
     }
 

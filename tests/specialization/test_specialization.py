@@ -12,8 +12,9 @@ from scipy.stats import hypergeom
 
 import modalnet as mn
 from modalnet.execution.likelihood import Request
-from modalnet.specialization import capacity, interference, overlap as places
+from modalnet.specialization import capacity, interference, overlap as places, permuted
 from modalnet.specialization.selectivity import selectivity
+from modalnet.stats.moments import standardized_difference
 
 RNG = np.random.default_rng(0)
 
@@ -56,8 +57,7 @@ def test_overlap_beside_chance():
     assert (found["shared"], found["dice"]) == (4, pytest.approx(a.dice(b)))
     chance = hypergeom(20, 8, 8)
     assert found["chance_layer"] == pytest.approx(2 * chance.mean() / 24)
-    assert found["p_more"] == pytest.approx(chance.sf(3), abs=0.01)
-    assert found["p_less"] == pytest.approx(chance.cdf(4), abs=0.01)
+    assert not {"p_more", "p_less"} & set(found)  # random units say nothing about significance
     assert found["chance_tower"] == pytest.approx(2 * 12 * 12 / 80 / 24)
     low, high = chance.ppf([0.025, 0.975])
     assert (found["chance_layer_low"], found["chance_layer_high"]) == (2 * low / 24, 2 * high / 24)
@@ -66,29 +66,73 @@ def test_overlap_beside_chance():
 def test_separation_over_layers_and_depth():
     early = units(*[(0, d) for d in range(10)])
     late = units(*[(3, d) for d in range(10)])
-    found = places.separation(early, late, np.random.default_rng(0))
+    found = places.separation(early, late)
     assert found["divergence"] == pytest.approx(1)
-    assert found["p"] < 0.001
     assert (found["depth"], found["distance"]) == (1, 1)
-    alike = places.separation(early, units(*[(0, d) for d in range(10, 20)]), np.random.default_rng(0))
+    alike = places.separation(early, units(*[(0, d) for d in range(10, 20)]))
     assert (alike["divergence"], alike["depth"], alike["distance"]) == (0, 0, 0)
-    assert alike["p"] == 1
     mixed = units(*[(0, d) for d in range(5)], *[(1, d) for d in range(15)])
     shares = [np.array([1.0, 0, 0, 0]), np.array([0.25, 0.75, 0, 0])]
     expected = jensenshannon(*shares, base=2) ** 2
-    assert places.separation(early, mixed, np.random.default_rng(0))["divergence"] == pytest.approx(expected)
+    assert places.separation(early, mixed)["divergence"] == pytest.approx(expected)
 
 
 def test_networks_of_other_towers_have_no_depth_in_common():
     shapes = {"vision": (3, 10), "decoder": (4, 10)}
     a = mn.Units.from_indices(shapes, [("vision", 0, d) for d in range(5)])
     b = mn.Units.from_indices(shapes, [("decoder", 0, d) for d in range(5)])
-    found = places.separation(a, b, np.random.default_rng(0))
+    found = places.separation(a, b)
     assert found["divergence"] == pytest.approx(1)
     assert np.isnan(found["depth"])
     assert np.isnan(found["distance"])
     rows = places.per_layer({"a": a, "b": b})
     assert sum(row["share"] for row in rows if row["network"] == "a") == pytest.approx(1)
+
+
+def test_networks_are_compared_with_those_of_permuted_labels():
+    """p is the largest of three: either network stays while the other's labels are permuted, or both are."""
+    a, b = units(*[(0, d) for d in range(4)]), units(*[(0, d) for d in range(2, 6)])
+    rng = np.random.default_rng(0)
+    of_a, of_b = (
+        np.concatenate([first[None], np.sort([rng.choice(80, 4, replace=False) for _ in range(199)], axis=1)])
+        for first in (np.arange(4), np.arange(2, 6))
+    )
+    overlap, separation = permuted.compared(a, b, of_a, of_b)
+    nulls = [(of_a[1:], of_b[1:]), ([of_a[0]] * 199, of_b[1:]), (of_a[1:], [of_b[0]] * 199)]
+    shared = [np.array([len(set(x) & set(y)) for x, y in zip(*null, strict=True)]) for null in nulls]
+    assert overlap["p_more"] == max((1 + (one >= 2).sum()) / 200 for one in shared)
+    assert overlap["p_less"] == max((1 + (one <= 2).sum()) / 200 for one in shared)
+    assert overlap["dice_permuted"] == pytest.approx(shared[0].mean() / 4)
+    assert separation["p"] == 1  # both lie in the first layer
+    assert permuted.UNTESTED[0].keys() == overlap.keys()
+    assert permuted.UNTESTED[1].keys() == separation.keys()
+
+
+def test_permuted_networks_do_not_depend_on_how_they_are_read(tiny, localizations, contrasts, monkeypatch):
+    localization = localizations["language"]
+    network = localization.top(fraction=0.05)
+    options = {"n_permutations": 19, "seed": [0], "options": {"cache": False, "progress": False}}
+    whole = permuted.permuted_networks(tiny, network, localization, contrasts["language"], **options)
+    assert whole.shape == (20, network.count)
+    np.testing.assert_array_equal(whole[0], np.flatnonzero(network.mask["decoder"].ravel()))
+    monkeypatch.setattr(permuted, "LARGEST", 200_000)
+    monkeypatch.setattr(permuted, "STATISTICS", 700)
+    parts = permuted.permuted_networks(tiny, network, localization, contrasts["language"], **options)
+    np.testing.assert_array_equal(parts, whole)
+    for other, message in (
+        (mn.stimuli.language(30), "other stimuli"),
+        (~contrasts["language"], "other conditions"),
+        (
+            mn.Contrast(
+                [mn.Stimulus(s.text, condition=s.condition) for s in contrasts["language"].stimuli], "sentences"
+            ),
+            "paired",
+        ),
+    ):
+        with pytest.raises(mn.InputError, match=message):
+            permuted.permuted_networks(tiny, network, localization, other, **options)
+    with pytest.raises(mn.InputError, match="not the top units"):
+        permuted.permuted_networks(tiny, localization.bottom(k=20), localization, contrasts["language"], **options)
 
 
 # -- selectivity -------------------------------------------------------------------------------------------------------
@@ -102,11 +146,10 @@ def test_selectivity_is_held_out(localizations):
     for fold in range(10):
         mask = language.without(fold).top(fraction=0.02).mask["decoder"]
         sides = [language.moments(side, "decoder", [fold]) for side in ("positive", "negative")]
-        g = mn.Localization.effect_size  # the same statistic on one fold only
-        assert g is not None
-        from modalnet.stats.moments import hedges_g
-
-        values.append(hedges_g(*sides)[mask].mean())
+        # The pairs of the fold are correlated: the correction of g has 2 (n - 1) / (1 + r²) degrees of freedom.
+        a, b = (side.variance for side in sides)
+        r = (a + b - language._cross["decoder"][fold].yy / (sides[0].n - 1)) / (2 * np.sqrt(a * b))
+        values.append(standardized_difference(sides[0].mean - sides[1].mean, *sides, r)[mask].mean())
     own = next(row for row in rows if row["network"] == row["domain"] == "language")
     assert own["g"] == pytest.approx(np.mean(values))
     assert notes == []
@@ -284,6 +327,10 @@ def test_everything_is_measured_in_the_bundled_model(result, tiny, localizations
     assert own.loc[("vision", "vision"), "g"] > own.loc[("vision", "language"), "g"]
     overlap = result.table("overlap").iloc[0]
     tops = [one.top(fraction=0.05) for one in localizations.values()]
+    separation = result.table("separation").iloc[0]
+    assert min(overlap["p_more"], overlap["p_less"], separation["p"]) >= 1 / 200
+    assert 0 < overlap["dice_permuted"] < 1
+    assert "permuted labels" in result.summary()
     assert (overlap["units_a"], overlap["units_b"]) == tuple(one.count for one in tops)
     assert result.settings["units"] == {"language": tops[0].count, "vision": tops[1].count}
     # Each network responds to its own contrast at its own tokens; those of a picture come before any text.
@@ -303,6 +350,9 @@ def test_everything_is_measured_in_the_bundled_model(result, tiny, localizations
 def test_what_cannot_be_measured_is_said(tiny, localizations):
     found = mn.specialization(tiny, localizations, progress=False)
     assert set(found.tables) == {"overlap", "separation", "layers", "selectivity"}
+    assert np.isnan(found.table("overlap")[["p_more", "p_less", "dice_permuted"]].to_numpy(float)).all()
+    assert np.isnan(found.table("separation").loc[0, "p"])
+    assert found.summary().count("cannot be tested") == 4  # of two measures, and the reason for two domains
     assert found.missing["capacity"] == "it requires the contrast of every domain (`contrasts`)"
     assert "not measured, it requires a task of each domain" in found.summary()
     with pytest.raises(mn.InputError, match="capacity was not measured: it requires the contrast"):
@@ -369,6 +419,7 @@ def test_the_panels(result):
         ),
         ({"contrasts": {"language": "x"}}, "must be a Contrast, got a str"),
         ({"tasks": [1]}, "`tasks` must be a mapping from domains"),
+        ({"n_permutations": 18}, "`n_permutations` must be an integer of at least 19"),
         ({"n_interaction": 1}, "`n_interaction` must be an integer of at least 2"),
     ],
 )

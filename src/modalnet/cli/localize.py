@@ -45,6 +45,20 @@ ConditionColumn = Annotated[
         help="Column with the conditions (csv), or what a file's condition is read from: subfolder or prefix (folder)."
     ),
 ]
+ItemColumn = Annotated[
+    str | None, typer.Option(help="Column that says which stimuli are versions of one item, tested as pairs (csv).")
+]
+Covariates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Numbers to adjust for: columns (csv), or length (characters) and words, which are measured on the texts.",
+    ),
+]
+Regressor = Annotated[
+    str | None, typer.Option(help="Column of numbers, or length or words: test its slope instead of two sides (csv).")
+]
+Unpaired = Annotated[bool, typer.Option("--unpaired", help="Welch's t also where the stimuli are pairs.")]
 DuplicatesOption = Annotated[
     str | None, typer.Option(help="What to do with a stimulus that occurs twice: error (default) or keep.")
 ]
@@ -64,6 +78,10 @@ def localize(
     text_column: TextColumn = None,
     image_column: ImageColumn = None,
     condition_column: ConditionColumn = None,
+    item_column: ItemColumn = None,
+    covariates: Covariates = None,
+    regressor: Regressor = None,
+    unpaired: Unpaired = False,
     duplicates: DuplicatesOption = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -84,6 +102,7 @@ def localize(
         "tokens": parse_tokens(tokens),
         "magnitude": magnitude,
         "protocol": protocol,
+        "paired": False if unpaired else "auto",
         **running(batch_size, no_cache, no_progress),
     }
     from modalnet.stimuli import spec
@@ -95,6 +114,9 @@ def localize(
         text=text_column,
         image=image_column,
         condition=condition_column,
+        item=item_column,
+        covariates=covariates,
+        regressor=regressor,
         duplicates=duplicates,  # type: ignore[arg-type]  # checked there
     )
     folder = writable(out)

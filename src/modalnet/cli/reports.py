@@ -128,6 +128,7 @@ class LocalizationReport:
                 "name": self.contrast.name,
                 "conditions": _records(self.contrast.describe()),
                 "mean_text_tokens": result.meta["text_tokens"],
+                "test": result.test,
             },
             "settings": {name: result.meta[name] for name in ("tokens", "magnitude", "protocol")},
             "network": network,
@@ -181,6 +182,7 @@ class LocalizationReport:
         result, count, total = self.localization, self.network.count, self.localization.n_units
         share = f"{100 * count / total:.3g}%"
         console.print(f"\nNetwork: the {count:,} of {total:,} units ({share}) with the largest t", style="bold")
+        console.print(self.localization.summary().splitlines()[1].strip())
         console.print(f"{self._settings()}; q < 0.05: number of units with t > 0 and FDR-adjusted p < 0.05")
         summary = result.table(self.network)
         counts = ["units", "selected", "significant"]
@@ -211,7 +213,8 @@ class LocalizationReport:
             [row["tower"], row["layer"], row["dim"], number(row["t"]), small(row["q"]), number(row["effect_size"])]
             for row in _records(self.localization.top_units(N_PRINTED))
         ]
-        console.print(table(("tower", "layer", "dim", "t", "q", "Hedges' g"), rows))
+        size = "partial r" if self.localization.parametric else "Hedges' g"
+        console.print(table(("tower", "layer", "dim", "t", "q", size), rows))
 
     def _print_reliability(self, console: Console) -> None:
         console.print("\nReliability", style="bold")

@@ -22,6 +22,7 @@ from modalnet._deprecation import renamed, renamed_arguments
 from modalnet._validation import check_fraction, check_int, check_number, check_option
 from modalnet.errors import InputError
 from modalnet.localization import selection
+from modalnet.localization.permuted import PermutedContrast, permuted_contrast
 from modalnet.localization.selected import Choice, SelectedUnits
 from modalnet.localization.testing import Tested, evaluate, merged
 from modalnet.models.towers import tower_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from modalnet.localization.reliability import Reliability
+    from modalnet.stimuli.contrast import Contrast
 
 PerTower = dict[str, Float[np.ndarray, "layer dim"]]
 
@@ -226,6 +228,12 @@ class Localization(Result):
         positive, negative = (self.moments(side, tower, chosen) for side in SIDES)
         cross = None if self._cross is None else merged(self._cross[tower], chosen)
         return evaluate(positive, negative, cross, test=self.test, parametric=self.parametric)
+
+    def permuted(self, contrast: Contrast, n_permutations: int, seed: int | Sequence[int] = 0) -> PermutedContrast:
+        """Permute the labels of the contrast that this was localized with: see :mod:`.localization.permuted`."""
+        named = self._contrast
+        names = (list(named.get("positive") or ()), list(named.get("negative") or ()))
+        return permuted_contrast(contrast, self.test, set(self.stimuli), names, n_permutations, seed)
 
     @property
     def stimuli(self) -> dict[str, int]:

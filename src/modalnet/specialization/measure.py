@@ -22,6 +22,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.models.sites import choose_spaces
 from modalnet.results.cache import CacheLike, cached
 from modalnet.specialization import capacity, interference, overlap as places
+from modalnet.specialization.permuted import UNTESTED, compared, permuted_networks
 from modalnet.specialization.result import MEASURES, Specialization
 from modalnet.specialization.selectivity import selectivity
 from modalnet.stats.controls import draw, match_columns, match_ratios
@@ -48,6 +49,7 @@ def specialization(  # one branch per measure
     fraction: float = 0.01,
     n_controls: int = 20,
     n_interaction: int = 40,
+    n_permutations: int = 199,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
@@ -74,8 +76,11 @@ def specialization(  # one branch per measure
     n_interaction
         For interference, which is an interaction of two domains: number of stimuli per condition that are combined with
         those of the other domain.
+    n_permutations
+        Permutations of the labels of each contrast, at least 19, with which overlap and separation are compared. Where
+        contrasts are missing, share stimuli, or are not those that localized the networks, neither is tested.
     seed
-        Seed of the controls and resamples.
+        Seed of the controls, permutations and resamples.
     batch_size, remote, cache, progress
         As for :func:`modalnet.localize`.
 
@@ -84,8 +89,9 @@ def specialization(  # one branch per measure
     Specialization
         ``.table(measure)``, ``.summary()``, ``.plot()``; ``.missing`` gives the measures not taken, with the reason.
 
-        ``overlap``: Dice coefficient of each pair, against layer-matched random units. ``separation``: difference of
-        their distributions over layers and towers. ``selectivity``: Hedges' g of each domain's contrast in each
+        ``overlap``: Dice coefficient of each pair, beside layer-matched random units and tested against networks of
+        permuted labels. ``separation``: difference of their distributions over layers and towers, tested likewise.
+        ``selectivity``: Hedges' g of each domain's contrast in each
         network, on held-out stimuli. ``interference``: loss of this effect while another domain is driven
         simultaneously. ``dual_task``: cost of driving another domain for a task, without and with lesions.
         ``capacity``: number of units that suffice to decode a domain. ``transfer``: accuracy of decoding a domain from
@@ -111,6 +117,7 @@ def specialization(  # one branch per measure
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, cache=cache, progress=progress)
     check_int("n_interaction", n_interaction, minimum=2)
+    check_int("n_permutations", n_permutations, minimum=19)
     check_fraction("fraction", fraction)
     given = as_networks(units)
     if len(given) < 2:
@@ -131,6 +138,7 @@ def specialization(  # one branch per measure
         "fraction": fraction,
         "n_controls": n_controls,
         "n_interaction": n_interaction,
+        "n_permutations": n_permutations,
         "seed": seed,
         "units": {name: one.count for name, one in units.items()},
     }
@@ -143,7 +151,14 @@ def specialization(  # one branch per measure
         "units": units,
         "localizations": {name: one.to_arrays() for name, one in localizations.items()},
         "contrasts": {
-            name: [[s.inspect().digest, s.condition, side] for s, side in zip(one.stimuli, one.sides, strict=True)]
+            name: [
+                [
+                    [s.inspect().digest, s.condition, s.item, side]
+                    for s, side in zip(one.stimuli, one.sides, strict=True)
+                ],
+                [(key, values.tolist()) for key, values in one.covariates.items()],
+                None if one.regressor is None else one.regressor.tolist(),
+            ]
             for name, one in contrasts.items()
         },
         "tasks": {name: one.identity() for name, one in tasks.items()},
@@ -170,16 +185,22 @@ def _measured(  # noqa: PLR0917  # one call, above
     rng = np.random.Generator(np.random.PCG64([seed, 11]))
     tables: dict[str, Any] = {"overlap": [], "separation": [], "layers": places.per_layer(units)}
     missing: dict[str, str] = {}
-    notes: list[str] = []
+    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
+    networks, notes = _permuted(model, units, localizations, contrasts, settings, options)
     for a, b in itertools.combinations(units, 2):
-        tables["overlap"].append({"a": a, "b": b} | places.overlap(units[a], units[b], rng))
-        tables["separation"].append({"a": a, "b": b} | places.separation(units[a], units[b], rng))
+        tested = UNTESTED
+        if a in networks and b in networks:
+            if _share_stimuli(contrasts[a], contrasts[b]):
+                notes.append(f"{a} and {b} share stimuli: overlap and separation cannot be tested")
+            else:
+                tested = compared(units[a], units[b], networks[a], networks[b])
+        tables["overlap"].append({"a": a, "b": b} | places.overlap(units[a], units[b], rng) | tested[0])
+        tables["separation"].append({"a": a, "b": b} | places.separation(units[a], units[b]) | tested[1])
     if len(localizations) == len(units):
         tables["selectivity"], more = selectivity(localizations, fraction, draws=n_controls, seed=seed)
         notes += more
     else:
         missing["selectivity"] = REQUIRES_LOCALIZATIONS
-    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     if len(contrasts) == len(units):
         _with_contrasts(model, units, contrasts, tables, missing, notes, (n_controls, n_interaction, seed), options)
     else:
@@ -195,6 +216,44 @@ def _measured(  # noqa: PLR0917  # one call, above
         missing["dual_task"] = REQUIRES_TASKS if not tasks else REQUIRES_CONTRASTS
     ordered = {name: tables[name] for name in MEASURES if name in tables}
     return Specialization(model.name, tuple(units), ordered, missing, tuple(dict.fromkeys(notes)), settings)
+
+
+def _permuted(  # noqa: PLR0917  # one call, above
+    model: Model,
+    units: Mapping[str, Units],
+    localizations: Mapping[str, Any],
+    contrasts: Mapping[str, Contrast],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[str]]:
+    """The networks of every domain under permuted labels, and why some domains have none."""
+    networks: dict[str, Any] = {}
+    notes = []
+    for place, name in enumerate(units):
+        if name not in localizations or name not in contrasts:
+            what = "its contrast" if name in localizations else "a localization instead of fixed Units"
+            notes.append(
+                f"overlap and separation of {name} cannot be tested: labels are permuted, which requires {what}"
+            )
+            continue
+        try:
+            networks[name] = permuted_networks(
+                model,
+                units[name],
+                localizations[name],
+                contrasts[name],
+                n_permutations=settings["n_permutations"],
+                seed=[settings["seed"], 12, place],
+                options=options,
+            )
+        except InputError as error:
+            notes.append(f"overlap and separation of {name} cannot be tested: {error}")
+    return networks, notes
+
+
+def _share_stimuli(a: Contrast, b: Contrast) -> bool:
+    seen, others = ({stimulus.inspect().digest for stimulus in one.stimuli} for one in (a, b))
+    return bool(seen & others)
 
 
 def _with_contrasts(  # noqa: PLR0917  # one call, above
@@ -259,10 +318,10 @@ def _decode_domain(  # noqa: PLR0917  # one call, above
     )
     absolute = reading.get("magnitude", "absolute") == "absolute"
     positive = np.array([side == "positive" for side in contrast.sides])
-    labels = [str(stimulus.condition) for stimulus in contrast.stimuli]
+    labels = list(contrast.labels)
     everything = np.concatenate([read.values[tower].reshape(len(positive), -1) for tower in own], axis=1)
     rows, found = capacity.capacity(
-        np.abs(everything) if absolute else everything, positive, labels, draws=draws, seed=seed
+        np.abs(everything) if absolute else everything, positive, labels, draws=draws, seed=seed, items=contrast.items
     )
     tables["capacity_curve"] += [{"domain": domain} | row for row in rows]
     tables["capacity"].append({"domain": domain, "n_units": everything.shape[1]} | found)
@@ -276,7 +335,7 @@ def _decode_domain(  # noqa: PLR0917  # one call, above
 
         def accuracy(one: Units, read: Any = read, positive: Any = positive, labels: Any = labels) -> float:
             values = np.abs(read.of(one)) if absolute else read.of(one)  # used at once
-            return capacity.decoded_by(values, positive, labels, seed)
+            return capacity.decoded_by(values, positive, labels, seed, contrast.items)
 
         drawn = draw(there, draws, seed=seed)
         random = [accuracy(one) for one in drawn]

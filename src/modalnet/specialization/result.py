@@ -14,6 +14,7 @@ from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, shown_ratio
+from modalnet.stats.permutation import p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,12 +158,19 @@ class Specialization(Result):
 
 
 def _with_match(tables: dict[str, Rows]) -> dict[str, Rows]:
-    """Add how well controls match, unknown in files of modalnet 0.1, to the measures that have matched controls."""
+    """Complete the rows of older files: how well controls match, and tests with permuted labels, are unknown there.
+
+    The p values of overlap and separation in files of modalnet 0.1 take units as independent and are not kept.
+    """
     unknown = match_columns(np.zeros(0))
-    return {
-        name: [unknown | row for row in rows] if name in ("selectivity", "transfer") else rows
-        for name, rows in tables.items()
-    }
+    untested = {"overlap": ("dice_permuted", "p_more", "p_less"), "separation": ("divergence_permuted", "p")}
+
+    def completed(name: str, row: dict[str, Any]) -> dict[str, Any]:
+        if name in untested and untested[name][0] not in row:
+            return row | dict.fromkeys(untested[name], math.nan)
+        return unknown | row if name in ("selectivity", "transfer") else row
+
+    return {name: [completed(name, row) for row in rows] for name, rows in tables.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -175,15 +183,15 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
     """Format one row of a measure as text."""
     if measure == "overlap":
         return (
-            f"{row['a']} and {row['b']}: Dice {row['dice']:.3f} ({row['shared']} units; chance in the same layers "
-            f"{row['chance_layer']:.3f} [{row['chance_layer_low']:.3f}, {row['chance_layer_high']:.3f}], p more "
-            f"{row['p_more']:.4f}, p less {row['p_less']:.4f})"
+            f"{row['a']} and {row['b']}: Dice {row['dice']:.3f} ({row['shared']} units; random units of those layers "
+            f"{row['chance_layer']:.3f} [{row['chance_layer_low']:.3f}, {row['chance_layer_high']:.3f}]; "
+            f"{_permuted(row, 'dice_permuted', ('p_more', 'p more'), ('p_less', 'p less'))})"
         )
     if measure == "separation":
         depth = "" if _nan(row["depth"]) else f"; depth {row['depth']:+.2f}, distance {row['distance']:.2f}"
         return (
-            f"{row['a']} and {row['b']}: divergence {row['divergence']:.3f} bits (permuted "
-            f"{row['divergence_chance']:.3f}, p = {row['p']:.4f}){depth}"
+            f"{row['a']} and {row['b']}: divergence {row['divergence']:.3f} bits "
+            f"({_permuted(row, 'divergence_permuted', ('p', 'p'))}){depth}"
         )
     if measure == "selectivity":
         own = " (its own)" if row["own"] else ""
@@ -213,6 +221,13 @@ def _line(measure: str, row: Mapping[str, Any]) -> str:  # noqa: PLR0911  # one 
         f"{row['domain']} decoded from {row['network']}: accuracy {row['accuracy']:.3f}, "
         f"random units {row['control']:.3f}{_match(row)}"
     )
+
+
+def _permuted(row: Mapping[str, Any], mean: str, *tests: tuple[str, str]) -> str:
+    """The mean under permuted labels with p values, or that there are none."""
+    if _nan(row.get(mean)):
+        return "cannot be tested"
+    return f"permuted labels {row[mean]:.3f}, " + ", ".join(f"{word} {p_in_words(row[p])}" for p, word in tests)
 
 
 def _match(row: Mapping[str, Any]) -> str:

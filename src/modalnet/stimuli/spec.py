@@ -31,9 +31,12 @@ BUNDLED: dict[str, Callable[[], Contrast]] = {
 PUBLISHED: dict[str, Callable[..., Contrast]] = {"fedorenko2010": fedorenko2010, "tom-saxe": tom_saxe}
 # kind -> (an example, the options that apply to it)
 KINDS = {
-    **{kind: (kind, ("positive", "negative")) for kind in BUNDLED},
-    **{kind: (f"{kind}:FOLDER", ("positive", "negative", "duplicates")) for kind in (*PUBLISHED, "floc")},
-    "csv": ("csv:FILE.csv", ("positive", "negative", "text", "image", "condition", "duplicates")),
+    **{kind: (kind, ("positive", "negative", "covariates")) for kind in BUNDLED},
+    **{kind: (f"{kind}:FOLDER", ("positive", "negative", "duplicates", "covariates")) for kind in (*PUBLISHED, "floc")},
+    "csv": (
+        "csv:FILE.csv",
+        ("positive", "negative", "text", "image", "condition", "item", "covariates", "regressor", "duplicates"),
+    ),
     "folder": ("folder:FOLDER", ("positive", "negative", "condition", "duplicates")),
 }
 
@@ -46,6 +49,9 @@ def parse(
     text: str | None = None,
     image: str | None = None,
     condition: str | None = None,
+    item: str | None = None,
+    covariates: str | Sequence[str] | None = None,
+    regressor: str | None = None,
     duplicates: Duplicates | None = None,
 ) -> Contrast:
     """Make the contrast of a specification such as ``"floc:stimuli/floc"``.
@@ -65,6 +71,10 @@ def parse(
     condition
         For ``csv`` the column of the conditions (by default ``condition``); for ``folder`` where the conditions are
         stated: ``auto``, ``subfolder`` or ``prefix``.
+    item, regressor
+        Columns, for ``csv``.
+    covariates
+        Columns, for ``csv``; for other sets of texts measures of them (``length``, ``words``).
     duplicates
         ``error`` (the default) or ``keep``, as for the readers.
 
@@ -92,24 +102,30 @@ def parse(
         "text": text,
         "image": image,
         "condition": condition,
+        "item": item,
+        "covariates": covariates,
+        "regressor": regressor,
         "duplicates": duplicates,
     }
     unused = [option for option, value in options.items() if value is not None and option not in takes]
     if unused:
         raise InputError(f"The contrast {example} takes no {', '.join(unused)}; it takes {', '.join(takes)}.")
-    positive, negative = _names(positive), _names(negative)
+    positive, negative, covariates = _names(positive), _names(negative), _names(covariates)
+    if covariates and kind != "csv":
+        plain = parse(spec, positive, negative, duplicates=duplicates)
+        return Contrast(plain.stimuli, plain.positive, plain.negative, covariates=covariates)
     if kind == "vision" and (positive or negative):
         return _sides(vision(None), positive, negative)  # the sides can name any of its conditions
-    if kind in BUNDLED:
-        return _sides(BUNDLED[kind](), positive, negative)
     repeats = duplicates or "error"
-    if kind in PUBLISHED:
-        return _sides(PUBLISHED[kind](path, duplicates=repeats), positive, negative)
+    if kind in BUNDLED or kind in PUBLISHED:
+        made = BUNDLED[kind]() if kind in BUNDLED else PUBLISHED[kind](path, duplicates=repeats)
+        return _sides(made, positive, negative)
     if kind == "floc":
         return floc(path, FACES if positive is None else positive, negative, duplicates=repeats)
-    if positive is None:
+    if positive is None and regressor is None:
         raise InputError(f"The contrast {spec!r} needs a positive condition, or several separated by commas.")
     if kind == "folder":
+        assert positive is not None
         layout: Any = condition or "auto"  # from_folder validates it
         return from_folder(path, positive=positive, negative=negative, condition=layout, duplicates=repeats)
     return from_csv(
@@ -117,6 +133,9 @@ def parse(
         text=text or (None if image else "text"),
         image=image,
         condition=condition or "condition",
+        item=item,
+        covariates=covariates or (),
+        regressor=regressor,
         positive=positive,
         negative=negative,
         duplicates=repeats,
