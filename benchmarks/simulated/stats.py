@@ -143,7 +143,9 @@ def sign_flips(rng: np.random.Generator, n: int, kind: str, alternative: Any) ->
     null = _differences(rng, kind, n)
     for column, effect in ((NULL, 0.0), (EFFECT, 0.1 if kind == "accuracy 0.95" else 0.5)):
         values = np.where(rng.random(n) < effect, 1.0, null) if kind == "accuracy 0.95" else null + effect
-        yield "sign_flip", column, rejects(float(sign_flip(values, PERMUTATIONS, rng, alternative=alternative)))
+        groups = np.arange(n) // 5 if kind == "paradigms" else None
+        p = sign_flip(values, PERMUTATIONS, rng, alternative=alternative, groups=groups)
+        yield "sign_flip", column, rejects(float(p))
 
 
 @quantity(

@@ -53,18 +53,20 @@ def test_vision_enters_the_language_stream_of_the_bundled_model():
     assert f"from block {profile.entry} on" in profile.summary()
 
 
-def test_intervals_are_quantiles_of_means_over_resampled_stimuli():
-    """Against the bootstrap written out: multinomial weights, means, quantiles."""
+def test_intervals_are_symmetric_bootstrap_t_over_stimuli():
+    """Against the bootstrap written out: multinomial counts, t of every resample, the quantile of its size."""
     rng = np.random.default_rng(1)
     whole, values = rng.normal(size=7), {group: rng.normal(size=(7, 5)) for group in ("image", "text", "last")}
     profile = mn.ModalityProfile("a model", "mean", "log-probability", tuple("abcdefg"), whole, values)
     table = profile.table(0.9, 300, seed=2)
-    weights = np.random.default_rng(2).multinomial(7, np.full(7, 1 / 7), size=300) / 7
+    counts = np.random.default_rng(2).multinomial(7, np.full(7, 1 / 7), size=300)
     for group, rows in table.groupby("tokens"):
         losses = whole[:, None] - values[group]
-        np.testing.assert_array_equal(
-            rows[["low", "high"]].T, np.quantile(weights @ losses, [(1 - 0.9) / 2, (1 + 0.9) / 2], axis=0)
-        )
+        drawn = [np.repeat(losses, row, axis=0) for row in counts if (row > 0).sum() > 1]
+        t = [np.abs(one.mean(0) - losses.mean(0)) / (one.std(0, ddof=1) / np.sqrt(7)) for one in drawn]
+        reach = np.quantile(t, 0.9, axis=0) * losses.std(0, ddof=1) / np.sqrt(7)
+        np.testing.assert_allclose(rows["low"], losses.mean(0) - reach)
+        np.testing.assert_allclose(rows["high"], losses.mean(0) + reach)
 
 
 def test_a_profile_is_drawn():

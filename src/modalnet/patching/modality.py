@@ -23,7 +23,7 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, Texts, log_probability
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
-from modalnet.stats.resampling import LEVEL, bootstrap_counts, intervals
+from modalnet.stats.resampling import LEVEL, mean_intervals
 from modalnet.stimuli.conversion import as_stimuli
 
 if TYPE_CHECKING:
@@ -76,16 +76,18 @@ class ModalityProfile(Result):
         return {group: (self.whole[:, None] - values).mean(0) for group, values in self.values.items()}
 
     def table(self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-        """Return one row per group and block: loss in nats with its percentile bootstrap interval over stimuli."""
+        """Return one row per group and block: loss in nats with its interval over stimuli.
+
+        The interval is a symmetric bootstrap-t (:func:`modalnet.stats.resampling.mean_intervals`), as a few stimuli
+        lose most.
+        """
         import pandas as pd
 
         check_shared(n_resamples=n_resamples, seed=seed)
-        n = len(self.whole)
-        weights = bootstrap_counts(n, n_resamples, np.random.default_rng(seed)) / n
         rows = []
         for group, values in self.values.items():
             losses = self.whole[:, None] - values
-            bounds = intervals(weights @ losses, level) if n > 1 else np.full((2, losses.shape[1]), np.nan)
+            bounds = mean_intervals(losses, n_resamples, np.random.default_rng(seed), level)
             for layer, loss in enumerate(losses.mean(0)):
                 low, high = bounds[:, layer]
                 rows.append({"tokens": group, "layer": layer, "loss": loss, "low": low, "high": high})

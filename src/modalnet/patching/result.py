@@ -30,7 +30,15 @@ from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
 from modalnet.stats.permutation import LEAST_DRAWS, against_draws, p_in_words
-from modalnet.stats.resampling import LEVEL, bootstrap_counts, chunks, intervals, product
+from modalnet.stats.resampling import (
+    LEVEL,
+    bootstrap_counts,
+    chunks,
+    effective_number,
+    expanded,
+    intervals,
+    product,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +156,10 @@ class Patching(Result):
     def interval(
         self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0
     ) -> dict[str, Float[np.ndarray, "2 layer column"]]:
-        """Return percentile bootstrap intervals of :attr:`effect` over pairs, per tower ``[bound, layer, column]``.
+        """Return bootstrap intervals of :attr:`effect` over pairs, per tower ``[bound, layer, column]``.
+
+        They are expanded percentiles (:func:`modalnet.stats.resampling.expanded`) for the effective number of pairs:
+        pairs that the model tells apart well carry more of the ratio of sums than others.
 
         Raises
         ------
@@ -157,7 +168,8 @@ class Patching(Result):
 
         References
         ----------
-        Efron & Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+        Hesterberg (2015), The American Statistician 69(4):371-386, section 3.5; Kish (1965), Survey Sampling, section
+        11.7, for the effective number.
         """
         check_shared(n_resamples=n_resamples, seed=seed)
         return {tower: self._bounds(values, level, n_resamples, seed) for tower, values in self.values.items()}
@@ -414,10 +426,15 @@ class Patching(Result):
             raise InputError("An interval over pairs requires at least two pairs, got 1.")
         over, under = (part.reshape(self.n, -1) for part in self._parts(values))
         drawn = bootstrap_counts(self.n, n_resamples, np.random.default_rng(seed))
-        bounds = np.empty((2, over.shape[1]))
-        for part in chunks(over.shape[1], n_resamples):
-            ratios = _divided(product(drawn, over[:, part]), product(drawn, under[:, part]))
-            bounds[:, part] = intervals(ratios, level, skip_nan=True)
+        # Columns that all pairs have weigh the pairs alike, and share their percentiles.
+        numbers, of_column = np.unique(np.fmax(effective_number(under), 2), return_inverse=True)
+        bounds = np.full((2, over.shape[1]), np.nan)
+        for number, effective in enumerate(numbers.tolist()):
+            columns = np.flatnonzero(of_column == number)
+            for part in chunks(len(columns), n_resamples):
+                some = columns[part]
+                ratios = _divided(product(drawn, over[:, some]), product(drawn, under[:, some]))
+                bounds[:, some] = intervals(ratios, expanded(level, effective), skip_nan=True)
         return bounds.reshape(2, *values.shape[1:])
 
 

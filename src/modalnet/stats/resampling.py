@@ -98,7 +98,7 @@ def t_interval(values: Float[np.ndarray, " fold"], level: float = LEVEL) -> tupl
     return float(there.mean()) - reach, float(there.mean()) + reach
 
 
-def expanded(level: float, n: int) -> float:
+def expanded(level: float, n: float) -> float:
     """Return the level whose percentile interval over n blocks has about the nominal coverage.
 
     Resamples of n blocks vary by the factor sqrt((n - 1) / n) too little, and percentiles stand where normal quantiles
@@ -109,7 +109,8 @@ def expanded(level: float, n: int) -> float:
     level
         Nominal coverage.
     n
-        Number of blocks.
+        Number of blocks, or an effective number of them (see :func:`effective_number`); with fewer than 2 the level is
+        returned as it is.
 
     References
     ----------
@@ -121,6 +122,64 @@ def expanded(level: float, n: int) -> float:
     if n < 2:
         return level
     return float(1 - 2 * stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, n - 1)))
+
+
+def effective_number(weights: Float[np.ndarray, "item cell"]) -> Float[np.ndarray, " cell"]:
+    """Return of how many equal weights a weighted mean is as variable, (sum w)^2 / sum w^2; NaN where all are 0.
+
+    References
+    ----------
+    Kish (1965), Survey Sampling, section 11.7.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0))
+
+
+def mean_intervals(
+    values: Float[np.ndarray, "item cell"], n_resamples: int, rng: np.random.Generator, level: float = LEVEL
+) -> Float[np.ndarray, "2 cell"]:
+    """Return the symmetric bootstrap-t interval of every column's mean: mean ± q · standard error.
+
+    q is the quantile of |mean* - mean| / standard error* over resamples. For skewed values with few items this covers
+    more than percentiles do: of 10,000 means of 16 exponential values 0.931, where percentiles cover 0.886 and expanded
+    ones 0.915.
+
+    Parameters
+    ----------
+    values
+        One row per item, one column per mean; items are resampled.
+    n_resamples, rng, level
+        Number of resamples, source of randomness, and nominal coverage.
+
+    Returns
+    -------
+    array
+        ``[bound, cell]``: lower and upper ends, equal to the mean where a column is constant; NaN with fewer than two
+        items or where a value is not finite.
+
+    References
+    ----------
+    Hall (1988), Journal of the Royal Statistical Society B 50(1):35-45.
+    """
+    n, n_cells = values.shape
+    if n < 2:
+        return np.full((2, n_cells), np.nan)
+    middle = values.mean(axis=0)
+    bounds = np.empty((2, n_cells))
+    counts = bootstrap_counts(n, n_resamples, rng)
+    for part in chunks(n_cells, n_resamples):
+        away = values[:, part] - middle[part]
+        means = product(counts, away) / n
+        with np.errstate(invalid="ignore"):
+            variance = np.maximum(product(counts, away**2) / n - means**2, 0)
+        # A resample of one value again and again has no standard error, and says nothing.
+        varies = variance > TIE * (away**2).mean(axis=0)
+        t = np.where(varies, np.abs(means) / np.sqrt(np.where(varies, variance, 1) / (n - 1)), np.nan)
+        q = intervals(t, 2 * level - 1, skip_nan=True)[1]
+        error = values[:, part].std(axis=0, ddof=1) / math.sqrt(n)
+        reach = np.where(error > 0, q * error, error)
+        bounds[:, part] = middle[part] - reach, middle[part] + reach
+    return bounds
 
 
 def n_blocks(n_items: int, groups: Integer[np.ndarray, " item"] | None) -> int:
@@ -218,6 +277,9 @@ def bootstrap_excess(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " resample"]:
     """Return how far a network's mean lies below the mean of its controls when the draws are resampled as well.
+
+    This is about the mean of all draws, and no test of whether a network is more than one more draw: see
+    :func:`modalnet.stats.permutation.new_draw_p`.
 
     Parameters
     ----------
