@@ -679,3 +679,29 @@ def test_specs(langloc: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_spec_complaints(spec: object, options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse(spec, **options)  # type: ignore[arg-type]
+
+
+def test_which_bundled_sets_are_made_of_items() -> None:
+    """Every item of these is in every condition once; the conditions of the others are different stimuli."""
+    import modalnet as mn
+
+    of = {
+        "language": mn.stimuli.language(5),
+        "language_conditions": mn.stimuli.language_conditions(5),
+        "theory_of_mind": mn.stimuli.theory_of_mind(5),
+        "refusal": mn.stimuli.refusal(5),
+        "vision": mn.stimuli.vision(None, n=5, size=32),
+        "vision_vs_text": mn.stimuli.vision_vs_text(5, size=32),
+    }
+    for name, contrast in of.items():
+        halves = {(stimulus.item, stimulus.condition) for stimulus in contrast.stimuli}
+        assert len(halves) == len(contrast) == 5 * len(contrast.conditions), name
+        assert len({item for item, _ in halves} - {None}) == 5, name
+    for contrast in (mn.stimuli.multiple_demand(5), mn.stimuli.categories(n=8, size=32)):
+        assert set(contrast.items) == {None}
+
+
+def test_an_item_is_a_name() -> None:
+    assert "item='a'" in repr(Stimulus("x", item="a"))
+    with pytest.raises(InputError, match="`item` of a stimulus must be a non-empty string or None, got ''"):
+        Stimulus("x", item="")
