@@ -15,6 +15,7 @@ from benchmarks.study.figures import exceeds
 from benchmarks.study.plan import GROUPS, INTACT_NETWORK, LANGUAGE, Asked, without_tower
 
 from modalnet._files import write_bytes
+from modalnet.stats.new_draw import ALPHA
 
 if TYPE_CHECKING:
     from benchmarks.study.running import Step
@@ -168,8 +169,8 @@ def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
     return "\n\n".join(
         [
             "## In short",
-            "A lesion *costs more* than controls where the interval of the excess is above 0, the excess over items "
-            "has q < 0.05, and no draw costs as much (`exceeds_activation` in the tables).",
+            "A lesion *costs more* than controls where the interval of its excess over one more random set is above 0 "
+            "and no more than one random set in twenty costs as much (`exceeds_activation` in the tables).",
             markdown(pd.DataFrame(rows)),
         ]
     )
@@ -431,7 +432,7 @@ def thought(asked: Asked, read: Tables) -> Iterator[str]:
     if table is None:
         return
     yield read.figure("text", "Drops of each network on each task")
-    yield "Bold drops exceed those of activation-matched random units (interval, items and draws)."
+    yield "Bold drops exceed that of one more set of activation-matched random units."
     passed = [row for row in _rows(table) if exceeds(row)]
     if passed:
         yield markdown(_drops(passed, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in passed]))
@@ -445,22 +446,19 @@ def _dissociations(interactions: pd.DataFrame | None) -> str:
     if interactions is None or not len(interactions):
         return ""
     rows = _rows(interactions)
-    found = [
-        row
-        for row in rows
-        if "double dissociation" in str(row["verdict"]).lower() and "no double" not in str(row["verdict"]).lower()
-    ]
-    single = [row for row in rows if "single dissociation" in str(row["verdict"]).lower()]
-    strong = [row for row in rows if row["interaction_low"] > 0 or row["interaction_high"] < 0]
+    found = [row for row in rows if row["verdict"] == "double dissociation"]
+    single = [row for row in rows if row["verdict"] == "single dissociation"]
+    unable = sum(row["verdict"] == "cannot be tested" for row in rows)
+    strong = [row for row in rows if row["p_interaction"] <= ALPHA]
     text = (
-        f"Crossed effects of {len(rows)} pairs of networks and tasks (each size and operation): {len(strong)} have an "
-        f"interval that does not hold 0 (uncorrected); {len(found)} are double dissociations by the rules of "
-        f"`LesionStudy.dissociation`, {len(single)} single ones."
+        f"Interactions of {len(rows)} pairs of networks and tasks (each size and operation): {len(strong)} lie beyond "
+        f"one more pair of random sets (p <= 0.05, uncorrected); {len(found)} are double dissociations by the rules of "
+        f"`LesionStudy.dissociation`, {len(single)} single ones, and {unable} cannot be tested."
     )
     shown = sorted(found or single, key=lambda row: -abs(row["interaction"]) if np.isfinite(row["interaction"]) else 0)[
         :6
     ]
-    return "\n".join([text, *(f"- {row['verdict']}" for row in shown)])
+    return "\n".join([text, *(f"- {row['sentence']}" for row in shown)])
 
 
 def pictures(asked: Asked, read: Tables) -> Iterator[str]:

@@ -283,7 +283,7 @@ def _lesions(place: Place, name: str, found: Mapping[str, Any], tasks: Mapping[s
     )
     study.save(place.folder / f"lesions-{name}.safetensors")
     place.table(f"lesions-{name}", study.table())
-    place.text(f"lesions-{name}", "\n".join(study.verdicts()))
+    place.text(f"lesions-{name}", "\n".join(study.verdicts()["sentence"]))
     failed = place.folder / f"failures-{name}.csv"
     failed.unlink(missing_ok=True)  # of an earlier run
     if study.failures:

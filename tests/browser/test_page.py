@@ -260,7 +260,7 @@ def test_lesions_profiles_and_top_stimuli_stand_beside_the_map(browser: Any, tin
     colour = NETWORKS[list(tiny).index("language")]
     assert [one.get_attribute("fill") for one in circles] == ["var(--muted)", colour]
     verdicts = browser.driver.find_elements("css selector", "#verdicts li")
-    assert [one.get_attribute("textContent") for one in verdicts] == study.verdicts()
+    assert [one.get_attribute("textContent") for one in verdicts] == list(study.verdicts()["sentence"])
     label = browser.driver.find_element("css selector", "#profile-charts svg").get_attribute("aria-label")
     assert label == "Response of language: sentences 1.25, nonwords −0.5"
     browser.hover(*unit, click=True)

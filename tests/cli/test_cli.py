@@ -545,11 +545,13 @@ def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
     arguments += ["--n-controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
     printed = ok("lesion", *arguments)
     assert "Lesions of tiny" in printed
-    names = ["lesion-dissociation.csv", "lesion-table.csv", "lesion-verdicts.txt", "lesion.png", "lesion.safetensors"]
+    names = ["lesion-dissociation.csv", "lesion-summary.txt", "lesion-table.csv", "lesion-verdicts.csv"]
+    names += ["lesion.png", "lesion.safetensors"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     document = json.loads(ok("lesion", *arguments, "--json"))
     assert len(document["table"]) == 2 * 2 * 2 * 2
     assert set(document["base"]) == {"grammar", "colour"}
+    assert {one["verdict"] for one in document["verdicts"]} <= {"cannot be tested", "no measurable effect"}
     assert not document["failures"]
 
 

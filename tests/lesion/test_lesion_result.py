@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -11,64 +10,21 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 from scipy import stats
 
+from lesion_studies import BOTH, CHANCE, LANGUAGE, SIZE, VISION, N, effect, graded_study, rng, study_of
 from modalnet.errors import InputError, StoreError
+from modalnet.lesion.design import Design
 from modalnet.lesion.result import Lesion, LesionStudy
-from modalnet.lesion.table import N_PERMUTATIONS
 from modalnet.plotting.lesion import dose_curves, save_dose_curves
 from modalnet.stats import effect_sizes, permutation, resampling
 from modalnet.stats.moments import fdr
 from modalnet.tasks.base import TaskScores
 
-N = 240
-SIZE = 0.01
-CHANCE = {"blimp": 0.5, "images": 0.25}
 finite = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
 dyadic = st.integers(-5120, 5120).map(lambda n: n / 1024)  # sums are exact, so that scipy sees equal sums as equal
 
 
 def flips(differences, n, source):
     return permutation.sign_flip(differences, n, source, alternative="greater")
-
-
-def rng(*seed):
-    return np.random.default_rng(seed)
-
-
-def study_of(costs, *, sizes=(SIZE,), draws=5, magnitudes=None, n=N, seed=0, level=0.85, tasks=("blimp", "images")):
-    """A study in which every lesion makes a share of the items wrong.
-
-    costs: (network, operation) -> {control: {task: cost in accuracy}}; controls that are absent were not run.
-    """
-    source = rng(seed)
-    luck = {task: source.random(n) for task in tasks}
-    base = {
-        task: TaskScores(
-            task, tuple(f"{i}" for i in range(n)), (luck[task] < level) * 1.0, "accuracy", CHANCE.get(task, 0.5)
-        )
-        for task in tasks
-    }
-    cells, counts, mean_abs = {}, {}, {}
-    for (network, operation), kinds in costs.items():
-        for size in sizes:
-            for control, per_task in kinds.items():
-                for draw in range(draws if control in ("layer", "activation") else 1):
-                    lesion = Lesion(network, size, operation, control, draw)
-                    counts[lesion] = round(size * 10_000)
-                    mean_abs[lesion] = (magnitudes or {}).get((network, control), 1.0)
-                    for task, cost in per_task.items():
-                        # Some items change for no reason, so that nothing is exactly alike.
-                        noise = source.random(n) < 0.02
-                        cells[lesion, task] = np.abs((luck[task] < level - cost) * 1.0 - noise)
-    return LesionStudy("toy", base, cells, counts, mean_abs, {}, 1, seed, {"sizes": list(sizes)})
-
-
-def effect(blimp, images, *, layer=(0.01, 0.01), norm=(0.02, 0.02), least=(0.0, 0.0)):
-    kinds = {"": (blimp, images), "layer": layer, "activation": norm, "least": least}
-    return {kind: dict(zip(("blimp", "images"), one, strict=True)) for kind, one in kinds.items() if one is not None}
-
-
-LANGUAGE, VISION = effect(0.3, 0.02), effect(0.02, 0.4)
-BOTH = ("zero", "mean")
 
 
 @pytest.fixture(scope="module")
@@ -228,36 +184,32 @@ def test_a_row_follows_from_the_item_scores(double):
     assert row["drop"] == pytest.approx((base - scores).mean())
     reference = stats.bootstrap((base - scores,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
     assert [row.drop_low, row.drop_high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
-    least = base - double.cells[Lesion("language", SIZE, "zero", "least"), "blimp"]
-    for values, name in ((base, "base"), (least, "drop_least")):
-        reference = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
-        found = [row[f"{name}_low"], row[f"{name}_high"]]
-        assert found == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    reference = stats.bootstrap((base,), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0))
+    assert [row.base_low, row.base_high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
     for kind in ("layer", "activation"):
-        controls = np.stack([double.cells[Lesion("language", SIZE, "zero", kind, i), "blimp"] for i in range(5)])
+        controls = np.stack([double.cells[Lesion("language", SIZE, "zero", kind, i), "blimp"] for i in range(20)])
         drops = base.mean() - controls.mean(axis=1)
-        difference = controls.mean(axis=0) - scores
-        assert row[f"n_{kind}"] == 5
+        assert row[f"n_{kind}"] == 20
         assert row[f"drop_{kind}"] == pytest.approx(drops.mean())
         assert row[f"drop_{kind}_low"] < row[f"drop_{kind}"] < row[f"drop_{kind}_high"]
-        # Draws vary beside items, so the interval holds that of the items alone.
-        items = stats.bootstrap(
-            (base - controls.mean(axis=0),), np.mean, method="percentile", n_resamples=5_000, random_state=rng(0)
-        ).confidence_interval
-        assert row[f"drop_{kind}_low"] < items.low + 0.005
-        assert row[f"drop_{kind}_high"] > items.high - 0.005
+        # Items and draws both vary.
+        error = math.hypot(drops.std(ddof=1) / math.sqrt(20), (base - controls.mean(axis=0)).std() / math.sqrt(N))
+        reach = stats.t.ppf(0.975, 19) * error
+        found = [row[f"drop_{kind}_low"], row[f"drop_{kind}_high"]]
+        assert found == pytest.approx([drops.mean() - reach, drops.mean() + reach], abs=0.006)
         assert row[f"excess_{kind}"] == pytest.approx(row["drop"] - drops.mean())
         assert row[f"excess_{kind}_low"] < row[f"excess_{kind}"] < row[f"excess_{kind}_high"]
-        assert row[f"p_draws_{kind}"] == pytest.approx(1 / 6)
-        assert row[f"p_items_{kind}"] == 1 / (N_PERMUTATIONS + 1)
+        assert row[f"p_draws_{kind}"] == pytest.approx(1 / 21)
         assert row[f"z_{kind}"] == pytest.approx((row["drop"] - drops.mean()) / drops.std(ddof=1))
-        assert row[f"dz_{kind}"] == pytest.approx(difference.mean() / difference.std(ddof=1))
+        # The network's items vary more than a draw's, which only makes p larger.
+        plain = stats.t.sf((row["drop"] - drops.mean()) / (drops.std(ddof=1) * math.sqrt(1 + 1 / 20)), 19) * 2
+        assert plain <= row[f"p_{kind}"] < 0.001
         assert row[f"exceeds_{kind}"]
-        for test in ("draws", "items"):
-            np.testing.assert_allclose(table[f"q_{test}_{kind}"], fdr(table[f"p_{test}_{kind}"].to_numpy()))
+        np.testing.assert_allclose(table[f"q_{kind}"], fdr(table[f"p_{kind}"].to_numpy()))
     assert (row.units, row.magnitude, row.chance, row.measure) == (100, 2.0, 0.5, "accuracy")
     assert row.n_least == 1
     assert row.p_draws_least == 0.5
+    assert math.isnan(row.p_least)
 
 
 def test_the_table_is_the_same_every_time_and_its_own(double):
@@ -271,28 +223,28 @@ def test_the_table_is_the_same_every_time_and_its_own(double):
 def test_another_task_changes_no_interval(double):
     cells = {key: scores for key, scores in double.cells.items() if key[1] == "images"}
     alone = LesionStudy("toy", {"images": double.base["images"]}, cells, {}, {}, {}, 0, double.seed, {})
-    columns = ["drop_low", "excess_activation_high", "p_items_activation"]
+    columns = ["drop_low", "excess_activation_high", "p_activation"]
     table = double.table()
     expected = table[table.task == "images"][columns].to_numpy()
     np.testing.assert_array_equal(alone.table()[columns].to_numpy(), expected)
     assert alone.table()["units"].isna().all()
 
 
-def test_random_sets_that_differ_need_the_rank():
-    """A network that is one more random set: item tests alone would often call it special."""
+def test_a_random_set_exceeds_others_as_often_as_stated():
+    """A network that is one more random set, of sets that differ: once in twenty at most, and never with few draws."""
     source = rng(21)
     n = 150
     luck, cells = source.random(n), {}
-    for number in range(60):
-        for control, draws in (("", 1), ("activation", 10)):
+    for number in range(150):
+        for control, draws in (("", 1), ("activation", 20), ("layer", 10)):
             for draw in range(draws):
                 level = 0.85 - source.uniform(0, 0.3)
-                lesion = Lesion(f"set {number}", SIZE, "zero", control, draw)
-                cells[lesion, "blimp"] = (luck < level) * 1.0
+                cells[Lesion(f"set {number}", SIZE, "zero", control, draw), "blimp"] = (luck < level) * 1.0
     base = TaskScores("blimp", tuple(map(str, range(n))), (luck < 0.85) * 1.0, "accuracy", 0.5)
     table = LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {}).table()
-    assert (table.q_items_activation < 0.05).mean() > 0.25
-    assert table.exceeds_activation.mean() < 0.15  # 1 in 11 has the largest drop of all
+    assert table.exceeds_activation.mean() < 0.08
+    assert table.exceeds_layer.isna().all()
+    assert table.p_layer.notna().all()
 
 
 def nested_study(scores, lesioned, groups):
@@ -346,16 +298,62 @@ def test_what_was_not_run_is_missing():
     study = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)})
     table = study.table()
     assert (table.n_activation == 0).all()
-    for column in (
-        "drop_activation",
-        "excess_activation",
-        "p_items_activation",
-        "q_draws_activation",
-        "exceeds_activation",
-        "exceeds_least",
-    ):
+    for column in ("drop_activation", "excess_activation", "p_activation", "q_activation", "exceeds_activation"):
         assert table[column].isna().all()
+    assert table.exceeds_least.isna().all()
     assert table.exceeds_layer.all()
+
+
+def test_a_slope_is_the_drop_per_unit_of_dose():
+    study = graded_study((0.6, 0.1))
+    table = study.table().set_index("operation")
+    assert list(table.index) == ["zero", "scale 0.25", "scale 0.5", "scale 0.75", "slope"]
+    doses = np.array([1.0, 0.75, 0.5, 0.25])
+    drops = table["drop"].to_numpy()[:4]
+    row = table.loc["slope"]
+    reference = np.linalg.lstsq(doses[:, None], drops, rcond=None)[0][0]
+    assert row["drop"] == pytest.approx(reference)
+    assert row["drop_low"] < row["drop"] < row["drop_high"]
+    assert row["drop_activation"] == pytest.approx(0.1, abs=0.05)
+    assert row["exceeds_activation"]
+    verdicts = study.verdicts().set_index("question").verdict
+    assert verdicts["slope"] == "survives"
+    assert verdicts["all"] == "cannot be tested"  # without mean ablation or resampling
+    assert graded_study((0.1, 0.1)).verdicts().set_index("question").verdict["slope"] == "does not survive"
+
+
+def test_draws_that_share_units_are_taken_for_less():
+    """Draws that overlap vary too little for what one more set would cost."""
+    study = study_of({("language", "zero"): LANGUAGE})
+    apart, shared = (
+        LesionStudy(
+            *(getattr(study, name) for name in study.__dataclass_fields__ if name not in {"design", "activity"}),
+            design={("language", SIZE): Design(4, (), {"activation": overlap})},
+        ).table()
+        for overlap in (0.0, 0.4)
+    )
+    assert (shared.overlap_activation == 0.4).all()
+    assert (shared.excess_activation_low < apart.excess_activation_low).all()
+    assert (shared.dimensions == 4).all()
+
+
+def test_what_is_left_without_a_dimension():
+    cells = {("", 0): 0.3, ("without", 0): 0.01, ("without", 1): 0.3}
+    source = rng(3)
+    luck = source.random(N)
+    base = TaskScores("blimp", tuple(map(str, range(N))), (luck < 0.85) * 1.0, "accuracy", 0.5)
+    scores = {
+        (Lesion("language", SIZE, "zero", control, draw), "blimp"): (luck < 0.85 - cost) * 1.0
+        for (control, draw), cost in cells.items()
+    }
+    design = {("language", SIZE): Design(2, ("decoder[163]", "decoder[7]"), {})}
+    study = LesionStudy("toy", {"blimp": base}, scores, {}, {}, {}, 0, 0, {}, design)
+    first, second = study.dimensions().to_dict("records")
+    assert (first["dimension"], second["dimension"]) == ("decoder[163]", "decoder[7]")
+    assert first["share"] > 0.9
+    assert second["share"] == 0
+    assert first["drop"] == second["drop"] == study.table()["drop"][0]
+    assert "without decoder[163]" in study.summary()
 
 
 def test_failures_stay_visible(double):
@@ -368,11 +366,14 @@ def test_failures_stay_visible(double):
     assert (row["network"], row["operation"], row["failure"]) == ("vision", "mean", "out of memory")
     assert math.isnan(row["score"])
     assert row["base"] == double.base["images"].mean
-    assert "mean ablation failed (out of memory)" in study.verdicts()[-1]
+    verdict = study.verdicts().query("network == 'vision' and task == 'images'").set_index("question")
+    assert verdict.verdict["mean"] == "cannot be tested"
+    assert "the lesion failed (out of memory)" in verdict.sentence["mean"]
     assert "2 cells failed" in study.summary()
     assert "activation control 2 on captions: no images" in study.summary()
-    verdicts = study.dissociation(operation="mean").verdict
-    assert verdicts.tolist() == ["not tested: no finite scores of vision on images"]
+    (row,) = study.dissociation(operation="mean").to_dict("records")
+    assert row["verdict"] == "cannot be tested"
+    assert row["sentence"] == "cannot be tested: no finite scores of vision on images."
 
 
 def test_scores_that_are_not_finite_are_no_result(double):
@@ -385,14 +386,14 @@ def test_scores_that_are_not_finite_are_no_result(double):
     spoiled = (table.network == "language") & (table.operation == "zero")
     assert (
         table[spoiled][
-            ["drop_low", "excess_activation_low", "p_items_activation", "p_draws_activation", "exceeds_activation"]
+            ["drop_low", "excess_activation_low", "p_activation", "p_draws_activation", "exceeds_activation"]
         ]
         .isna()
         .all(axis=None)
     )
-    columns = ["drop_low", "excess_activation_low", "p_items_activation"]
+    columns = ["drop_low", "excess_activation_low", "p_activation"]
     assert table[~spoiled][columns].equals(before[~spoiled][columns])
-    assert "zero ablation gave no scores" in study.verdicts()[0]
+    assert study.verdicts().sentence[0].endswith("zeroed: cannot be tested: the scores are not finite.")
 
 
 # -- dissociations -------------------------------------------------------------------------------------------------
@@ -402,10 +403,12 @@ def test_a_planted_double_dissociation_is_found(double):
     rows = double.dissociation()
     assert rows.operation.tolist() == ["zero", "mean"]
     for row in rows.to_dict("records"):
-        assert row["verdict"] == (
-            "double dissociation: lesioning language impairs blimp and spares images, "
-            "lesioning vision impairs images and spares blimp"
+        assert row["verdict"] == "double dissociation"
+        assert row["sentence"].startswith(
+            "double dissociation: language costs blimp more than vision does, which costs images more (p "
         )
+        assert row["p_interaction"] < 0.001
+        assert row["selectivity_A"] > 0
         table = double.table()
         table = table[table.operation == row["operation"]].set_index(["network", "task"])
         drop = table["drop"]
@@ -424,61 +427,69 @@ def test_a_planted_double_dissociation_is_found(double):
 def test_a_double_dissociation_is_found_with_the_tasks_exchanged():
     study = study_of({("language", "zero"): VISION, ("vision", "zero"): LANGUAGE})
     (row,) = study.dissociation(control="layer").to_dict("records")
-    assert row["verdict"].startswith("double dissociation: lesioning language impairs images and spares blimp")
+    assert row["verdict"] == "double dissociation"
+    assert row["sentence"].startswith("double dissociation: language costs images more than vision does")
     assert row["interaction_high"] < 0
 
 
 def test_a_single_dissociation_is_no_double_one():
     study = study_of({("language", "zero"): LANGUAGE, ("vision", "zero"): effect(0.02, 0.02)})
-    (verdict,) = study.dissociation().verdict
-    assert verdict.startswith(
-        "single dissociation: lesioning language impairs blimp and spares images, lesioning vision"
-    )
-    assert "impairs" not in verdict.split("lesioning vision")[1]
+    (row,) = study.dissociation().to_dict("records")
+    assert row["verdict"] == "single dissociation"
+    assert row["sentence"].startswith("single dissociation: lesioning language costs blimp more than images (p ")
 
 
 def test_damage_to_everything_is_no_dissociation():
     study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.3, 0.3)})
-    (verdict,) = study.dissociation().verdict
-    assert verdict == (
-        "no dissociation: lesioning language impairs blimp and images, lesioning vision impairs blimp and images"
-    )
+    (row,) = study.dissociation().to_dict("records")
+    assert row["verdict"] == "no dissociation"
+    assert "would have been found" in row["sentence"]
 
 
-def test_what_controls_break_as_well_is_not_called_spared():
+def test_what_controls_break_as_well_is_no_part_of_it():
     """Each network impairs a task, and massive activations make the other drop on controls as well."""
     costs = {
         ("language", "zero"): effect(0.4, 0.2, norm=(0.05, 0.2)),
         ("vision", "zero"): effect(0.2, 0.4, norm=(0.2, 0.05)),
     }
-    (verdict,) = study_of(costs).dissociation().verdict
-    assert verdict == (
-        "double dissociation: "
-        "lesioning language impairs blimp and affects images no more than lesioning activation-matched random units, "
-        "lesioning vision impairs images and affects blimp no more than lesioning activation-matched random units"
-    )
+    (row,) = study_of(costs).dissociation().to_dict("records")
+    assert row["verdict"] == "double dissociation"
+    assert row["excess_Ab_low"] < 0 < row["excess_Aa_low"]
 
 
 def test_two_lesions_of_one_set_do_not_dissociate():
     rows = [
         study_of({(name, "zero"): effect(0.25, 0.25) for name in "AB"}, seed=seed).dissociation() for seed in range(8)
     ]
-    assert all(row.verdict[0].startswith("no dissociation") for row in rows)
+    assert sum(row.verdict[0] == "no dissociation" for row in rows) >= 7
     assert sum(row.interaction_low[0] <= 0 <= row.interaction_high[0] for row in rows) >= 6
 
 
-def test_noise_does_not_dissociate():
-    nothing = effect(0.01, 0.01, layer=None, norm=(0.01, 0.01), least=None)
-    studies = [study_of({(name, "zero"): nothing for name in "AB"}, n=80, seed=seed) for seed in range(40)]
-    verdicts = [study.dissociation().verdict[0] for study in studies]
-    assert sum(verdict.startswith("no dissociation") for verdict in verdicts) >= 37
-    assert not any(verdict.startswith("double") for verdict in verdicts)
+def test_significant_beside_not_significant_is_no_dissociation():
+    """Both lesions cost both tasks alike, just enough that one of the four costs is significant and another is not."""
+    studies = [
+        study_of({(name, "zero"): effect(0.09, 0.09, norm=(0.03, 0.03)) for name in "AB"}, n=60, seed=seed)
+        for seed in range(40)
+    ]
+    rows = [study.dissociation().iloc[0] for study in studies]
+    exceeds = [study.table().exceeds_activation.to_numpy(dtype=bool) for study in studies]
+    assert sum(0 < each.sum() < 4 for each in exceeds) > 15
+    assert sum(row.verdict != "no dissociation" for row in rows) <= 4
+
+
+def test_few_draws_cannot_tell():
+    study = study_of({("language", "zero"): LANGUAGE, ("vision", "zero"): VISION}, draws=18)
+    (row,) = study.dissociation().to_dict("records")
+    assert row["verdict"] == "cannot be tested"
+    assert row["sentence"] == "cannot be tested: fewer than 19 draws of activation-matched units on both tasks."
+    assert row["p_interaction"] < 0.01
 
 
 def test_a_task_at_chance_cannot_be_broken():
     study = study_of({("language", "zero"): effect(0.3, 0.3), ("vision", "zero"): effect(0.0, 0.0)}, level=0.5)
     (row,) = study.dissociation().to_dict("records")
-    assert row["verdict"] == "not tested: the intact model is at chance on blimp"
+    assert row["verdict"] == "cannot be tested"
+    assert row["sentence"] == "cannot be tested: the intact model is at chance on blimp."
     assert math.isnan(row["interaction"])
     assert math.isfinite(row["interaction_raw"])
 
@@ -492,7 +503,7 @@ def test_tasks_without_a_common_unit_are_compared_within_each(double):
     assert np.isnan(row[["interaction", "interaction_raw", "interaction_low"]].astype(float)).all()
     before = double.dissociation(operation="zero").iloc[0]
     assert row.difference_a_low == pytest.approx(before.difference_a_low)
-    assert row.verdict.startswith("double dissociation")
+    assert row.verdict == "double dissociation"
 
 
 def test_which_sizes_stand_against_each_other(double):
@@ -514,101 +525,29 @@ def test_which_sizes_stand_against_each_other(double):
 def test_dissociations_that_cannot_be_asked_for(double, massive):
     with pytest.raises(InputError, match="two networks and two tasks; this study has 1 and 2"):
         massive.dissociation()
-    with pytest.raises(InputError, match="`control` must be one of 'layer', 'activation', 'least', got 'random'"):
+    with pytest.raises(InputError, match="`control` must be one of 'layer', 'activation', got 'random'"):
         double.dissociation(control="random")
     with pytest.raises(InputError, match="zero and mean ablation, not 'scale'"):
         double.dissociation(operation="scale")
     none = study_of({(name, "zero"): effect(0.3, 0.1, norm=None) for name in "AB"})
-    assert none.dissociation().verdict[0].startswith("not tested: activation-matched random units were not lesioned")
+    assert none.dissociation().sentence[0].startswith("cannot be tested: fewer than 19 draws of activation-matched")
 
 
-# -- verdicts ------------------------------------------------------------------------------------------------------
-
-
-def test_massive_activations_do_not_survive(massive):
-    sentences = massive.verdicts()
-    assert len(sentences) == 2
-    for sentence in sentences:
-        assert "with 69 times the mean |activation|, massive activations" in sentence
-        assert re.search(
-            r"activation-matched random units \(with 41 times the mean \|activation\|\) cost 0\.[23]", sentence
-        )
-        assert "the effect does not survive: activation-matched random units cost as much" in sentence
-        assert "survives at none" in sentence
-    assert sentences[0].startswith("language on blimp: ")
-
-
-def test_an_effect_of_the_network_survives(double):
-    sentences = dict(
-        zip(
-            [("language", "blimp"), ("language", "images"), ("vision", "blimp"), ("vision", "images")],
-            double.verdicts(),
-            strict=True,
-        )
-    )
-    for pair, sentence in sentences.items():
-        assert ("the effect survives" in sentence) == (pair in {("language", "blimp"), ("vision", "images")}), sentence
-    sentence = sentences["language", "blimp"]
-    assert "100 units (1%) with 2.0 times the mean |activation|; zero ablation takes accuracy from 0." in sentence
-    for words in ("mean ablation takes accuracy", "layer-matched random units cost", "the least selective units cost"):
-        assert words in sentence
-
-
-def test_an_effect_of_zeroing_alone_does_not_survive():
-    mean = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
-    study = study_of({("language", "zero"): LANGUAGE, ("language", "mean"): mean})
-    assert "does not survive: under mean ablation" in study.verdicts()[0]
-
-
-def test_units_that_no_random_unit_matches_are_told():
-    magnitudes = {("language", ""): 69.0, ("language", "activation"): 12.0}
-    study = study_of({("language", name): LANGUAGE for name in BOTH}, magnitudes=magnitudes)
-    assert (
-        "no random units have as large activations (the activation-matched have 12 times the mean)"
-        in study.verdicts()[0]
-    )
-
-
-def test_what_was_not_tested_is_said():
-    zero = study_of({("language", "zero"): effect(0.3, 0.3, norm=None, least=None)}).verdicts()[0]
-    for words in (
-        "activation-matched random units were not tested",
-        "the least selective units were not tested",
-        "mean ablation was not tested",
-        "whether the effect survives was not tested: "
-        "activation-matched random units were not zeroed and mean ablation was not run",
-    ):
-        assert words in zero
-    mean = study_of({("language", "mean"): LANGUAGE}).verdicts()[0]
-    assert "zero ablation was not tested" in mean
-    assert "whether the effect survives was not tested: zero ablation was not run" in mean
-    unknown = study_of({("language", "zero"): LANGUAGE}, magnitudes={("language", ""): math.nan}).verdicts()[0]
-    assert "of unknown mean |activation|" in unknown
-
-
-def test_no_effect_is_no_effect():
-    # 0.0 but for the noise, which makes as many items right as wrong only if half of them are wrong.
-    nothing = effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
-    study = study_of({("language", name): nothing for name in BOTH}, level=0.5)
-    assert "there is no measurable effect: neither operation causes a measurable drop" in study.verdicts()[0]
+# -- reports and pictures --------------------------------------------------------------------------------------------
 
 
 def test_the_summary_says_it_all(massive):
     text = massive.summary()
     assert text.startswith("Lesions of toy\n")
-    assert "69 times" in text
-    assert "With 5 random draws the smallest possible rank p is 0.167." in text
-    assert "The first token of every text was spared." in text
-    for sentence in massive.verdicts():
-        assert sentence in text
-    assert repr(massive) == "LesionStudy(toy: language on blimp, images; zero and mean ablation, 96 cells)"
+    assert "language on blimp, zeroed: does not survive" in text
+    assert "language 0.125%, layer-matched controls: mean |activation| 0.01 of the network's" in text
 
 
 def test_a_study_without_cells_is_empty(double):
     study = LesionStudy("toy", double.base, {}, {}, {}, {}, 0, 0, {})
     assert study.table().empty
     assert "excess_activation_low" in study.table()
-    assert study.verdicts() == []
+    assert study.verdicts().empty
     assert "no lesion was run" in study.summary()
 
 
@@ -705,7 +644,7 @@ def test_curves_and_bands_are_the_scores(massive):
             np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.base - own.drop_low)
             bands = [one for one in ax.collections if not hasattr(one, "get_segments")]
             for band, kind in zip(bands, ("layer", "activation"), strict=True):
-                means = [massive.cells[Lesion("language", 0.01, operation, kind, i), task].mean() for i in range(5)]
+                means = [massive.cells[Lesion("language", 0.01, operation, kind, i), task].mean() for i in range(20)]
                 corners = band.get_paths()[0].vertices
                 at = corners[np.isclose(corners[:, 0], 0.01), 1]
                 assert at.min() == pytest.approx(min(means))

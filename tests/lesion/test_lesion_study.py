@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import modalnet as mn
+from modalnet.activations import donors, token_statistics
 from modalnet.execution.executor import Executor
 from modalnet.lesion import Lesion, LesionStudy
 from modalnet.tasks import GenerationTask, minimal_pairs
@@ -14,7 +15,7 @@ from random_units import some_units
 from reference import load, stimuli_for
 
 PAIRS = [("a dog sleeps", "a dog sleep"), ("b c d", "d c b"), ("the cat", "the hat"), ("one two", "two one")]
-OPTIONS = {"n_controls": 2, "progress": False}
+OPTIONS = {"n_controls": 2, "progress": False, "leave_out": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +46,133 @@ def contrast():
 
 def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
     units = network(model)
-    study = mn.lesion_study(model, {"some": units}, pairs(), reference=["a b", "c d e"], spare_first=1, **OPTIONS)
+    given = ["a b", "c d e"]
+    operations = ("zero", "mean", "resample", "scale")
+    study = mn.lesion_study(
+        model, {"some": units}, pairs(), operations=operations, reference=given, spare_first=1, scales=0.5, **OPTIONS
+    )
     fraction = units.count / len(model.units())
-    means = model.means(["a b", "c d e"], spaces="decoder", spare_first=1)
-    sets = {"": [units], "layer": units.random(2, 0, "layer"), "activation": units.random(2, 0, "activation")}
-    for operation in ("zero", "mean"):
+    means = token_statistics(model, given, "decoder", spare_first=1).mean
+    bank = donors(model, given, "decoder", seed=0)
+    there = at_the_tokens_of(model, pairs(), spare_first=1)
+    alike = mn.Units(units.mask, mean_abs=there.mean_abs)
+    sets = {"": [units], "layer": units.random(2, 0, "layer"), "activation": alike.random(2, 0, "activation")}
+    made = {
+        "zero": mn.zero,
+        "mean": lambda one: mn.mean(one, over=means),
+        "resample": lambda one: mn.resample(one, over=bank, seed=0),
+        "scale 0.5": lambda one: mn.scale(one, 0.5),
+    }
+    assert study.operations == tuple(made)
+    for operation, make in made.items():
         for control, members in sets.items():
             for draw, one in enumerate(members):
-                edit = mn.zero(one) if operation == "zero" else mn.mean(one, over=means)
-                expected = pairs().run(model, edit.at("all", spare_first=1)).scores
+                expected = pairs().run(model, make(one).at("all", spare_first=1, spare_sinks=True)).scores
                 lesion = Lesion("some", fraction, operation, control, draw)
                 assert np.array_equal(study.cells[lesion, "pairs"], expected)
                 assert study.counts[lesion] == one.count
-    assert len(study.cells) == 2 * 5
+    assert len(study.cells) == 4 * 5
     assert np.array_equal(study.base["pairs"].scores, pairs().run(model).scores)
     mean_abs = units.mean_abs["decoder"]
     ratio = mean_abs[units.mask["decoder"]].mean() / mean_abs.mean()
     assert study.magnitudes[Lesion("some", fraction, "zero")] == pytest.approx(ratio)
+
+
+def at_the_tokens_of(model, task, **options):
+    """What units do at the tokens of a task in the intact model."""
+    requests = task.requests()
+    stimuli = [one.stimulus or mn.Stimulus.blank() for one in requests]
+    continuations = [one.continuation for one in requests]
+    return token_statistics(model, stimuli, "decoder", continuations=continuations, **options)
+
+
+def test_what_is_put_in_is_reported_in_standard_deviations(model):
+    units = network(model)
+    study = mn.lesion_study(model, {"some": units}, pairs(), operations=["zero", "mean", "resample"], **OPTIONS)
+    there = at_the_tokens_of(model, pairs())
+    mask = units.mask["decoder"]
+    mean, sd, mean_abs = (getattr(there, name)["decoder"][mask] for name in ("mean", "sd", "mean_abs"))
+    fraction = units.count / len(model.units())
+    activity = {name: study.activity[Lesion("some", fraction, name), "pairs"] for name in study.operations}
+    assert activity["zero"].mean_abs == pytest.approx(mean_abs.mean())
+    assert activity["zero"].inserted == pytest.approx(np.median(np.abs(mean) / sd))
+    assert activity["zero"].inserted_max == pytest.approx((np.abs(mean) / sd).max())
+    assert activity["mean"].inserted_max == pytest.approx(0, abs=1e-9)
+    assert activity["resample"].inserted == pytest.approx(1, abs=0.3)  # as far as another token
+    row = study.table().iloc[0]
+    assert row.inserted == activity["zero"].inserted
+    draw = study.activity[Lesion("some", fraction, "zero", "activation", 1), "pairs"]
+    ratios = [study.activity[Lesion("some", fraction, "zero", "activation", i), "pairs"].mean_abs for i in range(2)]
+    assert row.match_activation == pytest.approx(np.mean(ratios) / mean_abs.mean())
+    assert np.isnan(draw.sink_mean_abs)  # sinks are spared
+
+
+def test_a_lesion_does_not_depend_on_the_other_tasks_of_a_study(model):
+    """The reference of mean ablation and the donors of resampling are those of the task."""
+    units = network(model)
+    other = minimal_pairs([("e f g", "g f e"), ("d d d", "f f")], name="other")
+    options = {"operations": ["mean", "resample"], "match": "layer", **OPTIONS}
+    alone = mn.lesion_study(model, {"some": units}, pairs(), **options)
+    both = mn.lesion_study(model, {"some": units}, [pairs(), other], **options)
+    for key, scores in alone.cells.items():
+        assert np.array_equal(both.cells[key], scores)
+        assert both.activity[key] == alone.activity[key]
+
+
+def test_the_sets_that_are_drawn(model):
+    units = network(model)
+    other = {"decoder": np.random.default_rng(1).normal(size=(4, 48))}
+    kinds = ("layer", "activation", "variance", "readout", "dimension", "tower")
+    study = mn.lesion_study(
+        model,
+        {"some": units},
+        pairs(),
+        operations=["zero"],
+        match=kinds,
+        match_on={"another contrast": other},
+        **OPTIONS | {"leave_out": 2},
+    )
+    fraction = units.count / len(model.units())
+    kinds += ("another contrast",)
+    assert study._resamples.kinds == ("layer", "activation", *sorted(kinds[2:]), "least")
+    table = study.table()
+    for kind in kinds:
+        assert table[f"n_{kind}"][0] == 2
+        assert 0 <= table[f"overlap_{kind}"][0] < 1
+        assert study.counts[Lesion("some", fraction, "zero", kind)] == units.count
+    mask = units.mask["decoder"]
+    there = at_the_tokens_of(model, pairs())
+    head = model.module.lm_head.weight.detach().double().norm(dim=0).numpy()
+    quantities = {"variance": there.sd["decoder"], "readout": np.broadcast_to(head, (4, 48))}
+    quantities["another contrast"] = np.abs(other["decoder"])
+    for kind, values in quantities.items():
+        (expected,) = mn.Units(units.mask, mean_abs={"decoder": values}).random(1, 0, "activation")
+        scores = pairs().run(model, mn.zero(expected).at("all", spare_sinks=True)).scores
+        assert np.array_equal(study.cells[Lesion("some", fraction, "zero", kind), "pairs"], scores)
+    design = study.design["some", fraction]
+    assert design.n_dimensions == mask.any(axis=0).sum()
+    # The dimensions that are left out are those with the largest activations.
+    sizes = (there.mean_abs["decoder"] * mask).sum(axis=0)
+    largest = np.argsort(-sizes)[:2]
+    assert design.left_out == tuple(f"decoder[{dim}]" for dim in largest)
+    rest = mask.copy()
+    rest[:, largest[1]] = False
+    expected = pairs().run(model, mn.zero(mn.Units({"decoder": rest})).at("all", spare_sinks=True)).scores
+    assert np.array_equal(study.cells[Lesion("some", fraction, "zero", "without", 1), "pairs"], expected)
+    assert list(study.dimensions().dimension) == list(design.left_out)
+
+
+def test_dimension_controls_have_as_many_dimensions_in_the_same_layers(model):
+    units = network(model)
+    mask = units.mask["decoder"]
+    for one in units.random(3, 0, "dimension"):
+        drawn = one.mask["decoder"]
+        assert not (drawn.any(axis=0) & mask.any(axis=0)).any()
+        assert np.array_equal(drawn.sum(axis=1), mask.sum(axis=1))
+        columns, own = ({tuple(each) for each in m.T if each.any()} for m in (drawn, mask))
+        assert columns == own
+    with pytest.raises(mn.InputError, match="only 8 are free"):
+        mn.Units({"decoder": np.eye(4, 48, dtype=bool) | (np.arange(48) < 40)}).random(1, 0, "dimension")
 
 
 def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(model):
@@ -76,7 +187,7 @@ def test_localizations_are_lesioned_at_every_size_beside_the_least_selective(mod
     assert t[least.mask["decoder"]].max() <= np.sort(t.ravel())[least.count]
     table = study.table()
     assert list(table["fraction"]) == [0.05, 0.1]
-    assert study.verdicts()
+    assert len(study.verdicts()) == 2
     assert not (localization.top(fraction=0.1) & least)
 
 
@@ -236,11 +347,16 @@ def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path
         ({"tasks": ["blimp"]}, "got a str"),
         ({"tasks": [pairs(), pairs()]}, "same name"),
         ({"n_controls": -1}, "`n_controls` must be a non-negative integer"),
-        ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', got 'melt'"),
+        ({"operations": ["melt"]}, "`operations` must be one of 'zero', 'mean', 'resample', 'scale', got 'melt'"),
         ({"operations": 3}, "`operations` must be one or several of"),
         ({"operations": []}, "`operations` must name at least one of"),
-        ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', got 'size'"),
-        ({"match": "tower"}, "`match` must be one of 'layer', 'activation', got 'tower'"),
+        ({"match": ["size"]}, "`match` must be one of 'layer', 'activation', .*, got 'size'"),
+        ({"operations": "scale", "scales": ()}, "`scales` must not be empty"),
+        ({"operations": "scale", "scales": [0.5, 1]}, "`scales` must be factors from 0 to below 1, got 1"),
+        ({"leave_out": -1}, "`leave_out` must be a non-negative integer"),
+        ({"match_on": {"layer": {}}}, "`match_on` must have names of its own, got 'layer'"),
+        ({"match_on": {"mine": 3}}, r"`match_on\['mine'\]` must be a localization, or a mapping"),
+        ({"match_on": {"mine": {"decoder": np.ones((2, 2))}}}, r"array of shape \(4, 48\) for 'decoder', got \(2, 2\)"),
         ({"fractions": ()}, "`fractions` must not be empty"),
     ],
 )
@@ -275,10 +391,11 @@ def test_units_of_another_model_are_refused_before_anything_runs(model, monkeypa
         mn.lesion_study(model, {"own": network(model), "foreign": foreign}, pairs(), match=["layer"], progress=False)
 
 
-def test_units_without_norms_have_no_norm_matched_controls_and_that_is_said(model):
+def test_units_without_mean_abs_are_matched_in_what_was_measured(model):
     bare = some_units(model, ["decoder"], 0.1)
-    with pytest.warns(UserWarning, match="has no `mean_abs`"):
-        study = mn.lesion_study(model, {"bare": bare}, pairs(), operations=["zero"], **OPTIONS)
-    assert {one.control for one, _ in study.cells} == {"", "layer"}
-    with pytest.raises(mn.InputError, match="got an empty set"):
+    study = mn.lesion_study(model, {"bare": bare}, pairs(), operations=["zero"], **OPTIONS)
+    assert {one.control for one, _ in study.cells} == {"", "layer", "activation"}
+    assert study.table().magnitude.isna().all()
+    assert study.table().match_activation.notna().all()
+    with pytest.raises(mn.InputError, match="must not be an empty set"):
         mn.lesion_study(model, {"none": bare - bare}, pairs(), progress=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import modalnet as mn
 from helpers.reference import load
@@ -29,12 +30,6 @@ def network(model: mn.Model, *, massive: bool) -> mn.Units:
 def dataset() -> mn.brain.BrainDataset:
     rng = np.random.default_rng(5)
     return mn.brain.BrainDataset("random", tuple(TEXTS * 3)[:20], rng.normal(size=(20, 2)), ordered=True)
-
-
-def lesions(model: mn.Model, units: mn.Units) -> tuple[Any, Any]:
-    task = mn.tasks.perplexity([stimulus.text for stimulus in TEXTS[:3]])
-    found = mn.lesion_study(model, {"network": units}, task, operations=["zero"], **OPTIONS)
-    return found, found.table()[["match_activation", "match_activation_low", "match_activation_high"]]
 
 
 def patches(model: mn.Model, units: mn.Units) -> tuple[Any, Any]:
@@ -67,7 +62,7 @@ def optimized(model: mn.Model, units: mn.Units) -> tuple[Any, Any]:
 
 
 RUNS: dict[str, Callable[[mn.Model, mn.Units], tuple[Any, Any]]] = {
-    one.__name__: one for one in (lesions, patches, profile, align, cka, optimized)
+    one.__name__: one for one in (patches, profile, align, cka, optimized)
 }
 
 
@@ -93,6 +88,28 @@ def test_controls_that_match_are_said_without_a_warning(name: str) -> None:
     assert "activation-matched controls: mean |activation| 1.00 of the network's [1.00, 1.00]" in found.summary()
     if table is not None:
         np.testing.assert_allclose(table.to_numpy(dtype=float), 1)
+
+
+def test_lesions_are_matched_where_they_act(tmp_path: Any) -> None:
+    """At the tokens of the task, whatever activations the units had where they were localized."""
+    model = load("llama")
+    units = network(model, massive=False)
+    task = mn.tasks.perplexity([stimulus.text for stimulus in TEXTS[:3]])
+    weight = model.module.model.layers[1].mlp.down_proj.weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[:2] *= 1000
+        with pytest.warns(UserWarning, match=r"activation-matched controls of network 'network' have 0\.\d+ times"):
+            found = mn.lesion_study(model, {"network": units}, task, operations=["zero"], **OPTIONS)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+    row = found.table().iloc[0]
+    assert row.match_activation < 0.1
+    assert f"activation-matched controls: mean |activation| {row.match_activation:.1g} of" in found.summary()
+    found.save(tmp_path / "result.safetensors")
+    assert mn.LesionStudy.load(tmp_path / "result.safetensors").summary() == found.summary()
 
 
 def test_specialization_says_how_random_units_match(tmp_path: Any) -> None:

@@ -65,7 +65,7 @@ def align(
     cv: Literal["grouped", "contiguous", "shuffled"] = "grouped",
     metric: Literal["pearson", "r2"] = "pearson",
     n_controls: int = 20,
-    match: Literal["layer", "activation", "tower"] = "layer",
+    match: Literal["layer", "activation", "tower", "dimension"] = "layer",
     baselines: Sequence[str] | bool = True,
     untrained: bool | Model | Literal["auto"] = "auto",
     whole_layer: bool = True,

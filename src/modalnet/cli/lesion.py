@@ -19,7 +19,8 @@ DESCRIPTIONS = {
     "study": "the study, for modalnet.LesionStudy.load",
     "table": "every network, task, size and operation, with intervals and tests",
     "dissociation": "interactions between pairs of networks and pairs of tasks",
-    "verdicts": "the conclusions in words",
+    "verdicts": "whether each effect survives its controls, and what could have been found",
+    "summary": "the same in words, beside an abridged table",
     "plot": "score against lesion size",
 }
 
@@ -36,7 +37,14 @@ Items = Annotated[
     typer.Option(help="Items per bundled task or suite, and pairs per file; texts for perplexity are always all read."),
 ]
 Fractions = Annotated[str, typer.Option(metavar="A,B", help="Lesion sizes, as shares of the units.")]
-Operations = Annotated[str, typer.Option(metavar="A,B", help="zero, mean or both.")]
+Operations = Annotated[str, typer.Option(metavar="A,B", help="zero, mean, resample, scale (graded lesions).")]
+Match = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B", help="Kinds of random controls: layer, activation, variance, readout, dimension, tower."
+    ),
+]
+SpareSinks = Annotated[bool, typer.Option(help="Spare sink tokens, which are found by measurement.")]
 By = Annotated[str, typer.Option(help="Select units by t or by effect_size.")]
 ExcludeMassive = Annotated[
     float | None,
@@ -56,9 +64,11 @@ def lesion(
     fractions: Fractions = "0.125%,0.25%,0.5%,1%",
     controls: options.Controls = options.DEFAULT_CONTROLS,
     operations: Operations = "zero,mean",
+    match: Match = "layer,activation",
     by: By = "t",
     exclude_massive: ExcludeMassive = None,
     spare_first: SpareFirst = 0,
+    spare_sinks: SpareSinks = True,
     protocol: options.Protocols = None,
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -93,9 +103,11 @@ def lesion(
             sizes,
             controls,
             parse_names(operations) or [],
+            match=parse_names(match) or [],
             by=by,  # type: ignore[arg-type]  # checked there
             exclude_massive=exclude_massive,
             spare_first=spare_first,
+            spare_sinks=spare_sinks,
             seed=seed,
             **settings,
         )
@@ -114,7 +126,7 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
 
     files = {"study": folder / "lesion.safetensors"}
     study.save(files["study"])
-    tables = {"table": study.table()}
+    tables = {"table": study.table(), "verdicts": study.verdicts()}
     if len(study.networks) > 1 and len(study.base) > 1:
         tables["dissociation"] = study.dissociation(
             control="activation" if "activation" in study.settings["match"] else "layer"
@@ -122,8 +134,8 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     for name, table in tables.items():
         files[name] = folder / f"lesion-{name}.csv"
         _files.write_bytes(files[name], table.to_csv(index=False).encode())
-    files["verdicts"] = folder / "lesion-verdicts.txt"
-    _files.write_bytes(files["verdicts"], (study.summary() + "\n").encode())
+    files["summary"] = folder / "lesion-summary.txt"
+    _files.write_bytes(files["summary"], (study.summary() + "\n").encode())
     files["plot"] = folder / "lesion.png"
     save_dose_curves(study, files["plot"])
     return files
@@ -138,7 +150,7 @@ def _document(study: LesionStudy, files: dict[str, Path]) -> dict[str, Any]:
         "settings": {**study.settings, "spare_first": study.spare_first, "seed": study.seed},
         "base": {name: scores.mean for name, scores in study.base.items()},
         "table": study.table().to_dict("records"),
-        "verdicts": study.verdicts(),
+        "verdicts": study.verdicts().to_dict("records"),
         "failures": [[str(condition), task, message] for (condition, task), message in study.failures.items()],
         "files": {name: str(path) for name, path in files.items()},
     }

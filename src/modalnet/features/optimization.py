@@ -78,7 +78,7 @@ def optimize(
     magnitude: Magnitude = "absolute",
     scaled: bool | None = None,
     n_controls: int = 1,
-    match: Literal["layer", "tower", "activation"] | None = None,
+    match: Literal["layer", "tower", "activation", "dimension"] | None = None,
     steps: int = 256,
     learning_rate: float = 0.05,
     transform: RandomTransform | None = None,

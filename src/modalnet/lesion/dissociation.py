@@ -1,44 +1,44 @@
 """Dissociations between two networks: the interaction of lesion and task.
 
 A lesion of network A that impairs task a and spares task b shows either that A matters more to a than to b, or that a
-is the more fragile task. The second explanation is excluded if a lesion of another network B does the opposite: a
-*double dissociation* (Teuber 1955; Shallice 1988). Its statistic is the interaction contrast
+is the more fragile task. That one effect is significant and another is not shows neither (Nieuwenhuis, Forstmann &
+Wagenmakers 2011). The second explanation is excluded if a lesion of another network B does the opposite: a *double
+dissociation* (Teuber 1955; Shallice 1988). Its statistic is the interaction contrast
 
     (drop_A(a) - drop_A(b)) - (drop_B(a) - drop_B(b)) = (drop_A(a) - drop_B(a)) + (drop_B(b) - drop_A(b)),
 
 whose two terms on the right compare both lesions within one task, so that tasks that differ in difficulty or measure
-need no common scale. Both terms must exceed 0: a is impaired more by lesion A than by B, and b more by B than by A.
+need no common scale. Random sets of units differ in what they cost, so each contrast is compared with what it is for
+one more pair of random sets, a draw of A's controls and a draw of B's: see :mod:`modalnet.stats.new_draw`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from modalnet._validation import check_option
 from modalnet.errors import InputError
-from modalnet.lesion.lesion import Control, Lesion
-from modalnet.lesion.table import KINDS
-from modalnet.stats.resampling import interval
+from modalnet.lesion.lesion import LEAST, Control, Lesion
+from modalnet.stats.new_draw import ALPHA, FEWEST_DRAWS, NewDraw, beside_draws
+from modalnet.stats.permutation import p_in_words
+from modalnet.stats.resampling import LEVEL, expanded, interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from modalnet.lesion.result import LesionStudy
 
-SMALL = 0.2  # a drop below this fraction of the drop on the other task counts as none
-CONTROLS = {
-    "layer": "layer-matched random units",
-    "activation": "activation-matched random units",
-    "least": "least selective units",
-}
+Row: TypeAlias = dict[str, Any]
 
 _PAIR = ("network_A", "network_B", "task_a", "task_b", "fraction_A", "fraction_B", "operation", "control")
 _CELLS = ("Aa", "Ab", "Ba", "Bb")
-_EFFECTS = ("interaction", "interaction_raw", "difference_a", "difference_b")
+_EFFECTS = ("interaction", "interaction_raw", "difference_a", "difference_b", "selectivity_A", "selectivity_B")
 
 
 def dissociation(
@@ -54,9 +54,9 @@ def dissociation(
         The size of both lesions; None for every size at which both networks were lesioned. A network of a single size
         (fixed units) is compared with every size of the other.
     operation
-        ``"zero"`` or ``"mean"``; None for each that was run.
+        ``"zero"``, ``"mean"``, ``"resample"`` ...; None for each that was run.
     control
-        The kind of control that a drop must exceed.
+        The kind of random control.
 
     Returns
     -------
@@ -64,13 +64,19 @@ def dissociation(
         Columns network_A, network_B, task_a, task_b, fraction_A, fraction_B, operation, control, and
 
         * drop_Aa, drop_Ab, drop_Ba, drop_Bb: drop under a lesion of A (B) on task a (b), in the task's measure;
-          excess_Aa, excess_Aa_low, excess_Aa_high, …: the same in excess of the controls (see :mod:`.table`);
+          excess_Aa, excess_Aa_low, excess_Aa_high, …: the same in excess of one more draw (see :mod:`.table`);
         * interaction: the interaction contrast with each drop relative to the score above chance,
           drop / (base - chance); NaN where a task has no chance level or the intact model is at chance on it;
         * interaction_raw: the same in the tasks' measure; NaN where the measures differ;
         * difference_a = drop_Aa - drop_Ba and difference_b = drop_Bb - drop_Ab, in the tasks' measures;
-        * for each of the four ``…_low`` and ``…_high``: 95% bootstrap interval over the items of each task;
-        * verdict: a sentence.
+        * selectivity_A = drop_Aa - drop_Ab and selectivity_B = drop_Bb - drop_Ba, relative to the score above chance
+          (in the measure, where only that is defined);
+        * for each of these ``…_low`` and ``…_high``: 95% bootstrap interval over the items (or groups) of each task;
+          ``p_…``: two-sided, beside one more pair of random sets (of a selectivity: beside one more draw of the
+          network's controls); NaN without draws;
+        * detectable: the smallest interaction that would be found with a probability of 0.8;
+        * verdict: ``"double dissociation"``, ``"single dissociation"``, ``"no dissociation"`` or
+          ``"cannot be tested"``; sentence: the verdict in words.
 
     Raises
     ------
@@ -79,20 +85,21 @@ def dissociation(
 
     Notes
     -----
-    Rules of the verdict. A lesion *impairs* a task if its drop exceeds that of its controls (``exceeds_K`` of
-    :mod:`.table`: interval of the excess above 0, q < 0.05 over items, and the rank among the draws significant),
-    unless the drop is less than a fifth of its drop on the other task (relative to the score above chance, or in a
-    measure that both share). It *spares* a task if it does not impair it and the drop is that small or its interval
-    includes 0. A task that drops while the interval of the excess includes 0 is *affected no more than by controls*.
+    Rules of the verdict. Without 19 draws of the control of both networks on both tasks it cannot be tested.
 
-    A double dissociation: A impairs a, B impairs b, each spares the other task or affects it no more than controls,
-    and the intervals of both differences lie above 0 (or the same with a and b exchanged). A single dissociation: a
-    lesion of one network impairs one task and not the other in this sense.
+    *Double dissociation*: both differences lie in the same direction beyond one more pair of random sets (each p at
+    most 0.05), and each network costs more than one more draw on the task that it costs more than the other network
+    (``exceeds_K`` of :mod:`.table`). No common scale is needed.
+
+    *Single dissociation*: the interaction lies beyond one more pair of random sets (p at most 0.05), and so does the
+    selectivity of one network, which costs more than one more draw on the task that it is selective for. Where tasks
+    share no scale (no chance level, other measures) this cannot be tested.
 
     References
     ----------
     Teuber (1955), Physiological psychology, Annual Review of Psychology 6:267-296. Shallice (1988), From
-    Neuropsychology to Mental Structure, chapter 10.
+    Neuropsychology to Mental Structure, chapter 10. Nieuwenhuis, Forstmann & Wagenmakers (2011), Nature Neuroscience
+    14(9):1105-1107. Crawford & Garthwaite (2005), Neuropsychology 19(3):318-331, for dissociations of single cases.
     """
     import pandas as pd
 
@@ -101,22 +108,32 @@ def dissociation(
         raise InputError(
             f"A dissociation needs two networks and two tasks; this study has {len(networks)} and {len(tasks)}."
         )
-    check_option("control", control, KINDS)
-    if operation is not None and operation not in study.operations:
-        raise InputError(f"This study ran {' and '.join(study.operations)} ablation, not {operation!r}.")
-    records = study._resamples.table.to_dict("records")
-    table = {(row["network"], row["fraction"], row["operation"], row["task"]): row for row in records}
+    check_control(study, control)
     rows = []
     for A, B in itertools.combinations(networks, 2):
         for fractions in _sizes(study, A, B, fraction):
-            for name in study.operations if operation is None else [operation]:
+            for name in chosen_operations(study, operation):
                 lesions = [Lesion(*one, name) for one in zip((A, B), fractions, strict=True)]
                 for pair in itertools.combinations(tasks, 2):
-                    rows.append(_row(study, table, lesions, pair, control))
+                    rows.append(_row(study, lesions, pair, control))
     columns = [*_PAIR, *(f"drop_{cell}" for cell in _CELLS)]
     columns += [f"excess_{cell}{end}" for cell in _CELLS for end in ("", "_low", "_high")]
     columns += [f"{effect}{end}" for effect in _EFFECTS for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=[*columns, "verdict"])
+    columns += [f"p_{effect}" for effect in _EFFECTS]
+    return pd.DataFrame(rows, columns=[*columns, "detectable", "verdict", "sentence"])
+
+
+def check_control(study: LesionStudy, control: Control) -> None:
+    """Refuse a kind of control that has no draws, or that no study has."""
+    known = [kind for kind in study._resamples.kinds if kind != LEAST]
+    check_option("control", control, known)
+
+
+def chosen_operations(study: LesionStudy, operation: str | None) -> Sequence[str]:
+    """The operations that are compared; an InputError for one that was not run."""
+    if operation is not None and operation not in study.operations:
+        raise InputError(f"This study ran {' and '.join(study.operations)} ablation, not {operation!r}.")
+    return study.operations if operation is None else [operation]
 
 
 def _sizes(study: LesionStudy, A: str, B: str, fraction: float | None) -> list[tuple[float, float]]:
@@ -136,108 +153,145 @@ def _sizes(study: LesionStudy, A: str, B: str, fraction: float | None) -> list[t
     return [(one, one) for one in sizes_A if one in sizes_B]
 
 
-def _row(
-    study: LesionStudy, table: dict[Any, Any], lesions: list[Lesion], tasks: tuple[str, str], control: Control
-) -> dict[str, Any]:
+def _row(study: LesionStudy, lesions: Sequence[Lesion], tasks: tuple[str, str], control: Control) -> Row:
     (A, B), (a, b) = lesions, tasks
-    cells = {
-        X + x: table.get((lesion.network, lesion.fraction, lesion.operation, task))
-        for X, lesion in (("A", A), ("B", B))
-        for x, task in (("a", a), ("b", b))
-    }
-    row: dict[str, Any] = {"network_A": A.network, "network_B": B.network, "task_a": a, "task_b": b}
+    resamples = study._resamples
+    row: Row = {"network_A": A.network, "network_B": B.network, "task_a": a, "task_b": b}
     row |= {"fraction_A": A.fraction, "fraction_B": B.fraction, "operation": A.operation, "control": control}
-    for cell, found in cells.items():
-        row[f"drop_{cell}"] = found["drop"] if found else math.nan
-        for end in ("", "_low", "_high"):
-            row[f"excess_{cell}{end}"] = found[f"excess_{control}{end}"] if found else math.nan
-    missing = [f"{c['network']} on {c['task']}" for c in cells.values() if c and not math.isfinite(c["drop_low"])]
-    missing += [f"{lesion.network} on {task}" for lesion in lesions for task in tasks if not _has(study, lesion, task)]
+    row |= {f"drop_{cell}": math.nan for cell in _CELLS}
+    beside: dict[str, NewDraw | None] = {}
+    for cell, (lesion, task) in _cells(lesions, tasks).items():
+        if resamples.has(lesion, task):
+            row[f"drop_{cell}"] = resamples.tasks[task].drop(lesion)
+            found = beside[cell] = resamples.tasks[task].beside(lesion, control)
+            if found is not None:
+                row |= {
+                    f"excess_{cell}": found.excess,
+                    f"excess_{cell}_low": found.low,
+                    f"excess_{cell}_high": found.high,
+                }
+    missing = [
+        f"{lesion.network} on {task}"
+        for cell, (lesion, task) in _cells(lesions, tasks).items()
+        if not math.isfinite(row[f"drop_{cell}"])
+    ]
     if missing:
-        return row | {"verdict": f"not tested: no finite scores of {', '.join(dict.fromkeys(missing))}"}
-    effects, at_chance = _effects(study, lesions, tasks)
-    for name, (value, samples) in effects.items():
-        row[name] = value
-        row[f"{name}_low"], row[f"{name}_high"] = interval(samples)
+        return row | _untested(f"no finite scores of {', '.join(missing)}")
+    contrasts = _Contrasts(study, lesions, tasks, control)
+    for name in _EFFECTS:
+        row |= contrasts.columns(name)
+    if len(beside) < 4 or not all(each is not None and each.testable for each in beside.values()):
+        return row | _untested(f"fewer than {FEWEST_DRAWS} draws of {control}-matched units on both tasks")
+    tested = contrasts.beside("interaction" if math.isfinite(row["interaction"]) else "interaction_raw")
+    row["detectable"] = tested.detectable
+    exceeds = {cell: each is not None and each.exceeds is True for cell, each in beside.items()}
+    return row | _verdict(row, exceeds, contrasts.at_chance)
+
+
+def _cells(lesions: Sequence[Lesion], tasks: Sequence[str]) -> dict[str, tuple[Lesion, str]]:
+    return {
+        X + x: (lesion, task)
+        for X, lesion in zip("AB", lesions, strict=True)
+        for x, task in zip("ab", tasks, strict=True)
+    }
+
+
+class _Contrasts:
+    """The contrasts of two lesions and two tasks: measured, over resamples of items, and for pairs of random sets."""
+
+    def __init__(self, study: LesionStudy, lesions: Sequence[Lesion], tasks: Sequence[str], control: Control) -> None:
+        self.at_chance: list[str] = []
+        self._blocks = math.inf
+        self._shares, self._drops = {}, {}
+        for x, task in zip("ab", tasks, strict=True):
+            resamples, chance = study._resamples.tasks[task], study.base[task].chance
+            self._blocks = min(self._blocks, resamples.n_blocks)
+            # The first row holds the measured means, the others their resamples.
+            means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
+            ability = means[:, 0] - chance
+            if resamples.score_interval(None)[0] <= chance:
+                self.at_chance.append(task)
+                ability = np.full_like(ability, np.nan)
+            for X, lesion in zip("AB", lesions, strict=True):
+                columns = [resamples.column(one) for one in (lesion, *resamples.controls(lesion, control))]
+                drops = means[:, :1] - means[:, columns]
+                self._drops[X + x] = drops
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    self._shares[X + x] = drops / ability[:, None]
+        self._one_measure = len({study.base[task].measure for task in tasks}) == 1
+
+    @np.errstate(invalid="ignore")  # a resample in which the intact model is at chance has no share
+    def _values(self, name: str) -> Float[np.ndarray, "row set"]:
+        """``[measured and resamples, network and draws]``; a draw of A stands beside the draw of B of its number."""
+        n = min(each.shape[1] for each in self._drops.values())
+        drops = {cell: each[:, :n] for cell, each in self._drops.items()}
+        shares = {cell: each[:, :n] for cell, each in self._shares.items()}
+        scale = shares if np.isfinite(shares["Aa"][0, 0]) and np.isfinite(shares["Ab"][0, 0]) else drops
+        undefined = np.full_like(drops["Aa"], np.nan)
+        if name == "difference_a":
+            return drops["Aa"] - drops["Ba"]
+        if name == "difference_b":
+            return drops["Bb"] - drops["Ab"]
+        if name == "interaction":
+            return shares["Aa"] - shares["Ba"] + shares["Bb"] - shares["Ab"]
+        if name == "interaction_raw":
+            whole = drops["Aa"] - drops["Ba"] + drops["Bb"] - drops["Ab"]
+            return whole if self._one_measure else undefined
+        own, other = ("Aa", "Ab") if name == "selectivity_A" else ("Bb", "Ba")
+        return scale[own] - scale[other] if scale is shares or self._one_measure else undefined
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The value of a contrast, its interval over items, and its p beside one more pair of random sets."""
+        values = self._values(name)
+        low, high = interval(values[1:, 0], expanded(LEVEL, int(self._blocks)))
+        return {name: float(values[0, 0]), f"{name}_low": low, f"{name}_high": high, f"p_{name}": self.beside(name).p}
+
+    def beside(self, name: str) -> NewDraw:
+        """A contrast beside one more pair of random sets."""
+        value, *draws = self._values(name)[0]
+        return beside_draws(float(value), np.array(draws))
+
+
+def _untested(why: str) -> Row:
+    return {"verdict": "cannot be tested", "sentence": f"cannot be tested: {why}."}
+
+
+def _verdict(row: Row, exceeds: dict[str, bool], at_chance: Sequence[str]) -> Row:
+    """The verdict where there are enough draws."""
     if at_chance:
-        where = " and ".join(at_chance)
-        return row | {"verdict": f"not tested: the intact model is at chance on {where}"}
-    if not all(found and found[f"n_{control}"] for found in cells.values()):
-        return row | {"verdict": f"not tested: {CONTROLS[control]} were not lesioned for both networks on both tasks"}
-    return row | {"verdict": _verdict(row, cells, control)}
+        return _untested(f"the intact model is at chance on {' and '.join(at_chance)}")
+    # The task that A would be the network of, and the one that B would be.
+    for a, b in ("ab", "ba"):
+        sign = 1 if a == "a" else -1
+        apart = all(row[f"p_difference_{x}"] <= ALPHA and sign * row[f"difference_{x}"] > 0 for x in "ab")
+        if apart and exceeds["A" + a] and exceeds["B" + b]:
+            text = (
+                f"{row['network_A']} costs {row[f'task_{a}']} more than {row['network_B']} does, which costs "
+                f"{row[f'task_{b}']} more (p {p_in_words(row['p_difference_a'])}, {p_in_words(row['p_difference_b'])})"
+            )
+            return {"verdict": "double dissociation", "sentence": f"double dissociation: {text}."}
+    which = "interaction" if math.isfinite(row["p_interaction"]) else "interaction_raw"
+    p = row[f"p_{which}"]
+    if not math.isfinite(p):
+        return _untested("the two tasks share no scale, and there is no double dissociation")
+    if p <= ALPHA:
+        for X, own in _selective(row):
+            if exceeds[X + own]:
+                other = "b" if own == "a" else "a"
+                text = (
+                    f"lesioning {row[f'network_{X}']} costs {row[f'task_{own}']} more than {row[f'task_{other}']} "
+                    f"(p {p_in_words(row[f'p_selectivity_{X}'])}; interaction {row[which]:.2f}, p {p_in_words(p)})"
+                )
+                return {"verdict": "single dissociation", "sentence": f"single dissociation: {text}."}
+        text = f"interaction {row[which]:.2f} (p {p_in_words(p)}), but neither lesion costs its task more than controls"
+        return {"verdict": "no dissociation", "sentence": f"no dissociation: {text}."}
+    text = f"interaction {row[which]:.2f} (p {p_in_words(p)}); {row['detectable']:.2f} would have been found"
+    return {"verdict": "no dissociation", "sentence": f"no dissociation: {text}."}
 
 
-def _has(study: LesionStudy, lesion: Lesion, task: str) -> bool:
-    return (lesion, task) in study.cells
-
-
-def _effects(
-    study: LesionStudy, lesions: list[Lesion], tasks: tuple[str, str]
-) -> tuple[dict[str, tuple[float, np.ndarray]], list[str]]:
-    """Each effect with its resamples, and the tasks on which the intact model is at chance."""
-    differences, shares, at_chance = [], [], []
-    # On task a the drop under A is compared with that under B, on task b the reverse.
-    for task, (worse, better) in zip(tasks, (lesions, lesions[::-1]), strict=True):
-        resamples, chance = study._resamples.tasks[task], study.base[task].chance
-        # The first row holds the measured means, the others their resamples.
-        means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
-        difference = means[:, resamples.column(better)] - means[:, resamples.column(worse)]
-        ability = means[:, resamples.column(None)] - chance
-        if resamples.score_interval(None)[0] <= chance:
-            at_chance.append(task)
-            ability = np.full_like(ability, np.nan)
-        differences.append(difference)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares.append(difference / ability)
-    raw = differences[0] + differences[1]
-    if len({study.base[task].measure for task in tasks}) > 1:
-        raw = np.full_like(raw, np.nan)
-    effects = dict(zip(_EFFECTS, (shares[0] + shares[1], raw, *differences), strict=True))
-    return {name: (float(values[0]), values[1:]) for name, values in effects.items()}, at_chance
-
-
-def _verdict(row: dict[str, Any], cells: dict[str, Any], control: Control) -> str:
-    states = {X + x: _state(cells[X + x], cells[X + y], control) for X in "AB" for x, y in ("ab", "ba")}
-    words = [_words(row[f"network_{X}"], [(states[X + x], row[f"task_{x}"]) for x in "ab"], control) for X in "AB"]
-    both = ", ".join(words)
-    # The tasks that a lesion impairs while it spares the other one.
-    apart = {
-        X: [x for x, y in ("ab", "ba") if states[X + x] == "impairs" and states[X + y] in {"spares", "as controls"}]
-        for X in "AB"
-    }
-    if apart["A"] and apart["B"] and apart["A"] != apart["B"]:
-        lows, highs = ([row[f"difference_{x}_{end}"] for x in "ab"] for end in ("low", "high"))
-        if min(lows) > 0 if apart["A"] == ["a"] else max(highs) < 0:
-            return f"double dissociation: {both}"
-        return f"no dissociation: {both}, but on one of the tasks the two lesions do not differ measurably"
-    if apart["A"] or apart["B"]:
-        return f"single dissociation: {both}"
-    return f"no dissociation: {both}"
-
-
-def _state(here: dict[str, Any], other: dict[str, Any], control: Control) -> str:
-    """The effect of a lesion on a task, given its effect on the other one."""
-    sizes = [one["drop"] / (one["base"] - one["chance"]) for one in (here, other)]
-    if not np.isfinite(sizes).all() and here["measure"] == other["measure"]:
-        sizes = [here["drop"], other["drop"]]
-    small = np.isfinite(sizes).all() and other["drop_low"] > 0 and sizes[0] < SMALL * sizes[1]
-    if small or here["drop_low"] <= 0:
-        return "spares"
-    if here[f"exceeds_{control}"] is True:
-        return "impairs"
-    return "as controls" if here[f"excess_{control}_low"] <= 0 else "not significant"
-
-
-def _words(network: str, states: list[tuple[str, str]], control: Control) -> str:
-    ends = {
-        "as controls": f" no more than lesioning {CONTROLS[control]}",
-        "not significant": f" (more than lesioning {CONTROLS[control]}, but not significantly)",
-    }
-    order = ("impairs", "as controls", "not significant", "spares")
-    parts = []
-    for state in order:
-        tasks = [task for one, task in states if one == state]
-        if tasks:
-            verb = state if state in {"spares", "impairs"} else "affects"
-            parts.append(f"{verb} {' and '.join(tasks)}{ends.get(state, '')}")
-    return f"lesioning {network} {' and '.join(parts)}"
+def _selective(row: Row) -> Iterator[tuple[str, str]]:
+    """The networks that are selective, the more certain first, with the task that each is selective for."""
+    found = [(row[f"p_selectivity_{X}"], X) for X in "AB" if row[f"p_selectivity_{X}"] <= ALPHA]
+    for _, X in sorted(found):
+        own, other = ("a", "b") if X == "A" else ("b", "a")
+        yield X, own if row[f"selectivity_{X}"] > 0 else other

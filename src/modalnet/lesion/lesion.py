@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
-Control = Literal["", "layer", "activation", "least"]  # "" = the network itself
+#: What was lesioned: ``""`` is the network itself, ``"least"`` the units that its contrast drives least, ``"without"``
+#: the network without one dimension, and any other name a kind of random control.
+Control: TypeAlias = str
+LEAST, WITHOUT = "least", "without"
+
+SLOPE = "slope"  # an operation of tables and verdicts: the drop per unit of dose, over graded lesions
+ALL_SIZES = -1.0  # a size of verdicts: the mean over all sizes of a network
+
+
+def dose(operation: str) -> float | None:
+    """Return the dose of a graded lesion: 1 for ``"zero"``, 1 - f for ``"scale f"``; None for other operations."""
+    if operation == "zero":
+        return 1.0
+    return 1.0 - float(operation.removeprefix("scale ")) if operation.startswith("scale ") else None
 
 
 @dataclass(frozen=True)
@@ -19,12 +32,13 @@ class Lesion:
     fraction
         Its size as a share of all units that it was chosen from.
     operation
-        What was done to the units: ``"zero"`` or ``"mean"``.
+        What was done to the units: ``"zero"``, ``"mean"``, ``"resample"``, or ``"scale 0.25"`` for a factor.
     control
-        ``""``: the network itself. ``"layer"``: random units, as many in every layer. ``"activation"``: the same, and
-        alike in mean |activation|. ``"least"``: the units that the network's contrast drives least.
+        ``""``: the network itself. The name of a kind of random control, such as ``"layer"`` or ``"activation"`` (see
+        :mod:`modalnet.stats.controls`). ``"least"``: the units that the network's contrast drives least. ``"without"``:
+        the network without one dimension.
     draw
-        Which of the random draws.
+        Which of the random draws, or of the dimensions left out.
     """
 
     network: str
@@ -32,3 +46,8 @@ class Lesion:
     operation: str
     control: Control = ""
     draw: int = 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether this is a draw of a random control."""
+        return self.control not in {"", LEAST, WITHOUT}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from modalnet._deprecation import renamed, renamed_option
 from modalnet.errors import InputError
+from modalnet.lesion.design import Activity, Design
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import RENAMED_MATCH, ratios_of, stored_match
@@ -54,6 +55,11 @@ class LesionStudy(Result):
         Seed of the controls, and of all resampling here.
     settings
         All other arguments, as a JSON document.
+    design
+        By network and size, the sets of units: see :class:`modalnet.lesion.design.Design`.
+    activity
+        By lesion and task, the lesioned units at the tokens of the task: see
+        :class:`modalnet.lesion.design.Activity`. Empty in files of version 0.1.
 
     Raises
     ------
@@ -74,6 +80,8 @@ class LesionStudy(Result):
     spare_first: int
     seed: int
     settings: dict[str, Any]
+    design: dict[tuple[str, float], Design] = field(default_factory=dict)
+    activity: dict[tuple[Lesion, str], Activity] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cells = {key: np.asarray(scores, dtype=np.float64) for key, scores in self.cells.items()}
@@ -128,10 +136,22 @@ class LesionStudy(Result):
         belongs = (lesion.network, lesion.fraction, lesion.operation, control)
         return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
 
-    def match_ratios(self, lesion: Lesion, draws: Sequence[Lesion]) -> Float[np.ndarray, " draw"]:
-        """Mean |activation| of each control draw over that of the network that a lesion removes; NaN where unknown."""
-        sizes = [self.magnitudes.get(one, math.nan) for one in draws]
-        return ratios_of(self.magnitudes.get(lesion, math.nan), sizes)
+    def match_ratios(
+        self, lesion: Lesion, draws: Sequence[Lesion], task: str | None = None, *, sinks: bool = False
+    ) -> Float[np.ndarray, " draw"]:
+        """Mean |activation| of each control draw over that of the network that a lesion removes; NaN where unknown.
+
+        At the ordinary tokens of a task that are lesioned, or at its sink tokens; without a task, or where that was not
+        measured, where the network was localized.
+        """
+        everything = [lesion, *draws]
+        sizes = [math.nan] * len(everything)
+        if task is not None:
+            found = [self.activity.get((one, task)) for one in everything]
+            sizes = [math.nan if one is None else one.sink_mean_abs if sinks else one.mean_abs for one in found]
+        if not sinks and not math.isfinite(sizes[0]):
+            sizes = [self.magnitudes.get(one, math.nan) for one in everything]
+        return ratios_of(sizes[0], sizes[1:])
 
     @cached_property
     def _controls(self) -> dict[tuple[Any, ...], list[Lesion]]:
@@ -152,6 +172,32 @@ class LesionStudy(Result):
         """One row per network, task, size and operation, with intervals and tests: see :mod:`.table`."""
         return self._resamples.table.copy()
 
+    def dimensions(self) -> pd.DataFrame:
+        """One row per network, task, size, operation and dimension left out, with what the rest costs.
+
+        Returns
+        -------
+        DataFrame
+            Columns network, task, fraction, operation, dimension, drop (of the whole network), drop_without (of the
+            network without that dimension), drop_without_low, drop_without_high (95% interval over items), share
+            (1 - drop_without / drop; NaN where the whole network costs nothing measurable).
+        """
+        from modalnet.lesion.dimensions import dimensions
+
+        return dimensions(self)
+
+    def selectivity(
+        self,
+        own: Mapping[str, str | Sequence[str]],
+        fraction: float | None = None,
+        operation: str | None = None,
+        control: Control = "activation",
+    ) -> pd.DataFrame:
+        """Do networks cost their own tasks more than those of the others? See :func:`.selectivity.selectivity`."""
+        from modalnet.lesion.selectivity import selectivity
+
+        return selectivity(self, own, fraction=fraction, operation=operation, control=control)
+
     def dissociation(
         self, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
     ) -> pd.DataFrame:
@@ -161,8 +207,8 @@ class LesionStudy(Result):
         control = renamed_option("control", control, RENAMED_MATCH)
         return dissociation(self, fraction=fraction, operation=operation, control=control)
 
-    def verdicts(self) -> list[str]:
-        """One sentence per network and task on whether its effect survives: see :func:`.verdicts.verdicts`."""
+    def verdicts(self) -> pd.DataFrame:
+        """One row per network, task and question: does the effect survive its controls? See :mod:`.verdicts`."""
         from modalnet.lesion.verdicts import verdicts
 
         return verdicts(self)
@@ -216,16 +262,18 @@ class LesionStudy(Result):
         -------
         arrays
             ``base/<index of task>`` and ``cells/<index of cell>`` [item], ``chance`` [task],
-            ``magnitudes`` [lesion with a magnitude]; all float64.
+            ``magnitudes`` [lesion with a magnitude], ``activity`` [lesion and task, 4]; all float64.
         document
             The rest. Lesions are listed once, cells and failures refer to them by position. ``"settings"`` is JSON
             within JSON, as settings may hold NaN.
         """
-        lesions = list(dict.fromkeys([*self.lesions, *self.counts, *self.magnitudes]))
+        measured = [lesion for lesion, _ in self.activity]
+        lesions = list(dict.fromkeys([*self.lesions, *self.counts, *self.magnitudes, *measured]))
         place = {lesion: index for index, lesion in enumerate(lesions)}
         arrays = {
             "chance": np.array([scores.chance for scores in self.base.values()], dtype=np.float64),
             "magnitudes": np.array(list(self.magnitudes.values()), dtype=np.float64),
+            "activity": np.array([astuple(one) for one in self.activity.values()], dtype=np.float64).reshape(-1, 4),
             **{f"base/{i}": np.asarray(one.scores, dtype=np.float64) for i, one in enumerate(self.base.values())},
             **{f"cells/{i}": scores for i, scores in enumerate(self.cells.values())},
         }
@@ -241,13 +289,18 @@ class LesionStudy(Result):
             "spare_first": int(self.spare_first),
             "seed": int(self.seed),
             "settings": json.dumps(self.settings),
+            "design": [
+                [network, size, one.n_dimensions, list(one.left_out), dict(one.overlap)]
+                for (network, size), one in self.design.items()
+            ],
+            "activity": [[place[lesion], task] for lesion, task in self.activity],
         }
         return arrays, document
 
     @classmethod
     def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> LesionStudy:
         lesions = [
-            Lesion(network, fraction, operation, stored_match(control), draw)  # type: ignore[arg-type]
+            Lesion(network, fraction, operation, stored_match(control), draw)
             for network, fraction, operation, control, draw in document["lesions"]
         ]
         settings = json.loads(document["settings"])
@@ -273,4 +326,14 @@ class LesionStudy(Result):
             spare_first=document["spare_first"],
             seed=document["seed"],
             settings=settings,
+            design={
+                (network, size): Design(count, tuple(left_out), overlap)
+                for network, size, count, left_out, overlap in document.get("design", [])
+            },
+            activity={
+                (lesions[at], task): Activity(*values)
+                for (at, task), values in zip(
+                    document.get("activity", []), arrays.get("activity", np.zeros((0, 4))).tolist(), strict=True
+                )
+            },
         )

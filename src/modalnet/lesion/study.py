@@ -1,8 +1,9 @@
 """Lesion studies: every network at every size, beside its controls, on every task.
 
-The cells of a study (one lesion, one task) are independent. They run in groups that share the encoding of a task, and
-each group is stored when it is done: a study that is interrupted, or one of whose tasks fails, resumes from there when
-it is called again.
+First the intact model runs some stimuli of each task, for what its units do there: what lesions put in, and what
+controls are matched in. Then come the cells (one lesion, one task), which are independent. They run in groups that
+share the encoding of a task, and each group is stored when it is done: a study that is interrupted, or one of whose
+tasks fails, resumes from there when it is called again.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_bool, check_int, check_option, check_options, check_shared
+from modalnet._validation import check_bool, check_int, check_number, check_option, check_options, check_shared
 from modalnet._warnings import warn
 from modalnet.activations import check_units
 from modalnet.errors import InputError
-from modalnet.interventions.operations import Intervention, mean, zero
-from modalnet.lesion.lesion import Lesion
+from modalnet.interventions.operations import Intervention
+from modalnet.lesion.controls import Controls, Sets, check_kinds, chosen, quantities, readout_lengths
+from modalnet.lesion.design import Activity
+from modalnet.lesion.lesion import Control, Lesion
+from modalnet.lesion.reference import Reference, pooled, stimuli_of
 from modalnet.lesion.result import LesionStudy
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
-from modalnet.models.towers import modality_of
 from modalnet.results.cache import Access, CacheLike, cached_parts
-from modalnet.stats.controls import Match, check_matches, draw_each
+from modalnet.stats.controls import draw
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
 from modalnet.units import NetworksLike, Units, as_networks
@@ -38,17 +41,11 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
 OPERATIONS = ("zero", "mean")
-MATCHES: tuple[Match, ...] = ("layer", "activation")
+KNOWN_OPERATIONS = ("zero", "mean", "resample", "scale")
+SCALES = (0.25, 0.5, 0.75)
+MATCHES: tuple[Control, ...] = ("layer", "activation")
 # Lesions that share one encoding of a task: the most that an interrupted study loses.
 TOGETHER = 8
-# Stimuli of the tasks over which means are taken by default.
-REFERENCE = 100
-
-
-@dataclass(frozen=True)
-class _PlannedLesion:
-    lesion: Lesion
-    units: Units
 
 
 @renamed_arguments(networks="units", controls="n_controls", matches="match")
@@ -61,12 +58,16 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     n_controls: int = 20,
     operations: Sequence[str] = OPERATIONS,
     *,
-    match: Match | Sequence[Match] = MATCHES,
+    match: Control | Sequence[Control] = MATCHES,
+    match_on: Mapping[str, Any] | None = None,
     least: bool = True,
+    leave_out: int = 1,
+    scales: Sequence[float] = SCALES,
     by: Literal["t", "effect_size"] = "t",
     exclude_massive: float | None = None,
     reference: Any = None,
     spare_first: int = 0,
+    spare_sinks: bool = True,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
@@ -87,25 +88,40 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     fractions
         Sizes, as fractions of the units over which a network was localized.
     n_controls
-        Number of random sets of units of each kind per lesion. The smallest p of a comparison with them is
-        1 / (n_controls + 1).
+        Number of random sets of units of each kind per lesion. With fewer than 19 no verdict can be given.
     operations
-        ``"zero"``, ``"mean"`` or both. Zeroing takes a unit with a large mean far outside its usual range, regardless
-        of what it codes; mean ablation does not.
+        One or several of ``"zero"``, ``"mean"`` (the unit's mean over the task's tokens), ``"resample"`` (the units'
+        activations at a random token of another stimulus of the task, jointly) and ``"scale"`` (graded lesions:
+        activations multiplied by each of ``scales``; the drop per unit of dose is the operation ``"slope"`` of
+        tables and verdicts). Zeroing takes a unit with a large mean far outside its usual range, regardless of what it
+        codes; mean ablation and resampling do not.
     match
-        Kinds of random controls: ``"layer"`` (as many units in each layer), ``"activation"`` (the same, and matched
-        in mean absolute activation, since zeroing units with large activations is costly regardless of what they
-        code), or both. Fixed units without ``mean_abs`` have no activation-matched controls; a warning says so.
+        Kinds of random controls. ``"layer"``: as many units in each layer. The others are alike in layers, too, and in
+        ``"activation"``: mean absolute activation at the tasks' tokens, since zeroing units with large activations is
+        costly regardless of what they code; ``"variance"``: standard deviation there; ``"readout"``: length of the LM
+        head's weights. ``"dimension"``: as many distinct dimensions, each in the same layers. ``"tower"``: as many
+        units anywhere in the tower, the control of the published localizer.
+    match_on
+        Further kinds by name: a quantity of every unit that controls are matched in, as arrays [layer, unit] by space,
+        or a localization, which stands for its \\|t\\| (units that another contrast drives as strongly).
     least
         Also lesion the least selective units (smallest \\|t\\|) of networks that are localizations.
+    leave_out
+        Of each network, the number of dimensions (those with the largest activations) that are left out one at a time:
+        see :meth:`modalnet.LesionStudy.dimensions`.
+    scales
+        The factors of ``"scale"``, from 0 to below 1.
     by, exclude_massive
         How units are selected from a localization: by ``"t"`` or ``"effect_size"``, and excluding units whose mean
         absolute activation is this multiple of the median of their layer (see :meth:`modalnet.Localization.massive`).
     reference
-        For ``"mean"``: the stimuli over which mean activations are taken; in each tower, those that reach it. None: up
-        to 100 stimuli of the tasks, with their first continuations.
+        For ``"mean"`` and ``"resample"``: stimuli over which means are taken, and from which values are drawn; in each
+        tower, those that reach it. None: up to 100 stimuli of each task for that task, with their continuations.
     spare_first
-        Number of tokens at the start of every text that no lesion acts on, such as an attention sink.
+        Number of tokens at the start of every text that no lesion acts on.
+    spare_sinks
+        Spare sink tokens, which are found by measurement (see :func:`modalnet.sink_tokens`): their activations are
+        those of no ordinary token, and a lesion of them breaks a model regardless of the network.
     seed
         Seed of the random controls and of all resampling.
     batch_size
@@ -134,6 +150,10 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     Units in a tower that a task's stimuli do not reach have no effect and are left out; if none remains, the scores are
     those of the intact model.
 
+    What units do at the tokens of a task is measured once per task, in the intact model. Controls are the same sets of
+    units on all tasks; those that are matched in activation or variance are matched in its geometric mean over tasks,
+    so that they change when a task is added.
+
     References
     ----------
     AlKhamissi, Tuckute, Bosselut & Schrimpf (2025), The LLM language network, arXiv:2411.02280, section 4, for
@@ -153,89 +173,57 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     check_int("spare_first", spare_first, minimum=0)
     check_bool("least", least)
     check_option("by", by, ("t", "effect_size"))
-    kinds = check_matches(match, known=MATCHES)
-    operations = check_options("operations", operations, OPERATIONS)
+    check_int("leave_out", leave_out, minimum=0)
+    check_bool("spare_sinks", spare_sinks)
+    kinds = check_kinds(match, match_on)
+    operations = _operations(operations, scales)
     _check_choices(fractions=fractions)
     networks = as_networks(units)
     named = _named_tasks(tasks)
     model = as_model(model, remote)
-    for name, network in networks.items():
-        if isinstance(network, Units):
-            model._executor.check_units(network, f"The units of network {name!r}")
-    draw = _Draw(n_controls, kinds, least, seed, by, exclude_massive)
-    lesions = [
-        _PlannedLesion(Lesion(str(name), fraction, operation, control, number), some)  # type: ignore[arg-type]
-        for name, network in networks.items()
-        for fraction, sets in draw.sizes(str(name), network, fractions)
-        for operation in operations
-        for control, number, some in sets
-    ]
-    for one in lesions:
-        check_units(model, one.units, f"The units of network {one.lesion.network!r}")
-    means = _means(model, lesions, named, reference, spare_first) if "mean" in operations else {}
-    study = _Study(model, named, lesions, means, spare_first, batch_size, access)
+    _check_networks(model, networks, fractions, by, exclude_massive, kinds if n_controls else ())
+    values = quantities(model, match_on)
+    if "readout" in kinds:
+        values["readout"] = readout_lengths(model)
+    given = None if reference is None else as_stimuli(reference)
+    study = _Study(model, named, {}, batch_size, access)
+    spaces = _spaces(networks, fractions, by, exclude_massive)
+    options = {"given": given, "spare_first": spare_first, "spare_sinks": spare_sinks, "seed": seed, "cache": cache}
+    replaces = not {"mean", "resample"}.isdisjoint(operations)
+    for name, task in named.items():
+        study.refer(name, task, spaces, replaces=replaces, **options)
+    for kind, quantity in (("activation", "mean_abs"), ("variance", "sd")):
+        if kind in kinds:
+            values[kind] = pooled(list(study.references.values()), quantity)
+    controls = Controls(n_controls, kinds, seed, least, leave_out, by, exclude_massive, values)
+    sets = {str(name): list(controls.sizes(str(name), network, fractions)) for name, network in networks.items()}
+    study.plan(sets, operations)
     study.run(progress=progress)
     settings = {
         "fractions": list(fractions),
         "n_controls": n_controls,
         "operations": list(operations),
         "match": list(kinds),
+        "least": least,
+        "leave_out": leave_out,
+        "spare_sinks": spare_sinks,
         "by": by,
         "exclude_massive": exclude_massive,
-        "reference": "given" if reference is not None else "the tasks' own stimuli",
+        "reference": "given" if reference is not None else "each task's own stimuli",
     }
     return LesionStudy(
         model=model.name,
         base=study.base,
         cells=study.cells,
-        counts={one.lesion: one.units.count for one in lesions},
-        magnitudes={one.lesion: _magnitude(one.units) for one in lesions},
+        counts={lesion: units.count for lesion, units in study.lesions.items()},
+        magnitudes={lesion: _magnitude(units) for lesion, units in study.lesions.items()},
         failures=study.failures,
         spare_first=spare_first,
         seed=seed,
         settings=settings,
+        design={(name, each.fraction): each.design for name, some in sets.items() for each in some},
+        activity=study.activity,
     )
-
-
-# Which lesions
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """How the controls of a network are chosen."""
-
-    n_controls: int
-    match: tuple[str, ...]
-    least: bool
-    seed: int
-    by: Literal["t", "effect_size"]
-    exclude_massive: float | None
-
-    def sizes(
-        self, name: str, network: Any, fractions: Sequence[float]
-    ) -> Iterator[tuple[float, list[tuple[str, int, Units]]]]:
-        """Share of units → (kind of control, draw, units), the network itself first."""
-        if isinstance(network, Units):
-            total = sum(mask.size for mask in network.mask.values())
-            yield network.count / total, self._sets(name, network, None)
-            return
-        opposite = getattr(network, "least_selective", None) or getattr(network, "bottom", None)
-        choice: dict[str, Any] = {} if self.by == "t" else {"by": self.by}
-        if self.exclude_massive is not None:
-            choice["exclude"] = network.massive(self.exclude_massive)
-        for fraction in fractions:
-            units = network.top(fraction=fraction, **choice)
-            yield float(fraction), self._sets(name, units, opposite(fraction=fraction) if opposite else None)
-
-    def _sets(self, name: str, units: Units, other: Units | None) -> list[tuple[str, int, Units]]:
-        if not units.count:
-            raise InputError(f"Network {name!r} must have at least one unit, got an empty set.")
-        sets: list[tuple[str, int, Units]] = [("", 0, units)]
-        controls = draw_each(units, self.n_controls, seed=self.seed, match=self.match, name=name)
-        sets += [(match, number, one) for match, drawn in controls.items() for number, one in enumerate(drawn)]
-        if self.least and other is not None:
-            sets.append(("least", 0, other))
-        return sets
 
 
 def _magnitude(units: Units) -> float:
@@ -243,46 +231,23 @@ def _magnitude(units: Units) -> float:
     if units.mean_abs is None:
         return float("nan")
     towers = [tower for tower, mask in units.mask.items() if mask.any()]
-    chosen = np.concatenate([units.mean_abs[tower][units.mask[tower]] for tower in towers])
+    own = np.concatenate([units.mean_abs[tower][units.mask[tower]] for tower in towers])
     every = np.concatenate([units.mean_abs[tower].ravel() for tower in towers])
-    return float(np.nanmean(chosen) / np.nanmean(every))
+    return float(np.nanmean(own) / np.nanmean(every))
 
 
-# What a mean is over
-
-
-def _means(
-    model: Model, lesions: Sequence[_PlannedLesion], tasks: Mapping[str, Task], reference: Any, spare_first: int
-) -> dict[str, Float[np.ndarray, "layer dim"]]:
-    given = as_stimuli(reference) if reference is not None else _own_stimuli(tasks)
-    means: dict[str, Any] = {}
-    for tower in {name for one in lesions for name, mask in one.units.mask.items() if mask.any()}:
-        fitting = [stimulus for stimulus in given if model._executor.reached_spaces([stimulus], tower)]
-        if not fitting:
-            raise InputError(
-                f"Mean ablation in {tower} requires stimuli with {model.spaces[tower].tower.noun}, but none of the "
-                f'{len(given)} has any. Give some as `reference`, or omit "mean" from `operations`.'
-            )
-        means |= model.means(fitting, spaces=tower, spare_first=0 if modality_of(tower) == "image" else spare_first)
-    return means
-
-
-def _own_stimuli(tasks: Mapping[str, Task]) -> list[Stimulus]:
-    """Stimuli that the tasks ask about, evenly from all of them."""
-    from modalnet.stimuli import Stimulus
-
-    found: list[Stimulus] = []
-    for task in tasks.values():
-        if isinstance(task, LikelihoodTask):
-            requests = task.requests()
-            share = np.linspace(0, len(requests) - 1, min(len(requests), max(1, REFERENCE // len(tasks)))).round()
-            for index in sorted({int(place) for place in share}):
-                one = requests[index]
-                text = ((one.stimulus.text if one.stimulus else None) or "") + one.continuation
-                found.append(Stimulus(text, image=one.stimulus.image if one.stimulus else None))
-        else:
-            found += task.stimuli()[: max(1, REFERENCE // len(tasks))]  # type: ignore[attr-defined]
-    return found
+def _spaces(
+    networks: Mapping[str, Any], fractions: Sequence[float], by: Literal["t", "effect_size"], massive: float | None
+) -> list[str]:
+    """The spaces in which any network has a unit."""
+    found = [
+        space
+        for network in networks.values()
+        for _, units, _ in chosen(network, fractions, by, massive)
+        for space, mask in units.mask.items()
+        if mask.any()
+    ]
+    return list(dict.fromkeys(found))
 
 
 # Running
@@ -294,22 +259,64 @@ class _Study:
 
     Attributes
     ----------
-    means
-        Per tower, what mean ablation sets units to.
+    lesions
+        The units of each lesion.
     access
         The store in which cells are kept.
+    references
+        By task, what units do at its tokens in the intact model.
+    broken
+        By task, the error with which it could not be referred to.
     """
 
     model: Model
     tasks: Mapping[str, Task]
-    lesions: Sequence[_PlannedLesion]
-    means: Mapping[str, Float[np.ndarray, "layer dim"]]
-    spare_first: int
+    lesions: dict[Lesion, Units]
     batch_size: int | Literal["auto"]
     access: Access
+    references: dict[str, Reference] = field(default_factory=dict)
+    broken: dict[str, Exception] = field(default_factory=dict)
     base: dict[str, TaskScores] = field(default_factory=dict)
     cells: dict[tuple[Lesion, str], Float[np.ndarray, " item"]] = field(default_factory=dict)
     failures: dict[tuple[Lesion, str], str] = field(default_factory=dict)
+    activity: dict[tuple[Lesion, str], Activity] = field(default_factory=dict)
+
+    def refer(self, name: str, task: Task, spaces: Sequence[str], *, replaces: bool, **options: Any) -> None:
+        """Measure what units do at the tokens of a task; an error is kept, and the task fails with it later.
+
+        Parameters
+        ----------
+        name, task, spaces
+            The task, and the spaces that are lesioned.
+        replaces
+            Whether an operation puts in values of the reference.
+        **options
+            As for :class:`.reference.Reference`.
+        """
+        try:
+            stimuli, continuations = stimuli_of(task)
+        except Exception as error:  # a task may raise anything, and the others must not be lost with it
+            self.broken[name] = error
+            return
+        reference = Reference(self.model, stimuli, continuations, batch_size=self.batch_size, **options)
+        if replaces:
+            reference.check(spaces)
+        try:
+            reference.measure(reference.reached(spaces))
+        except Exception as error:  # see above
+            self.broken[name] = error
+        else:
+            self.references[name] = reference
+
+    def plan(self, sets: Mapping[str, Sequence[Sets]], operations: Sequence[str]) -> None:
+        """Choose the lesions: every set of units under every operation."""
+        self.lesions = {
+            Lesion(name, each.fraction, operation, control, number): units
+            for name, some in sets.items()
+            for each in some
+            for operation in operations
+            for control, number, units in each.members
+        }
 
     def run(self, *, progress: bool) -> None:
         """Run every cell that is not in the store."""
@@ -319,22 +326,28 @@ class _Study:
             for name, task in self.tasks.items():
                 bar.set_description(name)
                 try:
+                    if name in self.broken:
+                        raise self.broken[name]
                     self._task(name, task, bar)
-                except Exception as error:  # a task may raise anything, and the others must not be lost with it
+                except Exception as error:  # see above
                     done = sum(task == name for _, task in self.cells)
-                    for one in self.lesions:
-                        if (one.lesion, name) not in self.cells:
-                            self.failures[one.lesion, name] = f"{type(error).__name__}: {error}"
+                    for lesion in self.lesions:
+                        if (lesion, name) not in self.cells:
+                            self.failures[lesion, name] = f"{type(error).__name__}: {error}"
                     bar.update(len(self.lesions) - done + (name not in self.base))
                     warn(f"Task {name!r} failed and is skipped: {error}")
         if not self.base:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
-        spaces = list(dict.fromkeys(name for one in self.lesions for name in one.units.mask))
-        reached = self.model._executor.reached_spaces(self._stimuli(task), spaces)
         wanted: list[tuple[Lesion | None, list[Intervention]]] = [(None, [])]
-        wanted += [(one.lesion, self._interventions(one, reached)) for one in self.lesions]
+        masks = {space for units in self.lesions.values() for space in units.mask}
+        reached = self.model._executor.reached_spaces(self._stimuli(task), list(masks))
+        for lesion, units in self.lesions.items():
+            wanted.append((lesion, self._interventions(name, lesion, units, reached)))
+            activity = self.references[name].activity(units, lesion.operation)
+            if activity is not None:
+                self.activity[lesion, name] = activity
 
         def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
             for start in range(0, len(missing), TOGETHER):
@@ -369,18 +382,14 @@ class _Study:
             return [one.stimulus or Stimulus.blank() for one in task.requests()]
         return list(task.stimuli())  # type: ignore[attr-defined]
 
-    def _interventions(self, planned: _PlannedLesion, reached: Sequence[str]) -> list[Intervention]:
-        """A lesion as it applies to a task: without towers that its stimuli do not reach."""
+    def _interventions(self, name: str, lesion: Lesion, units: Units, reached: Sequence[str]) -> list[Intervention]:
+        """A lesion as it applies to a task: without towers that not all of its stimuli reach."""
+        reference = self.references[name]
         made = []
-        for tower, mask in planned.units.mask.items():
-            if not mask.any() or tower not in reached:
-                continue
-            only = Units(
-                {name: m if name == tower else np.zeros_like(m) for name, m in planned.units.mask.items()},
-                model=planned.units.model,
-            )
-            operation = zero(only) if planned.lesion.operation == "zero" else mean(only, over=self.means)
-            made.append(operation.at("all", spare_first=0 if modality_of(tower) == "image" else self.spare_first))
+        for space, mask in units.mask.items():
+            if mask.any() and space in reached:
+                only = {one: m if one == space else np.zeros_like(m) for one, m in units.mask.items()}
+                made.append(reference.intervention(Units(only, model=units.model), lesion.operation))
         return made
 
     def _keep(self, name: str, task: Task, lesion: Lesion | None, scores: Float[np.ndarray, " item"]) -> None:
@@ -405,6 +414,41 @@ def _named_tasks(tasks: Any) -> dict[str, Task]:
     if len(set(names)) < len(names):
         raise InputError(f"Two tasks have the same name: {', '.join(names)}. Give `tasks` as a mapping from names.")
     return {str(name): task for name, task in zip(names, listed, strict=True)}
+
+
+def _operations(given: Any, scales: Any) -> tuple[str, ...]:
+    """The operations that are run, with one for each factor of graded lesions."""
+    operations = check_options("operations", given, KNOWN_OPERATIONS)
+    if "scale" not in operations:
+        return operations
+    factors = [scales] if isinstance(scales, int | float) else list(scales)
+    for factor in factors:
+        check_number("scales", factor)
+        if not 0 <= factor < 1:
+            raise InputError(f"`scales` must be factors from 0 to below 1, got {factor!r}.")
+    if not factors:
+        raise InputError("`scales` must not be empty; give factors such as (0.25, 0.5, 0.75).")
+    graded = [f"scale {factor:g}" for factor in sorted(set(map(float, factors)))]
+    return tuple(name for one in operations for name in (graded if one == "scale" else [one]))
+
+
+def _check_networks(  # noqa: PLR0917  # as they come
+    model: Model,
+    networks: Mapping[str, Any],
+    fractions: Sequence[float],
+    by: Literal["t", "effect_size"],
+    exclude_massive: float | None,
+    kinds: Sequence[Control],
+) -> None:
+    """Refuse units of another model, and networks that leave too few units for their controls."""
+    for name, network in networks.items():
+        if isinstance(network, Units):
+            model._executor.check_units(network, f"The units of network {name!r}")
+    for name, network in networks.items():
+        for _, units, _ in chosen(network, fractions, by, exclude_massive):
+            check_units(model, units, f"The units of network {name!r}")
+            for kind in kinds:
+                draw(units, 1, match=kind if kind in {"tower", "dimension"} else "layer")
 
 
 def _check_choices(*, fractions: Any) -> None:

@@ -1,14 +1,17 @@
 """The table of a lesion study: the drop in score under each lesion and under its controls.
 
 Columns of :meth:`modalnet.lesion.result.LesionStudy.table`, one row per network, task, size and operation. A *drop* is
-the score without a lesion minus the score with it, in the task's measure: positive where the lesion impairs.
+the score without a lesion minus the score with it, in the task's measure: positive where the lesion impairs. Where
+graded lesions were run (``"scale 0.25"`` ...), rows with the operation ``"slope"`` give the drop per unit of dose.
 
 ======================= ================================================================================================
 network, task,          The cell of the study.
 fraction, operation
 measure, chance         Of the task.
-units                   How many units were lesioned.
-magnitude               Their mean |activation| over the mean of all units.
+units, dimensions       How many units were lesioned, and in how many distinct dimensions.
+magnitude               Their mean |activation| over the mean of all units, where the network was localized.
+inserted, inserted_max  How far the inserted values lie from those of ordinary tokens of the task, in standard
+                        deviations of the unit: the median over units, and the largest. 1 is what another token has.
 base, score             Mean over items without and with the lesion.
 base_low, base_high     95% interval of base: a score interval of accuracies, else a bootstrap interval.
 score_low, score_high   The same of score.
@@ -20,154 +23,64 @@ failure                 The error message if there is no score; otherwise empty.
 Bootstrap intervals are expanded percentiles of 2,000 resamples of items, the same for all lesions of a task. Where
 items are nested in groups (the paradigms of minimal pairs, test suites), groups are resampled in place of items, and
 score intervals have the effective number of items: see :meth:`modalnet.tasks.TaskScores.interval`. With fewer than 5
-groups items are resampled, with a warning. The tests over items take items as independent.
+groups items are resampled, with a warning.
 
-And for each kind of control K, ``layer``, ``activation`` and ``least`` (NaN where it was not run):
+And for each kind of control K (NaN where it was not run):
 
 ======================= ================================================================================================
 n_K                     Number of draws with scores on the task.
 magnitude_K             Mean of their magnitudes.
-match_K                 Mean over draws of their magnitude over that of the network: 1 is a perfect match in activation.
+match_K                 Mean |activation| of a draw over that of the network, at the ordinary tokens of the task that
+                        are lesioned (where it was localized, if that is not known), mean over draws: 1 is a perfect
+                        match.
 match_K_low, _high      The lowest and highest draw.
+match_K_sinks           The same at sink tokens, where these are lesioned.
+overlap_K               Mean overlap (Dice) of two draws.
 drop_K                  Mean of their drops.
-drop_K_low, _high       95% bootstrap interval: items (or groups) and draws resampled, 2,000 times.
+drop_K_low, _high       95% interval of that mean, for other draws and items.
 excess_K                drop - drop_K: the drop in excess of the controls.
-excess_K_low, _high     95% interval, over the same.
+excess_K_low, _high     95% interval of the drop in excess of *one more draw*: see :mod:`modalnet.stats.new_draw`.
 p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
-p_items_K               Sign-flip permutation test over items of (mean score of the controls - score of the network).
-                        One-sided: a network that costs less than its controls has a p near 1. At least 1 / 10,000.
-q_draws_K, q_items_K    The same, Benjamini-Hochberg adjusted over all rows of the table.
+p_K                     Two-sided: how probable it is that one more draw costs as much more or less than their mean.
+q_K                     The same, Benjamini-Hochberg adjusted over all rows of the table.
 z_K                     excess_K / standard deviation of the drops of the draws.
-dz_K                    Mean / standard deviation over items of what p_items_K tests.
-exceeds_K               Whether the network costs more than its controls: excess_K_low > 0, q_items_K < 0.05
-                        and p_draws_K <= 0.05 (or the smallest value that so few draws allow: all of them cost less).
+detectable_K            The smallest excess that would be found with a probability of 0.8.
+exceeds_K               Whether the network costs more than one more draw would: p_draws_K <= 0.05 and excess_K_low > 0;
+                        missing with fewer than 19 draws, which cannot tell.
 ======================= ================================================================================================
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
-from modalnet.lesion.lesion import Control, Lesion
+from modalnet.lesion.lesion import ALL_SIZES, LEAST, SLOPE, WITHOUT, Control, Lesion
+from modalnet.lesion.resamples import TaskResamples
 from modalnet.stats import moments as statistics
 from modalnet.stats.controls import average_ratio
-from modalnet.stats.effect_sizes import paired_dz, standardized
-from modalnet.stats.permutation import rank_p, sign_flip
-from modalnet.stats.proportions import constant_difference, score_interval
-from modalnet.stats.resampling import (
-    LEVEL,
-    bootstrap_excess,
-    bootstrap_means,
-    expanded,
-    interval,
-    item_groups,
-    n_blocks,
-)
+from modalnet.stats.effect_sizes import standardized
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from modalnet.lesion.result import LesionStudy
 
-KINDS: tuple[Control, ...] = ("layer", "activation", "least")
-N_RESAMPLES = 2_000
-N_PERMUTATIONS = 9_999
-ALPHA = 0.05
+KINDS: tuple[Control, ...] = ("layer", "activation", LEAST)  # every table has columns for these
 
 _PLAIN: tuple[str, ...] = (
-    "network",
-    "task",
-    "fraction",
-    "operation",
-    "measure",
-    "chance",
-    "units",
-    "magnitude",
-    "base",
-    "base_low",
-    "base_high",
-    "score",
-    "score_low",
-    "score_high",
+    *("network", "task", "fraction", "operation", "measure", "chance", "units", "dimensions", "magnitude"),
+    *("inserted", "inserted_max", "base", "base_low", "base_high", "score", "score_low", "score_high"),
+    *("drop", "drop_low", "drop_high", "failure"),
 )
-_PLAIN += ("drop", "drop_low", "drop_high", "failure")
 _PER_KIND: tuple[str, ...] = (
-    "n",
-    "magnitude",
-    "match",
-    "match_low",
-    "match_high",
-    "drop",
-    "drop_low",
-    "drop_high",
-    "excess",
-    "excess_low",
-    "excess_high",
-    "p_draws",
-    "p_items",
-    "q_draws",
+    *("n", "magnitude", "match", "match_low", "match_high", "match_sinks", "overlap"),
+    *("drop", "drop_low", "drop_high", "excess", "excess_low", "excess_high"),
+    *("p_draws", "p", "q", "z", "detectable", "exceeds"),
 )
-_PER_KIND += ("q_items", "z", "dz", "exceeds")
-
-
-class TaskResamples:
-    """All lesions of a study on one task, with resamples of the items that they share.
-
-    Attributes
-    ----------
-    scores
-        [item, cell]; the first cell is the intact model.
-    means
-        [resample, cell]
-    """
-
-    def __init__(self, study: LesionStudy, task: str) -> None:
-        lesions = [lesion for lesion, name in study.cells if name == task]
-        self._columns = {lesion: column for column, lesion in enumerate(lesions, start=1)}
-        columns = [study.base[task].scores, *(study.cells[lesion, task] for lesion in lesions)]
-        self.scores: Float[np.ndarray, "item cell"] = np.stack(columns, axis=1).astype(np.float64)
-        # Depends on the study and the task alone: no other task changes its numbers.
-        self._seed = [study.seed, zlib.crc32(task.encode())]
-        base = study.base[task]
-        self._accuracy = base.measure == "accuracy"
-        self._groups = item_groups(base.groups, f"The items of {task!r}")
-        self._blocks = n_blocks(len(self.scores), self._groups)
-        self.means = bootstrap_means(self.scores, N_RESAMPLES, self.chance(0), self._groups)
-
-    def chance(self, stream: int) -> np.random.Generator:
-        """A random generator that depends on the study and the task alone."""
-        return np.random.Generator(np.random.PCG64([*self._seed, stream]))
-
-    def column(self, lesion: Lesion | None) -> int:
-        """The column of a lesion; None is the intact model."""
-        return 0 if lesion is None else self._columns[lesion]
-
-    def interval(self, samples: Float[np.ndarray, " resample"]) -> tuple[float, float]:
-        """Return the expanded percentile interval of a statistic over the resamples."""
-        return interval(samples, expanded(LEVEL, self._blocks))
-
-    def score_interval(self, lesion: Lesion | None) -> tuple[float, float]:
-        """Return the interval of the mean score under a lesion."""
-        column = self.column(lesion)
-        if self._accuracy:
-            return score_interval(self.scores[:, column], self._groups)
-        return self.interval(self.means[:, column])
-
-    def drop_interval(self, lesion: Lesion) -> tuple[float, float]:
-        """Return the interval of the drop under a lesion, paired by item."""
-        column = self.column(lesion)
-        with np.errstate(invalid="ignore"):
-            differences = self.scores[:, 0] - self.scores[:, column]
-            drops = self.means[:, 0] - self.means[:, column]
-        if self._accuracy and differences[0] in {-1.0, 0.0, 1.0} and (differences == differences[0]).all():
-            return constant_difference(float(differences[0]), self._blocks)
-        return self.interval(drops)
 
 
 class Resamples:
@@ -182,6 +95,12 @@ class Resamples:
         return {task: TaskResamples(self.study, task) for task in self.study.base}
 
     @cached_property
+    def kinds(self) -> tuple[Control, ...]:
+        """The kinds of controls that have columns."""
+        run = {one.control for one in self.study.lesions} - {"", WITHOUT}
+        return (*KINDS[:2], *sorted(run.difference(KINDS)), LEAST)
+
+    @cached_property
     def table(self) -> pd.DataFrame:
         """See the module."""
         import pandas as pd
@@ -189,128 +108,100 @@ class Resamples:
         study = self.study
         rows: list[dict[str, Any]] = []
         for network in study.networks:
-            sizes = study.fractions(network)
             for task in study.tasks:
-                for lesion in [Lesion(network, size, name) for size in sizes for name in study.operations]:
-                    if (lesion, task) in study.cells or (lesion, task) in study.failures:
-                        rows.append(self._row(lesion, task))
-        for task in study.tasks:
-            self._test_items([row for row in rows if row["task"] == task])
-        columns = [*_PLAIN, *(_name(column, kind) for kind in KINDS for column in _PER_KIND)]
+                for size in study.fractions(network):
+                    for lesion in [Lesion(network, size, name) for name in (*study.operations, SLOPE)]:
+                        if (lesion, task) in study.failures or self.has(lesion, task):
+                            rows.append(self.row(lesion, task))
+        columns = [*_PLAIN, *(_name(column, kind) for kind in self.kinds for column in _PER_KIND)]
         table = pd.DataFrame(rows, columns=columns)
-        for kind in KINDS:
-            for test in ("draws", "items"):
-                p = table[f"p_{test}_{kind}"].to_numpy(dtype=np.float64)
-                table[f"q_{test}_{kind}"] = statistics.fdr(p)
-            table[f"exceeds_{kind}"] = _exceeds(table, kind)
+        for kind in self.kinds:
+            p = table[f"p_{kind}"].to_numpy(dtype=np.float64)
+            table[f"q_{kind}"] = statistics.fdr(p)
+            table[f"exceeds_{kind}"] = pd.array(list(table[f"exceeds_{kind}"]), dtype="boolean")
         return table
 
-    def _row(self, lesion: Lesion, task: str) -> dict[str, Any]:
+    def has(self, lesion: Lesion, task: str) -> bool:
+        """Whether a lesion has scores on a task."""
+        return task in self.tasks and lesion in self.tasks[task]
+
+    def row(self, lesion: Lesion, task: str) -> dict[str, Any]:
+        """One row, without what needs the others; also of the mean over sizes (``ALL_SIZES``)."""
         study = self.study
         row: dict[str, Any] = {name: math.nan for name in _PLAIN}
-        row |= {_name(column, kind): math.nan for kind in KINDS for column in _PER_KIND}
-        row |= {f"n_{kind}": 0 for kind in KINDS}
+        row |= {_name(column, kind): math.nan for kind in self.kinds for column in _PER_KIND}
+        row |= {f"n_{kind}": 0 for kind in self.kinds} | {f"exceeds_{kind}": None for kind in self.kinds}
+        shown = self._shown(lesion)
+        design = study.design.get((shown.network, shown.fraction))
+        activity = study.activity.get((shown, task))
         row |= {
             "network": lesion.network,
             "task": task,
             "fraction": lesion.fraction,
             "operation": lesion.operation,
-            "units": study.counts.get(lesion, math.nan),
-            "magnitude": study.magnitudes.get(lesion, math.nan),
-            "failure": study.failures.get((lesion, task), ""),
+            "units": study.counts.get(shown, math.nan),
+            "dimensions": design.n_dimensions if design else math.nan,
+            "magnitude": study.magnitudes.get(shown, math.nan),
+            "inserted": activity.inserted if activity else math.nan,
+            "inserted_max": activity.inserted_max if activity else math.nan,
+            "failure": study.failures.get((shown, task), ""),
             "measure": "",
         }
         if task in study.base:
             base = study.base[task]
             row |= {"measure": base.measure, "chance": base.chance, "base": base.mean}
             row["base_low"], row["base_high"] = self.tasks[task].score_interval(None)
-        if (lesion, task) in study.cells:
+        if self.has(lesion, task):
             resamples = self.tasks[task]
-            row["score"] = _mean(resamples.scores[:, resamples.column(lesion)])
+            row["score"] = resamples.score(lesion)
             row["score_low"], row["score_high"] = resamples.score_interval(lesion)
-            row["drop"] = _less(row["base"], row["score"])
+            row["drop"] = resamples.drop(lesion)
             row["drop_low"], row["drop_high"] = resamples.drop_interval(lesion)
-            for kind in KINDS:
-                row |= self._against(row, lesion, kind)
+            for kind in self.kinds:
+                row |= self._against(row, lesion, shown, kind)
         return row
 
-    def _against(self, row: dict[str, Any], lesion: Lesion, kind: Control) -> dict[str, Any]:
+    def _shown(self, lesion: Lesion) -> Lesion:
+        """The lesion that was run whose units and values stand for this one: the largest size, the full dose."""
+        size = self.study.fractions(lesion.network)[-1] if lesion.fraction == ALL_SIZES else lesion.fraction
+        return Lesion(lesion.network, size, "zero" if lesion.operation == SLOPE else lesion.operation)
+
+    def _against(self, row: dict[str, Any], lesion: Lesion, shown: Lesion, kind: Control) -> dict[str, Any]:
         """The columns of one kind of control, except those that need all rows."""
         study, resamples = self.study, self.tasks[row["task"]]
-        controls = study.controls(lesion, row["task"], kind)
-        if not controls:
+        beside = resamples.beside(lesion, kind)
+        if beside is None:
             return {}
-        columns = [resamples.column(control) for control in controls]
-        own = resamples.column(lesion)
+        controls = resamples.controls(lesion, kind)
+        draws = [Lesion(shown.network, shown.fraction, shown.operation, kind, one.draw) for one in controls]
         with np.errstate(invalid="ignore"):
-            drops = row["base"] - resamples.scores[:, columns].mean(axis=0)
-            # Over the same resamples: the excess of the network over its controls, and the drop of the controls.
-            excess, above_base = (
-                bootstrap_excess(resamples.means[:, one], resamples.means[:, columns], resamples.chance(1))
-                for one in (own, resamples.column(None))
-            )
-        low, high = resamples.interval(excess)
-        drop_low, drop_high = resamples.interval(0.0 - above_base)
-        drop = _mean(drops)
-        match, match_low, match_high = average_ratio(study.match_ratios(lesion, controls))
+            drops = np.array([resamples.drop(one) for one in controls])
+        match, low, high = average_ratio(study.match_ratios(shown, draws, row["task"]))
+        sinks, _, _ = average_ratio(study.match_ratios(shown, draws, row["task"], sinks=True))
+        design = study.design.get((shown.network, shown.fraction))
         return {
-            f"n_{kind}": len(controls),
-            f"magnitude_{kind}": _mean(np.array([study.magnitudes.get(one, math.nan) for one in controls])),
+            f"n_{kind}": beside.n,
+            f"magnitude_{kind}": float(np.mean([study.magnitudes.get(one, math.nan) for one in draws])),
             f"match_{kind}": match,
-            f"match_{kind}_low": match_low,
-            f"match_{kind}_high": match_high,
-            f"drop_{kind}": drop,
-            f"drop_{kind}_low": drop_low,
-            f"drop_{kind}_high": drop_high,
-            f"excess_{kind}": _less(row["drop"], drop),
-            f"excess_{kind}_low": low,
-            f"excess_{kind}_high": high,
-            f"p_draws_{kind}": rank_p(row["drop"], drops, alternative="greater"),
+            f"match_{kind}_low": low,
+            f"match_{kind}_high": high,
+            f"match_{kind}_sinks": sinks,
+            f"overlap_{kind}": design.overlap.get(kind, math.nan) if design else math.nan,
+            f"drop_{kind}": beside.control,
+            f"drop_{kind}_low": beside.control_low,
+            f"drop_{kind}_high": beside.control_high,
+            f"excess_{kind}": beside.excess,
+            f"excess_{kind}_low": beside.low,
+            f"excess_{kind}_high": beside.high,
+            f"p_draws_{kind}": beside.p_rank,
+            f"p_{kind}": beside.p,
             f"z_{kind}": standardized(row["drop"], drops),
-            f"dz_{kind}": paired_dz(self._differences(lesion, controls, row["task"])),
+            f"detectable_{kind}": beside.detectable,
+            f"exceeds_{kind}": beside.exceeds,
         }
-
-    def _differences(self, lesion: Lesion, controls: list[Lesion], task: str) -> Float[np.ndarray, " item"]:
-        resamples = self.tasks[task]
-        columns = [resamples.column(control) for control in controls]
-        with np.errstate(invalid="ignore"):
-            return resamples.scores[:, columns].mean(axis=1) - resamples.scores[:, resamples.column(lesion)]
-
-    def _test_items(self, rows: list[dict[str, Any]]) -> None:
-        """Fill in the sign-flip tests of a task's rows, all over the same flips."""
-        tests = [(row, kind) for row in rows for kind in KINDS if row[f"n_{kind}"]]
-        if not tests:
-            return
-        task = rows[0]["task"]
-        differences = []
-        for row, kind in tests:
-            lesion = Lesion(row["network"], row["fraction"], row["operation"])
-            differences.append(self._differences(lesion, self.study.controls(lesion, task, kind), task))
-        p = sign_flip(np.stack(differences, axis=1), N_PERMUTATIONS, self.tasks[task].chance(2), alternative="greater")
-        for (row, kind), value in zip(tests, p, strict=True):
-            row[f"p_items_{kind}"] = float(value)
 
 
 def _name(column: str, kind: str) -> str:
     """``excess_low`` of ``activation`` is ``excess_activation_low``."""
     first, _, rest = column.partition("_")
-    return f"{first}_{kind}_{rest}" if rest in {"low", "high"} else f"{column}_{kind}"
-
-
-def _exceeds(table: pd.DataFrame, kind: str) -> Any:
-    import pandas as pd
-
-    names = (f"excess_{kind}_low", f"q_items_{kind}", f"p_draws_{kind}")
-    low, q, p = (table[name].to_numpy(dtype=np.float64) for name in names)
-    least = np.maximum(ALPHA, 1 / (table[f"n_{kind}"].to_numpy(dtype=np.float64) + 1))
-    tested = np.isfinite(low) & np.isfinite(q) & np.isfinite(p)
-    return pd.arrays.BooleanArray((low > 0) & (q < ALPHA) & (p <= least), mask=~tested)
-
-
-def _mean(values: np.ndarray) -> float:
-    with np.errstate(invalid="ignore"):
-        return float(values.mean())
-
-
-def _less(one: float, other: float) -> float:
-    return one - other if math.isfinite(one) and math.isfinite(other) else math.nan
+    return f"{first}_{kind}_{rest}" if rest in {"low", "high", "sinks"} else f"{column}_{kind}"

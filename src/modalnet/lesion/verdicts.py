@@ -1,95 +1,279 @@
-"""Verdicts on lesion effects: one sentence per network and task on whether the effect survives its controls.
+"""Verdicts on lesion effects: does the effect of a network survive its controls?
 
 A few residual dimensions carry massive activations (Sun et al. 2024). Zeroing one of them moves the residual stream far
 outside its usual range and breaks a model regardless of what the unit codes. An effect is therefore attributed to a
-network only if it exceeds that of random units of similar mean absolute activation, and if it is also present under
-mean ablation, which keeps the stream within its usual range.
+network only if it exceeds that of one more set of random units of similar mean absolute activation, and if it is also
+present where the values put in are ordinary ones (mean ablation, resampling).
 
-An effect *survives* at a size if, under zero ablation and under mean ablation, there is a drop (its interval lies above
-0) that exceeds every kind of matched random control that was run (``exceeds_layer``, ``exceeds_activation`` of
-:mod:`.table`), and these include activation-matched ones under zero and at least one kind under mean ablation.
+There is one question per network, task and operation (zero, mean, resample, and the slope over graded lesions), and one
+for all of them together. The sizes of a network are one question: its mean drop over sizes, beside that of each draw.
+
+============================ ===========================================================================================
+*no measurable effect*       The interval of the drop includes 0.
+*cannot be tested*           What was not run, failed, or cannot decide: a kind of control with fewer than 19 draws;
+                             zero ablation or a slope without activation-matched controls, or with some whose mean
+                             absolute activation is not between 0.5 and 2 times that of the network, at ordinary tokens
+                             or at lesioned sinks.
+*survives*                   The drop exceeds one more draw of every kind of matched control that was run (``exceeds_K``
+                             of :mod:`.table`).
+*does not survive*           It does not exceed one of them.
+============================ ===========================================================================================
+
+Over all operations: *survives* if it survives under each that could be tested, of which one is mean ablation or
+resampling; *does not survive* if it does not under one of them, or has no measurable effect under one and some under
+another. Each verdict of survival has a false-positive rate of at most 0.05, since all of its conditions must hold.
 
 References
 ----------
-Sun, Chen, Kolter & Liu (2024), Massive Activations in Large Language Models, arXiv:2402.17762.
+Sun, Chen, Kolter & Liu (2024), Massive Activations in Large Language Models, arXiv:2402.17762. Berger (1982),
+Technometrics 24(4):295-300, for tests that all must reject (intersection-union).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from modalnet.lesion.table import ALPHA, KINDS
-from modalnet.stats.controls import MATCHED, match_sentence
+import numpy as np
+
+from modalnet.lesion.design import BEYOND
+from modalnet.lesion.lesion import ALL_SIZES, LEAST, SLOPE, Lesion
+from modalnet.stats.controls import MATCHED, average_ratio, match_sentence
+from modalnet.stats.new_draw import FEWEST_DRAWS, smallest_detectable
 from modalnet.stats.permutation import p_in_words
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from modalnet.lesion.result import LesionStudy
 
-MASSIVE = 10.0  # times the mean |activation|; from here on the sentence names massive activations
-NEARLY = 0.2  # an excess not different from 0 and below this fraction of the drop: the controls cost as much
+Verdict: TypeAlias = Literal["survives", "does not survive", "no measurable effect", "cannot be tested"]
+ALL = "all"  # the question about all operations together
+LONGEST = 40  # words of a sentence
+COLUMNS = (
+    *("network", "task", "question", "verdict", "size", "drop", "drop_low", "drop_high"),
+    *("control", "effect", "low", "high", "p", "detectable", "sentence"),
+)
 
-_CONTROLS = {
-    "layer": "layer-matched random units",
-    "activation": "activation-matched random units",
-    "least": "the least selective units",
-}
-_MATCHED = ("layer", "activation")
-_OPERATIONS = {"zero": "zero ablation", "mean": "mean ablation"}
+_DONE = {"zero": "zeroed", "mean": "set to their mean", "resample": "resampled", SLOPE: "scaled down"}
+_BREAKING = ("zero", SLOPE)  # operations that put in values which ordinary tokens may not have
+_IN_RANGE = ("mean", "resample")
+_UNIT = {"accuracy": "", "nats per token": " nats"}
 
-Row = dict[Any, Any]
+Row: TypeAlias = dict[str, Any]
 
 
-def verdicts(study: LesionStudy) -> list[str]:
-    """Return one sentence per network and task.
-
-    For a study of several sizes the sentence describes the smallest size at which the effect survives or, if it
-    survives at none, the size with the largest drop, and states the number of sizes.
+def verdicts(study: LesionStudy) -> pd.DataFrame:
+    """Return one row per network, task and question.
 
     Returns
     -------
-    list of str
-        In the order of the table. Each gives the number of lesioned units and their mean absolute activation, the
-        cost of zero and mean ablation beside that of layer-matched, activation-matched and least selective controls,
-        and whether the effect survives. What was not run is reported as not tested.
+    DataFrame
+        * network, task;
+        * question: an operation (``"zero"``, ``"mean"``, ``"resample"``, ``"slope"``), or ``"all"`` of them;
+        * verdict: ``"survives"``, ``"does not survive"``, ``"no measurable effect"`` or ``"cannot be tested"``;
+        * size: the share of units that was lesioned; NaN for the mean over several sizes;
+        * drop, drop_low, drop_high: the drop in the task's measure with its 95% interval over items;
+        * control: the kind of matched control that the drop exceeds least, of those that the verdict rests on;
+        * effect, low, high: the drop in excess of one more draw of it, with its 95% interval; p: two-sided;
+        * detectable: the smallest effect that would be found with a probability of 0.8: of the drop itself where it is
+          not measurable, otherwise of the excess;
+        * sentence: the verdict in at most 40 words (a name counts as one).
+
+        For the question ``"all"``, the numbers are those of the operation that decides.
     """
-    rows: list[Row] = study._resamples.table.to_dict("records")
-    found = dict.fromkeys((row["network"], row["task"]) for row in rows)
-    return [_sentence([row for row in rows if (row["network"], row["task"]) == pair]) for pair in found]
+    import pandas as pd
+
+    rows: list[Row] = []
+    for network in study.networks:
+        for task in study.tasks:
+            asked = [_asked(study, network, task, operation) for operation in _operations(study, network, task)]
+            rows += asked
+            rows.append(_together(network, task, asked))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _operations(study: LesionStudy, network: str, task: str) -> Iterator[str]:
+    """The operations that are questions: those that were run or failed, and a slope where there are doses."""
+    ran = {one.operation for one, name in [*study.cells, *study.failures] if (one.network, name) == (network, task)}
+    yield from (one for one in ("zero", *_IN_RANGE) if one in ran)
+    if any(one.startswith("scale ") for one in ran):
+        yield SLOPE
+
+
+def _asked(study: LesionStudy, network: str, task: str, operation: str) -> Row:
+    """The verdict on one network, task and operation, over all sizes."""
+    sizes = study.fractions(network)
+    lesion = Lesion(network, ALL_SIZES if len(sizes) > 1 else sizes[0], operation)
+    row: Row = dict.fromkeys(COLUMNS, math.nan) | {
+        "network": network,
+        "task": task,
+        "question": operation,
+        "control": "",
+    }
+    row["size"] = math.nan if len(sizes) > 1 else sizes[0]
+    resamples = study._resamples
+    if not resamples.has(lesion, task):
+        failures = [study.failures.get((Lesion(network, size, operation), task), "") for size in sizes]
+        why = next(
+            (f"the lesion failed ({failure:.60})" for failure in failures if failure), "not all lesions were run"
+        )
+        return _cannot(row, why)
+    found = resamples.row(lesion, task)
+    row |= {name: found[name] for name in ("drop", "drop_low", "drop_high")}
+    if not math.isfinite(found["drop_low"]):
+        return _cannot(row, "the scores are not finite")
+    matched = [kind for kind in resamples.kinds if kind != LEAST and found[f"n_{kind}"]]
+    strictest = min(matched, key=lambda kind: _margin(found, kind), default=None)
+    if strictest is not None:
+        names = {
+            "effect": "excess_{}",
+            "low": "excess_{}_low",
+            "high": "excess_{}_high",
+            "p": "p_{}",
+            "detectable": "detectable_{}",
+        }
+        row |= {name: found[column.format(strictest)] for name, column in names.items()} | {"control": strictest}
+    if found["drop_low"] <= 0:
+        row["detectable"] = smallest_detectable(found["drop_low"], found["drop_high"])
+        return _said(row, "no measurable effect", found)
+    if why := _untestable(study, found, operation, matched):
+        return _cannot(row, why)
+    survives = all(found[f"exceeds_{kind}"] for kind in matched)
+    return _said(row, "survives" if survives else "does not survive", found)
+
+
+def _margin(found: Mapping[str, Any], kind: str) -> float:
+    """How far the interval of the excess over a kind of control lies above 0, if no draws reach the network."""
+    low = found[f"excess_{kind}_low"]
+    return -math.inf if found[f"exceeds_{kind}"] is False and low > 0 else low if math.isfinite(low) else -math.inf
+
+
+def _untestable(study: LesionStudy, found: Mapping[str, Any], operation: str, matched: Sequence[str]) -> str:
+    """Why the data cannot decide; empty where they can."""
+    if not matched:
+        return "no random units were lesioned"
+    few = {kind: int(found[f"n_{kind}"]) for kind in matched if found[f"n_{kind}"] < FEWEST_DRAWS}
+    if few:
+        kind, n = next(iter(few.items()))
+        return f"{n} draw{'s' * (n > 1)} of {kind}-matched units, where {FEWEST_DRAWS} are the fewest that can tell"
+    if any(found[f"exceeds_{kind}"] is None for kind in matched):
+        return "scores of the controls are not finite"
+    if operation in _BREAKING:
+        if "activation" not in matched:
+            return "activation-matched units were not lesioned, and large activations alone may explain the drop"
+        return _unmatched(study, found["network"], found["task"])
+    return ""
+
+
+def _unmatched(study: LesionStudy, network: str, task: str) -> str:
+    """At which size the activation-matched units do not match where the lesion acts; empty where all do."""
+    for size in study.fractions(network):
+        lesion = Lesion(network, size, "zero")
+        draws = study.controls(lesion, task, "activation")
+        for sinks, where in ((False, ""), (True, " at sink tokens")):
+            ratio, _, _ = average_ratio(study.match_ratios(lesion, draws, task, sinks=sinks))
+            if ratio < MATCHED[0] or ratio > MATCHED[1]:
+                return (
+                    f"no other units are as active{where}; those matched have {ratio:.2g} times its mean |activation|"
+                )
+    return ""
+
+
+def _together(network: str, task: str, asked: Sequence[Row]) -> Row:
+    """The verdict over all operations, with the numbers of the one that decides."""
+    by: dict[str, list[Row]] = {}
+    for row in asked:
+        by.setdefault(row["verdict"], []).append(row)
+    tested = [row for row in asked if row["verdict"] != "cannot be tested"]
+    effects = by.get("survives", []) + by.get("does not survive", [])
+    if by.get("does not survive"):
+        deciding, verdict = by["does not survive"][-1], "does not survive"
+    elif by.get("no measurable effect") and effects:
+        deciding, verdict = by["no measurable effect"][0], "does not survive"
+    elif tested and not effects:
+        deciding, verdict = by["no measurable effect"][-1], "no measurable effect"
+    elif effects and any(row["question"] in _IN_RANGE for row in tested):
+        deciding, verdict = effects[-1], "survives"
+    else:
+        deciding, verdict = (asked[-1] if asked else dict.fromkeys(COLUMNS, math.nan)), "cannot be tested"
+    row = deciding | {"network": network, "task": task, "question": ALL, "verdict": verdict}
+    parts = [f"{_under(each)} {name}" for name, each in by.items()]
+    why = (
+        ""
+        if verdict != "cannot be tested" or by.get("cannot be tested")
+        else "; mean ablation or resampling was not run"
+    )
+    row["sentence"] = f"{network} on {task}: {verdict} ({'; '.join(parts) or 'no lesion was run'}{why})."
+    return row
+
+
+def _under(rows: Sequence[Row]) -> str:
+    return " and ".join(_DONE[row["question"]] for row in rows) + ":"
+
+
+def _cannot(row: Row, why: str) -> Row:
+    what = f"{row['network']} on {row['task']}, {_DONE[row['question']]}"
+    return row | {"verdict": "cannot be tested", "sentence": f"{what}: cannot be tested: {why}."}
+
+
+def _said(row: Row, verdict: Verdict, found: Mapping[str, Any]) -> Row:
+    """The verdict with its sentence."""
+    unit = _UNIT.get(found["measure"], f" {found['measure']}")
+    drop = f"{_number(row['drop'])} [{_number(row['drop_low'])}, {_number(row['drop_high'])}]{unit}"
+    if row["question"] == SLOPE:
+        drop += " per dose"
+    text = f"{row['network']} on {row['task']}, {_DONE[row['question']]}: {verdict}: drop {drop}"
+    if verdict == "no measurable effect":
+        text += f"; a drop of {_number(row['detectable'])} would have been found"
+    else:
+        interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
+        text += f", in excess of {row['control']}-matched units {_number(row['effect'])} {interval}"
+        if verdict == "does not survive":
+            text += f"; an excess of {_number(row['detectable'])} would have been found"
+        if found["inserted_max"] > BEYOND:
+            text += f"; puts in values {found['inserted_max']:.1f} SD from ordinary ones"
+    return row | {"verdict": verdict, "sentence": f"{text}."}
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
 
 
 def summary(study: LesionStudy) -> str:
     """Return an abridged table, the verdicts and the failures as text."""
     table = study._resamples.table
+    kinds = [kind for kind in study._resamples.kinds if len(table) and table[f"n_{kind}"].any()]
     short = table[["network", "task"]].assign(
         size=[f"{one:.3%}" for one in table["fraction"]],
-        units=[_whole(one) for one in table["units"]],
-        magnitude=[_times(one) for one in table["magnitude"]],
+        units=[_units(row) for row in table.to_dict("records")],
         operation=table["operation"],
         base=[_number(one) for one in table["base"]],
         score=[_number(one) for one in table["score"]],
         drop=[_with_interval(row, "drop") for row in table.to_dict("records")],
+        **{f"{kind} drop": [_with_interval(row, f"drop_{kind}") for row in table.to_dict("records")] for kind in kinds},
         **{
-            f"{kind} drop": [
-                f"{_number(drop)} (q {p_in_words(q)})" if n else "not tested"
-                for n, drop, q in zip(table[f"n_{kind}"], table[f"drop_{kind}"], table[f"q_items_{kind}"], strict=True)
+            f"excess over {kind}": [
+                f"{_with_interval(row, f'excess_{kind}')} p {p_in_words(row[f'p_{kind}'])}"
+                for row in table.to_dict("records")
             ]
-            for kind in KINDS
+            for kind in kinds
+            if kind != LEAST
         },
     )
-    draws = sorted({int(n) for kind in _MATCHED for n in table[f"n_{kind}"] if n})
-    floor = f" With {draws[0]} random draws the smallest possible rank p is {1 / (draws[0] + 1):.3f}." if draws else ""
     first = f"first {study.spare_first} tokens" if study.spare_first > 1 else "first token"
     spared = f" The {first} of every text was spared." if study.spare_first else ""
+    if study.settings.get("spare_sinks"):
+        spared += " Sink tokens were spared."
     lines = [
         f"Lesions of {study.model}",
         short.to_string(index=False) if len(short) else "(no lesion was run)",
-        "magnitude: mean |activation| of the units over that of all units. "
-        f"q: adjusted p of the network's excess over a control, over items.{floor}{spared}",
+        "units: number, and how many distinct dimensions they are. excess: over one more draw of random units, with "
+        f"its 95% interval; p two-sided.{spared}",
         *_matches(study),
+        *_left(study),
         "",
-        *verdicts(study),
+        *verdicts(study)["sentence"],
     ]
     if study.failures:
         lines += ["", f"{len(study.failures)} cells failed:"]
@@ -100,160 +284,43 @@ def summary(study: LesionStudy) -> str:
 
 
 def _matches(study: LesionStudy) -> Iterator[str]:
-    """How well the random controls of each network and size match it in activation."""
+    """How well the random controls of each network and size match it in activation at the tokens of the tasks."""
     for network in study.networks:
         for fraction in study.fractions(network):
             lesions = [one for one in study.lesions if (one.network, one.fraction) == (network, fraction)]
-            for kind in _MATCHED:
+            for kind in dict.fromkeys(one.control for one in lesions if one.is_random):
                 # The sets are the same under every operation.
                 draws = {one.draw: one for one in lesions if one.control == kind}
                 own = next((one for one in lesions if not one.control), None)
-                sentence = match_sentence(study.match_ratios(own, list(draws.values())), kind) if own else ""
+                if own is None:
+                    continue
+                # Over tasks, which mostly have about the same.
+                ratios = [study.match_ratios(own, list(draws.values()), task) for task in study.base]
+                sentence = match_sentence(np.mean(ratios, axis=0), kind) if ratios else ""
                 if sentence:
                     yield f"{network} {fraction:.3%}, {sentence}"
 
 
-def _sentence(rows: list[Row]) -> str:
-    sizes = list(dict.fromkeys(row["fraction"] for row in rows))
-    by_size = {size: {row["operation"]: row for row in rows if row["fraction"] == size} for size in sizes}
-    outcomes = {size: _outcome(by_size[size]) for size in sizes}
-    surviving = [size for size in sizes if outcomes[size][0] == "survives"]
-    shown = surviving[0] if surviving else max(sizes, key=lambda size: _largest_drop(by_size[size]))
-    operations = by_size[shown]
-    any_row = next(iter(operations.values()))
-    parts = [f"{any_row['network']} on {any_row['task']}: {_units(any_row)}"]
-    others = [name for name in operations if name not in _OPERATIONS]
-    parts += [_effect(name, operations.get(name)) for name in [*_OPERATIONS, *others]]
-    status, reason = outcomes[shown]
-    end = {
-        "survives": "the effect survives",
-        "fails": "the effect does not survive",
-        "none": "there is no measurable effect",
-    }.get(status, "whether the effect survives was not tested")
-    parts.append(f"{end}: {reason}")
-    if len(sizes) > 1:
-        if surviving:
-            parts.append(
-                f"it survives at {len(surviving)} of {len(sizes)} sizes ({', '.join(map(_percent, surviving))})"
+def _left(study: LesionStudy) -> Iterator[str]:
+    """What is left of each measurable drop without one dimension."""
+    for row in study.dimensions().to_dict("records"):
+        if math.isfinite(row["share"]):
+            yield (
+                f"{row['network']} {row['fraction']:.3%} on {row['task']}, {row['operation']}: "
+                f"drop {_number(row['drop'])}; without {row['dimension']} {_with_interval(row, 'drop_without')}"
             )
-        else:
-            parts.append(f"this is the size with the largest drop of {len(sizes)}, and the effect survives at none")
-    return "; ".join(parts) + "."
 
 
-def _units(row: Row) -> str:
-    """The number of units and their mean absolute activation."""
-    units = _whole(row["units"])
-    start = f"{units} unit{'' if units == '1' else 's'} ({_percent(row['fraction'])})"
-    if not math.isfinite(row["magnitude"]):
-        return f"{start} of unknown mean |activation|"
-    massive = ", massive activations whose zeroing breaks a model regardless of what they code"
-    return f"{start} with {_times(row['magnitude'])} the mean |activation|" + massive * (row["magnitude"] >= MASSIVE)
+def _units(row: Mapping[Any, Any]) -> str:
+    count = f"{int(row['units']):,}" if math.isfinite(row["units"]) else "unknown"
+    return f"{count} ({int(row['dimensions'])})" if math.isfinite(row["dimensions"]) else count
 
 
-def _effect(operation: str, row: Row | None) -> str:
-    """The cost of an operation on the network and on its controls."""
-    name = _OPERATIONS.get(operation, f"{operation} ablation")
-    if row is None:
-        return f"{name} was not tested"
-    if row["failure"]:
-        return f"{name} failed ({row['failure']})"
-    if not math.isfinite(row["drop_low"]):
-        return f"under {name} the scores are not finite"
-    measure = "log-probability in nats per token" if row["measure"] == "nats per token" else row["measure"]
-    costs = []
-    for kind in KINDS:
-        if not row[f"n_{kind}"]:
-            costs.append(f"{_CONTROLS[kind]} were not tested")
-            continue
-        times = row[f"magnitude_{kind}"]
-        told = kind == "activation" and operation == "zero" and math.isfinite(times)
-        driven = f" (with {_times(times)} the mean |activation|)" if told else ""
-        costs.append(
-            f"{_CONTROLS[kind]}{driven} cost {_number(row[f'drop_{kind}'])} (q {p_in_words(row[f'q_items_{kind}'])})"
-        )
-    return (
-        f"{name} takes {measure} from {_number(row['base'])} to {_number(row['score'])}, "
-        f"a drop of {_with_interval(row, 'drop')}, where {', '.join(costs[:-1])} and {costs[-1]}"
-    )
-
-
-def _outcome(operations: dict[str, Row]) -> tuple[str, str]:
-    """Whether the effect survives at one size, and why."""
-    missing, against, empty = [], [], []
-    for operation, name in _OPERATIONS.items():
-        row = operations.get(operation)
-        if row is None or not math.isfinite(row["drop_low"]):
-            missing.append(f"{name} gave no scores" if row else f"{name} was not run")
-            continue
-        tested = [kind for kind in _MATCHED if isinstance(row[f"exceeds_{kind}"], bool)]
-        if operation == "zero" and "activation" not in tested:
-            missing.append("activation-matched random units were not zeroed")
-        elif not tested:
-            missing.append(f"no matched random units were lesioned under {name}")
-        if row["drop_low"] <= 0:
-            empty.append(f"under {name} there is no measurable drop")
-            continue
-        # The stricter control comes first: if it explains the effect, the other adds nothing.
-        failing = [kind for kind in reversed(tested) if not row[f"exceeds_{kind}"]]
-        where = "" if operation == "zero" else f"under {name} "
-        against += [where + _reason(row, kind) for kind in failing[:1]]
-    if len(empty) == len(_OPERATIONS):
-        return "none", "neither operation causes a measurable drop"
-    if against or empty:
-        return "fails", " and ".join([*against, *empty])
-    if missing:
-        return "untested", " and ".join(missing)
-    zero = operations["zero"]
-    reason = "it exceeds its matched random controls under zero and under mean ablation"
-    if zero["match_activation"] < MATCHED[0]:
-        times = _times(zero["magnitude_activation"])
-        reason += f", but no random units have as large activations (the activation-matched have {times} the mean)"
-    return "survives", reason
-
-
-def _reason(row: Row, kind: str) -> str:
-    """Why a drop does not exceed that of a control."""
-    control = _CONTROLS[kind]
-    if row[f"excess_{kind}_low"] <= 0:
-        if row[f"excess_{kind}"] < NEARLY * row["drop"]:
-            return f"{control} cost as much"
-        return f"the excess over {control} does not differ from 0 ({_with_interval(row, f'excess_{kind}')})"
-    if not row[f"q_items_{kind}"] < ALPHA:
-        return f"the excess over {control} is not significant (q {p_in_words(row[f'q_items_{kind}'])})"
-    as_much = round(row[f"p_draws_{kind}"] * (row[f"n_{kind}"] + 1)) - 1
-    return f"{as_much} of {row[f'n_{kind}']} draws of {control} cost as much"
-
-
-def _largest_drop(operations: dict[str, Row]) -> float:
-    """Under zero ablation, or whatever else was run."""
-    first = operations.get("zero") or next(iter(operations.values()))
-    return first["drop"] if math.isfinite(first["drop"]) else -math.inf
-
-
-def _with_interval(row: Row, name: str) -> str:
+def _with_interval(row: Mapping[Any, Any], name: str) -> str:
     if not math.isfinite(row[f"{name}_low"]):
-        return _number(row[name])
+        return _number(row[name]) if math.isfinite(row[name]) else "not tested"
     return f"{_number(row[name])} [{_number(row[f'{name}_low'])}, {_number(row[f'{name}_high'])}]"
 
 
 def _number(value: float) -> str:
     return f"{value + 0.0:.3f}".replace("-0.000", "0.000")
-
-
-def _whole(value: float) -> str:
-    return f"{int(value):,}" if math.isfinite(value) else "unknown"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g}%"
-
-
-def _times(magnitude: float) -> str:
-    return (
-        "unknown"
-        if math.isnan(magnitude)
-        else f"{magnitude:.0f} times"
-        if magnitude >= 10
-        else f"{magnitude:.1f} times"
-    )

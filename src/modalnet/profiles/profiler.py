@@ -59,7 +59,7 @@ class Profiler:
         fraction: float = 0.01,
         normalize: Literal["z", "minmax", "none"] = "z",
         n_controls: int = 20,
-        match: Literal["layer", "activation", "tower"] = "layer",
+        match: Literal["layer", "activation", "tower", "dimension"] = "layer",
         tokens: Any = None,
         magnitude: Literal["absolute", "signed"] | None = None,
         items: Sequence[str] | None = None,

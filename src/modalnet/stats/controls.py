@@ -5,7 +5,11 @@ A network is compared with random sets of other units of the same size. What els
 ``"layer"``
     as many units in every layer, each choice of free units equally likely;
 ``"tower"``
-    as many units in every space, anywhere in it;
+    as many units in every space, anywhere in it (the control of the published localizer);
+``"dimension"``
+    as many distinct dimensions, each in the same layers: every dimension of the network is replaced by a dimension of
+    which it has no unit, in all of its layers. The residual stream carries a dimension from layer to layer, so that
+    units of one dimension act together;
 ``"activation"``
     as many units in every layer, each alike in mean absolute activation a. The network's units of a layer are taken in
     random order; for each, one of the 5 free units of the layer at the smallest distance \\|log a - log a'\\| (ties:
@@ -36,8 +40,8 @@ from modalnet._validation import check_int, check_option, check_options, check_s
 from modalnet._warnings import warn
 from modalnet.errors import InputError
 
-Match = Literal["layer", "activation", "tower"]
-MATCHES: tuple[Match, ...] = ("layer", "activation", "tower")
+Match = Literal["layer", "activation", "tower", "dimension"]
+MATCHES: tuple[Match, ...] = ("layer", "activation", "tower", "dimension")
 N_CONTROLS = 20  # with 20 draws the smallest p of a rank is 1/21, just below 0.05
 RENAMED_MATCH = {"norm": "activation"}
 MATCHED = (0.5, 2.0)  # beyond these ratios of mean |activation| a control is not matched in activation
@@ -194,6 +198,9 @@ def draw_masks(
         rng = np.random.Generator(np.random.PCG64([seed, number]))
         drawn = {}
         for space, selected in mask.items():
+            if match == "dimension":
+                drawn[space] = _other_dimensions(rng, selected, f"{space!r}")
+                continue
             if match == "tower":
                 drawn[space] = _pick(rng, ~selected.ravel(), int(selected.sum()), f"{space!r}")
                 drawn[space] = drawn[space].reshape(selected.shape)
@@ -238,6 +245,27 @@ def draw_in_layers(
             candidates = layer.start + np.flatnonzero(eligible[layer])
             drawn[_shuffled(rng, candidates)[:count]] = True
     return drawn
+
+
+def mean_overlap(draws: Sequence[UnitSet]) -> float:
+    """Return the mean Dice overlap of two draws, over all pairs; 0 with fewer than two.
+
+    Draws that share units cost alike, so that their spread is too small for what one more set could cost.
+    """
+    flat = np.stack([np.concatenate([mask.ravel() for mask in one.mask.values()]) for one in draws]) if draws else None
+    if flat is None or len(flat) < 2:
+        return 0.0
+    together = flat.astype(np.float64) @ flat.T.astype(np.float64)
+    sizes = np.diag(together)
+    dice = 2 * together / np.maximum(sizes[:, None] + sizes[None, :], 1)
+    n = len(flat)
+    return float((dice.sum() - np.diag(dice).sum()) / (n * (n - 1)))
+
+
+def distinct_dimensions(units: UnitSet) -> dict[tuple[str, int], int]:
+    """Return the distinct dimensions of a set, as (space, dimension) → in how many layers it has a unit."""
+    counts = {space: mask.sum(axis=0) for space, mask in units.mask.items()}
+    return {(space, int(dim)): int(each[dim]) for space, each in counts.items() for dim in np.flatnonzero(each)}
 
 
 # -- how well they match -----------------------------------------------------------------------------------------------
@@ -346,6 +374,22 @@ def _pick(rng: np.random.Generator, free: np.ndarray, count: int, where: str) ->
     picked = np.zeros(len(free), dtype=bool)
     picked[_shuffled(rng, candidates)[:count]] = True
     return picked
+
+
+def _other_dimensions(
+    rng: np.random.Generator, selected: Bool[np.ndarray, "layer unit"], where: str
+) -> Bool[np.ndarray, "layer unit"]:
+    """Every selected dimension replaced by one that is not selected in any layer, in the same layers."""
+    used = np.flatnonzero(selected.any(axis=0))
+    free = np.flatnonzero(~selected.any(axis=0))
+    if len(free) < len(used):
+        raise InputError(
+            f"A control of {len(used)} dimensions of {where} needs as many of which no unit is selected; only "
+            f'{len(free)} are free. Select fewer units, or draw with match="layer".'
+        )
+    drawn = np.zeros_like(selected)
+    drawn[:, _shuffled(rng, free)[: len(used)]] = selected[:, used]
+    return drawn
 
 
 def _pick_alike(rng: np.random.Generator, selected: np.ndarray, mean_abs: np.ndarray, where: str) -> np.ndarray:

@@ -50,7 +50,7 @@ def lesion_panel(study: LesionStudy | None) -> dict[str, Any] | None:
     for kind in CONTROLS:
         columns += [f"drop_{kind}", f"drop_{kind}_low", f"drop_{kind}_high", f"exceeds_{kind}"]
     rows = _records(table[[column for column in columns if column in table]])
-    return {"rows": rows, "verdicts": [str(line) for line in study.verdicts()]}
+    return {"rows": rows, "verdicts": list(study.verdicts()["sentence"])}
 
 
 def profile_panel(profiles: Mapping[str, Profile] | None) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ class Panel {
     const sizes = values("fraction").sort((a, b) => a - b), operations = values("operation");
     const size = document.getElementById("lesion-size"), operation = document.getElementById("lesion-operation");
     size.append(...sizes.map((one) => element("option", { value: one, textContent: `${formatNumber(100 * one)}% of units` })));
-    operation.append(...operations.map((one) => element("option", { value: one, textContent: `${one} ablation` })));
+    operation.append(...operations.map((one) => element("option", { value: one, textContent: /^(zero|mean)$/.test(one) ? `${one} ablation` : one })));
     size.value = sizes[sizes.length - 1];
     // A lesion of the units of one tower may say so behind the network's name: "faces (vision)".
     const namesOf = (one) => [one.name, ...towers.map((tower) => `${one.name} (${tower.name})`)];
@@ -163,7 +163,7 @@ class Panel {
       lesionCharts(box, rows, colourOf);
       const fixed = (value) => (Number.isFinite(value) ? value.toFixed(3).replace("-", "−") : "–");
       const range = (row, end) => `${fixed(row[`drop${end}`])} [${fixed(row[`drop${end}_low`])}, ${fixed(row[`drop${end}_high`])}]`;
-      const table = tableOf(["network, task", "drop", "activation-matched", "exceeds controls"], rows.map((row) => [
+      const table = tableOf(["network, task", "drop", "activation-matched", "exceeds activation-matched"], rows.map((row) => [
         `${row.network}, ${row.task}`, range(row, ""), range(row, "_activation"), row.exceeds_activation === true ? "yes" : row.exceeds_activation === false ? "no" : "–"]));
       table.className = "compact";
       box.append(element("details", {}, [element("summary", { textContent: "Table" }), table]));

@@ -1,0 +1,197 @@
+"""What units do in the intact model at the tokens of a task: what lesions put in, and what controls are matched in.
+
+Each task and tower has a reference of its own, so that no task changes what a lesion does on another. Sink tokens, of
+which no ordinary token has the activations, are left out of it where lesions spare them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from modalnet.activations import TokenStatistics, donors, token_statistics
+from modalnet.errors import InputError
+from modalnet.interventions.operations import Intervention, mean, resample, scale, zero
+from modalnet.lesion.design import Activity
+from modalnet.models.towers import modality_of
+from modalnet.tasks.base import LikelihoodTask, Task
+from modalnet.units import Units
+
+if TYPE_CHECKING:
+    from modalnet.model import Model
+    from modalnet.results.cache import CacheLike
+    from modalnet.stimuli import Stimulus
+
+# Stimuli of a task over which its reference is taken.
+REFERENCE = 100
+
+PerUnit = Mapping[str, Float[np.ndarray, "layer unit"]]
+
+
+@dataclass
+class Reference:
+    """What units do at the tokens of one task, as far as it was asked for.
+
+    Attributes
+    ----------
+    model, stimuli, continuations
+        What runs: stimuli of the task, with a continuation each, or stimuli that the user gave.
+    given
+        Whether the user gave stimuli that means and donors are taken from instead.
+    """
+
+    model: Model
+    stimuli: Sequence[Stimulus]
+    continuations: Sequence[str] | None
+    given: Sequence[Stimulus] | None
+    spare_first: int
+    spare_sinks: bool
+    seed: int
+    batch_size: int | Literal["auto"]
+    cache: CacheLike
+    statistics: dict[str, TokenStatistics] = field(default_factory=dict)
+    _means: dict[str, Float[np.ndarray, "layer unit"]] = field(default_factory=dict)
+    _donors: dict[str, Float[np.ndarray, "donor layer unit"]] = field(default_factory=dict)
+
+    def reached(self, spaces: Sequence[str]) -> list[str]:
+        """Those of some spaces that every stimulus of the task reaches."""
+        return self.model._executor.reached_spaces(list(self.stimuli), list(spaces))
+
+    def check(self, spaces: Sequence[str]) -> None:
+        """Refuse stimuli of the user of which none reaches a space."""
+        if self.given is not None:
+            for space in spaces:
+                self._given(space)
+
+    def measure(self, spaces: Sequence[str]) -> None:
+        """Run the stimuli of the task and take the statistics of all units of some spaces."""
+        for reads_text in (True, False):
+            some = [space for space in spaces if self._reads_text(space) == reads_text]
+            if some:
+                found = token_statistics(
+                    self.model,
+                    list(self.stimuli),
+                    some,
+                    continuations=self.continuations if reads_text else None,
+                    **self._options(some[0]),
+                )
+                self.statistics |= dict.fromkeys(some, found)
+
+    def means(self, space: str) -> Float[np.ndarray, "layer unit"]:
+        """What mean ablation sets units to."""
+        if space not in self._means:
+            statistics = self.statistics[space]
+            if self.given is not None:
+                statistics = token_statistics(self.model, self._given(space), [space], **self._options(space))
+            self._means[space] = statistics.mean[space]
+        return self._means[space]
+
+    def donors(self, space: str) -> Float[np.ndarray, "donor layer unit"]:
+        """Tokens whose activations stand for those of others."""
+        if space not in self._donors:
+            own = self.given is None
+            self._donors |= donors(
+                self.model,
+                list(self.stimuli) if own else self._given(space),
+                [space],
+                continuations=self.continuations if own and self._reads_text(space) else None,
+                spare_sinks=self.spare_sinks,
+                seed=self.seed,
+            )
+        return self._donors[space]
+
+    def intervention(self, units: Units, operation: str) -> Intervention:
+        """The intervention that lesions units of one space, at the tokens that it acts on."""
+        (space,) = (name for name, mask in units.mask.items() if mask.any())
+        if operation == "zero":
+            made = zero(units)
+        elif operation == "mean":
+            made = mean(units, over={space: self.means(space)})
+        elif operation == "resample":
+            made = resample(units, over={space: self.donors(space)}, seed=self.seed)
+        else:
+            made = scale(units, float(operation.removeprefix("scale ")))
+        return made.at("all", spare_first=self._spared(space), spare_sinks=self.spare_sinks)
+
+    def activity(self, units: Units, operation: str) -> Activity | None:
+        """What lesioned units do in the intact model, and what is put in; None where nothing is lesioned."""
+        spaces = [space for space, mask in units.mask.items() if mask.any() and space in self.statistics]
+        if not spaces:
+            return None
+
+        def of(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " unit"]:
+            return np.concatenate([values[space][units.mask[space]] for space in spaces])
+
+        mean_abs, sd, centre = (
+            of({space: getattr(self.statistics[space], name)[space] for space in spaces})
+            for name in ("mean_abs", "sd", "mean")
+        )
+        sinks = of({space: self.statistics[space].sink_mean_abs[space] for space in spaces})
+        if operation == "mean":
+            squares = (of({space: self.means(space) for space in spaces}) - centre) ** 2
+        elif operation == "resample":
+            bank = np.concatenate([self.donors(space)[:, units.mask[space]] for space in spaces], axis=1)
+            squares = ((bank.astype(np.float64) - centre) ** 2).mean(axis=0)
+        else:
+            factor = 0.0 if operation == "zero" else float(operation.removeprefix("scale "))
+            squares = ((factor - 1) * centre) ** 2 + (factor * sd) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = np.sqrt(squares) / sd
+        known = distance[np.isfinite(distance)]
+        return Activity(
+            float(np.nanmean(mean_abs)) if np.isfinite(mean_abs).any() else math.nan,
+            float(np.nanmean(sinks)) if not self.spare_sinks and np.isfinite(sinks).any() else math.nan,
+            float(np.median(known)) if known.size else math.nan,
+            float(known.max()) if known.size else math.nan,
+        )
+
+    def _given(self, space: str) -> list[Stimulus]:
+        fitting = [one for one in self.given or () if self.model._executor.reached_spaces([one], space)]
+        if not fitting:
+            raise InputError(
+                f"Mean ablation and resampling in {space} require stimuli with {self.model.spaces[space].tower.noun}, "
+                f"but none of the {len(self.given or ())} in `reference` has any. Give some, or choose other "
+                "`operations`."
+            )
+        return fitting
+
+    def _options(self, space: str) -> dict[str, Any]:
+        return {
+            "spare_first": self._spared(space),
+            "spare_sinks": self.spare_sinks,
+            "batch_size": self.batch_size,
+            "cache": self.cache,
+        }
+
+    def _spared(self, space: str) -> int:
+        return self.spare_first if self._reads_text(space) else 0
+
+    def _reads_text(self, space: str) -> bool:
+        return modality_of(self.model.spaces[space].tower.name) != "image"
+
+
+def stimuli_of(task: Task) -> tuple[list[Stimulus], list[str] | None]:
+    """Some of the stimuli that a task asks about, evenly from all, with the continuations that are scored."""
+    from modalnet.stimuli import Stimulus
+
+    if not isinstance(task, LikelihoodTask):
+        return list(task.stimuli())[:REFERENCE], None  # type: ignore[attr-defined]
+    requests = task.requests()
+    places = np.linspace(0, len(requests) - 1, min(len(requests), REFERENCE)).round().astype(int)
+    chosen = [requests[place] for place in dict.fromkeys(places.tolist())]
+    return [one.stimulus or Stimulus.blank() for one in chosen], [one.continuation for one in chosen]
+
+
+def pooled(references: Sequence[Reference], quantity: str) -> PerUnit:
+    """The geometric mean over tasks of a positive statistic of every unit, by space."""
+    found: dict[str, list[np.ndarray]] = {}
+    for one in references:
+        for space, statistics in one.statistics.items():
+            found.setdefault(space, []).append(getattr(statistics, quantity)[space])
+    tiny = np.finfo(np.float64).tiny
+    return {space: np.exp(np.mean(np.log(np.maximum(each, tiny)), axis=0)) for space, each in found.items()}
