@@ -91,7 +91,7 @@ def alignment_verdict(rng: np.random.Generator, draws: int) -> Iterator[Observed
 
 @quantity(
     {f"{name}, {n} stimuli": {"name": name, "n": n} for name in ("RSA", "debiased CKA") for n in (40, 100)},
-    simulations=600,
+    simulations=400,
 )
 def similarities(rng: np.random.Generator, name: str, n: int) -> Iterator[Observed]:
     """Responses that have nothing to do with the features, or of which these explain a fifth of the variance."""
