@@ -679,7 +679,7 @@ def test_atlas_tells_what_it_takes(store: Store, gpt2: Path, tmp_path: Path) -> 
 def test_a_profile(tmp_path: Path, store: Store) -> None:
     arguments = ["tiny", "--top", "5%", "--n-controls", "2", "--out", tmp_path / "out"]
     printed = ok("profile", *arguments)
-    assert "published differences of the human language network hold" in printed
+    assert "published differences of the human language network are shown" in printed
     names = ["contrasts.csv", "human.csv", "table.csv"]
     files = ["profile-" + name for name in names] + ["profile.png", "profile.safetensors", "profile.txt"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
