@@ -194,7 +194,7 @@ def test_the_first_token_is_the_sink_and_references_leave_it_out(model, contrast
     assert found.sink_mean_abs["decoder"][SINK_UNIT] == pytest.approx(np.mean(first), rel=1e-5)
     sd = float(every.std())
     assert abs(means[0] - float(every.mean())) < sd
-    assert means[1] - float(every.mean()) > 5 * sd
+    assert means[1] - float(every.mean()) > 3 * sd
     rows = activations.donors(model, texts, n_tokens=64)["decoder"][:, layer, dim]
     assert np.abs(rows - float(every.mean())).max() < 10 * sd
     assert min(first) > 5 * rows.max()

@@ -39,8 +39,10 @@ from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import (
+    computation_of,
     model_fingerprint,
     numbers_of,
+    pictures_of,
     reads_weights_once,
     served_fingerprint,
     unread_weights,
@@ -237,10 +239,16 @@ class Executor:
         made = self._machinery
         if made.sinks is None:
             made.sinks = Sinks(self.runner)
-        identity = self.identity()
-        # Sinks are those of the model without any intervention.
-        model = {name: value for name, value in identity.numbers.items() if name != "interventions"}
-        return made.sinks.table(prepared, towers, None if identity.reason else model, batch_size)
+        unknown = self.edited or (not self.module_is_empty and unread_weights(self.module))
+        # Sinks are those of the model without any intervention; what stimuli hold tells the tokens of their texts.
+        model = {
+            "checkpoint": self.fingerprint(),
+            **computation_of(self.module),
+            "pictures": pictures_of(self.loaded) if any(item.stimulus.n_images for item in prepared) else "",
+            "tokenizer": id(self.loaded.tokenizer),
+            "padding_side": self.padding_side,
+        }
+        return made.sinks.table(prepared, towers, None if unknown else model, batch_size)
 
     # -- stimuli -----------------------------------------------------------------------------------------------------
 

@@ -112,6 +112,16 @@ def numbers_of(module: torch.nn.Module, loaded: Loaded) -> dict[str, Any]:
     constants), the configs with their attention implementation, the generation config, autocast and matrix precision,
     device types, and what turns stimuli into inputs.
     """
+    return computation_of(module) | {
+        "encoding": {
+            name: _digest(state.document(getattr(loaded, name)))
+            for name in ("tokenizer", "processor", "image_processor")
+        }
+    }
+
+
+def computation_of(module: torch.nn.Module) -> dict[str, Any]:
+    """The part of :func:`numbers_of` that decides what a model makes of given inputs."""
     import torch
     import xxhash
 
@@ -131,11 +141,24 @@ def numbers_of(module: torch.nn.Module, loaded: Loaded) -> dict[str, Any]:
         "matmul": [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32],
         "devices": kinds,
         "quantization": scales.hexdigest(),
-        "encoding": {
-            name: _digest(state.document(getattr(loaded, name)))
-            for name in ("tokenizer", "processor", "image_processor")
-        },
     }
+
+
+def pictures_of(loaded: Loaded) -> str:
+    """A digest of what turns images into inputs.
+
+    The document of a tokenizer with a large vocabulary takes seconds, so a processor counts by its image processor and
+    its numbers and names.
+    """
+    parts = [part for part in (loaded.processor, loaded.image_processor) if part is not None]
+    documents = [
+        [
+            {name: value for name, value in vars(part).items() if isinstance(value, bool | int | float | str)},
+            state.document(getattr(part, "image_processor", None if hasattr(part, "tokenizer") else part)),
+        ]
+        for part in parts
+    ]
+    return _digest(documents)
 
 
 def why_not_stored(module: torch.nn.Module, envoy: Any) -> str:
