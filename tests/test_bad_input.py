@@ -422,6 +422,7 @@ def valid_arguments():
     modality = mn.ModalityProfile("x", "mean", "log-probability", ("a", "b"), np.zeros(2), {"image": np.ones((2, 3))})
     picture_of = picture(0, 20, 20)
     return {f"{name}.run": {"self": one, "model": model} for name, one in task.items()} | {
+        "Localization.permuted": {"self": found, "contrast": contrast(both)},
         "Localization.plot": {"self": found},
         "Localization.table": {"self": found},
         "Localization.top": {"self": found, "k": 3},

@@ -111,7 +111,7 @@ def test_networks_are_compared_with_those_of_permuted_labels():
 def test_permuted_networks_do_not_depend_on_how_they_are_read(tiny, localizations, contrasts, monkeypatch):
     localization = localizations["language"]
     network = localization.top(fraction=0.05)
-    options = {"n_permutations": 19, "seed": [0], "options": {"cache": False, "progress": False}}
+    options = {"n_permutations": 19, "seed": 0, "options": {"cache": False, "progress": False}}
     whole = permuted.permuted_networks(tiny, network, localization, contrasts["language"], **options)
     assert whole.shape == (20, network.count)
     np.testing.assert_array_equal(whole[0], np.flatnonzero(network.mask["decoder"].ravel()))

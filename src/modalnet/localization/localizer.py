@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from modalnet._validation import check_bool, check_names, check_option, check_shared, check_type
+from modalnet._validation import check_bool, check_names, check_option, check_shared
 from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
@@ -22,6 +22,7 @@ from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.interventions.positions import TokenChoice, TokensLike, choose
 from modalnet.localization.design import CrossSums, Design, Paired, design_of
 from modalnet.localization.job import LocalizationJob, Tally, made_of
+from modalnet.localization.permuted import check_contrast
 from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
@@ -225,13 +226,7 @@ def localize(  # the options are documented once, here
     >>> language.top(fraction=0.01).count
     15
     """
-    check_type(
-        "contrast",
-        contrast,
-        Contrast,
-        "a Contrast",
-        "Make one with modalnet.Contrast(stimuli, positive=..., negative=...) or modalnet.stimuli.language().",
-    )
+    check_contrast(contrast)
     check_shared(batch_size=batch_size, progress=progress)
     check_bool("blocking", blocking)
     check_option("magnitude", magnitude, ("absolute", "signed"))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from modalnet._validation import check_type
 from modalnet.errors import InputError
 from modalnet.localization.design import Design, design_of
 from modalnet.stats.label_permutation import PermutedLabels
 from modalnet.stimuli.contrast import Contrast
+
+
+def check_contrast(contrast: object) -> None:
+    """Refuse anything but a contrast."""
+    remedy = "Make one with modalnet.Contrast(stimuli, positive=..., negative=...) or modalnet.stimuli.language()."
+    check_type("contrast", contrast, Contrast, "a Contrast", remedy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,7 @@ def permuted_contrast(  # noqa: PLR0917  # one call, of a localization
     known: set[str],
     names: tuple[list[str], list[str]],
     n_permutations: int,
-    seed: int | Sequence[int],
+    seed: int,
 ) -> PermutedContrast:
     """Draw permutations of the labels of the contrast that made a localization.
 

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed, renamed_arguments
-from modalnet._validation import check_fraction, check_int, check_number, check_option
+from modalnet._validation import check_fraction, check_int, check_number, check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.localization import selection
-from modalnet.localization.permuted import PermutedContrast, permuted_contrast
+from modalnet.localization.permuted import PermutedContrast, check_contrast, permuted_contrast
 from modalnet.localization.selected import Choice, SelectedUnits
 from modalnet.localization.testing import Tested, evaluate, merged
 from modalnet.models.towers import tower_of
@@ -229,8 +229,29 @@ class Localization(Result):
         cross = None if self._cross is None else merged(self._cross[tower], chosen)
         return evaluate(positive, negative, cross, test=self.test, parametric=self.parametric)
 
-    def permuted(self, contrast: Contrast, n_permutations: int, seed: int | Sequence[int] = 0) -> PermutedContrast:
-        """Permute the labels of the contrast that this was localized with: see :mod:`.localization.permuted`."""
+    def permuted(self, contrast: Contrast, n_permutations: int = 199, seed: int = 0) -> PermutedContrast:
+        """Permute the labels of the contrast that this was localized with.
+
+        Parameters
+        ----------
+        contrast
+            That contrast.
+        n_permutations, seed
+            How many permutations, at least 19, and their seed.
+
+        Returns
+        -------
+        PermutedContrast
+            See :mod:`modalnet.localization.permuted`.
+
+        Raises
+        ------
+        InputError
+            If the contrast is another one.
+        """
+        check_contrast(contrast)
+        check_int("n_permutations", n_permutations, minimum=19)
+        check_shared(seed=seed)
         named = self._contrast
         names = (list(named.get("positive") or ()), list(named.get("negative") or ()))
         return permuted_contrast(contrast, self.test, set(self.stimuli), names, n_permutations, seed)

@@ -243,7 +243,7 @@ def _permuted(  # noqa: PLR0917  # one call, above
                 localizations[name],
                 contrasts[name],
                 n_permutations=settings["n_permutations"],
-                seed=[settings["seed"], 12, place],
+                seed=int(np.random.SeedSequence([settings["seed"], 12, place]).generate_state(1)[0]),
                 options=options,
             )
         except InputError as error:

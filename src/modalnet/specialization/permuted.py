@@ -8,7 +8,7 @@ one of them it finds networks separate in a fifth to a quarter of simulations in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def permuted_networks(
     contrast: Contrast,
     *,
     n_permutations: int,
-    seed: Sequence[int],
+    seed: int,
     options: Mapping[str, Any],
 ) -> Networks:
     """Select the network of a contrast from permuted labels.
