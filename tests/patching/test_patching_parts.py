@@ -12,7 +12,7 @@ from modalnet.errors import InputError
 from modalnet.interventions.positions import TokenRow
 from modalnet.patching import Column, Grid, NetworkPatch, Patching, agreement_pairs, colour_pairs, fact_pairs
 from modalnet.patching.token_alignment import Pair, plan_columns
-from modalnet.stats.permutation import against_draws
+from modalnet.stats.new_draw import against_draws
 from modalnet.stats.resampling import expanded
 
 

@@ -21,7 +21,7 @@ from modalnet.brain.null import NEAR
 from modalnet.brain.scoring import summarize
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
-from modalnet.stats import permutation, resampling
+from modalnet.stats import new_draw, permutation, resampling
 from modalnet.stats.controls import match_columns, match_sentence
 from modalnet.stats.moments import fdr
 
@@ -236,7 +236,7 @@ class Alignment(Result):
             if len(controls) < resampling.FEWEST_GROUPS:  # so few say too little about other draws
                 low = high = math.nan
                 over = (math.nan, math.nan)
-            against = permutation.against_draws(self.score(first), values)
+            against = new_draw.against_draws(self.score(first), values)
             row = {
                 "features": controls[0].name,
                 "kind": "control",
@@ -272,7 +272,7 @@ class Alignment(Result):
             ceiling); network_minus, …_low, …_high: score of the first set minus that of this set, paired; p_rank:
             one-sided rank p value of the first set among the random draws, (1 + reached) / (1 + draws); p_new_draw: the
             probability that one more draw lies as far from their mean, on either side; finding: ``"better"`` or
-            ``"worse"`` than random units (see :func:`modalnet.stats.permutation.against_draws`), else empty. The
+            ``"worse"`` than random units (see :func:`modalnet.stats.new_draw.against_draws`), else empty. The
             intervals of random controls are NaN with fewer than 5 draws; match_ratio, …_low, …_high: mean
             |activation| of the random units over that of the network, mean, lowest and highest draw.
         """
@@ -368,7 +368,7 @@ class Alignment(Result):
         """State in one sentence whether the first feature set predicts better or worse than its random controls.
 
         The first set is one set of features, so it is compared with what one more random draw could be:
-        :func:`modalnet.stats.permutation.against_draws`. With fewer than 19 draws this cannot be tested.
+        :func:`modalnet.stats.new_draw.against_draws`. With fewer than 19 draws this cannot be tested.
         """
         rows = self._table
         controls = rows[rows["kind"] == "control"]
@@ -382,10 +382,10 @@ class Alignment(Result):
         gap = f"{row['network_minus']:+.3f}"
         if not math.isnan(row["network_minus_low"]):
             gap += f" [{row['network_minus_low']:.3f}, {row['network_minus_high']:.3f}]"
-        if draws < permutation.LEAST_DRAWS:
+        if draws < new_draw.LEAST_DRAWS:
             return (
                 f"{what}; whether it is better than random features cannot be tested with {named} ({gap}), at least "
-                f"{permutation.LEAST_DRAWS} are needed."
+                f"{new_draw.LEAST_DRAWS} are needed."
             )
         word = f"{row['finding']} than" if row["finding"] else "not distinguishably better than"
         return f"{what}, {word} {named} ({gap}; p {p} for one more draw)."

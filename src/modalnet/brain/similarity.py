@@ -32,7 +32,8 @@ from modalnet.models.fingerprint import reads_weights_once
 from modalnet.results.cache import CacheLike, cached
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import check_match, draw_with_ratios, match_columns, match_sentence
-from modalnet.stats.permutation import against_draws, rank_p
+from modalnet.stats.new_draw import against_draws
+from modalnet.stats.permutation import rank_p
 from modalnet.stats.resampling import FEWEST_GROUPS
 from modalnet.units import Units
 
@@ -338,7 +339,7 @@ class Similarity(Result):
             controls: lowest and highest), p (one-sided, permutation of blocks), network_minus with _low and _high
             (paired jackknife, for controls with the variance of the mean over draws; NaN with fewer than 5 draws),
             p_rank, p_new_draw and finding (``"more"`` or ``"less"`` similar than random units, see
-            :func:`modalnet.stats.permutation.against_draws`); match_ratio, match_ratio_low, match_ratio_high (mean
+            :func:`modalnet.stats.new_draw.against_draws`); match_ratio, match_ratio_low, match_ratio_high (mean
             |activation| of the random units over that of the network: mean, lowest and highest draw).
         """
         import pandas as pd

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.lesion.lesion import LEAST, Control, Lesion
-from modalnet.stats.new_draw import ALPHA, FEWEST_DRAWS, NewDraw, beside_draws
+from modalnet.stats.new_draw import ALPHA, LEAST_DRAWS, NewDraw, beside_draws
 from modalnet.stats.permutation import p_in_words
 from modalnet.stats.resampling import LEVEL, expanded, interval
 
@@ -181,7 +181,7 @@ def _row(study: LesionStudy, lesions: Sequence[Lesion], tasks: tuple[str, str], 
     for name in _EFFECTS:
         row |= contrasts.columns(name)
     if len(beside) < 4 or not all(each is not None and each.testable for each in beside.values()):
-        return row | _untested(f"fewer than {FEWEST_DRAWS} draws of {control}-matched units on both tasks")
+        return row | _untested(f"fewer than {LEAST_DRAWS} draws of {control}-matched units on both tasks")
     tested = contrasts.beside("interaction" if math.isfinite(row["interaction"]) else "interaction_raw")
     row["detectable"] = tested.detectable
     exceeds = {cell: each is not None and each.exceeds is True for cell, each in beside.items()}

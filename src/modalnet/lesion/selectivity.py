@@ -24,7 +24,7 @@ from jaxtyping import Float
 from modalnet.errors import InputError
 from modalnet.lesion.dissociation import check_control, chosen_operations
 from modalnet.lesion.lesion import Control, Lesion
-from modalnet.stats.new_draw import ALPHA, FEWEST_DRAWS, beside_draws
+from modalnet.stats.new_draw import ALPHA, LEAST_DRAWS, beside_draws
 from modalnet.stats.permutation import p_in_words
 from modalnet.stats.resampling import TIE
 
@@ -153,7 +153,7 @@ def _row(
     }
     if n < FEWEST_NETWORKS:
         return row | _untested(f"{n} networks, where {FEWEST_NETWORKS} are the fewest that can tell")
-    tested = beside.n >= FEWEST_DRAWS and math.isfinite(beside.p)
+    tested = beside.n >= LEAST_DRAWS and math.isfinite(beside.p)
     selective = p <= ALPHA and (not tested or (beside.p <= ALPHA and value > 0))
     verdict = "selective" if selective else "not selective"
     text = f"own tasks drop by {diagonal:.2f}, those of other networks by {diagonal - value:.2f} (p {p_in_words(p)}"

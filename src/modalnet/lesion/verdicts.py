@@ -40,7 +40,7 @@ import numpy as np
 from modalnet.lesion.design import BEYOND
 from modalnet.lesion.lesion import ALL_SIZES, LEAST, SLOPE, Lesion
 from modalnet.stats.controls import MATCHED, average_ratio, match_sentence
-from modalnet.stats.new_draw import FEWEST_DRAWS, smallest_detectable
+from modalnet.stats.new_draw import LEAST_DRAWS, smallest_detectable
 from modalnet.stats.permutation import p_in_words
 
 if TYPE_CHECKING:
@@ -154,10 +154,10 @@ def _untestable(study: LesionStudy, found: Mapping[str, Any], operation: str, ma
     """Why the data cannot decide; empty where they can."""
     if not matched:
         return "no random units were lesioned"
-    few = {kind: int(found[f"n_{kind}"]) for kind in matched if found[f"n_{kind}"] < FEWEST_DRAWS}
+    few = {kind: int(found[f"n_{kind}"]) for kind in matched if found[f"n_{kind}"] < LEAST_DRAWS}
     if few:
         kind, n = next(iter(few.items()))
-        return f"{n} draw{'s' * (n > 1)} of {kind}-matched units, where {FEWEST_DRAWS} are the fewest that can tell"
+        return f"{n} draw{'s' * (n > 1)} of {kind}-matched units, where {LEAST_DRAWS} are the fewest that can tell"
     if any(found[f"exceeds_{kind}"] is None for kind in matched):
         return "scores of the controls are not finite"
     if operation in _BREAKING:

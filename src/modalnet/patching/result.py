@@ -29,7 +29,8 @@ from modalnet.errors import InputError
 from modalnet.patching.token_alignment import Column
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import match_columns, match_sentence, stored_match
-from modalnet.stats.permutation import LEAST_DRAWS, against_draws, p_in_words
+from modalnet.stats.new_draw import LEAST_DRAWS, against_draws
+from modalnet.stats.permutation import p_in_words
 from modalnet.stats.resampling import (
     LEVEL,
     bootstrap_counts,
@@ -205,7 +206,7 @@ class Patching(Result):
         ``share`` is the effect (see :attr:`effect`) with its interval over pairs, ``control`` the mean over draws,
         ``control_low`` and ``control_high`` the lowest and highest draw. ``p`` is the two-sided rank p value among the
         draws, at least 2 / (draws + 1), and ``p_new_draw`` the probability that one more draw lies as far out (see
-        :func:`modalnet.stats.permutation.new_draw_p`); both are NaN where an effect is not finite. ``finding`` is
+        :func:`modalnet.stats.new_draw.beside_draws`); both are NaN where an effect is not finite. ``finding`` is
         ``"more"`` or ``"less"``, a network that carries more or less than random units, where ``p_new_draw`` is at most
         0.05 and the network lies beyond every draw (or ``p`` is at most 0.05), and empty otherwise; fewer than 19 draws
         cannot lead to a finding. The rows are not corrected for one another. ``match_ratio`` is the mean

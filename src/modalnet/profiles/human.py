@@ -16,7 +16,8 @@ import numpy as np
 from modalnet.errors import InputError
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.moments import fdr
-from modalnet.stats.permutation import ALPHA, LEAST_DRAWS, p_in_words
+from modalnet.stats.new_draw import ALPHA, LEAST_DRAWS
+from modalnet.stats.permutation import p_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,7 @@ def compare_to_human(profile: Profile, values: Mapping[str, float] | None = None
 
     A difference *holds* where the network shows it (its interval lies above 0) and shows it more than random units do:
     it lies beyond what one more random draw could be, corrected over the five
-    (:func:`modalnet.stats.permutation.against_draws`). In a model all of whose units respond more to sentences, random
+    (:func:`modalnet.stats.new_draw.against_draws`). In a model all of whose units respond more to sentences, random
     units show the pattern as well.
 
     Parameters

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from modalnet.errors import InputError
 from modalnet.profiles.human import LANGUAGE
 from modalnet.results.result import Labelled, Result
-from modalnet.stats import permutation, resampling
+from modalnet.stats import new_draw, permutation, resampling
 from modalnet.stats.controls import match_sentence
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Profile(Result):
             difference of random units), control_low, control_high (lowest and highest draw), p_rank (one-sided rank p
             value among the draws), p_new_draw (the probability that one more draw lies as far from their mean) and
             finding (``"more"`` or ``"less"`` than random units, else empty; see
-            :func:`modalnet.stats.permutation.against_draws`).
+            :func:`modalnet.stats.new_draw.against_draws`).
 
         Raises
         ------
@@ -218,7 +218,7 @@ class Profile(Result):
             p = permutation.label_permutation(a, b, PERMUTATIONS, rng, alternative="two-sided")
         draws = self.control_difference(*sides)
         difference = float(means @ weights)
-        against = permutation.against_draws(difference, draws)
+        against = new_draw.against_draws(difference, draws)
         return {
             "difference": difference,
             "low": low,
@@ -314,7 +314,7 @@ class Profile(Result):
             )
         for row in _records(self.contrasts()):
             rank = ""
-            if self.n_controls >= permutation.LEAST_DRAWS:
+            if self.n_controls >= new_draw.LEAST_DRAWS:
                 than = f"{row['finding']} than" if row["finding"] else "like"
                 rank = f", {than} random units (p {permutation.p_in_words(row['p_new_draw'])})"
             lines.append(

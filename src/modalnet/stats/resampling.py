@@ -279,7 +279,7 @@ def bootstrap_excess(
     """Return how far a network's mean lies below the mean of its controls when the draws are resampled as well.
 
     This is about the mean of all draws, and no test of whether a network is more than one more draw: see
-    :func:`modalnet.stats.permutation.new_draw_p`.
+    :func:`modalnet.stats.new_draw.beside_draws`.
 
     Parameters
     ----------
