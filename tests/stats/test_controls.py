@@ -100,8 +100,8 @@ def test_units_without_mean_abs_have_no_activation_matched_controls():
         ({"n": -1}, "`n_controls` must be a non-negative integer, got -1."),
         ({"n": 1.5}, "`n_controls` must be a non-negative integer, got 1.5."),
         ({"n": 1, "seed": -1}, "`seed` must be a non-negative integer, got -1."),
-        ({"n": 1, "match": "size"}, "`match` must be one of 'layer', 'activation', 'tower', got 'size'."),
-        ({"n": 0, "match": "size"}, "`match` must be one of 'layer', 'activation', 'tower', got 'size'."),
+        ({"n": 1, "match": "size"}, "`match` must be one of 'layer', 'activation', 'tower', 'dimension', got 'size'."),
+        ({"n": 0, "match": "size"}, "`match` must be one of 'layer', 'activation', 'tower', 'dimension', got 'size'."),
     ],
 )
 def test_bad_input(options, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modalnet.stats.proportions import constant_difference, score_interval
+from modalnet.stats.proportions import difference_interval, score_interval
 from modalnet.stats.resampling import bootstrap_means, expanded, interval, item_groups
 
 
@@ -113,19 +113,48 @@ def test_few_groups_are_not_resampled():
         assert item_groups(tuple("abcd"), "The pairs") is None
 
 
-def test_a_difference_that_never_varies_has_an_interval():
-    """Tango's interval, found by inverting his test."""
-    n, z = 16, stats.norm.ppf(0.975)
-    for changed in (0, n):
-        low, _ = constant_difference(changed / n, n)
+def changes(n, better, worse):
+    """Differences of n items of which some got better and some worse."""
+    return np.repeat([1.0, -1.0, 0.0], [better, worse, n - better - worse])
 
-        def statistic(delta, changed=changed):
-            # The restricted maximum likelihood estimate of the share that changes in the other direction.
-            b, c = changed, 0
-            B = -b - c + (2 * n - b + c) * delta
-            C = -c * delta * (1 - delta)
-            q = (np.sqrt(B**2 - 8 * n * C) - B) / (4 * n)
-            return (b - c - n * delta) / np.sqrt(n * (2 * q + delta * (1 - delta)))
 
-        assert statistic(low) == pytest.approx(z, abs=1e-6)
-    assert constant_difference(-1.0, n) == (-1.0, -constant_difference(1.0, n)[0])
+@pytest.mark.parametrize(("n", "better", "worse"), [(16, 0, 0), (16, 16, 0), (21, 1, 7), (40, 12, 1), (100, 3, 0)])
+def test_the_interval_of_a_difference_inverts_tangos_test(n, better, worse):
+    z = stats.norm.ppf(0.975)
+    low, high = difference_interval(changes(n, better, worse))
+
+    def statistic(delta):
+        # With the restricted maximum likelihood estimate of the share that changes in the other direction.
+        linear = -better - worse + (2 * n - better + worse) * delta
+        constant = -worse * delta * (1 - delta)
+        q = (np.sqrt(linear**2 - 8 * n * constant) - linear) / (4 * n)
+        return (better - worse - n * delta) / np.sqrt(n * (2 * q + delta * (1 - delta)))
+
+    for end, value in ((low, z), (high, -z)):
+        assert abs(end) == 1 or statistic(end) == pytest.approx(value, abs=1e-5)
+    assert low < (better - worse) / n <= high
+    assert difference_interval(-changes(n, better, worse)) == pytest.approx((-high, -low))
+
+
+def test_the_published_interval_of_a_difference():
+    """Airway hyper-responsiveness: Fagerland, Lydersen & Laake (2014), Statistics in Medicine 33(16):2850-2875."""
+    assert difference_interval(changes(21, 1, 7)) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize(("n", "better", "worse"), [(16, 0.06, 0.02), (40, 0.06, 0.02), (40, 0.2, 0.05)])
+def test_the_interval_of_a_difference_covers_it(n, better, worse):
+    rng = np.random.default_rng(n)
+    drawn = rng.choice([1.0, -1.0, 0.0], size=(1500, n), p=[better, worse, 1 - better - worse])
+    ends = np.array([difference_interval(one) for one in drawn])
+    covered = (ends[:, 0] <= better - worse) & (better - worse <= ends[:, 1])
+    assert covered.mean() > 0.93
+
+
+def test_the_interval_of_a_difference_is_over_paradigms():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(12), 20)
+    alike = rng.choice([0.0, 1.0], 12)[groups]
+    low, high = difference_interval(alike, groups)
+    one_each = difference_interval(alike[::20])
+    assert high - low > 0.9 * (one_each[1] - one_each[0])
+    assert np.isnan(difference_interval(np.array([0.0, np.nan]))).all()

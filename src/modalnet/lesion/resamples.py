@@ -16,8 +16,17 @@ from jaxtyping import Float
 
 from modalnet.lesion.lesion import ALL_SIZES, SLOPE, Control, Lesion, dose
 from modalnet.stats.new_draw import NewDraw, beside_draws
-from modalnet.stats.proportions import constant_difference, score_interval
-from modalnet.stats.resampling import LEVEL, bootstrap_means, expanded, interval, item_groups, n_blocks
+from modalnet.stats.proportions import difference_interval, score_interval
+from modalnet.stats.resampling import (
+    LEVEL,
+    block_values,
+    bootstrap_means,
+    expanded,
+    interval,
+    item_groups,
+    mean_intervals,
+    n_blocks,
+)
 
 if TYPE_CHECKING:
     from modalnet.lesion.result import LesionStudy
@@ -82,22 +91,26 @@ class TaskResamples:
         return interval(samples, expanded(LEVEL, self.n_blocks))
 
     def score_interval(self, lesion: Lesion | None) -> tuple[float, float]:
-        """Return the interval of the mean score under a lesion."""
+        """Return the interval of the mean score under a lesion, or of the intact model."""
         column = self.column(lesion)
         # A slope is no score between 0 and 1.
         if self._accuracy and (lesion is None or lesion.operation != SLOPE):
             return score_interval(self.scores[:, column], self._groups)
-        return self.interval(self.means[:, column])
+        return self._mean_interval(self.scores[:, column], 1)
+
+    def _mean_interval(self, values: Float[np.ndarray, " item"], stream: int) -> tuple[float, float]:
+        """The bootstrap-t interval of a mean over items, or over groups."""
+        chance = np.random.Generator(np.random.PCG64([*self._seed, stream]))
+        low, high = mean_intervals(block_values(values[:, None], self._groups), N_RESAMPLES, chance)[:, 0]
+        return float(low), float(high)
 
     def drop_interval(self, lesion: Lesion) -> tuple[float, float]:
         """Return the interval of the drop under a lesion, paired by item."""
         column = self.column(lesion)
         with np.errstate(invalid="ignore"):
-            differences = self.scores[:, 0] - self.scores[:, column]
-            drops = self.means[:, 0] - self.means[:, column]
-        if self._accuracy and differences[0] in {-1.0, 0.0, 1.0} and (differences == differences[0]).all():
-            return constant_difference(float(differences[0]), self.n_blocks)
-        return self.interval(drops)
+            if self._accuracy and lesion.operation != SLOPE:
+                return difference_interval(self.scores[:, 0] - self.scores[:, column], self._groups)
+            return self._mean_interval(self.scores[:, 0] - self.scores[:, column], 2)
 
     def beside(self, lesion: Lesion, kind: Control) -> NewDraw | None:
         """Compare the drop of a network with those of a kind of control; None where these were not run."""
@@ -116,7 +129,13 @@ class TaskResamples:
             of_a_draw = (means - centre[:, None]).var(axis=0).mean() * (n / (n - 1)) ** 2 if n > 1 else math.nan
             of_network = (self.means[:, own] - centre).var()
             items = of_network - of_a_draw
-            items_of_mean = (self.means[:, 0] - centre).var()
+            # Resamples of few blocks vary too little.
+            items_of_mean = (self.means[:, 0] - centre).var() * self.n_blocks / max(1, self.n_blocks - 1)
+            if self._accuracy and self._groups is not None:
+                # At ceiling only a few groups change at all, and resamples of them say too little.
+                changes = (self.scores[:, [0]] - self.scores[:, columns]).mean(axis=1)
+                low, high = difference_interval(changes, self._groups)
+                items_of_mean = max(items_of_mean, ((high - low) / 2 / _quantile(self.n_blocks)) ** 2)
         finite = math.isfinite(items) and math.isfinite(items_of_mean)
         return beside_draws(
             self.drop(lesion),
@@ -124,6 +143,7 @@ class TaskResamples:
             overlap=self._overlap(lesion, kind),
             items=max(0.0, float(items)) if finite else 0.0,
             items_of_mean=float(items_of_mean) if finite else 0.0,
+            blocks=self.n_blocks,
         )
 
     def _overlap(self, lesion: Lesion, kind: Control) -> float:
@@ -131,6 +151,13 @@ class TaskResamples:
         sizes = self._study.fractions(lesion.network) if lesion.fraction == ALL_SIZES else [lesion.fraction]
         known = [self._study.design.get((lesion.network, size)) for size in sizes]
         return max((one.overlap.get(kind, 0.0) for one in known if one), default=0.0)
+
+
+def _quantile(n: int) -> float:
+    """The quantile of t that makes a 95% interval over n blocks as wide as it is."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + LEVEL) / 2, max(1, n - 1)))
 
 
 def _draws(cells: Sequence[Lesion] | dict[Lesion, np.ndarray]) -> dict[tuple[str, float, str, Control], list[Lesion]]:

@@ -16,7 +16,7 @@ base, score             Mean over items without and with the lesion.
 base_low, base_high     95% interval of base: a score interval of accuracies, else a bootstrap interval.
 score_low, score_high   The same of score.
 drop                    base - score.
-drop_low, drop_high     95% bootstrap interval of the drop; a score interval where all items have the same drop.
+drop_low, drop_high     95% interval of the drop: a score interval of accuracies, else a bootstrap interval.
 failure                 The error message if there is no score; otherwise empty.
 ======================= ================================================================================================
 

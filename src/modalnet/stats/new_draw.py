@@ -81,6 +81,7 @@ def beside_draws(
     overlap: float = 0.0,
     items: float = 0.0,
     items_of_mean: float = 0.0,
+    blocks: int | None = None,
     level: float = LEVEL,
 ) -> NewDraw:
     """Compare a value with one more draw of its control.
@@ -107,6 +108,8 @@ def beside_draws(
         mean of the others). What items add to a single draw is in s² already.
     items_of_mean
         The variance of the mean of the draws over samples of items, for its own interval.
+    blocks
+        The number of items (or groups of items) that this variance is estimated from; None where it is known.
     level
         Nominal coverage.
 
@@ -132,14 +135,17 @@ def beside_draws(
     error = math.sqrt(of_sets * (1 + shared + (1 - shared) / n) + max(items, 0.0))
     error_of_mean = math.sqrt(of_sets * (shared + (1 - shared) / n) + max(items_of_mean, 0.0))
     quantile = float(stats.t.ppf((1 + level) / 2, n - 1))
+    # The mean rests on draws and on blocks of items; of the two, the fewer are the less certain.
+    freedom = n - 1 if blocks is None else max(1, min(n, blocks) - 1)
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error_of_mean
     excess = value - mean
     alike = abs(excess) <= TIE * max(1.0, abs(value))
     p = 1.0 if alike else float(2 * stats.t.sf(abs(excess) / error, n - 1)) if error > 0 else 0.0
     return NewDraw(
         n,
         mean,
-        mean - quantile * error_of_mean,
-        mean + quantile * error_of_mean,
+        mean - reach,
+        mean + reach,
         excess,
         excess - quantile * error,
         excess + quantile * error,

@@ -14,6 +14,8 @@ from jaxtyping import Float, Integer
 
 from modalnet.stats.resampling import LEVEL, n_blocks
 
+EDGE = 1e-9
+
 
 def score_interval(
     scores: Float[np.ndarray, " item"], groups: Integer[np.ndarray, " item"] | None = None, level: float = LEVEL
@@ -67,31 +69,66 @@ def score_interval(
     return low, 1.0 if mean == 1 else min(1.0, centre + reach)
 
 
-def constant_difference(difference: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return the score interval of a difference of paired proportions of which all n pairs show the same difference.
+def difference_interval(
+    differences: Float[np.ndarray, " item"], groups: Integer[np.ndarray, " item"] | None = None, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return Tango's score interval of a mean difference of paired scores from 0 to 1.
+
+    With b the sum of the positive differences of n items and c that of the negative ones, the ends are the d at which
+
+        |b - c - n d| / sqrt(n (2 q + d (1 - d))) = z,
+
+    q being the probability of a negative difference that is likeliest given d.
 
     Parameters
     ----------
-    difference
-        0 where no item changed, 1 or -1 where every item did.
-    n
-        Number of independent pairs.
+    differences
+        From -1 to 1. Those between (half a point for a tie) count by their size.
+    groups
+        Number of the group (paradigm) of each item, from 0; None where items are independent. The number of items is
+        replaced by the effective one, and the normal quantile by that of t, as in :func:`score_interval`.
     level
         Nominal coverage.
 
     Returns
     -------
     tuple of float
-        Lower and upper end: with z the normal quantile, ± z² / (n + z²) around 0, and from (n - z²) / (n + z²) to 1.
+        Lower and upper end, from -1 to 1; NaN where a difference is not finite. Where nothing changed these are
+        ± z² / (n + z²), so that "no change in 16 items" is not taken for "no change in any item".
 
     References
     ----------
-    Tango (1998), Statistics in Medicine 17(8):891-908, equation 8 without discordant, or without concordant, pairs.
+    Tango (1998), Statistics in Medicine 17(8):891-908, equations 8 to 10. Korn & Graubard (1998), Survey Methodology
+    24(2):193-201, for the effective number.
     """
     from scipy import stats
+    from scipy.optimize import brentq
 
-    square = float(stats.norm.ppf((1 + level) / 2)) ** 2
-    if difference == 0:
-        return -square / (n + square), square / (n + square)
-    inner = math.copysign((n - square) / (n + square), difference)
-    return (inner, 1.0) if difference > 0 else (-1.0, inner)
+    values = np.asarray(differences, dtype=np.float64)
+    n, mean = len(values), float(np.mean(values))
+    if not math.isfinite(mean):
+        return math.nan, math.nan
+    effective, quantile = float(n), float(stats.norm.ppf((1 + level) / 2))
+    if groups is not None:
+        count = n_blocks(n, groups)
+        if np.ptp(values) == 0:
+            effective = float(count)
+        else:
+            sums = np.bincount(groups, weights=values - mean, minlength=count)
+            between = count / (count - 1) * float((sums**2).sum())
+            effective = min(float(n), n * float(((values - mean) ** 2).sum()) / between) if between > 0 else float(n)
+            quantile = float(stats.t.ppf((1 + level) / 2, count - 1))
+    b, c = (effective * float(np.clip(sign * values, 0, None).mean()) for sign in (1, -1))
+
+    def beyond(d: float, sign: int) -> float:
+        # Squared and multiplied out, as the standard error is 0 at the ends of the range.
+        linear = -b - c + (2 * effective - b + c) * d
+        constant = -c * d * (1 - d)
+        q = (math.sqrt(max(linear**2 - 8 * effective * constant, 0.0)) - linear) / (4 * effective)
+        away = sign * (b - c - effective * d)
+        return away - quantile * math.sqrt(max(effective * (2 * q + d * (1 - d)), 0.0))
+
+    # At the mean itself the standard error may be 0, which is a root but no end.
+    low = brentq(beyond, -1, mean - EDGE, args=(1,)) if mean > EDGE - 1 and beyond(-1, 1) > 0 else -1.0
+    high = brentq(beyond, mean + EDGE, 1, args=(-1,)) if mean < 1 - EDGE and beyond(1, -1) > 0 else 1.0
+    return float(low), float(high)

@@ -182,6 +182,26 @@ def mean_intervals(
     return bounds
 
 
+def block_values(
+    scores: Float[np.ndarray, "item cell"], groups: Integer[np.ndarray, " item"] | None
+) -> Float[np.ndarray, "block cell"]:
+    """Return what is independent of what: the scores, or one value per group, whose mean is that of all items.
+
+    Parameters
+    ----------
+    scores
+        One column per cell.
+    groups
+        Number of the group of each item, from 0; None where items are independent. The value of a group is the sum of
+        its items over the mean size of groups.
+    """
+    if groups is None:
+        return scores
+    sums = np.zeros((n_blocks(len(scores), groups), scores.shape[1]))
+    np.add.at(sums, groups, scores)
+    return sums * (len(sums) / len(scores))
+
+
 def n_blocks(n_items: int, groups: Integer[np.ndarray, " item"] | None) -> int:
     """Return how many blocks are resampled: the groups, numbered from 0, or the items where there are none."""
     return n_items if groups is None else int(groups.max()) + 1

@@ -21,7 +21,7 @@ from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.model import as_model
 from modalnet.stats.proportions import score_interval
-from modalnet.stats.resampling import LEVEL, bootstrap_means, expanded, interval, item_groups, n_blocks
+from modalnet.stats.resampling import LEVEL, block_values, item_groups, mean_intervals
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -87,8 +87,8 @@ class TaskScores:
         """Return an interval of the mean score: for other items, and where items have groups for other groups.
 
         Accuracy has the Wilson score interval, with the effective number of items where they are nested in groups (see
-        :func:`modalnet.stats.proportions.score_interval`). Other measures have the expanded percentile interval of
-        2,000 bootstrap resamples of items, or of groups. With fewer than 5 groups, items count as independent, with a
+        :func:`modalnet.stats.proportions.score_interval`). Other measures have the symmetric bootstrap-t interval of
+        2,000 resamples of items, or of groups. With fewer than 5 groups, items count as independent, with a
         warning, and the interval is about these groups only.
 
         Parameters
@@ -106,15 +106,15 @@ class TaskScores:
         References
         ----------
         Wilson (1927), Journal of the American Statistical Association 22(158):209-212; Brown, Cai & DasGupta (2001),
-        Statistical Science 16(2):101-133. Hesterberg (2015), The American Statistician 69(4):371-386.
+        Statistical Science 16(2):101-133. Hall (1988), Journal of the Royal Statistical Society B 50(1):35-45.
         """
         check_shared(seed=seed)
         groups = item_groups(self.groups, f"The items of {self.task!r}")
         if self.measure == "accuracy":
             return score_interval(self.scores, groups, level)
-        rng = np.random.default_rng(seed)
-        means = bootstrap_means(self.scores[:, None], N_RESAMPLES, rng, groups)[:, 0]
-        return interval(means, expanded(level, n_blocks(len(self.scores), groups)))
+        values = block_values(np.asarray(self.scores, dtype=np.float64)[:, None], groups)
+        low, high = mean_intervals(values, N_RESAMPLES, np.random.default_rng(seed), level)[:, 0]
+        return float(low), float(high)
 
     def __repr__(self) -> str:
         chance = "" if np.isnan(self.chance) else f", chance {self.chance:.3f}"
