@@ -84,7 +84,7 @@ def test_the_paired_t_is_that_of_scipy_to_the_last_digits():
 
 
 def test_an_item_with_several_stimuli_counts_once():
-    four = mn.stimuli.language_conditions(12)
+    four = mn.stimuli.language_conditions(12, items=True)
     contrast = mn.Contrast(four.stimuli, ["sentences", "word-lists"], ["jabberwocky", "nonwords"])
     tiny = mn.load("tiny")
     result = mn.localize(tiny, contrast, batch_size=1, cache=False, progress=False)
@@ -92,6 +92,38 @@ def test_an_item_with_several_stimuli_counts_once():
     a, b, c, d = (values[12 * place : 12 * place + 12] for place in range(4))
     expected = stats.ttest_rel((a + b) / 2, (c + d) / 2).statistic
     np.testing.assert_allclose(result.t["decoder"], expected, rtol=1e-9)
+
+
+# At revision 8f6c477, before there were items: t and how many units have q < 0.05 and t > 0.
+BEFORE = {
+    "language": {"decoder": ((6, 143), 22.12618712804236, 512)},
+    "vision": {"vision": ((4, 16), 39.49313495278337, None), "decoder": ((0, 115), 57.16630567889752, None)},
+}
+
+
+@pytest.mark.parametrize("name", list(BEFORE))
+def test_localizers_of_the_literature_are_welchs_as_before(name):
+    contrast, tiny = getattr(mn.stimuli, name)(), mn.load("tiny")
+    result = mn.localize(tiny, contrast, cache=False, progress=False)
+    assert result.test == "welch"
+    values = tiny.run(contrast, tokens={tower: choice for tower, choice in result.meta["tokens"].items()})
+    positive = np.array([side == "positive" for side in contrast.sides])
+    for tower, (unit, largest, significant) in BEFORE[name].items():
+        read = np.abs(values.residual[tower].double().numpy())
+        expected = stats.ttest_ind(read[positive], read[~positive], equal_var=False).statistic
+        np.testing.assert_allclose(result.t[tower], expected, rtol=1e-4, atol=1e-4)
+        assert np.unravel_index(np.nanargmax(result.t[tower]), result.t[tower].shape) == unit
+        assert result.t[tower][unit] == pytest.approx(largest, rel=1e-5)
+        if significant is not None:
+            assert int(((result.q[tower] < 0.05) & (result.t[tower] > 0)).sum()) == significant
+    folds = assign_folds(contrast.labels, 10)
+    assert result.stimuli == {s.inspect().digest: int(f) for s, f in zip(contrast.stimuli, folds, strict=True)}
+
+
+def test_a_bundled_set_is_tested_as_pairs_in_one_word():
+    tiny = mn.load("tiny")
+    for contrast in (mn.stimuli.language(6, items=True), mn.stimuli.theory_of_mind(6), mn.stimuli.refusal(6)):
+        assert mn.localize(tiny, contrast, cache=False, progress=False).test == "paired"
 
 
 def test_folds_keep_items_together_and_are_otherwise_those_without_items():

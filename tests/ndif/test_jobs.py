@@ -26,7 +26,7 @@ def part(step: int) -> mn.Contrast:
 
 def test_a_localization_is_few_jobs_and_few_bytes(sources: dict[str, str]) -> None:
     model = mn.load(sources["gemma"], remote=True)
-    mn.localize(model, part(3), paired=False, cache=False, progress=False)
+    mn.localize(model, part(3), cache=False, progress=False)
     assert model.remote is not None
     sent = model.remote.sent
     assert sent["jobs"] <= 3
@@ -40,7 +40,7 @@ def test_a_finished_job_is_not_done_again(sources: dict[str, str], tmp_path: Pat
     model = mn.load("tiny", remote=True)
     assert model.remote is not None
     model.remote.limits.seconds = 0.0  # one batch a job
-    whole = mn.localize(model, contrast, paired=False, batch_size=8, cache=False, progress=False)
+    whole = mn.localize(model, contrast, batch_size=8, cache=False, progress=False)
     jobs = len(model.remote.jobs)
     engine = model._executor.engine
     sent = engine.reduce
@@ -52,24 +52,24 @@ def test_a_finished_job_is_not_done_again(sources: dict[str, str], tmp_path: Pat
 
     engine.reduce = breaking  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
-        mn.localize(model, contrast, paired=False, batch_size=8, cache=tmp_path, progress=False)
+        mn.localize(model, contrast, batch_size=8, cache=tmp_path, progress=False)
     done = len(model.remote.jobs) - jobs
     engine.reduce = sent  # type: ignore[method-assign]
-    again = mn.localize(model, contrast, paired=False, batch_size=8, cache=tmp_path, progress=False)
+    again = mn.localize(model, contrast, batch_size=8, cache=tmp_path, progress=False)
     total = len(model.remote.jobs)
     assert 2 * jobs - 1 <= total <= 2 * jobs  # the first job of a call takes two batches
     assert 0 < done < jobs
     assert np.nanmax(np.abs(again.t["decoder"] - whole.t["decoder"])) < 1e-9
     # What was kept of the parts is gone, and the whole is answered without a job.
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    mn.localize(model, contrast, paired=False, batch_size=8, cache=tmp_path, progress=False)
+    mn.localize(model, contrast, batch_size=8, cache=tmp_path, progress=False)
     assert len(model.remote.jobs) == total
 
 
 def test_a_job_is_picked_up_by_its_id(ndif: Server, sources: dict[str, str], tmp_path: Path) -> None:
     contrast = part(4)
     model = mn.load("tiny", remote=True)
-    handle = mn.localize(model, contrast, paired=False, batch_size=4, blocking=False, cache=tmp_path, progress=False)
+    handle = mn.localize(model, contrast, batch_size=4, blocking=False, cache=tmp_path, progress=False)
     assert handle.status()
     script = (
         "import modalnet as mn\n"
@@ -80,12 +80,12 @@ def test_a_job_is_picked_up_by_its_id(ndif: Server, sources: dict[str, str], tmp
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     state, largest = done.stdout.split()
-    expected = mn.localize(mn.load("tiny", dtype="float32"), contrast, paired=False, cache=False, progress=False)
+    expected = mn.localize(mn.load("tiny", dtype="float32"), contrast, cache=False, progress=False)
     assert state == "completed"
     assert float(largest) == pytest.approx(float(np.abs(expected.t["decoder"]).max()), abs=1e-5)
     # What the other process put into the store answers here.
     jobs = len(model.remote.jobs)  # type: ignore[union-attr]
-    again = mn.localize(model, contrast, paired=False, cache=tmp_path, progress=False)
+    again = mn.localize(model, contrast, cache=tmp_path, progress=False)
     assert len(model.remote.jobs) == jobs  # type: ignore[union-attr]
     assert np.nanmax(np.abs(again.t["decoder"] - expected.t["decoder"])) < 1e-5
     assert handle.result().n == expected.n
@@ -155,7 +155,7 @@ def test_from_a_zip(ndif: Server, sources: dict[str, str], tmp_path: Path) -> No
 
 def test_a_server_that_dies_in_the_middle_of_a_job(ndif: Server, sources: dict[str, str]) -> None:
     contrast = part(2)
-    expected = mn.localize(mn.load("tiny", dtype="float32"), contrast, paired=False, cache=False, progress=False)
+    expected = mn.localize(mn.load("tiny", dtype="float32"), contrast, cache=False, progress=False)
     model = mn.load("tiny", remote=True)
     assert model.remote is not None
     model.remote.limits.recovery = 5.0
@@ -164,7 +164,7 @@ def test_a_server_that_dies_in_the_middle_of_a_job(ndif: Server, sources: dict[s
     killed = threading.Event()
 
     def work() -> None:
-        found.append(mn.localize(model, contrast, paired=False, batch_size=16, cache=False, progress=False))
+        found.append(mn.localize(model, contrast, batch_size=16, cache=False, progress=False))
 
     from modalnet.execution.backends import transport
 

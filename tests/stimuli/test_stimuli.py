@@ -682,23 +682,33 @@ def test_spec_complaints(spec: object, options: dict[str, str], message: str) ->
 
 
 def test_which_bundled_sets_are_made_of_items() -> None:
-    """Every item of these is in every condition once; the conditions of the others are different stimuli."""
+    """Every item of these is in every condition once; the others have none unless asked."""
     import modalnet as mn
 
     of = {
-        "language": mn.stimuli.language(5),
-        "language_conditions": mn.stimuli.language_conditions(5),
+        "language": mn.stimuli.language(5, items=True),
+        "language_conditions": mn.stimuli.language_conditions(5, items=True),
         "theory_of_mind": mn.stimuli.theory_of_mind(5),
         "refusal": mn.stimuli.refusal(5),
-        "vision": mn.stimuli.vision(None, n=5, size=32),
-        "vision_vs_text": mn.stimuli.vision_vs_text(5, size=32),
+        "vision": mn.stimuli.vision(None, n=5, size=32, items=True),
+        "vision_vs_text": mn.stimuli.vision_vs_text(5, size=32, items=True),
     }
     for name, contrast in of.items():
         halves = {(stimulus.item, stimulus.condition) for stimulus in contrast.stimuli}
         assert len(halves) == len(contrast) == 5 * len(contrast.conditions), name
         assert len({item for item, _ in halves} - {None}) == 5, name
-    for contrast in (mn.stimuli.multiple_demand(5), mn.stimuli.categories(n=8, size=32)):
+    for contrast in (
+        mn.stimuli.language(5),
+        mn.stimuli.language_conditions(5),
+        mn.stimuli.vision(None, n=5, size=32),
+        mn.stimuli.vision_vs_text(5, size=32),
+        mn.stimuli.multiple_demand(5),
+        mn.stimuli.categories(n=8, size=32),
+    ):
         assert set(contrast.items) == {None}
+    for name in ("language", "language_conditions", "vision", "vision_vs_text"):
+        with pytest.raises(InputError, match="`items` must be True or False, got 1"):
+            getattr(mn.stimuli, name)(items=1)
 
 
 def test_an_item_is_a_name() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalnet._validation import check_options
+from modalnet._validation import check_bool, check_options
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.picture_sets import KINDS, check_count, check_size, draw
 from modalnet.stimuli.scramble import box_scramble, phase_scramble, to_picture
@@ -42,7 +42,13 @@ CONTROLS: dict[str, Callable[[Image, int], Image]] = {
 }
 
 
-def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 120, size: int = 224) -> Contrast:
+def vision(
+    against: str | Sequence[str] | None = "phase-scrambled",
+    *,
+    n: int = 120,
+    size: int = 224,
+    items: bool = False,
+) -> Contrast:
     """Intact pictures > scrambled versions of them: units that respond to visual objects.
 
     The intact pictures are drawn: faces, houses, objects, printed words and scenes of one to five shapes in turn, in
@@ -72,16 +78,19 @@ def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 
         Pictures per condition; a multiple of 5 gives equally many of each kind. Picture *i* does not depend on ``n``.
     size
         Pixels per side, 32 to 2048. Pictures are drawn at this size; choose the input size of the model.
+    items
+        True makes a picture and all that is made from it one item, so that :func:`modalnet.localize` tests them as
+        pairs; by default the test is Welch's, as in the literature.
 
     Returns
     -------
     Contrast
-        Image-only stimuli. Id ``"noise-007"`` is made from ``"intact-007"``, and both are one item.
+        Image-only stimuli. Id ``"noise-007"`` is made from ``"intact-007"``.
 
     Raises
     ------
     InputError
-        ``against`` names an unknown condition, or ``n`` or ``size`` is out of range.
+        ``against`` names an unknown condition, ``n`` or ``size`` is out of range, or ``items`` is not a bool.
 
     References
     ----------
@@ -93,10 +102,11 @@ def vision(against: str | Sequence[str] | None = "phase-scrambled", *, n: int = 
     controls = _named("against", against, CONTROLS)
     check_count(n)
     check_size(size)
+    check_bool("items", items)
     shown = {"intact": [draw(KINDS[i % len(KINDS)], i // len(KINDS), size, _VISION) for i in range(n)]}
     for name in controls:
         shown[name] = [CONTROLS[name](image, seed) for seed, image in enumerate(shown["intact"])]
-    return _contrast(shown, ["intact"], controls, paired=True)
+    return _contrast(shown, ["intact"], controls, paired=items)
 
 
 def categories(

@@ -26,8 +26,8 @@ def refusal(n: int | None = None) -> Contrast:
     Returns
     -------
     Contrast
-        Conditions ``harmful`` and ``harmless``; ids ``"harmful-001"``, …. Stimuli with the same number form a pair,
-        and are one item.
+        Conditions ``harmful`` and ``harmless``; ids ``"harmful-001"``, …. Stimuli with the same number form a pair
+        and are one item: :func:`modalnet.localize` tests them as pairs.
 
     Raises
     ------

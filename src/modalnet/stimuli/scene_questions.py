@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from modalnet._validation import check_bool
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.picture_sets import check_count, check_size
 from modalnet.stimuli.rendering import SHAPES, Shape, draw_scene
@@ -34,7 +35,7 @@ class SceneQuestion(NamedTuple):
     answer: str
 
 
-def vision_vs_text(n: int = 120, *, size: int = 224) -> Contrast:
+def vision_vs_text(n: int = 120, *, size: int = 224, items: bool = False) -> Contrast:
     """Questions with the picture > the same questions with its description: the source of the answer.
 
     Scenes of one to five coloured shapes, and five kinds of question in turn: the colour of a shape, the number of
@@ -52,17 +53,20 @@ def vision_vs_text(n: int = 120, *, size: int = 224) -> Contrast:
         Questions per condition; a multiple of 5 gives equally many of each kind. Question *i* does not depend on ``n``.
     size
         Pixels per side of the square pictures, 32 to 2048; choose the input size of the model.
+    items
+        True makes both versions of a question one item, so that :func:`modalnet.localize` tests them as pairs; by
+        default the test is Welch's.
 
     Returns
     -------
     Contrast
         Condition ``image`` (ids ``"image-001"``, …; picture and question) against ``text`` (``"text-001"``, …;
-        description and question); both versions of a question are one item. The model must read both images and text.
+        description and question). The model must read both images and text.
 
     Raises
     ------
     InputError
-        ``n`` or ``size`` is out of range.
+        ``n`` or ``size`` is out of range, or ``items`` is not a bool.
 
     References
     ----------
@@ -71,15 +75,15 @@ def vision_vs_text(n: int = 120, *, size: int = 224) -> Contrast:
     """
     check_count(n)
     check_size(size)
+    check_bool("items", items)
     with_picture, with_text = [], []
     for number in range(n):
-        item, name = scene_question(number), f"{number + 1:03d}"
-        image = draw_scene(item.shapes, size, (_SERIES, number))
-        text = f"{item.description} {item.question}"
-        with_picture.append(
-            Stimulus(item.question, image=image, condition="image", id=f"image-{number + 1:03d}", item=name)
-        )
-        with_text.append(Stimulus(text, condition="text", id=f"text-{number + 1:03d}", item=name))
+        question, name = scene_question(number), f"{number + 1:03d}"
+        item = name if items else None
+        image = draw_scene(question.shapes, size, (_SERIES, number))
+        text = f"{question.description} {question.question}"
+        with_picture.append(Stimulus(question.question, image=image, condition="image", id=f"image-{name}", item=item))
+        with_text.append(Stimulus(text, condition="text", id=f"text-{name}", item=item))
     return Contrast([*with_picture, *with_text], "image", "text")
 
 

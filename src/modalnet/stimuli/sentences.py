@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
+from modalnet._validation import check_bool
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.frequency import zipf_frequencies
 from modalnet.stimuli.nonwords import WORD, english_words, nonword
@@ -26,7 +27,7 @@ MAX_REPEATS = 2
 TRIES = 10_000
 
 
-def language(n: int | None = None) -> Contrast:
+def language(n: int | None = None, *, items: bool = False) -> Contrast:
     """Sentences > strings of nonwords, the contrast for the language network.
 
     240 plain English sentences of 8 to 12 words, written for this package, and 240 strings made from them word by word:
@@ -38,36 +39,39 @@ def language(n: int | None = None) -> Contrast:
     original ones). Both sets find the same network: on Gemma 3 270M under ``protocol="alkhamissi2025"`` the top 1% of
     units of the one and of the other overlap with a Dice coefficient of 0.27 (layer-matched random units 0.01, at most
     0.04 in 20 draws), the top 0.125% with 0.64 (0.00), and t over all units correlates at 0.81. Without the protocol's
-    truncation to 12 tokens, where these nonwords have more tokens than the sentences, it is 0.16 (0.01) for the top 1%
-    by Welch's t.
+    truncation to 12 tokens, where these nonwords have more tokens than the sentences, it is 0.16 (0.01) for the top 1%.
 
     Parameters
     ----------
     n
         Number of stimuli per condition, 2 to 240; None takes all.
+    items
+        True makes sentence *i* and the string made from it one item, so that :func:`modalnet.localize` tests them as
+        pairs; by default the test is Welch's, as in the literature.
 
     Returns
     -------
     Contrast
         Conditions ``sentences`` (ids ``"sentence-001"``, …) and ``nonwords`` (``"nonword-001"``, …). String *i* is made
-        from sentence *i*, and both are one item, so that they are tested as a pair.
+        from sentence *i*.
 
     Raises
     ------
     InputError
-        ``n`` is out of range.
+        ``n`` is out of range, or ``items`` is not a bool.
 
     References
     ----------
     Fedorenko, Hsieh, Nieto-Castañón, Whitfield-Gabrieli & Kanwisher (2010). New method for fMRI investigations of
     language: defining ROIs functionally in individual subjects. Journal of Neurophysiology 104, 1177-1194.
     """
+    check_bool("items", items)
     sentences = data_lines("sentences.txt")
     groups = {"sentences": sentences, "nonwords": _nonword_strings(sentences)}
-    return Contrast(numbered(groups, n, SINGULAR, paired=True), positive="sentences", negative="nonwords")
+    return Contrast(numbered(groups, n, SINGULAR, paired=items), positive="sentences", negative="nonwords")
 
 
-def language_conditions(n: int | None = None) -> Contrast:
+def language_conditions(n: int | None = None, *, items: bool = False) -> Contrast:
     """Sentences > word lists, Jabberwocky and nonwords: a two-by-two design of words and structure.
 
     The conditions of Fedorenko et al. (2010; 2016), each made from the 240 sentences of :func:`language`:
@@ -93,18 +97,21 @@ def language_conditions(n: int | None = None) -> Contrast:
     ----------
     n
         Number of stimuli per condition, 2 to 240; None takes all.
+    items
+        True makes the four stimuli with one number one item, so that :func:`modalnet.localize` compares their means
+        item by item; by default the test is Welch's. Word list *i* has other words than sentence *i*: the two are alike
+        in the number of words and letters alone.
 
     Returns
     -------
     Contrast
-        Positive ``sentences``, negative the other three; ids such as ``"word-list-001"``. The four stimuli with one
-        number are one item. The other effects of the
+        Positive ``sentences``, negative the other three; ids such as ``"word-list-001"``. The other effects of the
         design are contrasts of the same stimuli: see the examples.
 
     Raises
     ------
     InputError
-        ``n`` is out of range.
+        ``n`` is out of range, or ``items`` is not a bool.
 
     References
     ----------
@@ -121,6 +128,7 @@ def language_conditions(n: int | None = None) -> Contrast:
     >>> structure
     Contrast('sentences,jabberwocky > word-lists,nonwords': 480 positive, 480 negative)
     """
+    check_bool("items", items)
     sentences = data_lines("sentences.txt")
     groups = {
         "sentences": sentences,
@@ -128,7 +136,7 @@ def language_conditions(n: int | None = None) -> Contrast:
         "jabberwocky": _jabberwocky(sentences),
         "nonwords": _nonword_strings(sentences),
     }
-    return Contrast(numbered(groups, n, SINGULAR, paired=True), positive="sentences")
+    return Contrast(numbered(groups, n, SINGULAR, paired=items), positive="sentences")
 
 
 def _nonword_strings(sentences: list[str]) -> list[str]:

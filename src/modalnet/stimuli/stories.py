@@ -49,8 +49,8 @@ def theory_of_mind(n: int | None = None, *, template: str = TEMPLATE) -> Contras
     Returns
     -------
     Contrast
-        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …. Stimuli with the same number form a pair,
-        and are one item.
+        Conditions ``belief`` and ``photo``; ids ``"belief-001"``, …. Stimuli with the same number form a pair
+        and are one item: :func:`modalnet.localize` tests them as pairs.
 
     Raises
     ------
