@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import traceback
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import httpx
@@ -68,6 +70,61 @@ def test_the_dry_run_localizes(pair: tuple[mn.Model, mn.Model]) -> None:
         one, other = (mn.localize(model, chosen, magnitude=magnitude, cache=False, progress=False) for model in pair)
         assert np.allclose(one.t["decoder"], other.t["decoder"], atol=1e-9)
         assert np.allclose(one.mean_abs["decoder"], other.mean_abs["decoder"])
+
+
+@pytest.mark.parametrize("kind", ["pairs", "fours", "other kinds", "covariate", "slope"])
+def test_the_dry_run_reduces_every_test(pair: tuple[mn.Model, mn.Model], tmp_path: Path, kind: str) -> None:
+    """Pairs are differenced, and numbers crossed, where the model is: moments come back and no activations."""
+    options: dict[str, Any] = {}
+    if kind == "fours":
+        four = mn.stimuli.language_conditions(12, items=True)
+        made = mn.Contrast(four.stimuli, ["sentences", "word-lists"], ["jabberwocky", "nonwords"])
+    elif kind == "other kinds":
+        made = mn.stimuli.vision_vs_text(10, size=32, items=True)
+        options["towers"] = "decoder"
+    else:
+        made = mn.stimuli.language(12, items=kind != "slope")
+        numbers = np.random.default_rng(0).standard_normal(24)
+        if kind == "covariate":
+            made = mn.Contrast(made.stimuli, made.positive, made.negative, covariates={"rating": numbers})
+        elif kind == "slope":
+            made = mn.Contrast(made.stimuli, regressor="length", covariates={"rating": numbers})
+    here, there = pair
+    for batch_size in ("auto", 5):
+        asked = options | {"batch_size": batch_size, "cache": tmp_path / str(batch_size), "progress": False}
+        one = mn.localize(here, made, **(asked | {"cache": False}))
+        assert there.remote is not None
+        with mock.patch.object(type(there._executor), "stream", side_effect=AssertionError("activations")):
+            other = mn.localize(there, made, **asked)
+        assert one.test == other.test == ("regression" if kind == "slope" else "paired")
+        assert one.n == other.n
+        assert np.allclose(one.t["decoder"], other.t["decoder"], rtol=1e-4, atol=1e-4)
+        left, right = (each.without(3).t["decoder"] for each in (one, other))
+        assert np.allclose(left, right, rtol=1e-4, atol=1e-4)
+        assert np.allclose(one.effect_size["decoder"], other.effect_size["decoder"], rtol=1e-4, atol=1e-5)
+
+
+def test_no_job_has_half_an_item(pair: tuple[mn.Model, mn.Model]) -> None:
+    """Also where jobs are too large and are sent again in parts."""
+    there = pair[1]
+    made = mn.stimuli.vision_vs_text(9, size=32, items=True)
+    engine = there._executor.engine
+    sent = engine.reduce
+    seen: list[list[int]] = []
+
+    def small(passes: Any, *args: Any, **options: Any) -> Any:
+        if max(len(each.names) for each in options["observations"]) > 2:
+            raise RemoteMemoryError("out of memory")
+        names = [name for each in options["observations"] for name in each.names]
+        seen.append(names)
+        return sent(passes, *args, **options)
+
+    options: dict[str, Any] = {"towers": "decoder", "cache": False, "progress": False}
+    with mock.patch.object(engine, "reduce", small):
+        found = mn.localize(there, made, **options)
+    assert sorted(name for names in seen for name in names) == sorted(2 * list(range(9)))
+    assert all(names.count(name) == 2 for names in seen for name in names)
+    assert np.allclose(found.t["decoder"], mn.localize(pair[0], made, **options).t["decoder"], rtol=1e-3, atol=1e-3)
 
 
 def test_the_dry_run_profiles(pair: tuple[mn.Model, mn.Model]) -> None:

@@ -129,6 +129,21 @@ def test_a_client_that_is_too_old(ndif: Server, sources: dict[str, str], monkeyp
         model.run("a")
 
 
+def test_pairs_are_differenced_on_the_server(sources: dict[str, str], tmp_path: Path) -> None:
+    language = mn.stimuli.language(24, items=True)
+    numbers = np.random.default_rng(0).standard_normal(48)
+    adjusted = mn.Contrast(language.stimuli, language.positive, language.negative, covariates={"rating": numbers})
+    here, there = mn.load("tiny", dtype="float32"), mn.load("tiny", remote=True)
+    for contrast in (language, adjusted):
+        handle = mn.localize(there, contrast, batch_size=8, blocking=False, cache=tmp_path, progress=False)
+        found = mn.LocalizationJob.from_id(handle.id, cache=tmp_path).result()
+        expected = mn.localize(here, contrast, cache=False, progress=False)
+        assert found.test == expected.test == "paired"
+        assert np.nanmax(np.abs(found.t["decoder"] - expected.t["decoder"])) < 1e-3
+        again = mn.localize(there, contrast, cache=False, progress=False)
+        assert np.nanmax(np.abs(again.t["decoder"] - expected.t["decoder"])) < 1e-3
+
+
 def test_from_a_zip(ndif: Server, sources: dict[str, str], tmp_path: Path) -> None:
     """The code that is sent is found wherever modalnet is imported from."""
     package = Path(mn.__file__).parent

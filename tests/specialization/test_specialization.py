@@ -26,7 +26,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def contrasts():
-    return {"language": mn.stimuli.language(40), "vision": mn.stimuli.vision(n=40, size=64)}
+    return {"language": mn.stimuli.language(40, items=True), "vision": mn.stimuli.vision(n=40, size=64)}
 
 
 @pytest.fixture(scope="module")

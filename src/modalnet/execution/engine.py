@@ -19,7 +19,7 @@ from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, output_head
 from modalnet.execution.plan import Plan, Write
 from modalnet.execution.reading import Reading, check_layout, decode
-from modalnet.execution.reduction import Reduction
+from modalnet.execution.reduction import Observations, Reduction
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,7 @@ class Engine:
         n_groups: int,
         *,
         absolute: bool,
+        observations: Sequence[Observations] | None = None,
     ) -> Sums:
         """Several forward passes in one job, of which only moments come back.
 
@@ -119,8 +120,10 @@ class Engine:
             Per pass, the group of each stimulus.
         n_groups, absolute
             As in a :class:`~modalnet.execution.reduction.Reduction`.
+        observations
+            Per pass, those of its stimuli.
         """
-        programs, reductions = self._reducing(passes, groups, n_groups, absolute=absolute)
+        programs, reductions = self._reducing(passes, groups, n_groups, absolute, observations)
         with self._explained(programs[0].moved):
             return self.backend.reduce(self.envoy, programs, reductions)
 
@@ -131,19 +134,25 @@ class Engine:
         n_groups: int,
         *,
         absolute: bool,
+        observations: Sequence[Observations] | None = None,
     ) -> bytes:
         """The job of :meth:`reduce`, written and not sent."""
         assert isinstance(self.backend, DeferredBackend)
-        return self.backend.write(self.envoy, *self._reducing(passes, groups, n_groups, absolute=absolute))
+        return self.backend.write(self.envoy, *self._reducing(passes, groups, n_groups, absolute, observations))
 
-    def _reducing(
-        self, passes: Sequence[tuple[Inputs, Plan]], groups: Sequence[Sequence[int]], n_groups: int, *, absolute: bool
+    def _reducing(  # two calls, above
+        self,
+        passes: Sequence[tuple[Inputs, Plan]],
+        groups: Sequence[Sequence[int]],
+        n_groups: int,
+        absolute: bool,
+        observations: Sequence[Observations] | None,
     ) -> tuple[list[ForwardProgram], list[Reduction]]:
         """The programs of :meth:`reduce`, and how what they read is reduced."""
         programs = [self.compiler.forward(inputs, plan) for inputs, plan in passes]
         reductions = [
-            Reduction(plan.names(), list(members), n_groups, absolute)
-            for (_, plan), members in zip(passes, groups, strict=True)
+            Reduction(plan.names(), list(members), n_groups, absolute, observed)
+            for (_, plan), members, observed in zip(passes, groups, observations or [None] * len(passes), strict=True)
         ]
         return programs, reductions
 

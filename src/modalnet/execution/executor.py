@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
+    from modalnet.execution.reduction import Observations
+
 
 @dataclass
 class _Machinery:
@@ -458,6 +460,7 @@ class Executor:
         groups: Sequence[int],
         *,
         absolute: bool,
+        observations: Observations | None = None,
         batch_size: int | Literal["auto"] = "auto",
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
@@ -469,6 +472,7 @@ class Executor:
             Readout(sites, tokens, variants=[edits]),
             groups,
             absolute=absolute,
+            observations=observations,
             batch_size=batch_size,
             later=later,
         )

@@ -25,9 +25,9 @@ class JobQueue(Generic[_T]):
     Attributes
     ----------
     groups
-        The members of each batch.
+        Members that are sent together: stimuli that share a batch, or items, whose stimuli are in the same job.
     make
-        The passes over one batch; None where it must be split.
+        The passes over a group; None where it must be split.
     send
         Sends passes as one job.
     limit
@@ -87,21 +87,23 @@ class JobQueue(Generic[_T]):
                 continue
             groups.append(group)
             passes += made
-            up += sum(getattr(value, "nbytes", 0) for value in made[0].batch.inputs.values())
+            different = {id(each.batch): each.batch for each in made}.values()
+            up += sum(getattr(value, "nbytes", 0) for batch in different for value in batch.inputs.values())
             up += sum(write.b.nbytes for each in made for write in each.plan.writes)
             down += 0 if self.reduced else sum(_bytes_back(each.plan, self.engine) for each in made)
         return groups, passes
 
     def _too_large(self, error: Exception, groups: list[list[_T]], passes: list[Pass]) -> None:
         """Put the groups of a job back, in smaller batches where that may help."""
-        if len(groups) == 1 and len(groups[0]) == 1:
+        largest = max(len(each.batch.items) for each in passes)
+        if len(groups) == 1 and len(groups[0]) == 1 and largest == 1:
             label = passes[0].batch.items[0].label
             raise ModalnetError(
                 f"Stimulus {label} alone exceeds the limits of the server: {error} Use a smaller input, or raise "
                 "model.remote.limits if those are exceeded."
             ) from error
         if isinstance(error, RemoteMemoryError) or len(groups) == 1:
-            self.limit.count = max(1, max(map(len, groups)) // 2)
+            self.limit.count = max(1, largest // 2)
         self._back.extendleft(reversed(groups))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from modalnet.execution.batching import BatchLimit, batches, encoded_ahead, halves
+from modalnet.execution.batching import BatchLimit, batches, encoded_ahead, halves, image_tokens
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
 from modalnet.execution.jobs import JobQueue
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from modalnet.execution.plan import Prefix, Sites
-    from modalnet.execution.reduction import Sums
+    from modalnet.execution.reduction import Observations, Sums
     from modalnet.inputs.batch import Batch, Encoded, Prepared
 
 
@@ -102,6 +103,7 @@ class Runner:
         groups: Sequence[int],
         *,
         absolute: bool,
+        observations: Observations | None = None,
         batch_size: int | Literal["auto"] = "auto",
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], Sums]]:
@@ -115,6 +117,8 @@ class Runner:
             Group of each stimulus that the user gave, from 0.
         absolute
             Whether the moments are of |activation|.
+        observations
+            Of each stimulus that the user gave, where cross moments are needed. No job has a part of one.
         later
             A list that the jobs are written into instead of being sent; nothing comes back then.
 
@@ -129,20 +133,22 @@ class Runner:
         def reduce(passes: Sequence[Pass]) -> Sums:
             members = [[groups[item.index] for item in each.batch.items] for each in passes]
             plans = [(each.batch.inputs, each.plan) for each in passes]
+            options: dict[str, Any] = {"absolute": absolute}
+            if observations is not None:
+                options["observations"] = [observations.of([i.index for i in each.batch.items]) for each in passes]
             if later is None:
-                return self._understood(lambda: self.engine.reduce(plans, members, count, absolute=absolute), passes)
-            later.append(self.engine.write(plans, members, count, absolute=absolute))
+                return self._understood(lambda: self.engine.reduce(plans, members, count, **options), passes)
+            later.append(self.engine.write(plans, members, count, **options))
             return {}
 
-        jobs = JobQueue(
-            self._groups(prepared, readout, limit),
-            lambda group: self._variants(group, readout),
-            reduce,
-            limit,
-            self.engine,
-            reduced=True,
-            written=later is not None,
-        )
+        how: dict[str, Any] = {"reduced": True, "written": later is not None}
+        jobs: JobQueue[Any]
+        if observations is None or max(observations.sizes) == 1:
+            groups_of = self._groups(prepared, readout, limit)
+            jobs = JobQueue(groups_of, lambda group: self._variants(group, readout), reduce, limit, self.engine, **how)
+        else:
+            whole = self._whole(prepared, observations.names, limit)
+            jobs = JobQueue(whole, lambda items: self._over(items, readout, limit), reduce, limit, self.engine, **how)
         for passes, sums in jobs:
             yield [item.index for each in passes for item in each.batch.items], sums
 
@@ -178,6 +184,37 @@ class Runner:
             if readout.logits == "score":
                 self.layouts.keep_order(items[0])
             yield from self.layouts.group(items, towers)
+
+    def _whole(
+        self, prepared: Sequence[Prepared], names: Sequence[int], limit: BatchLimit
+    ) -> Iterator[list[list[Encoded]]]:
+        """Items with all of their stimuli, as many together as stimuli are in a batch."""
+        items: dict[int, list[Prepared]] = {}
+        for one in sorted(prepared, key=lambda one: one.order):
+            items.setdefault(names[one.index], []).append(one)
+        encoded = encoded_ahead(self.encoder.encode, [one for members in items.values() for one in members])
+        together: list[list[Encoded]] = []
+        tokens = 0
+        for members in items.values():
+            item = list(islice(encoded, len(members)))
+            size = sum(max(one.n_tokens, image_tokens(one)) for one in item)
+            if together and (len(together) >= limit.count or tokens + size > len(item) * limit.tokens):
+                yield together
+                together, tokens = [], 0
+            together.append(item)
+            tokens += size
+        if together:
+            yield together
+
+    def _over(self, items: list[list[Encoded]], readout: Readout, limit: BatchLimit) -> list[Pass]:
+        """The passes over all stimuli of some items."""
+        members = sorted((one for item in items for one in item), key=lambda one: one.prepared.order)
+        towers = self.passes.towers(readout)
+        return [
+            self.passes.make(self.encoder.collate(group), readout, 0)
+            for batch in batches(members, lambda one: one, limit)
+            for group in self.layouts.group(batch, towers)
+        ]
 
     def _variants(self, group: list[Encoded], readout: Readout) -> list[Pass] | None:
         """The passes over one batch; None where their logits would be too many."""

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from modalnet._warnings import warn
 from modalnet.errors import InputError
+from modalnet.execution.reduction import Observations
 from modalnet.stats.regression import CrossMoments
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.covariates import check_separable
@@ -71,6 +72,20 @@ class Design:
         if contrast.regressor is not None:
             found["regressor"] = True
         return found
+
+    def observations(self, folds: Int[np.ndarray, " stimulus"], n_folds: int) -> Observations | None:
+        """What a server needs to form the cross moments; None of Welch's test, which needs none."""
+        if self.test == "welch":
+            return None
+        return Observations(
+            self.of_stimulus.tolist(),
+            self.weights.tolist(),
+            np.bincount(self.of_stimulus)[self.of_stimulus].tolist(),
+            folds.tolist(),
+            self.x[self.of_stimulus].tolist(),
+            self.x.shape[1],
+            n_folds,
+        )
 
     def blocks(self, prepared: Sequence[Prepared], n_units: int) -> list[list[Prepared]]:
         """Stimuli in blocks that hold items whole, so that few activations wait for the other half of their item."""

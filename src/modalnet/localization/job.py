@@ -73,15 +73,27 @@ class Tally:
         Per tower ``(layer, dim)``.
     n_folds
         Number of folds.
+    n_regressors
+        Number of regressors of the cross moments; None where the test needs none.
     """
 
     def __init__(
-        self, names: Sequence[tuple[str, int, str]], shapes: Mapping[str, tuple[int, int]], n_folds: int
+        self,
+        names: Sequence[tuple[str, int, str]],
+        shapes: Mapping[str, tuple[int, int]],
+        n_folds: int,
+        n_regressors: int | None = None,
     ) -> None:
         self.names = list(names)
         self.shapes = dict(shapes)
         self.n_folds = n_folds
-        self.cross: dict[str, list[CrossMoments]] | None = None  # needs activations, which a server does not send
+        self.n_regressors = n_regressors
+        self.cross: dict[str, list[CrossMoments]] | None = None
+        if n_regressors is not None:
+            self.cross = {
+                tower: [CrossMoments.zeros(n_regressors, shape) for _ in range(n_folds)]
+                for tower, shape in shapes.items()
+            }
         self.by_side = {
             side: {tower: [Moments.zeros(shape) for _ in range(n_folds)] for tower, shape in shapes.items()}
             for side in ("positive", "negative")
@@ -93,7 +105,7 @@ class Tally:
         self.size = {tower: Moments.zeros(shape) for tower, shape in shapes.items()}
 
     def add(self, found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Add the sums that a job returned: per tower ``n``, ``mean``, ``m2`` and ``size``."""
+        """Add the sums that a job returned, of which :data:`modalnet.execution.reduction.Sums` says what they are."""
         for tower, sums in found.items():
             for place, (side, fold, condition) in enumerate(self.names):
                 part = Moments(int(sums["n"][place]), sums["mean"][place], sums["m2"][place])
@@ -102,6 +114,10 @@ class Tally:
             n = int(sums["n"].sum())
             mean = sums["size"] / max(n, 1)
             self.size[tower] += Moments(n, mean, np.zeros_like(mean))
+            if self.cross is not None:
+                parts = [sums["cross_" + name] for name in ("n", "x", "y", "xx", "xy", "yy")]
+                for fold in range(self.n_folds):
+                    self.cross[tower][fold] += CrossMoments(*(part[fold] for part in parts))
 
 
 class LocalizationJob:
@@ -142,6 +158,7 @@ class LocalizationJob:
             "names": tally.names,
             "shapes": tally.shapes,
             "n_folds": tally.n_folds,
+            "n_regressors": tally.n_regressors,
             "meta": meta,
             "jobs": [],
         }
@@ -210,7 +227,8 @@ class LocalizationJob:
             return self._result
         request = self._request
         names = [(str(side), int(fold), str(condition)) for side, fold, condition in request["names"]]
-        tally = Tally(names, {tower: tuple(shape) for tower, shape in request["shapes"].items()}, request["n_folds"])
+        shapes = {tower: tuple(shape) for tower, shape in request["shapes"].items()}
+        tally = Tally(names, shapes, request["n_folds"], request.get("n_regressors"))  # none in modalnet 0.1
         for number, one in enumerate(request["jobs"]):
             sums, request["jobs"][number] = self.backend.fetch(one, self._payload(number).read_bytes())
             tally.add({name: {what: v.numpy() for what, v in found.items()} for name, found in sums.items()})

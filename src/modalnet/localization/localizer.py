@@ -19,6 +19,7 @@ from modalnet._version import __version__
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.backends.choice import RemoteLike
 from modalnet.execution.backends.protocol import DeferredBackend
+from modalnet.execution.reduction import Observations
 from modalnet.interventions.positions import TokenChoice, TokensLike, choose
 from modalnet.localization.design import CrossSums, Design, Paired, design_of
 from modalnet.localization.job import LocalizationJob, Tally, made_of
@@ -183,10 +184,9 @@ def localize(  # the options are documented once, here
     remote
         Where to run, as for :func:`modalnet.load`; None: where the model is. A server is sent the stimuli in a few jobs
         and returns moments. With ``cache`` each finished job is stored, so that a call that failed resumes from there
-        when it is repeated. Paired tests, covariates and regressors need more than moments: the pooled activations of
-        every stimulus come back, 4 bytes each, and a call that failed starts anew.
+        when it is repeated.
     blocking
-        False, for a model on a server and Welch's test: submit all jobs and return a handle at once, with ``.id``,
+        False, for a model on a server: submit all jobs and return a handle at once, with ``.id``,
         ``.status()`` and ``.result()``. :meth:`modalnet.LocalizationJob.from_id` retrieves it in another process.
     cache
         True stores the result, and reads a stored result of the same model, stimuli and settings without a forward
@@ -238,12 +238,6 @@ def localize(  # the options are documented once, here
         raise InputError(
             "`blocking` must be True for a model that runs here. Load it with remote=True, or omit `blocking`."
         )
-    if not blocking and design.test != "welch":
-        remedy = "Pass paired=False" if design.test == "paired" else "Omit the covariates or the regressor"
-        raise InputError(
-            f"`blocking` must be True for a {design.test} test, which needs the activations of every stimulus and not "
-            f"moments alone. {remedy}, or omit `blocking`."
-        )
     reading = _resolve_reading(contrast, protocol, tokens, magnitude)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
@@ -271,7 +265,7 @@ def localize(  # the options are documented once, here
     if not blocking:
         return _submit(setup, prepared, batch_size, slot, meta)
     sums: _Sums | Tally
-    if capabilities.reduces and design.test == "welch":
+    if capabilities.reduces:
         sums = _run_reduced(setup, prepared, batch_size, slot.journal(), progress=progress)
     else:
         sums = _run(setup, prepared, batch_size, progress=progress)
@@ -402,11 +396,6 @@ class _Sums:
         if self.sums is not None:
             self.sums.add(tower, indices, values)
 
-    @property
-    def groups(self) -> list[tuple[str, int, str]]:
-        """Side, fold and condition of each stimulus: the finest groups of which statistics are reported."""
-        return list(zip(self.sides, (int(fold) for fold in self.folds), self.labels, strict=True))
-
 
 def _groups(keys: Iterator[Any]) -> dict[Any, list[int]]:
     groups: dict[Any, list[int]] = {}
@@ -469,7 +458,7 @@ def _run_reduced(
 
     contrast, backend = setup.contrast, setup.model._executor.backend
     absolute = setup.magnitude == "absolute"
-    tally, numbers = _tally(setup)
+    tally, numbers, observations = _tally(setup)
     left = set(range(len(contrast)))
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
 
@@ -487,6 +476,7 @@ def _run_reduced(
                 setup.tokens,
                 numbers,
                 absolute=absolute,
+                observations=observations,
                 batch_size=batch_size,
             ):
                 arrays = {name: {what: value.numpy() for what, value in one.items()} for name, one in moments.items()}
@@ -497,12 +487,17 @@ def _run_reduced(
     return tally
 
 
-def _tally(setup: _Setup) -> tuple[Tally, list[int]]:
-    """The accumulator of the moments of a server, and the group of each stimulus."""
+def _tally(setup: _Setup) -> tuple[Tally, list[int], Observations | None]:
+    """The accumulator of the moments of a server, the group of each stimulus, and what the test observes."""
+    contrast, design = setup.contrast, setup.design
     shapes = {name: setup.model.spaces[name].shape for name in setup.towers}
-    groups = _Sums(setup.contrast, setup.design, shapes, absolute=setup.magnitude == "absolute").groups
+    folds = assign_folds(contrast.labels, N_FOLDS, items=contrast.items)
+    # Side, fold and condition: the finest groups of which statistics are reported.
+    groups = list(zip(contrast.sides, folds.tolist(), contrast.labels, strict=True))
     names = sorted(set(groups))
-    return Tally(names, shapes, N_FOLDS), [names.index(group) for group in groups]
+    n_regressors = None if design.test == "welch" else design.x.shape[1]
+    tally = Tally(names, shapes, N_FOLDS, n_regressors)
+    return tally, [names.index(group) for group in groups], design.observations(folds, N_FOLDS)
 
 
 def _submit(
@@ -515,7 +510,7 @@ def _submit(
     """Write all jobs, submit them, and return the handle."""
     backend = setup.model._executor.backend
     assert isinstance(backend, DeferredBackend)
-    tally, numbers = _tally(setup)
+    tally, numbers, observations = _tally(setup)
     blobs: list[bytes] = []
     sent = setup.model._executor.moments(
         prepared,
@@ -523,6 +518,7 @@ def _submit(
         setup.tokens,
         numbers,
         absolute=setup.magnitude == "absolute",
+        observations=observations,
         batch_size=batch_size,
         later=blobs,
     )
