@@ -140,7 +140,7 @@ class Engine:
         assert isinstance(self.backend, DeferredBackend)
         return self.backend.write(self.envoy, *self._reducing(passes, groups, n_groups, absolute, observations))
 
-    def _reducing(  # two calls, above
+    def _reducing(
         self,
         passes: Sequence[tuple[Inputs, Plan]],
         groups: Sequence[Sequence[int]],
@@ -150,9 +150,10 @@ class Engine:
     ) -> tuple[list[ForwardProgram], list[Reduction]]:
         """The programs of :meth:`reduce`, and how what they read is reduced."""
         programs = [self.compiler.forward(inputs, plan) for inputs, plan in passes]
+        observed: Sequence[Observations | None] = observations or [None] * len(passes)
         reductions = [
-            Reduction(plan.names(), list(members), n_groups, absolute, observed)
-            for (_, plan), members, observed in zip(passes, groups, observations or [None] * len(passes), strict=True)
+            Reduction(plan.names(), list(members), n_groups, absolute, observes)
+            for (_, plan), members, observes in zip(passes, groups, observed, strict=True)
         ]
         return programs, reductions
 

@@ -145,8 +145,8 @@ def crossed(total: dict[str, Any], values: torch.Tensor, observations: Observati
     if "cross_n" not in total:
         total["cross_n"] = torch.zeros(n_folds, dtype=torch.int64)
         shapes = {"x": (k,), "y": values.shape[1:], "xx": (k, k), "xy": (k, *values.shape[1:]), "yy": values.shape[1:]}
-        for name, shape in shapes.items():
-            total["cross_" + name] = torch.zeros((n_folds, *shape), dtype=torch.float64, device=device)
+        for what, shape in shapes.items():
+            total["cross_" + what] = torch.zeros((n_folds, *shape), dtype=torch.float64, device=device)
     waiting = total.pop("waiting", {})
     done: dict[int, list[Any]] = {}
     for place, name in enumerate(observations.names):
