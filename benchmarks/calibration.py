@@ -6,6 +6,7 @@
     python benchmarks/calibration.py --json       a list of rows
     python benchmarks/calibration.py --worst      one line per test or interval, the worst of its settings
     python benchmarks/calibration.py --only rank  the functions whose name contains this
+    python benchmarks/calibration.py --strict     fails where a test is miscalibrated beyond what chance explains
 
 Progress goes to the error stream.
 """
@@ -29,6 +30,7 @@ from simulated import brains, designs, lesions, networks, patches, profiles, sta
 from simulated.quantity import COVERS, EFFECT, FEWEST, NULL, QUANTITIES, SHORT, Row
 
 MOST, LEAST = 0.06, 0.93  # a false positive rate above, or a coverage below, is a miscalibration
+CHANCE = 1e-4  # fails with --strict: a rate that a calibrated test would show once in ten thousand times
 COLUMNS = ("name", "nominal", NULL, COVERS, EFFECT, "simulations")
 
 
@@ -72,6 +74,25 @@ def miscalibrated(row: Row) -> bool:
     return (rate is not None and rate > MOST) or (coverage is not None and coverage < LEAST)
 
 
+def beyond_chance(rows: Sequence[Row]) -> list[str]:
+    """The names whose rate or coverage over all of their settings is worse than chance explains."""
+    from scipy.stats import binom
+
+    found = []
+    for name in dict.fromkeys(map(_name, rows)):
+        some = [row for row in rows if _name(row) == name]
+        for column, limit in ((NULL, MOST), (COVERS, LEAST)):
+            counted = [(row[column], row["simulations"]) for row in some if row[column] is not None]
+            n = sum(simulations for _, simulations in counted)
+            if not n:
+                continue
+            count = round(sum(rate * simulations for rate, simulations in counted))
+            p = binom.sf(count - 1, n, limit) if column == NULL else binom.cdf(count, n, limit)
+            if p < CHANCE:
+                found.append(f"{name}: {column} {count / n:.3f} over {n} simulations")
+    return found
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table; a miscalibrated one is marked by ``!``."""
     lines = ["| | nominal | false positives | coverage | power | simulations |", "|---|---|---|---|---|---|"]
@@ -113,15 +134,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="the share of the simulations of a full run")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--worst", action="store_true", help="one line per name: the worst of its settings")
+    parser.add_argument("--strict", action="store_true", help="fail where a rate is beyond what chance explains")
     parser.add_argument("--only", default="", metavar="PART", help="functions whose name contains this")
     parser.add_argument("--jobs", type=int, help="processes (default: 2 cores at most, one with --short)")
     options = parser.parse_args(arguments)
     jobs = options.jobs or (1 if options.short else min(2, os.cpu_count() or 1))
     rows = calibration(scale=SHORT if options.short else options.scale, only=options.only, jobs=jobs)
+    wrong = beyond_chance(rows) if options.strict else []
     if options.json:
         print(json.dumps(rows, indent=1))
-        return
-    print(worst(rows) if options.worst else table(rows))
+    else:
+        _report(rows, short=options.worst)
+    if wrong:
+        sys.exit("Beyond chance:\n" + "\n".join(wrong))
+
+
+def _report(rows: Sequence[Row], *, short: bool) -> None:
+    """Print the rows, and how certain they are."""
+    print(worst(rows) if short else table(rows))
     if rows:
         error = np.sqrt(0.05 * 0.95 / min(row["simulations"] for row in rows))
         beyond = sum(map(miscalibrated, rows))

@@ -4,7 +4,8 @@
 #   bash scripts/test.sh [pytest arguments]            unit and parity tests
 #   bash scripts/test.sh --types [pytest arguments]    the same with every annotation checked at run time
 #                                                      (tests/helpers/runtime_types.py)
-#   bash scripts/test.sh --all [pytest arguments]      linters, types, spelling and the documentation first. Then the unit
+#   bash scripts/test.sh --all [pytest arguments]      linters, types, spelling, the documentation and the error rates of
+#                                                      all tests and verdicts (benchmarks/calibration.py) first. Then the unit
 #                                                      tests with every annotation checked and, where Python has a cheap
 #                                                      way, their coverage. Then others:
 #                                                      the notebooks, every architecture, real models, real data, NDIF
@@ -55,6 +56,7 @@ case ${1:-} in
     "$python" -m codespell_lib
     "$python" -m mypy
     NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
+    "$python" benchmarks/calibration.py --short --strict --worst
     have_browser
     measure_coverage
     MODALNET_CHECK_TYPES=1 unit_tests "${coverage[@]}" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 
 from modalnet.specialization.capacity import wilson
 from modalnet.stats.moments import Moments, fdr, welch
+from modalnet.stats.new_draw import beside_draws
 from modalnet.stats.permutation import label_permutation, rank_p, sign_flip
-from modalnet.stats.resampling import bootstrap_excess, bootstrap_means, interval, t_interval
-from simulated.data import MEAN, SPREAD, Scores
+from modalnet.stats.resampling import t_interval
+from simulated.data import Scores
 from simulated.quantity import COVERS, EFFECT, NOMINAL, NULL, Observed, covers, quantity, rejects
 
 UNITS = 200
 DRAWS = (1, 4, 5, 10, 19, 20)
-RESAMPLES, PERMUTATIONS = 1000, 999
+PERMUTATIONS = 999
 
 
 def moments(values: np.ndarray) -> Moments:
@@ -79,12 +81,10 @@ _SCORES = {
 
 @quantity(_SCORES, simulations=3000)
 def mean_scores(rng: np.random.Generator, scores: Scores) -> Iterator[Observed]:
-    """The interval of a task's mean score, and the plain percentile interval over items that other analyses have."""
+    """The interval of a task's mean score."""
     values = scores.draw(rng, np.zeros(0))
     found = scores.described(values[:, 0]).interval(seed=int(rng.integers(2**31)))
     yield "TaskScores.interval", COVERS, covers(*found, scores.expected(0.0))
-    samples = bootstrap_means(values, RESAMPLES, rng)[:, 0]
-    yield "percentile interval over items", COVERS, covers(*interval(samples), scores.expected(0.0))
 
 
 @quantity(
@@ -104,15 +104,30 @@ def t_of_folds(rng: np.random.Generator, n: int, kind: str) -> Iterator[Observed
     yield "t interval", COVERS, covers(*t_interval(_activations(rng, (n, 1), kind)[:, 0]), 0.0)
 
 
-@quantity({f"40 items, accuracy 0.75, {n} draws": {"draws": n} for n in DRAWS}, simulations=1500)
-def excess_over_draws(rng: np.random.Generator, draws: int) -> Iterator[Observed]:
-    """The interval of an excess over the mean of draws; positive if above 0 where the network is a draw."""
-    scores = Scores(40)
-    shifts = MEAN + SPREAD * rng.standard_normal(1 + draws)
-    means = bootstrap_means(scores.draw(rng, shifts), RESAMPLES, rng)
-    low, high = interval(bootstrap_excess(means[:, 1], means[:, 2:], rng))
-    yield "bootstrap_excess", NULL, low > 0
-    yield "bootstrap_excess", COVERS, covers(low, high, scores.expected(MEAN, SPREAD) - scores.expected(shifts[0]))
+@quantity(
+    {
+        f"{n} draws, {kind}": {"n": n, "kind": kind}
+        for n in (4, 10, 19, 20, 40)
+        for kind in ("normal", "skewed", "two kinds of sets", "overlapping draws")
+    },
+    simulations=4000,
+)
+def network_beside_draws(rng: np.random.Generator, n: int, kind: str) -> Iterator[Observed]:
+    """A network that is one more draw, or four standard deviations above; draws may destroy a model now and then."""
+    overlap = 0.25 if kind == "overlapping draws" else 0.0
+    values = _activations(rng, (n + 1, 1), "skewed" if kind == "skewed" else "normal")[:, 0]
+    mean = 0.0
+    if kind == "two kinds of sets":
+        values += 8 * (rng.random(n + 1) < 0.15)
+        mean = 8 * 0.15
+    # Draws that share units share part of what they cost; the network shares no units with them.
+    draws = math.sqrt(1 - overlap) * values[1:] + math.sqrt(overlap) * rng.standard_normal()
+    for column, effect in ((NULL, 0.0), (EFFECT, 4.0)):
+        beside = beside_draws(values[0] + effect, draws, overlap=overlap)
+        yield "beside_draws: exceeds", column, beside.exceeds is True
+        yield "beside_draws: p", column, rejects(beside.p)
+        yield "beside_draws: p_two_sided", column, rejects(beside.p_two_sided)
+    yield "beside_draws: interval of the excess", COVERS, covers(beside.low - 4, beside.high - 4, values[0] - mean)
 
 
 def _differences(rng: np.random.Generator, kind: str, n: int) -> np.ndarray:

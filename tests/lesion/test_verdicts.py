@@ -162,5 +162,5 @@ def test_an_effect_as_large_as_the_smallest_detectable_is_found_in_four_of_five(
         source = np.random.default_rng([seed, 9])
         draws = source.normal(0, 1, 20)
         assert new_draw.beside_draws(0.0, draws).detectable == pytest.approx(size * draws.std(ddof=1))
-        found.append(new_draw.beside_draws(source.normal(0, 1) + size, draws).p <= 0.05)
+        found.append(new_draw.beside_draws(source.normal(0, 1) + size, draws).p_normal <= 0.05)
     assert 0.65 < np.mean(found) < 0.95

@@ -244,7 +244,12 @@ class _Contrasts:
         """The value of a contrast, its interval over items, and its p beside one more pair of random sets."""
         values = self._values(name)
         low, high = interval(values[1:, 0], expanded(LEVEL, int(self._blocks)))
-        return {name: float(values[0, 0]), f"{name}_low": low, f"{name}_high": high, f"p_{name}": self.beside(name).p}
+        return {
+            name: float(values[0, 0]),
+            f"{name}_low": low,
+            f"{name}_high": high,
+            f"p_{name}": self.beside(name).p_two_sided,
+        }
 
     def beside(self, name: str) -> NewDraw:
         """A contrast beside one more pair of random sets."""

@@ -149,15 +149,15 @@ def _row(
         "off_diagonal": diagonal - value,
         "interaction": value,
         "p": p,
-        "p_new_draw": beside.p,
+        "p_new_draw": beside.p_two_sided,
     }
     if n < FEWEST_NETWORKS:
         return row | _untested(f"{n} networks, where {FEWEST_NETWORKS} are the fewest that can tell")
-    tested = beside.n >= LEAST_DRAWS and math.isfinite(beside.p)
-    selective = p <= ALPHA and (not tested or (beside.p <= ALPHA and value > 0))
+    tested = beside.n >= LEAST_DRAWS and math.isfinite(beside.p_normal)
+    selective = p <= ALPHA and (not tested or (beside.p_two_sided <= ALPHA and value > 0))
     verdict = "selective" if selective else "not selective"
     text = f"own tasks drop by {diagonal:.2f}, those of other networks by {diagonal - value:.2f} (p {p_in_words(p)}"
-    text += f"; beside random units p {p_in_words(beside.p)})" if tested else ")"
+    text += f"; beside random units p {p_in_words(beside.p_two_sided)})" if tested else ")"
     return row | {"verdict": verdict, "sentence": f"{verdict}: {text}."}
 
 

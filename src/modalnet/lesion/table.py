@@ -41,12 +41,13 @@ drop_K_low, _high       95% interval of that mean, for other draws and items.
 excess_K                drop - drop_K: the drop in excess of the controls.
 excess_K_low, _high     95% interval of the drop in excess of *one more draw*: see :mod:`modalnet.stats.new_draw`.
 p_draws_K               (1 + draws that cost as much as the network) / (1 + n_K). One-sided; at least 1 / (n_K + 1).
-p_K                     Two-sided: how probable it is that one more draw costs as much more or less than their mean.
+p_K                     Whether the network costs more than one more draw: the larger of p_draws_K and of the two-sided
+                        p value of one more normal draw.
 q_K                     The same, Benjamini-Hochberg adjusted over all rows of the table.
 z_K                     excess_K / standard deviation of the drops of the draws.
 detectable_K            The smallest excess that would be found with a probability of 0.8.
-exceeds_K               Whether the network costs more than one more draw would: p_draws_K <= 0.05 and excess_K_low > 0;
-                        missing with fewer than 19 draws, which cannot tell.
+exceeds_K               Whether p_K <= 0.05 and the network costs more; missing with fewer than 19 draws, which cannot
+                        tell.
 ======================= ================================================================================================
 """
 

@@ -76,7 +76,8 @@ def verdicts(study: LesionStudy) -> pd.DataFrame:
         * size: the share of units that was lesioned; NaN for the mean over several sizes;
         * drop, drop_low, drop_high: the drop in the task's measure with its 95% interval over items;
         * control: the kind of matched control that the drop exceeds least, of those that the verdict rests on;
-        * effect, low, high: the drop in excess of one more draw of it, with its 95% interval; p: two-sided;
+        * effect, low, high: the drop in excess of one more draw of it, with its 95% interval; p: see ``p_K`` of
+          :mod:`.table`;
         * detectable: the smallest effect that would be found with a probability of 0.8: of the drop itself where it is
           not measurable, otherwise of the excess;
         * sentence: the verdict in at most 40 words (a name counts as one).
@@ -269,7 +270,7 @@ def summary(study: LesionStudy) -> str:
         f"Lesions of {study.model}",
         short.to_string(index=False) if len(short) else "(no lesion was run)",
         "units: number, and how many distinct dimensions they are. excess: over one more draw of random units, with "
-        f"its 95% interval; p two-sided.{spared}",
+        f"its 95% interval.{spared}",
         *_matches(study),
         *_left(study),
         "",

@@ -291,33 +291,6 @@ def _bootstrap_groups(
     return product(counts, sums) / (counts @ sizes)[:, None]
 
 
-def bootstrap_excess(
-    network: Float[np.ndarray, " resample"],
-    controls: Float[np.ndarray, "resample draw"],
-    rng: np.random.Generator,
-) -> Float[np.ndarray, " resample"]:
-    """Return how far a network's mean lies below the mean of its controls when the draws are resampled as well.
-
-    This is about the mean of all draws, and no test of whether a network is more than one more draw: see
-    :func:`modalnet.stats.new_draw.beside_draws`.
-
-    Parameters
-    ----------
-    network, controls
-        Columns of :func:`bootstrap_means`: the items are resampled already.
-    rng
-        Source of randomness.
-
-    References
-    ----------
-    Owen (2007), The pigeonhole bootstrap, Annals of Applied Statistics 1(2):386-411: rows and columns resampled
-    independently give intervals that are a little too wide, never too narrow by more than sampling error.
-    """
-    n_resamples, n = controls.shape
-    drawn = rng.integers(0, n, size=(n_resamples, n))
-    return np.take_along_axis(controls, drawn, axis=1).mean(axis=1) - network
-
-
 def chunks(n: int, width: int) -> Iterator[slice]:
     """Yield slices over n rows of the given width that hold at most CHUNK numbers each (and one row at least)."""
     step = max(1, CHUNK // max(width, 1))
