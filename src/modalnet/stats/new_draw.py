@@ -69,12 +69,12 @@ class NewDraw:
         A few draws may destroy a model while the others cost nothing. The rank holds for any distribution, and p_normal
         takes account of draws that share units, and of the items.
         """
-        return max(self.p_rank, self.p_normal)
+        return float(np.maximum(self.p_rank, self.p_normal))  # NaN where one of them is
 
     @property
     def p_two_sided(self) -> float:
         """Whether the value is more or less than one more draw would be: the larger of p_away and p_normal."""
-        return max(self.p_away, self.p_normal)
+        return float(np.maximum(self.p_away, self.p_normal))
 
     @property
     def testable(self) -> bool:
