@@ -340,32 +340,37 @@ class _Study:
             raise InputError(f"No task could be run. {next(iter(self.failures.values()), '')}")
 
     def _task(self, name: str, task: Task, bar: Any) -> None:
-        wanted: list[tuple[Lesion | None, list[Intervention]]] = [(None, [])]
+        # Lesions that are the same run, such as those of a tower that the task does not reach, are one cell.
+        cells: dict[tuple[str, ...], tuple[list[Intervention], list[Lesion | None]]] = {(): ([], [None])}
         masks = {space for units in self.lesions.values() for space in units.mask}
         reached = self.model._executor.reached_spaces(self._stimuli(task), list(masks))
         for lesion, units in self.lesions.items():
-            wanted.append((lesion, self._interventions(name, lesion, units, reached)))
+            edits = self._interventions(name, lesion, units, reached)
+            cells.setdefault(tuple(one.digest for one in edits), (edits, []))[1].append(lesion)
             activity = self.references[name].activity(units, lesion.operation)
             if activity is not None:
                 self.activity[lesion, name] = activity
 
+        wanted = list(cells.values())
+
         def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
             for start in range(0, len(missing), TOGETHER):
                 group = missing[start : start + TOGETHER]
-                for number, scores in zip(group, self._scores(task, [wanted[i][1] for i in group]), strict=True):
+                for number, scores in zip(group, self._scores(task, [wanted[i][0] for i in group]), strict=True):
                     yield number, {"scores": np.asarray(scores, dtype=np.float64)}
 
-        cells = cached_parts(
+        found = cached_parts(
             self.model,
             "lesion",
             {"task": task.identity()},
-            [{"interventions": [one.digest for one in edits]} for _, edits in wanted],
+            [{"interventions": list(digests)} for digests in cells],
             compute,
             cache=self.access,
         )
-        for number, arrays in cells:
-            self._keep(name, task, wanted[number][0], arrays["scores"])
-            bar.update()
+        for number, arrays in found:
+            for each in wanted[number][1]:
+                self._keep(name, task, each, arrays["scores"])
+                bar.update()
 
     def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
         if isinstance(task, LikelihoodTask):
