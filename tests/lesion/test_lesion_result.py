@@ -443,6 +443,21 @@ def test_what_controls_break_as_well_is_no_part_of_it():
     assert row["excess_Ab_low"] < 0 < row["excess_Aa_low"]
 
 
+def test_no_change_in_few_items_is_not_no_change():
+    """Two lesions that change no item of sixteen: resamples would say that there is no interaction for certain."""
+    items = tuple(map(str, range(16)))
+    base = {task: TaskScores(task, items, np.ones(16), "accuracy", 0.5) for task in ("blimp", "images")}
+    cells = {(Lesion(name, SIZE, "zero"), task): np.ones(16) for name in "AB" for task in base}
+    (row,) = LesionStudy("toy", base, cells, {}, {}, {}, 0, 0, {}).dissociation(control="layer").to_dict("records")
+    assert row["interaction"] == 0
+    assert [row["difference_a_low"], row["difference_a_high"]] == pytest.approx([-0.1936, 0.1936], abs=1e-4)
+    # Two independent terms, each over an ability of one half.
+    reach = 0.1936 * math.sqrt(2) / 0.5
+    for name in ("interaction", "selectivity_A"):
+        assert [row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx([-reach, reach], abs=1e-3)
+    assert row["interaction_raw_high"] == pytest.approx(reach / 2, abs=1e-3)
+
+
 def test_two_lesions_of_one_set_do_not_dissociate():
     rows = [
         study_of({(name, "zero"): effect(0.25, 0.25) for name in "AB"}, seed=seed).dissociation() for seed in range(8)

@@ -36,6 +36,16 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = dict[str, Any]
 
+#: Contrast → its terms within one task: sign, task, and the network whose drop is taken, less that of the other one.
+_TERMS: dict[str, tuple[tuple[int, str, str], ...]] = {
+    "difference_a": ((1, "a", "AB"),),
+    "difference_b": ((1, "b", "BA"),),
+    "interaction": ((1, "a", "AB"), (1, "b", "BA")),
+    "interaction_raw": ((1, "a", "AB"), (1, "b", "BA")),
+    "selectivity_A": ((1, "a", "A"), (-1, "b", "A")),
+    "selectivity_B": ((1, "b", "B"), (-1, "a", "B")),
+}
+
 _PAIR = ("network_A", "network_B", "task_a", "task_b", "fraction_A", "fraction_B", "operation", "control")
 _CELLS = ("Aa", "Ab", "Ba", "Bb")
 _EFFECTS = ("interaction", "interaction_raw", "difference_a", "difference_b", "selectivity_A", "selectivity_B")
@@ -71,7 +81,8 @@ def dissociation(
         * difference_a = drop_Aa - drop_Ba and difference_b = drop_Bb - drop_Ab, in the tasks' measures;
         * selectivity_A = drop_Aa - drop_Ab and selectivity_B = drop_Bb - drop_Ba, relative to the score above chance
           (in the measure, where only that is defined);
-        * for each of these ``…_low`` and ``…_high``: 95% bootstrap interval over the items (or groups) of each task;
+        * for each of these ``…_low`` and ``…_high``: 95% interval over the items (or groups) of each task, from the
+          bootstrap, and where scores are accuracies at least as wide as what the score intervals of its terms give;
           ``p_…``: two-sided, beside one more pair of random sets (of a selectivity: beside one more draw of the
           network's controls); NaN without draws;
         * detectable: the smallest interaction that would be found with a probability of 0.8;
@@ -201,11 +212,13 @@ class _Contrasts:
 
     def __init__(self, study: LesionStudy, lesions: Sequence[Lesion], tasks: Sequence[str], control: Control) -> None:
         self.at_chance: list[str] = []
+        self._chance: dict[str, float] = {}
         self._blocks = math.inf
         self._shares, self._drops = {}, {}
         for x, task in zip("ab", tasks, strict=True):
             resamples, chance = study._resamples.tasks[task], study.base[task].chance
             self._blocks = min(self._blocks, resamples.n_blocks)
+            self._chance[x] = chance
             # The first row holds the measured means, the others their resamples.
             means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
             ability = means[:, 0] - chance
@@ -218,7 +231,11 @@ class _Contrasts:
                 self._drops[X + x] = drops
                 with np.errstate(divide="ignore", invalid="ignore"):
                     self._shares[X + x] = drops / ability[:, None]
-        self._one_measure = len({study.base[task].measure for task in tasks}) == 1
+        measures = {study.base[task].measure for task in tasks}
+        self._one_measure = len(measures) == 1
+        self._resamples = {x: study._resamples.tasks[task] for x, task in zip("ab", tasks, strict=True)}
+        self._lesions = dict(zip("AB", lesions, strict=True))
+        self._accuracy = measures == {"accuracy"}
 
     @np.errstate(invalid="ignore")  # a resample in which the intact model is at chance has no share
     def _values(self, name: str) -> Float[np.ndarray, "row set"]:
@@ -244,12 +261,37 @@ class _Contrasts:
         """The value of a contrast, its interval over items, and its p beside one more pair of random sets."""
         values = self._values(name)
         low, high = interval(values[1:, 0], expanded(LEVEL, int(self._blocks)))
+        if self._accuracy and math.isfinite(low):
+            # Where few items change, or none, resamples say too little: "no change" is not [0, 0].
+            least, most = self._score_interval(name)
+            low, high = min(low, least), max(high, most)
         return {
             name: float(values[0, 0]),
             f"{name}_low": low,
             f"{name}_high": high,
             f"p_{name}": self.beside(name).p_two_sided,
         }
+
+    def _score_interval(self, name: str) -> tuple[float, float]:
+        """The interval of a contrast of accuracies from the score intervals of its terms, each within one task.
+
+        Of a sum of independent terms with intervals [l, u], it is the sum minus the root of the sum of (term - l)², and
+        plus that of (u - term)² (Zou & Donner 2008, Statistics in Medicine 27(10):1693-1702).
+        """
+        shares = name in {"interaction", "selectivity_A", "selectivity_B"} and not self.at_chance
+        scale = {x: 1 / (each.score(None) - self._chance[x]) if shares else 1.0 for x, each in self._resamples.items()}
+        terms = []
+        for sign, x, pair in _TERMS[name]:
+            own, *other = (self._lesions[X] for X in pair)
+            low, high = self._resamples[x].drop_interval(own, *other)
+            value = self._resamples[x].drop(own) - sum(self._resamples[x].drop(one) for one in other)
+            ends = sorted((sign * scale[x] * low, sign * scale[x] * high))
+            terms.append((sign * scale[x] * value, *ends))
+        total = sum(value for value, _, _ in terms)
+        return (
+            total - math.sqrt(sum((value - low) ** 2 for value, low, _ in terms)),
+            total + math.sqrt(sum((high - value) ** 2 for value, _, high in terms)),
+        )
 
     def beside(self, name: str) -> NewDraw:
         """A contrast beside one more pair of random sets."""

@@ -104,13 +104,14 @@ class TaskResamples:
         low, high = mean_intervals(block_values(values[:, None], self._groups), N_RESAMPLES, chance)[:, 0]
         return float(low), float(high)
 
-    def drop_interval(self, lesion: Lesion) -> tuple[float, float]:
-        """Return the interval of the drop under a lesion, paired by item."""
-        column = self.column(lesion)
+    def drop_interval(self, lesion: Lesion, other: Lesion | None = None) -> tuple[float, float]:
+        """Return the interval of the drop under a lesion, or of its drop less that of another one, paired by item."""
+        column, beside = self.column(lesion), self.column(other)
         with np.errstate(invalid="ignore"):
-            if self._accuracy and lesion.operation != SLOPE:
-                return difference_interval(self.scores[:, 0] - self.scores[:, column], self._groups)
-            return self._mean_interval(self.scores[:, 0] - self.scores[:, column], 2)
+            drops = self.scores[:, beside] - self.scores[:, column]
+        if self._accuracy and lesion.operation != SLOPE:
+            return difference_interval(drops, self._groups)
+        return self._mean_interval(drops, 2)
 
     def beside(self, lesion: Lesion, kind: Control) -> NewDraw | None:
         """Compare the drop of a network with those of a kind of control; None where these were not run."""
