@@ -73,10 +73,9 @@ def table_of_one_lesion(rng: np.random.Generator, scores: Scores, draws: int) ->
                 yield "lesion table: interval of excess_activation, an effect", COVERS, covers(low, high, truth)
 
 
-def survives(study: LesionStudy, question: str) -> bool:
-    """Whether the effect of the first network on the first task survives."""
-    table = study.verdicts()
-    return str(table.loc[table["question"] == question, "verdict"].iloc[0]) == "survives"
+def survives(study: LesionStudy) -> dict[str, bool]:
+    """Question → whether the effect of the only network on the only task survives."""
+    return dict(study.verdicts().set_index("question")["verdict"] == "survives")
 
 
 @quantity(
@@ -112,8 +111,9 @@ def verdict_survives(
     for column, effect in ((NULL, 0.0), (EFFECT, STRONG)):
         made = lesion_study(rng, {"a": scores}, {"A": {"a": effect}}, draws, **how)
         with few_resamples():
-            for question in ("zero", "mean", "slope", "all"):
-                yield f"verdict: survives, {question}", column, survives(made.study, question)
+            found = survives(made.study)
+        for question in ("zero", "mean", "slope", "all"):
+            yield f"verdict: survives, {question}", column, found[question]
 
 
 _TASKS = {
