@@ -295,8 +295,8 @@ class Units:
             A non-negative integer; the same seed gives the same sets on every machine.
         match
             What a control shares with this set: ``"layer"``, as many units in every layer; ``"tower"``, as many units
-            in every space; ``"activation"``, as many units in every layer, each alike in mean absolute activation. See
-            :mod:`modalnet.stats.controls`.
+            in every space; ``"activation"``, as many units in every layer, each alike in mean absolute activation;
+            ``"dimension"``, as many dimensions, each in the same layers. See :mod:`modalnet.stats.controls`.
 
         Returns
         -------
