@@ -62,7 +62,7 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     match_on: Mapping[str, Any] | None = None,
     least: bool = True,
     leave_out: int = 1,
-    scales: Sequence[float] = SCALES,
+    scales: float | Sequence[float] = SCALES,
     by: Literal["t", "effect_size"] = "t",
     exclude_massive: float | None = None,
     reference: Any = None,
@@ -110,7 +110,7 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
         Of each network, the number of dimensions (those with the largest activations) that are left out one at a time:
         see :meth:`modalnet.LesionStudy.dimensions`.
     scales
-        The factors of ``"scale"``, from 0 to below 1.
+        The factors of ``"scale"``, from 0 to below 1, or one.
     by, exclude_massive
         How units are selected from a localization: by ``"t"`` or ``"effect_size"``, and excluding units whose mean
         absolute activation is this multiple of the median of their layer (see :meth:`modalnet.Localization.massive`).

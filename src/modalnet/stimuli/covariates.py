@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from modalnet.errors import InputError
 from modalnet.stimuli.stimulus import Stimulus
 
 #: One number per stimulus in their order, numbers by id, or the name of a measure of the text.
-NumbersLike: TypeAlias = Sequence[float] | Float[np.ndarray, " stimulus"] | Mapping[str, float] | str
+NumbersLike: TypeAlias = Sequence[float] | Real[np.ndarray, " stimulus"] | Mapping[str, float] | str
 #: Numbers by name, or names of measures.
 CovariatesLike: TypeAlias = Mapping[str, NumbersLike] | Sequence[str] | str
 
