@@ -641,8 +641,8 @@ def test_curves_and_bands_are_the_scores(massive):
             np.testing.assert_allclose(curve.get_xdata(), [0.00125, 0.01])
             np.testing.assert_allclose(curve.get_ydata(), own.score)
             bars = next(one for one in ax.collections if hasattr(one, "get_segments")).get_segments()
-            np.testing.assert_allclose([bar[:, 1].min() for bar in bars], own.base - own.drop_high)
-            np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.base - own.drop_low)
+            np.testing.assert_allclose([bar[:, 1].min() for bar in bars], own.score_low)
+            np.testing.assert_allclose([bar[:, 1].max() for bar in bars], own.score_high)
             bands = [one for one in ax.collections if not hasattr(one, "get_segments")]
             for band, kind in zip(bands, ("layer", "activation"), strict=True):
                 means = [massive.cells[Lesion("language", 0.01, operation, kind, i), task].mean() for i in range(20)]

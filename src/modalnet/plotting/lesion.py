@@ -61,8 +61,7 @@ def dose_curves(
 
     Notes
     -----
-    The interval of the network is that of its drop (paired over items), subtracted from the score without a lesion. A
-    band is the range of scores over the draws of a control.
+    The interval of the network is that of its score. A band is the range of scores over the draws of a control.
     """
     rows, tasks = _rows_and_tasks(study, networks, tasks, operations)
     if ax is None:
@@ -185,8 +184,8 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
         x, y = _widened(np.array(least)).T
         ax.plot(x, y, linestyle=(0, (1, 1.4)), color="black", linewidth=1.3, label="least selective units", zorder=3)
     x, y = rows["fraction"].to_numpy(float), rows["score"].to_numpy(float)
-    low, high = (rows[f"drop_{end}"].to_numpy(float) for end in ("low", "high"))
-    error = np.abs(np.stack([high, low]) - (rows["base"].to_numpy(float) - y))
+    low, high = (rows[f"score_{end}"].to_numpy(float) for end in ("low", "high"))
+    error = np.abs(np.stack([low, high]) - y)
     ax.errorbar(
         x,
         y,
