@@ -150,7 +150,8 @@ def _draw_all(study: LesionStudy, panels: np.ndarray, rows: list[tuple[str, str]
             _draw(ax, study, table[where & table["score"].notna()], (network, task), colours[network])
             _scale(ax, sizes)
             lines = [task] if i == 0 else []
-            lines += textwrap.wrap(f"{network}, {operation} ablation", TITLE_WIDTH)
+            done = operation.replace("scale", "scaled by") if operation.startswith("scale") else f"{operation} ablation"
+            lines += textwrap.wrap(f"{network}, {done}", TITLE_WIDTH)
             ax.set_title("\n".join(lines), fontsize=TEXT, loc="left")
             if i == len(rows) - 1:
                 ax.set_xlabel("lesion size (% of all units)", fontsize=TEXT)
