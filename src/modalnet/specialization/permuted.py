@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STATISTICS = 1 << 22  # numbers of one part, [permutation, unit]
 ALIKE = 0.9  # Dice of a network with that of the contrast's own labels: float32 noise moves a unit or two
 
-Networks = Int[np.ndarray, "permutation k"]
+Networks = Int[np.ndarray, "permutation _"]
 
 
 def permuted_networks(
