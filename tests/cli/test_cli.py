@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from typer.testing import CliRunner, Result
 import assets
 import modalnet as mn
 from families import build
+from lesion_studies import study_of
 from modalnet.cli import app
+from modalnet.cli.lesion import write
 from modalnet.cli.parsing import parse_protocols, parse_tokens, parse_top
 from modalnet.errors import InputError
 from modalnet.execution.engine import Engine
@@ -553,6 +556,14 @@ def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
     assert set(document["base"]) == {"grammar", "colour"}
     assert {one["verdict"] for one in document["verdicts"]} <= {"cannot be tested", "no measurable effect"}
     assert not document["failures"]
+
+
+@pytest.mark.parametrize(("kinds", "control"), [(["layer", "activation"], "activation"), (["tower"], "tower")])
+def test_dissociations_are_beside_a_control_that_was_run(tmp_path: Path, kinds: list[str], control: str) -> None:
+    per_kind = {kind: {"blimp": 0.1, "images": 0.1} for kind in ("", *kinds)}
+    study = study_of({(name, "zero"): per_kind for name in ("language", "vision")})
+    written = write(replace(study, settings={"match": kinds}), tmp_path)
+    assert set(pd.read_csv(written["dissociation"])["control"]) == {control}
 
 
 def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:

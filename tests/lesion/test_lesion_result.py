@@ -135,9 +135,6 @@ def test_effect_sizes():
     assert effect_sizes.standardized(0.5, controls) == pytest.approx(3.0)
     assert math.isnan(effect_sizes.standardized(0.5, controls[:1]))
     assert math.isnan(effect_sizes.standardized(0.5, np.array([0.2, 0.2])))
-    x = rng(0).normal(0.3, 1, 50)
-    assert effect_sizes.paired_dz(x) == pytest.approx(stats.ttest_1samp(x, 0).statistic / math.sqrt(50))
-    assert math.isnan(effect_sizes.paired_dz(np.full(10, 0.1)))
 
 
 def test_noise_gives_five_percent_false_positives():
@@ -671,6 +668,23 @@ def test_panels_for_what_is_asked_for(double):
         dose_curves(double, ax=axes_for(1, 3))
     with pytest.raises(InputError, match=r"`tasks` must be among blimp, images, got \['faces'\]"):
         dose_curves(double, tasks="faces")
+
+
+def test_every_kind_of_control_has_a_band():
+    """A study whose controls are of other kinds than layer and activation shows them, each in a look of its own."""
+    costs = {("language", "zero"): {kind: {"blimp": 0.1, "images": 0.1} for kind in ("", "variance", "tower")}}
+    source = study_of(costs)
+    cells = {  # five draws of each
+        (Lesion("language", SIZE, "zero", kind, draw), task): np.roll(scores, draw)
+        for ((one, task), scores) in source.cells.items()
+        for kind in [one.control]
+        for draw in range(1 if not kind else 5)
+    }
+    study = LesionStudy("toy", source.base, cells, {}, {}, {}, 0, 0, {})
+    (panel, _) = dose_curves(study).ravel()
+    bands = {band.get_label(): band.get_hatch() for band in panel.collections if band.get_hatch()}
+    assert set(bands) == {"tower-matched random units, range", "variance-matched random units, range"}
+    assert len(set(bands.values())) == 2
 
 
 def test_titles_keep_to_their_panels():

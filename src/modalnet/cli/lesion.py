@@ -128,9 +128,9 @@ def write(study: LesionStudy, folder: Path) -> dict[str, Path]:
     study.save(files["study"])
     tables = {"table": study.table(), "verdicts": study.verdicts()}
     if len(study.networks) > 1 and len(study.base) > 1:
-        tables["dissociation"] = study.dissociation(
-            control="activation" if "activation" in study.settings["match"] else "layer"
-        )
+        # Activation-matched units are the strictest control; without them, the first kind that was run.
+        kinds = sorted(study.settings["match"], key=lambda kind: kind != "activation") or ["layer"]
+        tables["dissociation"] = study.dissociation(control=kinds[0])
     for name, table in tables.items():
         files[name] = folder / f"lesion-{name}.csv"
         _files.write_bytes(files[name], table.to_csv(index=False).encode())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
+from modalnet.lesion.lesion import LEAST
 from modalnet.plotting.layers import SMALL, TEXT
 from modalnet.plotting.saving import write_figure
 
@@ -26,6 +27,7 @@ LAYER, ACTIVATION, LINE = "#D0D0D0", "#8A8A8A", "#444444"
 SIZE = (2.3, 1.9)  # inches per panel
 ENTRIES, LEGEND_COLUMNS = 7, 3  # typical number of legend entries, and maximal number of columns
 TITLE_WIDTH = 34  # characters that fit above a panel
+HATCHES = ("\\\\\\\\", "....", "xxxx", "----", "||||")  # of further kinds of controls
 STUB = 1.12  # factor by which the band of a single size extends to either side
 
 
@@ -169,7 +171,7 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
         if not np.isnan(base.chance):
             ax.axhline(base.chance, color=LINE, linewidth=0.9, linestyle=(0, (4, 3)), label="chance", zorder=2)
     own = [Lesion(*row) for row in rows[["network", "fraction", "operation"]].itertuples(index=False, name=None)]
-    for control, shade, hatch in (("layer", LAYER, None), ("activation", ACTIVATION, "////")):
+    for control, (shade, hatch) in _looks(study).items():
         band = [(one.fraction, *_range(study, one, task, control)) for one in own]
         band = [point for point in band if np.isfinite(point).all()]
         if band:
@@ -199,6 +201,13 @@ def _draw(ax: Axes, study: LesionStudy, rows: Any, names: tuple[str, str], colou
         label=f"{network}, 95% interval",
         zorder=4,
     )
+
+
+def _looks(study: LesionStudy) -> dict[str, tuple[str, str | None]]:
+    """The shade and the hatch of the band of each kind of random control, the same whichever others were run."""
+    looks: dict[str, tuple[str, str | None]] = {"layer": (LAYER, None), "activation": (ACTIVATION, "////")}
+    others = [kind for kind in study._resamples.kinds if kind not in {*looks, LEAST}]
+    return looks | {kind: (ACTIVATION, HATCHES[i % len(HATCHES)]) for i, kind in enumerate(others)}
 
 
 def _range(study: LesionStudy, own: Lesion, task: str, control: Any) -> tuple[float, float]:
