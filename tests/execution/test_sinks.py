@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,23 @@ def test_a_lesion_leaves_sinks_alone(planted, kind: str, size: object) -> None:
             assert (spared[:, others][mask[:, None].expand(-1, len(others), -1)] == 0).all()
 
 
+def zeroing(units: Any, places: list[int]) -> dict[str, Any]:
+    """Edits of plain hooks that set units to 0 at some tokens of one text, by the path of each block."""
+
+    def edit(layer: int) -> Any:
+        where = np.ix_(places, np.flatnonzero(units.mask["decoder"][layer]))
+
+        def edited(flat: torch.Tensor) -> torch.Tensor:
+            flat[where] = 0
+            return flat
+
+        return edited
+
+    return {
+        path: edit(layer) for layer, path in enumerate(paths("llama", "decoder")) if units.mask["decoder"][layer].any()
+    }
+
+
 def test_a_score_under_a_lesion_that_spares_sinks_is_what_hooks_give(planted) -> None:
     model, sink = planted
     units = some_units(model, ["decoder"])
@@ -147,17 +165,7 @@ def test_a_score_under_a_lesion_that_spares_sinks_is_what_hooks_give(planted) ->
     for index, (text, ending) in enumerate(zip(given, endings, strict=True)):
         ids = encode(family, text + ending)["input_ids"][0]
         ordinary = [place for place, token in enumerate(ids.tolist()) if token != sink]
-        edits = {}
-        for layer, path in enumerate(paths("llama", "decoder")):
-            dims = np.flatnonzero(units.mask["decoder"][layer])
-
-            def edit(flat, dims=dims, ordinary=ordinary):
-                flat[np.ix_(ordinary, dims)] = 0
-                return flat
-
-            if len(dims):
-                edits[path] = edit
-        with editing(family.model, edits):
+        with editing(family.model, zeroing(units, ordinary)):
             logits = forward("llama", text + ending)[0].logits[0]
         n = int(scores.n_tokens[index][0])
         logp = logits.log_softmax(-1)[-n - 1 : -1].gather(1, ids[-n:, None]).sum()
@@ -175,17 +183,7 @@ def test_generation_spares_the_sinks_of_the_prompt_and_no_new_token(planted) -> 
     family = build("llama")
     for _ in range(steps):
         ordinary = [place for place, token in enumerate(ids) if token != sink or place >= len(ids)]
-        edits = {}
-        for layer, path in enumerate(paths("llama", "decoder")):
-            dims = np.flatnonzero(units.mask["decoder"][layer])
-
-            def edit(flat, dims=dims, ordinary=ordinary):
-                flat[np.ix_(ordinary, dims)] = 0
-                return flat
-
-            if len(dims):
-                edits[path] = edit
-        with editing(family.model, edits), torch.no_grad():
+        with editing(family.model, zeroing(units, ordinary)), torch.no_grad():
             ids = [*ids, int(family.model(torch.tensor([ids])).logits[0, -1].argmax())]
     new = ids[-steps:]
     if sink in new:

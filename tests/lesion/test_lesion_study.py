@@ -9,6 +9,7 @@ import modalnet as mn
 from modalnet.activations import donors, token_statistics
 from modalnet.execution.executor import Executor
 from modalnet.lesion import Lesion, LesionStudy
+from modalnet.lesion.reference import stimuli_of
 from modalnet.tasks import GenerationTask, minimal_pairs
 from modalnet.tasks.base import LikelihoodTask
 from random_units import some_units
@@ -325,6 +326,21 @@ class Written(GenerationTask):
 
     def grade(self, texts):
         return np.array([float(len(texts[0]))])
+
+
+def test_references_are_evenly_from_all_items_of_any_task():
+    class Long(Written):
+        def stimuli(self):
+            return [mn.Stimulus(f"a {i}") for i in range(250)]
+
+    for task in (Long(), minimal_pairs([(f"a {i}", f"b {i}") for i in range(125)])):
+        every, _ = stimuli_of(task)
+        some, continuations = stimuli_of(task, most=5)
+        assert (len(every), len(some)) == (250, 5)
+        if continuations is None:
+            assert [one.text for one in some] == ["a 0", "a 62", "a 124", "a 187", "a 249"]
+        else:
+            assert continuations == ["a 0", "a 31", "a 62", "b 93", "b 124"]
 
 
 def test_tasks_that_write_can_be_studied_and_a_study_can_be_kept(model, tmp_path):

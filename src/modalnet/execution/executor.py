@@ -393,13 +393,13 @@ class Executor:
         sites = choose_sites(self.spaces, layers, self.reached(stimuli))
         prepared = self.encoder.prepare(list(stimuli))
         choices = dict.fromkeys(layers, tokens)
-        sinks = self._sinks_of(prepared, sites) if without_sinks else None
+        sinks = self.sinks_of(prepared, sites) if without_sinks else None
         readout = Readout(sites, choices, pooled=False, spare_first=spare_first, sinks=sinks)
         for result in self.runner.stream(prepared, readout):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
 
-    def _sinks_of(
+    def sinks_of(
         self, prepared: Sequence[Prepared], sites: Sequence[Sites], batch_size: int | Literal["auto"] = "auto"
     ) -> SinkTable:
         """The sink tokens of stimuli in the towers that are read."""
@@ -492,7 +492,7 @@ class Executor:
         prepared = self.encoder.prepare(stimuli)
         sums = {site.name: np.zeros(site.space.shape) for site in sites}
         counts = {site.name: np.zeros((site.space.n_layers, 1)) for site in sites}
-        sinks = self._sinks_of(prepared, sites) if spare_sinks else None
+        sinks = self.sinks_of(prepared, sites) if spare_sinks else None
         readout = Readout(sites, dict.fromkeys(sums, choice), spare_first=spare_first, sinks=sinks)
         for result in self.runner.stream(prepared, readout):
             for name, values in result.activations.items():

@@ -46,13 +46,12 @@ def read_statistics(
 ) -> dict[str, Statistics]:
     """Per space the statistics of its units at the chosen tokens; see :func:`modalnet.activations.token_statistics`."""
     sites = choose_sites(executor.spaces, list(choices), list(executor.towers))
-    towers = list(dict.fromkeys(site.tower.name for site in sites))
     readout = Readout(
         sites,
         choices,
         variants=[executor.edits((), prepared, batch_size)],
         spare_first=spare_first,
-        sinks=executor.sinks(prepared, towers, batch_size),
+        sinks=executor.sinks_of(prepared, sites, batch_size),
         keeps_sinks=not spare_sinks,
         taken="moments",
     )
@@ -95,8 +94,7 @@ def draw_donors(
     import torch
 
     sites = choose_sites(executor.spaces, list(spaces), list(executor.towers))
-    towers = list(dict.fromkeys(site.tower.name for site in sites))
-    sinks = executor.sinks(prepared, towers) if spare_sinks else None
+    sinks = executor.sinks_of(prepared, sites) if spare_sinks else None
     each = -(-n_tokens // len(prepared))
 
     def draw(index: int, tower: str, count: int) -> Int[torch.Tensor, " drawn"]:

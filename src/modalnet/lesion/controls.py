@@ -8,25 +8,23 @@ by which the LM head reads a dimension. Any other quantity per unit can be given
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._validation import check_options
 from modalnet.errors import InputError
 from modalnet.lesion.design import Design
 from modalnet.lesion.lesion import LEAST, WITHOUT, Control
 from modalnet.lesion.reference import PerUnit
 from modalnet.stats.controls import (
     MATCHES as DRAWN,
-    RENAMED_MATCH,
+    check_matches,
     distinct_dimensions,
     draw,
     draw_each,
-    draw_masks,
     match_ratios,
     mean_overlap,
     warn_of_poor_match,
@@ -37,6 +35,22 @@ if TYPE_CHECKING:
     from modalnet.model import Model
 
 MATCHES: tuple[Control, ...] = (*DRAWN, "variance", "readout")
+
+
+class Sized(NamedTuple):
+    """A network at one size.
+
+    Attributes
+    ----------
+    fraction
+        The share of the units that it was chosen from.
+    units, least
+        Its units, and as many of the least selective ones; None for fixed units, which have none.
+    """
+
+    fraction: float
+    units: Units
+    least: Units | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,6 @@ class Controls:
         Whether the least selective units are lesioned as well.
     leave_out
         How many dimensions are left out, one at a time.
-    by, exclude_massive
-        How units are selected from a localization.
     values
         Kind of control → the quantity of every unit that it is matched in.
     """
@@ -81,18 +93,11 @@ class Controls:
     seed: int
     least: bool
     leave_out: int
-    by: Literal["t", "effect_size"]
-    exclude_massive: float | None
     values: Mapping[Control, PerUnit]
 
-    def sizes(self, name: str, network: Any, fractions: Sequence[float]) -> Iterator[Sets]:
-        """The sets of a network at each of its sizes."""
-        for fraction, units, least in chosen(network, fractions, self.by, self.exclude_massive):
-            if not units.count:
-                raise InputError(f"Network {name!r} must have at least one unit, got an empty set.")
-            yield self._sets(name, fraction, units, least if self.least else None)
-
-    def _sets(self, name: str, fraction: float, units: Units, least: Units | None) -> Sets:
+    def sets(self, name: str, one: Sized) -> Sets:
+        """The sets of a network at one of its sizes."""
+        units = one.units
         members: list[tuple[Control, int, Units]] = [("", 0, units)]
         overlap = {}
         for kind in self.match if self.n else ():
@@ -104,13 +109,13 @@ class Controls:
             if kind == "activation":
                 known = self._with_activity(units)
                 warn_of_poor_match(match_ratios(known, [self._with_activity(one) for one in drawn]), kind, name)
-        if least is not None:
-            members.append((LEAST, 0, least))
+        if self.least and one.least is not None:
+            members.append((LEAST, 0, one.least))
         dimensions = distinct_dimensions(units)
         left_out = [] if len(dimensions) < 2 else self._largest(units, dimensions)
         members += [(WITHOUT, number, _without(units, *one)) for number, one in enumerate(left_out)]
         names = tuple(f"{space}[{dim}]" for space, dim in left_out)
-        return Sets(fraction, members, Design(len(dimensions), names, overlap))
+        return Sets(one.fraction, members, Design(len(dimensions), names, overlap))
 
     def _draw(self, units: Units, kind: Control, name: str) -> list[Units] | None:
         """The draws of a kind; None, with a warning, where what they are matched in is not known."""
@@ -127,18 +132,14 @@ class Controls:
                 f"Controls matched by {kind!r} need a value of every unit of {missing[0]}, which has none. Choose "
                 "other kinds in `match`, or a task whose stimuli reach that tower."
             )
-        # Spaces without a unit of the network need no values.
-        full = {space: values.get(space, np.ones(mask.shape)) for space, mask in units.mask.items()}
-        masks = draw_masks(units.mask, self.n, seed=self.seed, match="activation", mean_abs=full)
-        return [Units(mask, mean_abs=units.mean_abs, model=units.model, selected_on=()) for mask in masks]
+        # What is matched takes the place of the mean absolute activation, and only there.
+        drawn = draw(_with(units, values), self.n, seed=self.seed, match="activation")
+        return [Units(one.mask, mean_abs=units.mean_abs, model=units.model, selected_on=()) for one in drawn]
 
     def _with_activity(self, units: Units) -> Units:
         """The same units with the mean absolute activation at the tasks' tokens."""
         values = self.values.get("activation")
-        if values is None:
-            return units
-        full = {space: values.get(space, np.ones(mask.shape)) for space, mask in units.mask.items()}
-        return Units(units.mask, mean_abs=full, model=units.model, selected_on=())
+        return units if values is None else _with(units, values)
 
     def _largest(self, units: Units, dimensions: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
         """The dimensions with the largest mean absolute activation over their units, or with the most units."""
@@ -153,46 +154,42 @@ class Controls:
         return sorted(dimensions, key=size, reverse=True)[: self.leave_out]
 
 
-def chosen(
+def sizes_of(
     network: Any, fractions: Sequence[float], by: Literal["t", "effect_size"], exclude_massive: float | None
-) -> Iterator[tuple[float, Units, Units | None]]:
-    """(Share of units, units, least selective units) of a network at each of its sizes."""
+) -> list[Sized]:
+    """The units of a network at each of its sizes; fixed units have one."""
     if isinstance(network, Units):
-        yield network.count / sum(mask.size for mask in network.mask.values()), network, None
-        return
+        return [Sized(network.count / sum(mask.size for mask in network.mask.values()), network, None)]
     opposite = getattr(network, "least_selective", None) or getattr(network, "bottom", None)
     choice: dict[str, Any] = {} if by == "t" else {"by": by}
     if exclude_massive is not None:
         choice["exclude"] = network.massive(exclude_massive)
-    for fraction in fractions:
-        yield (
-            float(fraction),
-            network.top(fraction=fraction, **choice),
-            opposite(fraction=fraction) if opposite else None,
-        )
+    return [
+        Sized(float(size), network.top(fraction=size, **choice), opposite(fraction=size) if opposite else None)
+        for size in fractions
+    ]
 
 
 def check_kinds(match: Any, match_on: Mapping[str, Any] | None) -> tuple[Control, ...]:
     """The kinds of controls that are wanted, the user's own after the others; an InputError for unknown ones."""
-    from modalnet._deprecation import renamed_option
-
     own = tuple(match_on or ())
     taken = next((name for name in own if name in {*MATCHES, "", LEAST, WITHOUT}), None)
     if taken is not None:
         raise InputError(f"`match_on` must have names of its own, got {taken!r}, which is a kind of control already.")
-    given = renamed_option("match", match, RENAMED_MATCH)
-    return (*check_options("match", given, MATCHES, empty=True), *own)
+    return (*check_matches(match, known=MATCHES), *own)
 
 
-def quantities(model: Model, match_on: Mapping[str, Any] | None) -> dict[Control, PerUnit]:
-    """The quantity per unit of each of the user's own kinds: arrays by space, or |t| of a localization.
+def quantities(model: Model, kinds: Sequence[Control], match_on: Mapping[str, Any] | None) -> dict[Control, PerUnit]:
+    """The quantity per unit of the kinds that need no task: read-out weights, and those of the user's own kinds.
+
+    These are arrays by space, or the |t| of a localization.
 
     Raises
     ------
     InputError
-        For what is neither, and for arrays whose shape is not that of a space.
+        For what is neither, and for arrays whose shape is not that of a space; as for :func:`readout_lengths`.
     """
-    found: dict[Control, PerUnit] = {}
+    found: dict[Control, PerUnit] = {"readout": readout_lengths(model)} if "readout" in kinds else {}
     for name, given in (match_on or {}).items():
         values = getattr(given, "t", given)
         if not isinstance(values, Mapping):
@@ -229,6 +226,12 @@ def readout_lengths(model: Model) -> PerUnit:
         )
     lengths: Float[np.ndarray, " dim"] = weight.detach().double().norm(dim=0).cpu().numpy()
     return {space: np.broadcast_to(lengths, model.spaces[space].shape)}
+
+
+def _with(units: Units, values: PerUnit) -> Units:
+    """The same units with another quantity as their mean absolute activation, where they have any unit."""
+    full = {space: values.get(space, np.ones(mask.shape)) for space, mask in units.mask.items()}
+    return Units(units.mask, mean_abs=full, model=units.model, selected_on=())
 
 
 def _without(units: Units, space: str, dim: int) -> Units:

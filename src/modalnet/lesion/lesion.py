@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +20,10 @@ def dose(operation: str) -> float | None:
     if operation == "zero":
         return 1.0
     return 1.0 - float(operation.removeprefix("scale ")) if operation.startswith("scale ") else None
+
+
+#: Network, size, operation and kind of control: what draws of one control share.
+SetOfDraws: TypeAlias = tuple[str, float, str, Control]
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,19 @@ class Lesion:
     control: Control = ""
     draw: int = 0
 
+    def controls(self, kind: Control) -> SetOfDraws:
+        """The draws of a kind of control that belong to this lesion of a network, for :func:`draws_by_set`."""
+        return self.network, self.fraction, self.operation, kind
+
     @property
     def is_random(self) -> bool:
         """Whether this is a draw of a random control."""
         return self.control not in {"", LEAST, WITHOUT}
+
+
+def draws_by_set(lesions: Iterable[Lesion]) -> dict[SetOfDraws, list[Lesion]]:
+    """Return the lesions of each network and control, in the order of their draws."""
+    found: dict[SetOfDraws, list[Lesion]] = {}
+    for one in lesions:
+        found.setdefault(one.controls(one.control), []).append(one)
+    return {key: sorted(some, key=lambda one: one.draw) for key, some in found.items()}

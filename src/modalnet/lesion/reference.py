@@ -62,12 +62,6 @@ class Reference:
         """Those of some spaces that every stimulus of the task reaches."""
         return self.model._executor.reached_spaces(list(self.stimuli), list(spaces))
 
-    def check(self, spaces: Sequence[str]) -> None:
-        """Refuse stimuli of the user of which none reaches a space."""
-        if self.given is not None:
-            for space in spaces:
-                self._given(space)
-
     def measure(self, spaces: Sequence[str]) -> None:
         """Run the stimuli of the task and take the statistics of all units of some spaces."""
         for reads_text in (True, False):
@@ -151,14 +145,7 @@ class Reference:
         )
 
     def _given(self, space: str) -> list[Stimulus]:
-        fitting = [one for one in self.given or () if self.model._executor.reached_spaces([one], space)]
-        if not fitting:
-            raise InputError(
-                f"Mean ablation and resampling in {space} require stimuli with {self.model.spaces[space].tower.noun}, "
-                f"but none of the {len(self.given or ())} in `reference` has any. Give some, or choose other "
-                "`operations`."
-            )
-        return fitting
+        return fitting(self.model, self.given or (), space)
 
     def _options(self, space: str) -> dict[str, Any]:
         return {
@@ -175,15 +162,30 @@ class Reference:
         return modality_of(self.model.spaces[space].tower.name) != "image"
 
 
-def stimuli_of(task: Task) -> tuple[list[Stimulus], list[str] | None]:
-    """Some of the stimuli that a task asks about, evenly from all, with the continuations that are scored."""
+def check_given(model: Model, given: Sequence[Stimulus], spaces: Sequence[str]) -> None:
+    """Refuse stimuli of the user of which none reaches a space that is lesioned."""
+    for space in spaces:
+        if not fitting(model, given, space):
+            raise InputError(
+                f"Mean ablation and resampling in {space} require stimuli with {model.spaces[space].tower.noun}, but "
+                f"none of the {len(given)} in `reference` has any. Give some, or choose other `operations`."
+            )
+
+
+def fitting(model: Model, given: Sequence[Stimulus], space: str) -> list[Stimulus]:
+    """Those of some stimuli that reach a space."""
+    return [one for one in given if model._executor.reached_spaces([one], space)]
+
+
+def stimuli_of(task: Task, most: int | None = None) -> tuple[list[Stimulus], list[str] | None]:
+    """The stimuli that a task asks about, or so many evenly from all, with the continuations that are scored."""
     from modalnet.stimuli import Stimulus
 
+    asked = task.requests() if isinstance(task, LikelihoodTask) else task.stimuli()  # type: ignore[attr-defined]
+    places = np.linspace(0, len(asked) - 1, min(len(asked), most or len(asked))).round().astype(int)
+    chosen = [asked[place] for place in places.tolist()]
     if not isinstance(task, LikelihoodTask):
-        return list(task.stimuli())[:REFERENCE], None  # type: ignore[attr-defined]
-    requests = task.requests()
-    places = np.linspace(0, len(requests) - 1, min(len(requests), REFERENCE)).round().astype(int)
-    chosen = [requests[place] for place in dict.fromkeys(places.tolist())]
+        return chosen, None
     return [one.stimulus or Stimulus.blank() for one in chosen], [one.continuation for one in chosen]
 
 

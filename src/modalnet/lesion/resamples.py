@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from modalnet.lesion.lesion import ALL_SIZES, SLOPE, Control, Lesion, dose
+from modalnet.lesion.lesion import ALL_SIZES, SLOPE, Control, Lesion, dose, draws_by_set
 from modalnet.stats.new_draw import NewDraw, beside_draws
 from modalnet.stats.proportions import difference_interval, score_interval
 from modalnet.stats.resampling import (
@@ -51,7 +50,7 @@ class TaskResamples:
         cells |= _slopes(np.asarray(base.scores, dtype=np.float64), cells)
         cells |= _over_sizes(cells)
         self._columns = {lesion: column for column, lesion in enumerate(cells, start=1)}
-        self._draws = _draws(cells)
+        self._draws = draws_by_set(cells)
         self._study = study
         self.scores: Float[np.ndarray, "item cell"] = np.stack([base.scores, *cells.values()], axis=1).astype(
             np.float64
@@ -84,7 +83,7 @@ class TaskResamples:
 
     def controls(self, lesion: Lesion, kind: Control) -> list[Lesion]:
         """The draws of one kind of control that belong to a network's lesion and have scores, in order."""
-        return self._draws.get((lesion.network, lesion.fraction, lesion.operation, kind), [])
+        return self._draws.get(lesion.controls(kind), [])
 
     def interval(self, samples: Float[np.ndarray, " resample"]) -> tuple[float, float]:
         """Return the expanded percentile interval of a statistic over the resamples."""
@@ -159,13 +158,6 @@ def _quantile(n: int) -> float:
     from scipy import stats
 
     return float(stats.t.ppf((1 + LEVEL) / 2, max(1, n - 1)))
-
-
-def _draws(cells: Sequence[Lesion] | dict[Lesion, np.ndarray]) -> dict[tuple[str, float, str, Control], list[Lesion]]:
-    found: dict[tuple[str, float, str, Control], list[Lesion]] = {}
-    for one in cells:
-        found.setdefault((one.network, one.fraction, one.operation, one.control), []).append(one)
-    return {key: sorted(lesions, key=lambda one: one.draw) for key, lesions in found.items()}
 
 
 def _slopes(

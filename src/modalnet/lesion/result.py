@@ -19,7 +19,7 @@ from jaxtyping import Float
 from modalnet._deprecation import renamed, renamed_option
 from modalnet.errors import InputError
 from modalnet.lesion.design import Activity, Design
-from modalnet.lesion.lesion import Control, Lesion
+from modalnet.lesion.lesion import Control, Lesion, SetOfDraws, draws_by_set
 from modalnet.results.result import Labelled, Result
 from modalnet.stats.controls import RENAMED_MATCH, ratios_of, stored_match
 from modalnet.tasks.base import TaskScores
@@ -133,8 +133,7 @@ class LesionStudy(Result):
 
     def controls(self, lesion: Lesion, task: str, control: Control) -> list[Lesion]:
         """The controls of one kind that belong to a lesion and have scores on a task."""
-        belongs = (lesion.network, lesion.fraction, lesion.operation, control)
-        return sorted(self._controls.get((*belongs, task), []), key=lambda one: one.draw)
+        return self._controls.get(task, {}).get(lesion.controls(control), [])
 
     def match_ratios(
         self, lesion: Lesion, draws: Sequence[Lesion], task: str | None = None, *, sinks: bool = False
@@ -154,11 +153,8 @@ class LesionStudy(Result):
         return ratios_of(sizes[0], sizes[1:])
 
     @cached_property
-    def _controls(self) -> dict[tuple[Any, ...], list[Lesion]]:
-        found: dict[tuple[Any, ...], list[Lesion]] = {}
-        for one, task in self.cells:
-            found.setdefault((one.network, one.fraction, one.operation, one.control, task), []).append(one)
-        return found
+    def _controls(self) -> dict[str, dict[SetOfDraws, list[Lesion]]]:
+        return {task: draws_by_set(lesion for lesion, name in self.cells if name == task) for task in self.base}
 
     # -- what follows from it ------------------------------------------------------------------------------------
 

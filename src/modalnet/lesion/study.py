@@ -20,10 +20,10 @@ from modalnet._warnings import warn
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Intervention
-from modalnet.lesion.controls import Controls, Sets, check_kinds, chosen, quantities, readout_lengths
+from modalnet.lesion.controls import Controls, Sets, Sized, check_kinds, quantities, sizes_of
 from modalnet.lesion.design import Activity
 from modalnet.lesion.lesion import Control, Lesion
-from modalnet.lesion.reference import Reference, pooled, stimuli_of
+from modalnet.lesion.reference import REFERENCE, Reference, check_given, pooled, stimuli_of
 from modalnet.lesion.result import LesionStudy
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from modalnet.model import Model
-    from modalnet.stimuli import Stimulus
 
 FRACTIONS = (0.00125, 0.0025, 0.005, 0.01)
 OPERATIONS = ("zero", "mean")
@@ -181,22 +180,25 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     networks = as_networks(units)
     named = _named_tasks(tasks)
     model = as_model(model, remote)
-    _check_networks(model, networks, fractions, by, exclude_massive, kinds if n_controls else ())
-    values = quantities(model, match_on)
-    if "readout" in kinds:
-        values["readout"] = readout_lengths(model)
+    for name, network in networks.items():
+        if isinstance(network, Units):
+            model._executor.check_units(network, f"The units of network {name!r}")
+    sized = {str(name): sizes_of(network, fractions, by, exclude_massive) for name, network in networks.items()}
+    _check_sized(model, sized, kinds if n_controls else ())
+    values = quantities(model, kinds, match_on)
     given = None if reference is None else as_stimuli(reference)
-    study = _Study(model, named, {}, batch_size, access)
-    spaces = _spaces(networks, fractions, by, exclude_massive)
+    spaces = _spaces(sized)
+    if given is not None and not {"mean", "resample"}.isdisjoint(operations):
+        check_given(model, given, spaces)
+    study = _Study(model, named, batch_size, access)
     options = {"given": given, "spare_first": spare_first, "spare_sinks": spare_sinks, "seed": seed, "cache": cache}
-    replaces = not {"mean", "resample"}.isdisjoint(operations)
     for name, task in named.items():
-        study.refer(name, task, spaces, replaces=replaces, **options)
+        study.refer(name, task, spaces, **options)
     for kind, quantity in (("activation", "mean_abs"), ("variance", "sd")):
         if kind in kinds:
             values[kind] = pooled(list(study.references.values()), quantity)
-    controls = Controls(n_controls, kinds, seed, least, leave_out, by, exclude_massive, values)
-    sets = {str(name): list(controls.sizes(str(name), network, fractions)) for name, network in networks.items()}
+    controls = Controls(n_controls, kinds, seed, least, leave_out, values)
+    sets = {name: [controls.sets(name, one) for one in some] for name, some in sized.items()}
     study.plan(sets, operations)
     study.run(progress=progress)
     settings = {
@@ -236,18 +238,10 @@ def _magnitude(units: Units) -> float:
     return float(np.nanmean(own) / np.nanmean(every))
 
 
-def _spaces(
-    networks: Mapping[str, Any], fractions: Sequence[float], by: Literal["t", "effect_size"], massive: float | None
-) -> list[str]:
+def _spaces(sized: Mapping[str, Sequence[Sized]]) -> list[str]:
     """The spaces in which any network has a unit."""
-    found = [
-        space
-        for network in networks.values()
-        for _, units, _ in chosen(network, fractions, by, massive)
-        for space, mask in units.mask.items()
-        if mask.any()
-    ]
-    return list(dict.fromkeys(found))
+    sets = [one.units for some in sized.values() for one in some]
+    return list(dict.fromkeys(space for units in sets for space, mask in units.mask.items() if mask.any()))
 
 
 # Running
@@ -259,10 +253,10 @@ class _Study:
 
     Attributes
     ----------
-    lesions
-        The units of each lesion.
     access
         The store in which cells are kept.
+    lesions
+        The units of each lesion.
     references
         By task, what units do at its tokens in the intact model.
     broken
@@ -271,9 +265,9 @@ class _Study:
 
     model: Model
     tasks: Mapping[str, Task]
-    lesions: dict[Lesion, Units]
     batch_size: int | Literal["auto"]
     access: Access
+    lesions: dict[Lesion, Units] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
     broken: dict[str, Exception] = field(default_factory=dict)
     base: dict[str, TaskScores] = field(default_factory=dict)
@@ -281,29 +275,13 @@ class _Study:
     failures: dict[tuple[Lesion, str], str] = field(default_factory=dict)
     activity: dict[tuple[Lesion, str], Activity] = field(default_factory=dict)
 
-    def refer(self, name: str, task: Task, spaces: Sequence[str], *, replaces: bool, **options: Any) -> None:
-        """Measure what units do at the tokens of a task; an error is kept, and the task fails with it later.
-
-        Parameters
-        ----------
-        name, task, spaces
-            The task, and the spaces that are lesioned.
-        replaces
-            Whether an operation puts in values of the reference.
-        **options
-            As for :class:`.reference.Reference`.
-        """
+    def refer(self, name: str, task: Task, spaces: Sequence[str], **options: Any) -> None:
+        """Measure what units do at the tokens of a task; an error is kept, and the task fails with it later."""
         try:
-            stimuli, continuations = stimuli_of(task)
-        except Exception as error:  # a task may raise anything, and the others must not be lost with it
-            self.broken[name] = error
-            return
-        reference = Reference(self.model, stimuli, continuations, batch_size=self.batch_size, **options)
-        if replaces:
-            reference.check(spaces)
-        try:
+            stimuli, continuations = stimuli_of(task, most=REFERENCE)
+            reference = Reference(self.model, stimuli, continuations, batch_size=self.batch_size, **options)
             reference.measure(reference.reached(spaces))
-        except Exception as error:  # see above
+        except Exception as error:  # a task may raise anything, and the others must not be lost with it
             self.broken[name] = error
         else:
             self.references[name] = reference
@@ -343,7 +321,7 @@ class _Study:
         # Lesions that are the same run, such as those of a tower that the task does not reach, are one cell.
         cells: dict[tuple[str, ...], tuple[list[Intervention], list[Lesion | None]]] = {(): ([], [None])}
         masks = {space for units in self.lesions.values() for space in units.mask}
-        reached = self.model._executor.reached_spaces(self._stimuli(task), list(masks))
+        reached = self.model._executor.reached_spaces(stimuli_of(task)[0], list(masks))
         for lesion, units in self.lesions.items():
             edits = self._interventions(name, lesion, units, reached)
             cells.setdefault(tuple(one.digest for one in edits), (edits, []))[1].append(lesion)
@@ -379,13 +357,6 @@ class _Study:
         else:
             for edits in variants:
                 yield task.run(self.model, *edits, batch_size=self.batch_size).scores
-
-    def _stimuli(self, task: Task) -> list[Stimulus]:
-        from modalnet.stimuli import Stimulus
-
-        if isinstance(task, LikelihoodTask):
-            return [one.stimulus or Stimulus.blank() for one in task.requests()]
-        return list(task.stimuli())  # type: ignore[attr-defined]
 
     def _interventions(self, name: str, lesion: Lesion, units: Units, reached: Sequence[str]) -> list[Intervention]:
         """A lesion as it applies to a task: without towers that not all of its stimuli reach."""
@@ -437,23 +408,13 @@ def _operations(given: Any, scales: Any) -> tuple[str, ...]:
     return tuple(name for one in operations for name in (graded if one == "scale" else [one]))
 
 
-def _check_networks(  # noqa: PLR0917  # as they come
-    model: Model,
-    networks: Mapping[str, Any],
-    fractions: Sequence[float],
-    by: Literal["t", "effect_size"],
-    exclude_massive: float | None,
-    kinds: Sequence[Control],
-) -> None:
+def _check_sized(model: Model, sized: Mapping[str, Sequence[Sized]], kinds: Sequence[Control]) -> None:
     """Refuse units of another model, and networks that leave too few units for their controls."""
-    for name, network in networks.items():
-        if isinstance(network, Units):
-            model._executor.check_units(network, f"The units of network {name!r}")
-    for name, network in networks.items():
-        for _, units, _ in chosen(network, fractions, by, exclude_massive):
-            check_units(model, units, f"The units of network {name!r}")
+    for name, some in sized.items():
+        for one in some:
+            check_units(model, one.units, f"The units of network {name!r}")
             for kind in kinds:
-                draw(units, 1, match=kind if kind in {"tower", "dimension"} else "layer")
+                draw(one.units, 1, match=kind if kind in {"tower", "dimension"} else "layer")
 
 
 def _check_choices(*, fractions: Any) -> None:

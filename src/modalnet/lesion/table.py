@@ -89,6 +89,7 @@ class Resamples:
 
     def __init__(self, study: LesionStudy) -> None:
         self.study = study
+        self._rows: dict[tuple[Lesion, str], dict[str, Any]] = {}
 
     @cached_property
     def tasks(self) -> dict[str, TaskResamples]:
@@ -127,7 +128,15 @@ class Resamples:
         return task in self.tasks and lesion in self.tasks[task]
 
     def row(self, lesion: Lesion, task: str) -> dict[str, Any]:
-        """One row, without what needs the others; also of the mean over sizes (``ALL_SIZES``)."""
+        """One row, without what needs the others; also of the mean over sizes (``ALL_SIZES``).
+
+        It is computed once: the table has it, and a verdict rests on it.
+        """
+        if (lesion, task) not in self._rows:
+            self._rows[lesion, task] = self._row(lesion, task)
+        return dict(self._rows[lesion, task])
+
+    def _row(self, lesion: Lesion, task: str) -> dict[str, Any]:
         study = self.study
         row: dict[str, Any] = {name: math.nan for name in _PLAIN}
         row |= {_name(column, kind): math.nan for kind in self.kinds for column in _PER_KIND}

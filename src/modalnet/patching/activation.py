@@ -133,7 +133,7 @@ def activation_patching(
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
-    match = check_matches(match)
+    kinds = check_matches(match)
     access = Access.of(cache)
     networks = _networks(units)
     model = as_model(model, remote)
@@ -142,7 +142,7 @@ def activation_patching(
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
-    sets = _sets(model, networks, layout, n_controls=n_controls, match=match, seed=seed)
+    sets = _sets(model, networks, layout, n_controls=n_controls, match=kinds, seed=seed)
     job = _Job(model, measure, layout, direction, sets, batch_size)
     found = job.run(access if measure.metric.function is None else False, progress=progress)
     return job.result(found)
@@ -359,7 +359,7 @@ def _networks(networks: NetworksLike | None) -> dict[str, Units]:
 
 
 def _sets(
-    model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Sequence[Match], seed: int
+    model: Model, networks: Mapping[str, Units], layout: Layout, *, n_controls: int, match: Sequence[str], seed: int
 ) -> list[_Set]:
     found = []
     for name, units in networks.items():

@@ -68,10 +68,10 @@ def check_match(value: Any, name: str = "match") -> Match:
     return check_option(name, renamed_option(name, value, RENAMED_MATCH), MATCHES)  # type: ignore[return-value]
 
 
-def check_matches(values: Any, name: str = "match", *, known: Sequence[Match] = MATCHES) -> tuple[Match, ...]:
+def check_matches(values: Any, name: str = "match", *, known: Sequence[str] = MATCHES) -> tuple[str, ...]:
     """Return one or several of the known kinds of controls, each once; an empty sequence is accepted."""
     given = renamed_option(name, values, RENAMED_MATCH)
-    return check_options(name, given, known, empty=True)  # type: ignore[return-value]
+    return check_options(name, given, known, empty=True)
 
 
 def stored_match(name: str) -> str:

@@ -23,18 +23,3 @@ def standardized(value: float, controls: Float[np.ndarray, " draw"]) -> float:
         return math.nan
     spread = float(controls.std(ddof=1))
     return (value - float(controls.mean())) / spread if spread > TIE * max(1.0, abs(value)) else math.nan
-
-
-def paired_dz(differences: Float[np.ndarray, " item"]) -> float:
-    """Return Cohen's dz: the mean paired difference over its standard deviation (``ddof=1``).
-
-    NaN with fewer than two differences, where one is not finite, or where they do not vary.
-
-    References
-    ----------
-    Lakens (2013), Frontiers in Psychology 4:863, equation 6.
-    """
-    if len(differences) < 2 or not np.isfinite(differences).all():
-        return math.nan
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    return mean / spread if spread > TIE * max(1.0, abs(mean)) else math.nan
