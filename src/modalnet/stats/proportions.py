@@ -46,21 +46,12 @@ def score_interval(
     Statistical Science 16(2):101-133, equation 4. Korn & Graubard (1998), Survey Methodology 24(2):193-201, for the
     effective number; Dean & Pagano (2015), Journal of Survey Statistics and Methodology 3(4):484-503, for its use here.
     """
-    from scipy import stats
 
     n, mean = len(scores), float(np.mean(scores))
     if not math.isfinite(mean):
         return math.nan, math.nan
-    effective, quantile = float(n), float(stats.norm.ppf((1 + level) / 2))
-    if groups is not None:
-        count = n_blocks(n, groups)
-        if np.ptp(scores) == 0 and mean in {0.0, 1.0}:
-            effective = count
-        else:
-            sums = np.bincount(groups, weights=scores - mean, minlength=count)
-            variance = count / (count - 1) * float((sums**2).sum()) / n**2
-            effective = min(float(n), mean * (1 - mean) / variance) if variance > 0 else float(n)
-            quantile = float(stats.t.ppf((1 + level) / 2, count - 1))
+    constant = np.ptp(scores) == 0 and mean in {0.0, 1.0}
+    effective, quantile = _effective(scores - mean, groups, n * mean * (1 - mean), level, constant=constant)
     square = quantile**2
     centre = (mean + square / (2 * effective)) / (1 + square / effective)
     reach = quantile * math.sqrt(mean * (1 - mean) / effective + square / (4 * effective**2)) / (1 + square / effective)
@@ -101,23 +92,14 @@ def difference_interval(
     Tango (1998), Statistics in Medicine 17(8):891-908, equations 8 to 10. Korn & Graubard (1998), Survey Methodology
     24(2):193-201, for the effective number.
     """
-    from scipy import stats
     from scipy.optimize import brentq
 
     values = np.asarray(differences, dtype=np.float64)
-    n, mean = len(values), float(np.mean(values))
+    mean = float(np.mean(values))
     if not math.isfinite(mean):
         return math.nan, math.nan
-    effective, quantile = float(n), float(stats.norm.ppf((1 + level) / 2))
-    if groups is not None:
-        count = n_blocks(n, groups)
-        if np.ptp(values) == 0:
-            effective = float(count)
-        else:
-            sums = np.bincount(groups, weights=values - mean, minlength=count)
-            between = count / (count - 1) * float((sums**2).sum())
-            effective = min(float(n), n * float(((values - mean) ** 2).sum()) / between) if between > 0 else float(n)
-            quantile = float(stats.t.ppf((1 + level) / 2, count - 1))
+    away = values - mean
+    effective, quantile = _effective(away, groups, float((away**2).sum()), level, constant=np.ptp(values) == 0)
     b, c = (effective * float(np.clip(sign * values, 0, None).mean()) for sign in (1, -1))
 
     def beyond(d: float, sign: int) -> float:
@@ -132,3 +114,40 @@ def difference_interval(
     low = brentq(beyond, -1, mean - EDGE, args=(1,)) if mean > EDGE - 1 and beyond(-1, 1) > 0 else -1.0
     high = brentq(beyond, mean + EDGE, 1, args=(-1,)) if mean < 1 - EDGE and beyond(1, -1) > 0 else 1.0
     return float(low), float(high)
+
+
+def _effective(
+    away: Float[np.ndarray, " item"],
+    groups: Integer[np.ndarray, " item"] | None,
+    squares: float,
+    level: float,
+    *,
+    constant: bool,
+) -> tuple[float, float]:
+    """The effective number of items of a mean, and the quantile that goes with it.
+
+    Parameters
+    ----------
+    away
+        Each value minus the mean.
+    groups
+        Number of the group of each item; None where items are independent: they then count one by one.
+    squares
+        The sum of squares that independent items would have. Where groups have more between them, items count for less.
+    level
+        Nominal coverage.
+    constant
+        Whether nothing varies, so that how alike the items of a group are is unknown, and a group counts as one.
+    """
+    from scipy import stats
+
+    n = len(away)
+    normal = float(stats.norm.ppf((1 + level) / 2))
+    if groups is None:
+        return float(n), normal
+    count = n_blocks(n, groups)
+    if constant:
+        return float(count), normal
+    between = count / (count - 1) * float((np.bincount(groups, weights=away, minlength=count) ** 2).sum())
+    effective = min(float(n), n * squares / between) if between > 0 else float(n)
+    return effective, float(stats.t.ppf((1 + level) / 2, count - 1))
