@@ -305,6 +305,30 @@ def test_a_slope_is_the_drop_per_unit_of_dose():
     assert graded_study((0.1, 0.1)).verdicts().set_index("question").verdict["slope"] == "does not survive"
 
 
+def test_no_change_under_any_dose_or_draw_is_not_no_change():
+    """Sixteen items that no lesion changes: neither the slope nor the excess over random units is 0 for certain."""
+    base = TaskScores("blimp", tuple(map(str, range(16))), np.ones(16), "accuracy", 0.5)
+    cells = {
+        (Lesion("language", SIZE, operation, control, draw), "blimp"): np.ones(16)
+        for operation in ("zero", "scale 0.5")
+        for control, count in (("", 1), ("activation", 20))
+        for draw in range(count)
+    }
+    study = LesionStudy("toy", {"blimp": base}, cells, {}, {}, {}, 0, 0, {})
+    table = study.table().set_index("operation")
+    assert [table.drop_low["zero"], table.drop_high["zero"]] == pytest.approx([-0.1936, 0.1936], abs=1e-4)
+    # A drop of all items at both doses is a slope of (1 + 0.5) / (1 + 0.25).
+    reach = 0.1936 * 1.5 / 1.25
+    assert [table.drop_low["slope"], table.drop_high["slope"]] == pytest.approx([-reach, reach], abs=1e-4)
+    for operation, end in (("zero", 0.1936), ("slope", reach)):
+        found = table.loc[operation, ["excess_activation_low", "excess_activation_high"]].to_numpy(float)
+        assert found == pytest.approx([-end, end], abs=1e-4)
+        assert table.p_activation[operation] == 1
+        assert table.detectable_activation[operation] > end
+    assert not table.exceeds_activation.any()
+    assert study.verdicts().detectable.min() > 0.2
+
+
 def test_draws_that_share_units_are_taken_for_less():
     """Draws that overlap vary too little for what one more set would cost."""
     study = study_of({("language", "zero"): LANGUAGE})

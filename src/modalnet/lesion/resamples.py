@@ -58,6 +58,8 @@ class TaskResamples:
         # Depends on the study and the task alone: no other task changes its numbers.
         self._seed = [study.seed, zlib.crc32(task.encode())]
         self._accuracy = base.measure == "accuracy"
+        doses = [amount for amount in map(dose, study.operations) if amount is not None]
+        self._steepest = sum(doses) / sum(amount**2 for amount in doses) if doses else 1.0
         groups = item_groups(base.groups, f"The items of {task!r}")
         self._groups = groups
         self.n_blocks = n_blocks(len(self.scores), groups)
@@ -108,9 +110,16 @@ class TaskResamples:
         column, beside = self.column(lesion), self.column(other)
         with np.errstate(invalid="ignore"):
             drops = self.scores[:, beside] - self.scores[:, column]
-        if self._accuracy and lesion.operation != SLOPE:
-            return difference_interval(drops, self._groups)
-        return self._mean_interval(drops, 2)
+        return self._change_interval(drops, lesion.operation)
+
+    def _change_interval(self, changes: Float[np.ndarray, " item"], operation: str) -> tuple[float, float]:
+        """The interval of a mean change of scores, or of a slope, over items."""
+        if not self._accuracy:
+            return self._mean_interval(changes, 2)
+        # A slope of accuracies lies between that of no item changing and of all at every dose.
+        most = self._steepest if operation == SLOPE else 1.0
+        low, high = difference_interval(changes / most, self._groups)
+        return most * low, most * high
 
     def beside(self, lesion: Lesion, kind: Control) -> NewDraw | None:
         """Compare the drop of a network with those of a kind of control; None where these were not run."""
@@ -136,6 +145,11 @@ class TaskResamples:
                 changes = (self.scores[:, [0]] - self.scores[:, columns]).mean(axis=1)
                 low, high = difference_interval(changes, self._groups)
                 items_of_mean = max(items_of_mean, ((high - low) / 2 / _quantile(self.n_blocks)) ** 2)
+            if self._accuracy and of_network == 0 and np.ptp(drops) == 0:
+                # No set of units changes any item otherwise than others do, which says nothing for certain.
+                changes = self.scores[:, columns].mean(axis=1) - self.scores[:, own]
+                low, high = self._change_interval(changes, lesion.operation)
+                items = ((high - low) / 2 / _quantile(n)) ** 2
         finite = math.isfinite(items) and math.isfinite(items_of_mean)
         return beside_draws(
             self.drop(lesion),
