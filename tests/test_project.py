@@ -57,6 +57,28 @@ def test_the_workflow_calls_the_scripts():
         assert (ROOT / path).is_file()
 
 
+COMMANDS = sorted(
+    {
+        (str(page.relative_to(ROOT)), *command)
+        for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md"))
+        for command in re.findall(r"python (benchmarks/\w+\.py|-m benchmarks\.[\w.]+)([^`#\n]*)", page.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "called", "given"), COMMANDS)
+def test_the_benchmarks_that_pages_tell_of_are_there(page, called, given):
+    """A number stands on a command: the script is in the repository, and has the options that it is given."""
+    path = ROOT / (called.removeprefix("-m ").replace(".", "/") if called.startswith("-m") else called)
+    files = [path] if path.is_file() else [path / "__main__.py", path.with_suffix(".py")]
+    (script,) = [file for file in files if file.is_file()]
+    read = script.read_text()
+    # The names of some options are made from a tuple.
+    missing = [option for option in re.findall(r"--[\w-]+", given) if f'"{option}"' not in read]
+    made = re.findall(r'f"--\{name\}"', read)
+    assert not missing or (made and all(f'"{option[2:]}"' in read for option in missing)), f"{page}: {missing}"
+
+
 @pytest.mark.parametrize(
     "path", ["CITATION.cff", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / ".github").rglob("*.yml"))]
 )

@@ -135,7 +135,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--controls",
         type=int,
-        help=f"random sets of each kind (default {Settings.controls}; {SMALL.controls} for tiny)",
+        help=f"random sets of each kind (default {Settings.controls}; no verdict is given below 19)",
     )
     parser.add_argument("--no-progress", action="store_true")
     return parser.parse_args(given)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from modalnet.plotting.saving import write_figure
+from modalnet.stats.new_draw import ALPHA
 
 SMALL = 7
 NETWORK, CONTROL = "#0072B2", "#B0B0B0"
@@ -45,7 +46,7 @@ def layers(shares: Mapping[str, Mapping[str, np.ndarray]], path: Path, selected:
 
 
 def overlap(table: pd.DataFrame, path: Path) -> None:
-    """Dice of each pair of networks, one panel per tower; a star where no chance overlap of 97.5% is as large."""
+    """Dice of each pair of networks, one panel per tower; a star where permuted labels seldom share as much."""
     towers = list(dict.fromkeys(table["tower"]))
     names = {
         tower: list(dict.fromkeys([*(part := table[table["tower"] == tower])["network A"], *part["network B"]]))
@@ -61,7 +62,7 @@ def overlap(table: pd.DataFrame, path: Path) -> None:
         for row in table[table["tower"] == tower].to_dict("records"):
             at = own.index(row["network B"]), own.index(row["network A"])
             values[at] = row["Dice"]
-            star = "*" if row["Dice"] > row["Dice, random high"] else ""
+            star = "*" if row["p_more"] <= ALPHA else ""
             light = "white" if row["Dice"] < 0.5 else "black"
             ax.text(at[1], at[0], f"{row['Dice']:.2f}{star}", ha="center", va="center", fontsize=SMALL - 1, color=light)
         ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
@@ -69,7 +70,7 @@ def overlap(table: pd.DataFrame, path: Path) -> None:
         ax.set_xticks(range(len(own) - 1), own[:-1], fontsize=SMALL, rotation=40, ha="right")
         ax.set_ylim(len(own) - 0.5, 0.5)
         ax.set_xlim(-0.5, len(own) - 1.5)
-        ax.set_title(f"{tower}: Dice (* above 97.5% of random sets)", fontsize=SMALL + 1, loc="left")
+        ax.set_title(f"{tower}: Dice (* p <= 0.05, permuted labels)", fontsize=SMALL + 1, loc="left")
         ax.spines[:].set_visible(False)
     write_figure(figure, path)
 

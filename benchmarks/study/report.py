@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from benchmarks.study.figures import exceeds
-from benchmarks.study.plan import GROUPS, INTACT_NETWORK, LANGUAGE, Asked, without_tower
+from benchmarks.study.plan import INTACT_NETWORK, LANGUAGE, TASK_OF, Asked, without_tower
 
 from modalnet._files import write_bytes
-from modalnet.stats.new_draw import ALPHA
+from modalnet.stats.new_draw import ALPHA, LEAST_DRAWS
 
 if TYPE_CHECKING:
     from benchmarks.study.running import Step
 
-#: A naming task, and the network that ought to carry it.
-OWN = {**{f"naming {kind}": kind for kind in GROUPS}, "reading": "words"}
+VERDICTS = ("survives", "does not survive", "no measurable effect", "cannot be tested")
 ENDS = ("_low", "_high")
 OPERATIONS = {"zero": "zeroed", "mean": "set to their mean"}
 
@@ -170,7 +169,9 @@ def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
         [
             "## In short",
             "A lesion *costs more* than controls where the interval of its excess over one more random set is above 0 "
-            "and no more than one random set in twenty costs as much (`exceeds_activation` in the tables).",
+            "and no more than one random set in twenty costs as much; it *survives* where that holds over all sizes, "
+            "and *cannot be tested* where units are zeroed and no random ones are as active "
+            "([Methods](../../../docs/methods.md)).",
             markdown(pd.DataFrame(rows)),
         ]
     )
@@ -180,39 +181,55 @@ def _share(found: Sequence[bool]) -> str:
     return f"{sum(found)} of {len(found)}"
 
 
-def _verdict(found: Sequence[bool]) -> str:
-    return "yes" if found and all(found) else "in part" if any(found) else "no"
+def _survive(rows: Sequence[Mapping[str, Any]], each: Callable[[Mapping[str, Any]], str]) -> tuple[str, str]:
+    """How many verdicts of each kind, those that survive by name, and whether the claim holds."""
+    kinds = [row["verdict"] for row in rows]
+    counts = ", ".join(f"{kinds.count(one)} {one}" for one in VERDICTS if one in kinds)
+    named = "; ".join(each(row) for row in rows if row["verdict"] == "survives")
+    if all(one == "cannot be tested" for one in kinds):
+        holds = "cannot be tested"
+    else:
+        holds = "yes" if all(one == "survives" for one in kinds) else "in part" if "survives" in kinds else "no"
+    return counts + (f": {named}" if named else ""), holds
 
 
 def _language_claims(read: Tables) -> Iterator[Claim]:
-    table = read("lesions-doses")
-    if table is None:
+    table, verdicts = read("lesions-doses"), read("verdicts-doses")
+    if table is None or verdicts is None:
         return
-    part = table[table["task"].isin(("BLiMP", "SyntaxGym", "perplexity", "grammar"))]
-    for operation, kind, says in (
-        ("zero", "layer", "zeroing the language network costs language more than random units of the same layers"),
-        ("zero", "activation", "... more than random units of the same layers and size of activation"),
-        ("mean", "activation", "... also when units are set to their mean"),
+    published = [row for row in _rows(table) if row["operation"] == "zero"]
+    found = [exceeds(row, "layer") for row in published]
+    if found:
+        by: dict[str, list[bool]] = {}
+        for row, holds in zip(published, found, strict=True):
+            by.setdefault(row["task"], []).append(holds)
+        yield Claim(
+            "zeroing the language network costs language more than random units of the same layers (the published "
+            "control)",
+            f"{_share(found)} tasks and sizes ({', '.join(f'{task} {_share(each)}' for task, each in by.items())})",
+            "yes" if all(found) else "in part" if any(found) else "no",
+        )
+    for operation, says in (
+        ("zero", "... and more than random units of the same layers that are as active"),
+        ("mean", "setting it to its mean costs language more than either"),
     ):
-        rows = [row for row in _rows(part) if row["operation"] == operation]
+        rows = [row for row in _rows(verdicts) if row["question"] == operation]
         if rows:
-            found = [exceeds(row, kind) for row in rows]
-            by = {row["task"]: [exceeds(one, kind) for one in rows if one["task"] == row["task"]] for row in rows}
-            each = ", ".join(f"{task} {_share(values)}" for task, values in by.items())
-            yield Claim(says, f"{_share(found)} tasks and sizes ({each})", _verdict(found))
-    others = read("lesions-text")
-    if others is None:
+            yield Claim(says, *_survive(rows, lambda row: row["task"]))
+    others, asked = read("lesions-text"), read("verdicts-text")
+    if others is None or asked is None:
         return
     for name, task in (("theory of mind", "belief questions"), ("multiple demand", "arithmetic")):
-        rows = [row for row in _rows(others) if row["network"] == name and row["task"] == task]
-        if rows:
-            able = all(row["base_low"] > row["chance"] for row in rows)
-            found = [exceeds(row) for row in rows]
-            drops = ", ".join(f"{OPERATIONS[row['operation']]} {interval(row, 'drop', ends=ENDS)}" for row in rows)
+        rows = [row for row in _rows(asked) if row["network"] == name and row["task"] == task]
+        own = [row for row in _rows(others) if row["network"] == name and row["task"] == task]
+        if own:
+            able = all(row["base_low"] > row["chance"] for row in own)
+            drops = ", ".join(f"{OPERATIONS[row['operation']]} {interval(row, 'drop', ends=ENDS)}" for row in own)
+            _, holds = _survive([row for row in rows if row["question"] == "all"], lambda row: row["network"])
             yield Claim(
                 f"the network of {name} carries {task}",
-                f"drop {drops}" if able else f"at chance without a lesion: {rows[0]['base']:.2f}",
-                _verdict(found) if able else "cannot be told",
+                f"drop {drops}" if able else f"at chance without a lesion: {own[0]['base']:.2f}",
+                holds if able else "cannot be told",
             )
 
 
@@ -225,41 +242,46 @@ def _picture_claims(read: Tables) -> Iterator[Claim]:
             f"{interval(row, 'named')}; chance {row['chance']:.2f}, linear probe {interval(row, 'probe')}",
             "yes" if row["named low"] > row["chance"] else "no",
         )
-    table = read("lesions-pictures")
-    if table is None:
+    verdicts = read("verdicts-pictures")
+    if verdicts is None:
         return
-    for tower, part in table.groupby("tower", sort=False):
+    asked = verdicts[verdicts["question"] != "all"]
+    for tower, part in asked.groupby("tower", sort=False):
         rows = [row for row in _rows(part) if _own(row)]
         if rows:
-            found = [exceeds(row) for row in rows]
-            which = [f"{row['network']} at {percent(row['fraction'])} {OPERATIONS[row['operation']]}" for row in rows]
-            named = "; ".join(one for one, holds in zip(which, found, strict=True) if holds)
             yield Claim(
-                f"networks of the {tower} tower carry their own kind of picture, more than activation-matched units",
-                _share(found) + (f": {named}" if named else ""),
-                _verdict(found),
+                f"networks of the {tower} tower carry their own kind of picture",
+                *_survive(rows, lambda row: f"{row['network']} {OPERATIONS[row['question']]}"),
             )
     spoken = [
-        row for row in _rows(table) if without_tower(row["network"]) == LANGUAGE and row["task"].startswith("naming")
+        row for row in _rows(asked) if without_tower(row["network"]) == LANGUAGE and row["task"].startswith("naming")
     ]
     if spoken:
-        found = [exceeds(row) for row in spoken]
         yield Claim(
-            "the decoder's language network carries naming of pictures",
-            f"{_share(found)} tasks and sizes",
-            _verdict(found),
+            "the decoder's language network carries naming of pictures", *_survive(spoken, lambda row: row["task"])
+        )
+    selective = read("selectivity-pictures")
+    for row in _rows(selective) if selective is not None else ():
+        yield Claim(
+            f"networks of the {row['tower']} tower cost their own kind of picture more than the others "
+            f"({percent(row['fraction'])} {OPERATIONS[row['operation']]})",
+            f"{row['diagonal']:.2f} against {row['off_diagonal']:.2f} of the score above chance, p = {row['p']:.3f}"
+            + ("" if pd.isna(row["p_new_draw"]) else f", beside random units p = {row['p_new_draw']:.3f}"),
+            {"selective": "yes", "not selective": "no"}.get(row["verdict"], row["verdict"]),
         )
     interactions = read("interactions-pictures")
-    pair = _faces_and_places(interactions) if interactions is not None else []
-    if len(pair):
-        best = max(_rows(pair), key=lambda row: row["interaction_low"])
-        found = [row["interaction_low"] > 0 for row in _rows(pair)]
+    pair = _rows(_faces_and_places(interactions)) if interactions is not None else []
+    if pair:
+        kinds = [row["verdict"] for row in pair]
+        found = [one == "double dissociation" for one in kinds]
         yield Claim(
             "face units carry faces and not places, place units the reverse",
-            f"interaction above 0 in {_share(found)} sizes, operations and towers; the clearest "
-            f"{interval(best, 'interaction', ends=ENDS)} ({best['tower']}, {percent(best['fraction_A'])} "
-            f"{OPERATIONS[best['operation']]})",
-            _verdict(found),
+            "; ".join(
+                f"{row['tower']}, {OPERATIONS[row['operation']]}: {row['verdict']}, interaction "
+                f"{interval(row, 'interaction', ends=ENDS)}"
+                for row in pair
+            ),
+            "yes" if all(found) else "in part" if any(found) else _survive(pair, str)[1],
         )
 
 
@@ -270,9 +292,10 @@ def _overlap_claims(read: Tables) -> Iterator[Claim]:
     for row in _rows(table):
         if row["network A"] == LANGUAGE and row["network B"] == INTACT_NETWORK:
             yield Claim(
-                "language and vision are different units of the decoder",
-                f"Dice {row['Dice']:.2f}, chance {row['Dice, random']:.2f} (97.5%: {row['Dice, random high']:.2f})",
-                "no" if row["Dice"] > row["Dice, random high"] else "yes",
+                "language and vision share units of the decoder",
+                f"Dice {row['Dice']:.2f}, permuted labels {row['dice_permuted']:.2f} (97.5%: "
+                f"{row['dice_permuted_high']:.2f}), p = {row['p_more']:.3f}",
+                "yes" if row["p_more"] <= ALPHA else "no",
             )
 
 
@@ -355,30 +378,36 @@ def overlap(asked: Asked, read: Tables) -> Iterator[str]:
     if table is None:
         return
     rows = _rows(table)
-    meeting = [row for row in rows if row["Dice"] > row["Dice, random high"]]
     wanted = {INTACT_NETWORK, "picture > description", "faces", "places", "houses", "characters", "words"}
     cross = [row for row in rows if row["network A"] == LANGUAGE and row["network B"] in wanted]
     if cross:
-        yield "Language and pictures in the decoder, and chance overlap of sets with as many units in every block:"
+        yield (
+            "Language and pictures in the decoder, beside networks of permuted labels, which have nothing to do with "
+            "one another. p is the largest of three (labels of one contrast, of the other, or of both permuted)."
+        )
         yield markdown(
             pd.DataFrame(
                 {
                     "language and": [row["network B"] for row in cross],
                     "Dice": [number(row["Dice"]) for row in cross],
-                    "random, mean": [number(row["Dice, random"]) for row in cross],
-                    "random, 97.5%": [number(row["Dice, random high"]) for row in cross],
+                    "permuted, mean": [number(row["dice_permuted"]) for row in cross],
+                    "permuted, 97.5%": [number(row["dice_permuted_high"]) for row in cross],
+                    "p, more": [number(row["p_more"], 3) for row in cross],
+                    "p, less": [number(row["p_less"], 3) for row in cross],
                     "r of the t of all units": [number(row["r of t"]) for row in cross],
                 }
             )
         )
+    tested = [row for row in rows if not pd.isna(row["p_more"])]
+    meeting = [row for row in tested if row["p_more"] <= ALPHA]
     named = "; ".join(
         f"{row['network A']} and {row['network B']} in {row['tower']} ({row['Dice']:.2f} against "
-        f"{row['Dice, random']:.2f})"
+        f"{row['dice_permuted']:.2f})"
         for row in sorted(meeting, key=lambda row: -row["Dice"])[:8]
     )
     yield (
-        f"Of {len(rows)} pairs of networks, {len(meeting)} share more units than 97.5% of random sets would "
-        f"(uncorrected){': ' if named else ''}{named}."
+        f"Of {len(rows)} pairs of networks {len(tested)} share no stimulus and can be tested; {len(meeting)} share "
+        f"more units than those of permuted labels (p <= {ALPHA}, uncorrected){': ' if named else ''}{named}."
     )
     yield read.figure("overlap", "Dice of each pair of networks")
 
@@ -404,8 +433,10 @@ def language(asked: Asked, read: Tables) -> Iterator[str]:
         yield markdown(_drops(rows, sizes=True))
     if unable := sorted({row["task"] for row in _rows(table) if row["base_low"] <= row["chance"]}):
         yield f"At chance without a lesion, so that no loss could be seen: {', '.join(unable)}."
-    yield "In words:"
-    yield "\n".join(f"- {line}" for line in read.lines("lesions-doses"))
+    verdicts = read("verdicts-doses")
+    if verdicts is not None:
+        yield "In words, over both sizes:" if table["fraction"].nunique() == 2 else "In words, over all sizes:"
+        yield "\n".join(f"- {row['sentence']}" for row in _rows(verdicts) if row["question"] != "all")
     yield read.figure("doses", "Dose curves of the language network")
 
 
@@ -416,14 +447,23 @@ def _drops(rows: Sequence[Mapping[str, Any]], *, sizes: bool) -> pd.DataFrame:
         "size": [percent(row["fraction"]) for row in rows],
         "no lesion": [interval(row, "base", ends=ENDS) for row in rows],
         "drop": [interval(row, "drop", ends=ENDS) for row in rows],
-        "layer-matched": [interval(row, "drop_layer", ends=ENDS) for row in rows],
+        "layer-matched": [interval(row, "drop_layer", ends=ENDS) if "drop_layer" in row else "" for row in rows],
         "activation-matched": [interval(row, "drop_activation", ends=ENDS) for row in rows],
         "least selective": [number(row["drop_least"]) for row in rows],
-        "exceeds activation-matched": ["yes" if exceeds(row) else "no" for row in rows],
+        "in excess": [interval(row, "excess_activation", ends=ENDS) for row in rows],
+        "|activation|, relative": [_matched(row) for row in rows],
+        "costs more": ["yes" if exceeds(row) else "no" for row in rows],
     }
+    if not any(columns["layer-matched"]):
+        del columns["layer-matched"]
     if sizes:
         del columns["network"]
     return pd.DataFrame(columns)
+
+
+def _matched(row: Mapping[str, Any]) -> str:
+    """Mean abs(activation) of the activation-matched units where they are lesioned, relative to the network's."""
+    return interval(row, "match_activation", ends=ENDS)
 
 
 def thought(asked: Asked, read: Tables) -> Iterator[str]:
@@ -474,16 +514,9 @@ def pictures(asked: Asked, read: Tables) -> Iterator[str]:
             yield markdown(_drops(own, sizes=False).assign(operation=[OPERATIONS[row["operation"]] for row in own]))
         spoken = [row for row in _rows(part) if without_tower(row["network"]) == LANGUAGE]
         if spoken:
-            yield "The language network where there is a picture, and where there is none (perplexity, grammar):"
+            yield "The language network on pictures, and on language (perplexity, grammar):"
             yield markdown(
                 _drops(spoken, sizes=True).assign(operation=[OPERATIONS[row["operation"]] for row in spoken])
-            )
-        beside = {row["task"]: row["base"] for row in _rows(part) if row["task"].startswith("perplexity")}
-        if len(beside) > 1 and beside["perplexity after a picture"] < beside["perplexity"] - 1:
-            yield (
-                f"After a picture sentences have {beside['perplexity after a picture']:.2f} nats per token, "
-                f"{beside['perplexity']:.2f} without one: the picture alone takes most of language away, so what a "
-                "lesion does to sentences after a picture says little."
             )
         passed = [row for row in _rows(part) if exceeds(row)]
         own_passed = [row for row in own if exceeds(row)]
@@ -528,7 +561,7 @@ def _faces_and_places(interactions: pd.DataFrame) -> pd.DataFrame:
 
 def _own(row: Mapping[str, Any]) -> bool:
     """Whether a task asks for what a network was localized by."""
-    return OWN.get(row["task"]) == without_tower(row["network"])
+    return TASK_OF.get(without_tower(row["network"])) == row["task"]
 
 
 def patching(asked: Asked, read: Tables) -> Iterator[str]:
@@ -611,13 +644,15 @@ def _limits(models: Mapping[str, Asked]) -> str:
         [
             "## Limits",
             "",
-            f"- Few random sets of each kind stand beside a lesion ({each}): a rank among them cannot be below "
-            f"{1 / (1 + least):.2f}, so what counts is the interval of the excess.",
-            "- Few items per task: differences of a few percent are below what these intervals can show. A task whose "
+            f"- Random sets of each kind beside a lesion: {each}. A rank among them is at least {1 / (1 + least):.2f}"
+            + (", so no verdict can be given" if least < LEAST_DRAWS else "")
+            + "; q of the tables are above that.",
+            "- Few items per task: each verdict names the smallest effect that would have been found. A task whose "
             "score without a lesion is near chance cannot show a loss.",
-            "- Activation-matched units come from the same block; where a block has no unit as large as the network's, "
-            "they are smaller, and their cost is a lower bound.",
-            "- Mean ablation sets units to their mean over the tasks' own stimuli, at every token.",
+            "- Activation-matched units come from the same block; where a block has no unit as active as the "
+            "network's, they are less active, and zeroing cannot be tested.",
+            "- Mean ablation sets units to their mean over the task's ordinary tokens. Sink tokens are spared by every "
+            "lesion.",
             "- One model of each kind, one seed. Nothing here is of a large vision-language model.",
         ]
     )

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from benchmarks.study import figures
 from benchmarks.study.material import answers, floc_pictures, many_drawn, naming_task
 from benchmarks.study.plan import (
+    ASKED_BESIDE,
     INTACT_NETWORK,
     LANGUAGE,
+    LANGUAGE_TASKS,
     LESIONED_DECODER,
     LESIONED_TEXT,
     LESIONED_VISION,
+    TASK_OF,
     Asked,
     without_tower,
 )
@@ -31,15 +34,17 @@ from benchmarks.study.plan import (
 import modalnet as mn
 from modalnet._files import write_bytes
 from modalnet.errors import InputError
-from modalnet.stats import permutation
+from modalnet.specialization.permuted import UNTESTED, compared, permuted_networks
 from modalnet.stats.proportions import score_interval
 from modalnet.stimuli.published import INTACT
 
 if TYPE_CHECKING:
     from modalnet import LesionStudy, Localization, Units
 
-#: How many random pairs of sets, alike in layers, an overlap is compared with.
-CHANCE_DRAWS = 200
+#: How many permutations of the labels of two contrasts the overlap of their networks is compared with.
+PERMUTATIONS = 199
+#: The control of every lesion; the language network has ``"layer"`` beside it, the published one.
+MATCH = ("activation",)
 
 
 @dataclass(frozen=True)
@@ -226,26 +231,35 @@ def _layer_rows(shares: Mapping[str, Mapping[str, np.ndarray]]) -> Iterator[dict
 
 
 def overlap(place: Place) -> None:
-    """Do networks share units, beyond what two sets with the same number in every layer would?"""
+    """Do networks share units, beyond what contrasts that have nothing to do with one another would?"""
     rows = []
     for tower in place.asked.model.towers:
         found = place.networks(tower)
         chosen = {name: one.top(fraction=place.selected) for name, one in found.items()}
-        t = {name: one.t[tower] for name, one in found.items()}
+        contrasts = {name: place.asked.probes[name].make() for name in found}
+        drawn = {
+            name: permuted_networks(
+                place.asked.model,
+                chosen[name],
+                one,
+                contrasts[name],
+                n_permutations=PERMUTATIONS,
+                seed=place.asked.settings.seed + number,
+                options={"batch_size": "auto", "cache": True, "progress": place.progress},
+            )
+            for number, (name, one) in enumerate(found.items())
+        }
+        shown = {name: {one.inspect().digest for one in contrast.stimuli} for name, contrast in contrasts.items()}
         for one, other in itertools.combinations(chosen, 2):
-            chance = _chance_dice(chosen[one].mask[tower], chosen[other].mask[tower], place.asked.settings.seed)
-            both = np.isfinite(t[one]) & np.isfinite(t[other])
+            # Labels are exchangeable between contrasts that share no stimulus.
+            apart = not shown[one] & shown[other]
+            tested = compared(chosen[one], chosen[other], drawn[one], drawn[other]) if apart else UNTESTED
+            t = [found[name].t[tower] for name in (one, other)]
+            both = np.isfinite(t[0]) & np.isfinite(t[1])
             rows.append(
-                {
-                    "tower": tower,
-                    "network A": one,
-                    "network B": other,
-                    "Dice": chosen[one].dice(chosen[other]),
-                    "Dice, random": chance.mean(),
-                    "Dice, random high": np.quantile(chance, 0.975),
-                    "p": permutation.rank_p(chosen[one].dice(chosen[other]), chance, alternative="greater"),
-                    "r of t": float(np.corrcoef(t[one][both], t[other][both])[0, 1]),
-                }
+                {"tower": tower, "network A": one, "network B": other, "Dice": chosen[one].dice(chosen[other])}
+                | tested[0]
+                | {"r of t": float(np.corrcoef(t[0][both], t[1][both])[0, 1])}
             )
     table = pd.DataFrame(rows)
     place.table("overlap", table)
@@ -253,22 +267,18 @@ def overlap(place: Place) -> None:
         figures.overlap(table, place.folder / "overlap.png")
 
 
-def _chance_dice(one: np.ndarray, other: np.ndarray, seed: int) -> np.ndarray:
-    """Dice of one set with random sets that have as many units in every layer as the other."""
-    rng = np.random.default_rng(seed)
-    width = one.shape[1]
-    counts = other.sum(1)
-    shared = [
-        sum(int(row[rng.choice(width, count, replace=False)].sum()) for row, count in zip(one, counts, strict=True))
-        for _ in range(CHANCE_DRAWS)
-    ]
-    return 2 * np.array(shared) / (one.sum() + other.sum())
-
-
 # Lesions
 
 
-def _lesions(place: Place, name: str, found: Mapping[str, Any], tasks: Mapping[str, Any], sizes: Any) -> LesionStudy:
+def _lesions(  # noqa: PLR0917  # the design of a study
+    place: Place,
+    name: str,
+    found: Mapping[str, Any],
+    tasks: Mapping[str, Any],
+    sizes: Sequence[float],
+    operations: Sequence[str],
+    match: Sequence[Literal["layer", "activation"]] = MATCH,
+) -> LesionStudy:
     """One lesion study, written."""
     settings = place.asked.settings
     study = mn.lesion_study(
@@ -277,13 +287,14 @@ def _lesions(place: Place, name: str, found: Mapping[str, Any], tasks: Mapping[s
         tasks,
         sizes,
         settings.controls,
-        settings.operations,
+        operations,
+        match=match,
         seed=settings.seed,
         progress=place.progress,
     )
     study.save(place.folder / f"lesions-{name}.safetensors")
     place.table(f"lesions-{name}", study.table())
-    place.text(f"lesions-{name}", "\n".join(study.verdicts()["sentence"]))
+    place.table(f"verdicts-{name}", study.verdicts())
     failed = place.folder / f"failures-{name}.csv"
     failed.unlink(missing_ok=True)  # of an earlier run
     if study.failures:
@@ -297,10 +308,12 @@ def _lesions(place: Place, name: str, found: Mapping[str, Any], tasks: Mapping[s
 
 
 def doses(place: Place) -> None:
-    """What lesions of the language network cost in language and thought, at every size."""
+    """What lesions of the language network cost in language, at every size."""
     decoder = place.asked.model.decoder.name
     language = {LANGUAGE: place.networks(decoder)[LANGUAGE]}
-    study = _lesions(place, "doses", language, place.asked.text_tasks, place.asked.settings.fractions)
+    settings, tasks = place.asked.settings, place.asked.text_tasks
+    tasks = {name: task for name, task in tasks.items() if name in LANGUAGE_TASKS}
+    study = _lesions(place, "doses", language, tasks, settings.fractions, settings.operations, ("layer", "activation"))
     from modalnet.plotting.lesion import save_dose_curves
 
     save_dose_curves(study, place.folder / "doses.png")
@@ -310,7 +323,9 @@ def text_networks(place: Place) -> None:
     """The other networks of text on the same tasks, and the interactions of their effects with those of language."""
     decoder = place.asked.model.decoder.name
     found = {name: one for name, one in place.networks(decoder).items() if name in LESIONED_TEXT}
-    study = _lesions(place, "text", found, place.asked.text_tasks, place.asked.settings.interactions)
+    settings, tasks = place.asked.settings, place.asked.text_tasks
+    tasks = {name: task for name, task in tasks.items() if name in ASKED_BESIDE}
+    study = _lesions(place, "text", found, tasks, settings.interactions, settings.decoder_operations)
     place.table("interactions-text", study.dissociation(control="activation"))
     figures.costs(study.table(), place.folder / "text.png")
 
@@ -318,18 +333,26 @@ def text_networks(place: Place) -> None:
 def picture_networks(place: Place) -> None:
     """Do the networks of pictures in each tower carry their own kind of picture, and language theirs?"""
     settings, model = place.asked.settings, place.asked.model
-    costs, interactions = [], []
+    costs, verdicts, interactions, selective = [], [], [], []
     for tower in model.towers:
         wanted = LESIONED_DECODER if tower == model.decoder.name else LESIONED_VISION
         found = {name: one for name, one in place.named(tower).items() if without_tower(name) in wanted}
         tasks = _pictured_tasks(place, tower)
-        study = _lesions(place, f"pictures-{tower}", found, tasks, settings.seen)
+        operations = settings.decoder_operations if tower == model.decoder.name else settings.operations
+        study = _lesions(place, f"pictures-{tower}", found, tasks, settings.seen, operations)
         costs.append(study.table().assign(tower=tower))
+        verdicts.append(study.verdicts().assign(tower=tower))
+        own = {name: task for name in found if (task := TASK_OF.get(without_tower(name))) in tasks}
+        if len(own) > 1:
+            selective.append(study.selectivity(own).assign(tower=tower))
         kinds = [name for name in found if without_tower(name) in LESIONED_VISION]
         if len(kinds) > 1 and len(place.asked.picture_tasks) > 1:
             interactions.append(_interactions(study, kinds, list(place.asked.picture_tasks)).assign(tower=tower))
     table = pd.concat(costs, ignore_index=True)
     place.table("lesions-pictures", table)
+    place.table("verdicts-pictures", pd.concat(verdicts, ignore_index=True))
+    if selective:
+        place.table("selectivity-pictures", pd.concat(selective, ignore_index=True))
     if interactions:
         place.table("interactions-pictures", pd.concat(interactions, ignore_index=True))
     for tower, part in table.groupby("tower"):
@@ -337,12 +360,12 @@ def picture_networks(place: Place) -> None:
 
 
 def _pictured_tasks(place: Place, tower: str) -> dict[str, Any]:
-    """Naming and questions for every tower; language, beside a picture and alone, for the decoder."""
+    """Naming and questions for every tower; language, too, for the decoder."""
     asked = place.asked
     if tower == asked.model.decoder.name:
         alone = {name: task for name, task in asked.text_tasks.items() if name in ("perplexity", "grammar")}
         return dict(asked.picture_tasks) | alone
-    return {name: task for name, task in asked.picture_tasks.items() if not name.startswith("perplexity")}
+    return dict(asked.picture_tasks)
 
 
 def _interactions(study: LesionStudy, networks: list[str], tasks: list[str]) -> pd.DataFrame:
