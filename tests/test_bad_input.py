@@ -380,6 +380,7 @@ BAD: dict[str, list[tuple[object, str]]] = {
 #: Arguments of the same name that are something else.
 OTHER = {
     ("localize", "units"): "names of spaces",
+    ("Units.for_model", "model"): "loaded already",
     ("Units.from_indices", "model"): "a fingerprint",
     ("BrainDataset.select", "stimuli"): "rows",
     ("from_arrays", "stimuli"): "one per row of responses",

@@ -139,7 +139,7 @@ class Model:
         self._executor.padding_side = side
 
     def fingerprint(self) -> str:
-        """A hash of the weights, config and class (32 hexadecimal characters), computed at each call.
+        """A hash of the weights, in any precision, and of the class (32 hexadecimal characters), computed at each call.
 
         Where the weights are on a server, the server's name for the model stands for them.
         """

@@ -45,6 +45,29 @@ class SelectsUnits(Protocol):
         ...
 
 
+class HasShape(Protocol):
+    """A space, as far as units know it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, units per layer)."""
+        ...
+
+
+@runtime_checkable
+class HasUnits(Protocol):
+    """What units belong to, as a model does."""
+
+    @property
+    def spaces(self) -> Mapping[str, HasShape]:
+        """The spaces by name."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A string that identifies the checkpoint."""
+        ...
+
+
 class Units:
     """An immutable set of units of one model.
 
@@ -259,14 +282,52 @@ class Units:
         return hash((self._model, tuple((space, self._mask[space].tobytes()) for space in sorted(self._mask))))
 
     def dice(self, other: Units) -> float:
-        """Return the overlap 2|A∩B| / (|A|+|B|); NaN for two empty sets (Dice 1945)."""
-        shared, total = (self & other).count, self.count + other.count
+        """Return the overlap 2|A∩B| / (|A|+|B|); NaN for two empty sets (Dice 1945).
+
+        The sets may be of two checkpoints of one architecture, such as a model before and after fine-tuning.
+        """
+        shared, total = self._shared(other), self.count + other.count
         return 2 * shared / total if total else float("nan")
 
     def jaccard(self, other: Units) -> float:
-        """Return the overlap |A∩B| / |A∪B|; NaN for two empty sets (Jaccard 1912)."""
-        shared, total = (self & other).count, (self | other).count
+        """Return the overlap |A∩B| / |A∪B|; NaN for two empty sets (Jaccard 1912).
+
+        The sets may be of two checkpoints of one architecture, as for :meth:`dice`.
+        """
+        shared = self._shared(other)
+        total = self.count + other.count - shared
         return shared / total if total else float("nan")
+
+    def for_model(self, model: HasUnits) -> Units:
+        """The same units of another checkpoint, such as a fine-tuned one or one with an adapter.
+
+        Parameters
+        ----------
+        model
+            A model of the same architecture: its spaces have the names and shapes of those of this set.
+
+        Returns
+        -------
+        Units
+            With the fingerprint of ``model``, the mean activations of this set, and the stimuli that selected it.
+
+        Raises
+        ------
+        InputError
+            For something that is no model; if the model lacks a space in which this set has units, or a space has
+            another shape there.
+
+        Examples
+        --------
+        >>> trained, untrained = mn.load("tiny"), mn.load("tiny", untrained=True)
+        >>> network = mn.localize(trained, mn.stimuli.language(), progress=False).top(fraction=0.01)
+        >>> logits = untrained.run("The dog", mn.zero(network.for_model(untrained)), logits="last").logits
+        """
+        if not isinstance(model, HasUnits):
+            raise InputError(f"`model` must be a model from modalnet.load, got {_type(model)}.")
+        shapes = {name: space.shape for name, space in model.spaces.items()}
+        check_units(self, shapes, model=None, source=str(getattr(model, "name", "the model")), what="The units")
+        return Units(self._mask, mean_abs=self._mean_abs, model=model.fingerprint(), selected_on=self._selected_on)
 
     def over(self, shapes: Mapping[str, tuple[int, int]]) -> Units:
         """The same units with a mask for every space of ``shapes``, so that sets over different spaces combine.
@@ -407,6 +468,11 @@ class Units:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _shared(self, other: Units) -> int:
+        if not isinstance(other, Units):
+            raise InputError(f"Units are compared with Units, got {_type(other)}.")
+        return (Units(self._mask) & Units(other._mask)).count
+
     def _with(self, mask: Mapping[str, np.ndarray]) -> Units:
         return Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=self._selected_on)
 
@@ -421,7 +487,7 @@ class Units:
         if self._model is not None and other._model is not None and self._model != other._model:
             raise InputError(
                 f"Units of different models cannot be combined: {self._model} {sign} {other._model}. "
-                "A unit means something only within its model."
+                "For another checkpoint of one architecture use units.for_model(model)."
             )
         mask = {space: operation(array, other._mask[space]) for space, array in self._mask.items()}
         known = self._selected_on is not None and other._selected_on is not None
@@ -512,7 +578,10 @@ def check_units(
         The units have another fingerprint, lie in a space that the model does not have, or have other shapes.
     """
     if None not in (units.model, model) and units.model != model:
-        raise InputError(f"{what} belong to another model than {source}: the fingerprints differ.")
+        raise InputError(
+            f"{what} belong to another model than {source}: the fingerprints differ. For another checkpoint of one "
+            "architecture, such as a fine-tuned one, use units.for_model(model)."
+        )
     for space, shape in units.shapes.items():
         if space not in shapes:
             if units.mask[space].any():

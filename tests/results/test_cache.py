@@ -626,11 +626,11 @@ def test_weights_that_are_nowhere_are_said_and_not_stored(tmp_path):
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_packed_weights_are_in_the_fingerprint():
     def quantized(seed: int) -> str:
-        from modalnet.models.fingerprint import model_fingerprint
+        from modalnet.models.fingerprint import weights_fingerprint
 
         torch.manual_seed(seed)
         module = torch.nn.Sequential(torch.nn.Linear(8, 4))
-        return model_fingerprint(torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}))
+        return weights_fingerprint(torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}))
 
     assert quantized(0) == quantized(0) != quantized(1)
 

@@ -39,13 +39,14 @@ from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
 from modalnet.models.fingerprint import (
+    checkpoint_fingerprint,
     computation_of,
-    model_fingerprint,
     numbers_of,
     pictures_of,
     reads_weights_once,
     served_fingerprint,
     unread_weights,
+    weights_fingerprint,
     weights_read_once,
     why_not_stored,
 )
@@ -163,13 +164,16 @@ class Executor:
         return empty and not hasattr(self.module, "hf_device_map")
 
     def fingerprint(self) -> str:
-        """A hash of the checkpoint: its weights, config and class, computed at each call.
+        """A hash of the checkpoint: its weights in any precision, and its class, computed at each call.
 
         Where the weights are on a server, the server's name for the model stands for them.
         """
+        return self._fingerprint(checkpoint_fingerprint)
+
+    def _fingerprint(self, of_weights: Callable[[torch.nn.Module], str]) -> str:
         if self.module_is_empty and not self.backend.capabilities.weights_here:
             return served_fingerprint(self.module, self.backend.key)
-        return model_fingerprint(self.module)
+        return of_weights(self.module)
 
     @property
     def edited(self) -> bool:
@@ -179,7 +183,7 @@ class Executor:
     def identity(self) -> Identity:
         """Everything that decides the numbers of this model as it is now, for the store."""
         numbers = {
-            "checkpoint": self.fingerprint(),
+            "checkpoint": self._fingerprint(weights_fingerprint),
             **numbers_of(self.module, self.loaded),
             "chat_template": str(self.chat_template),
             "padding_side": self.padding_side,
@@ -244,7 +248,7 @@ class Executor:
         unknown = self.edited or (not self.module_is_empty and unread_weights(self.module))
         # Sinks are those of the model without any intervention; what stimuli hold tells the tokens of their texts.
         model = {
-            "checkpoint": self.fingerprint(),
+            "checkpoint": self._fingerprint(weights_fingerprint),
             **computation_of(self.module),
             "pictures": pictures_of(self.loaded) if any(item.stimulus.n_images for item in prepared) else "",
             "tokenizer": id(self.loaded.tokenizer),
@@ -308,6 +312,8 @@ class Executor:
     def check_units(self, units: Units, what: str = "The units") -> None:
         """Refuse units of another model; see :func:`modalnet.units.check_units`."""
         fingerprint = None if units.model is None else self.fingerprint()
+        if fingerprint != units.model and self._fingerprint(weights_fingerprint) == units.model:
+            fingerprint = None  # units of a file of an earlier version, which carry this one
         shapes = {name: space.shape for name, space in self.spaces.items()}
         check_units(units, shapes, model=fingerprint, source=self.name, what=what)
 

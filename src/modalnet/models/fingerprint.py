@@ -1,10 +1,10 @@
 """Which checkpoint a model is, and everything that its numbers depend on.
 
-Two questions, two answers. :func:`model_fingerprint` identifies the *checkpoint*: class, config and weights. Units
-carry it, so that those of another model are refused. :func:`numbers_of` describes everything that decides the
-*numbers*: the checkpoint as it is now, and besides it adapters, attention implementation, precision, training mode,
-tokenizer, processor and chat template. It goes into the key of a stored result. :func:`why_not_stored` names what no
-description holds: hooks, replaced methods, randomness.
+Two questions, two answers. :func:`checkpoint_fingerprint` identifies the *checkpoint*: class and weights, whichever
+precision they are held in. Units carry it, so that those of another model are refused. :func:`weights_fingerprint`
+identifies the weights bit by bit, and :func:`numbers_of` everything else that decides the *numbers*: adapters,
+attention implementation, training mode, tokenizer, processor and chat template. Both go into the key of a stored
+result. :func:`why_not_stored` names what no description holds: hooks, replaced methods, randomness.
 
 All of them read the model anew at each call, since anything of it can be edited in place; no counter of torch notices
 an edit through ``.data``. xxh3 reads weights at the speed of memory, and :func:`weights_read_once` spares a second
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _CHUNK = 1 << 26  # bytes brought to the CPU at a time, for weights that live on a GPU
 # Fingerprints taken within one public call, with their modules, so that no other module gets the same id meanwhile.
-_read: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("weights_read", default=None)
+_read: ContextVar[dict[tuple[int, str], tuple[Any, str]] | None] = ContextVar("weights_read", default=None)
 
 
 @contextmanager
@@ -60,29 +60,89 @@ def reads_weights_once(function: Callable[P, T]) -> Callable[P, T]:
     return once
 
 
-def model_fingerprint(module: torch.nn.Module) -> str:
-    """A hash of a model's class, config, parameters and buffers (32 hexadecimal characters).
+def _taken_once(function: Callable[[torch.nn.Module], str]) -> Callable[[torch.nn.Module], str]:
+    """Keep what was read of a module for as long as :func:`weights_read_once` says."""
+
+    @wraps(function)
+    def taken(module: torch.nn.Module) -> str:
+        known, key = _read.get(), (id(module), function.__name__)
+        if known is None:
+            return function(module)
+        if key not in known:
+            known[key] = module, function(module)
+        return known[key][1]
+
+    return taken
+
+
+@_taken_once
+def checkpoint_fingerprint(module: torch.nn.Module) -> str:
+    """A hash of a model's class, parameters and persistent buffers (32 hexadecimal characters), in any precision.
+
+    Weights count as bfloat16 holds them, and those that float16 holds with fewer digits than bfloat16 (below 2**-14)
+    count as zero. So a checkpoint that was saved in bfloat16 or float16 is the same in each of bfloat16, float16 and
+    float32, and one that was saved in float32 is the same in float32 and bfloat16. Settings of the config are left out:
+    most decide nothing, and their number grows with the version of transformers.
+    """
+    import xxhash
+
+    digest = xxhash.xxh3_128(type(module).__name__.encode())
+    for name, tensor in _tensors(module, persistent=True):
+        digest.update(f"{name}:{tuple(tensor.shape)}:".encode())
+        for piece in _rounded(tensor):
+            digest.update(piece)
+    _add(digest, state.packed(module))
+    return str(digest.hexdigest())
+
+
+def _rounded(tensor: torch.Tensor) -> Iterator[Any]:
+    """The bytes of :func:`_bytes`, for a plain tensor of floating-point numbers after rounding."""
+    import torch
+
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type != "meta"
+    if not plain or tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        yield str(tensor.dtype).encode()
+        yield from _bytes(tensor)
+        return
+    for piece in tensor.contiguous().reshape(-1).split(_CHUNK // 4):
+        rounded = piece.to(torch.bfloat16)
+        rounded = torch.where(rounded.abs() < 2.0**-14, torch.zeros_like(rounded), rounded)
+        yield from _bytes(rounded)
+
+
+def _tensors(module: torch.nn.Module, *, persistent: bool) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name, in its order; ``persistent`` leaves out buffers that no checkpoint holds."""
+    elsewhere = state.offloaded(module)
+    named = [*module.named_parameters(), *module.named_buffers()]
+    if persistent:
+        made = {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, each in module.named_modules()
+            for name in each._non_persistent_buffers_set
+        }
+        named = [pair for pair in named if pair[0] not in made]
+    return [
+        (name, elsewhere[name]() if name in elsewhere else tensor.detach())
+        for name, tensor in sorted(named, key=lambda pair: pair[0])
+    ]
+
+
+@_taken_once
+def weights_fingerprint(module: torch.nn.Module) -> str:
+    """A hash of a model's class, config, parameters and buffers, bit by bit (32 hexadecimal characters).
 
     Weights that accelerate keeps on the CPU or the disk are read there. Weights of which nothing but a shape is here
     count by their shape; :func:`why_not_stored` names them.
     """
-    known = _read.get()
-    if known is not None and id(module) in known:
-        return known[id(module)][1]
     import xxhash
 
     digest = xxhash.xxh3_128(type(module).__name__.encode())
     config = getattr(module, "config", None)
     if config is not None:
         digest.update(_settings(config.to_dict()).encode())
-    elsewhere = state.offloaded(module)
-    named = sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0])
-    _add(digest, ((name, elsewhere[name]() if name in elsewhere else tensor.detach()) for name, tensor in named))
+    _add(digest, _tensors(module, persistent=False))
     _add(digest, state.packed(module))
-    found = digest.hexdigest()
-    if known is not None:
-        known[id(module)] = (module, found)
-    return found
+    return str(digest.hexdigest())
 
 
 def _add(digest: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
