@@ -46,7 +46,8 @@ _MASK = re.compile(r"mask:[01]+")
 TokenChoice = str | tuple[int, ...]
 #: What is accepted wherever tokens are chosen: a choice for all, one per space or tower, or None for the defaults.
 TokensLike: TypeAlias = (
-    "str | int | slice | Sequence[int] | Mapping[str, str | int | slice | Sequence[int]] | np.ndarray | torch.Tensor | None"
+    "str | int | slice | Sequence[int] | np.ndarray | torch.Tensor "
+    "| Mapping[str, str | int | slice | Sequence[int]] | None"
 )
 
 
@@ -191,7 +192,9 @@ def select(
     return kept
 
 
-def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[torch.Tensor, " token"]:
+def _select(  # noqa: PLR0911  # one kind of choice after another
+    choice: TokenChoice, span: Span, *, tower: str, label: str
+) -> Int[torch.Tensor, " token"]:
     own = span.index
     if choice == "all":
         return own
@@ -212,22 +215,8 @@ def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[t
                 f"{tower} tower."
             )
         return own[list(choice)]
-    if choice.startswith("mask:"):
-        mask = choice.removeprefix("mask:")
-        if len(mask) != len(own):
-            raise InputError(
-                f"`tokens` is a mask of {len(mask)} booleans, but stimulus {label} has {len(own)} tokens in the {tower} "
-                "tower."
-            )
-        return own[[i for i, chosen in enumerate(mask) if chosen == "1"]]
-    part = _as_slice(choice)
-    if part is not None:
-        places = list(range(len(own)))[part]
-        if not places:
-            raise InputError(
-                f"tokens={choice!r} selects no token: stimulus {label} has {len(own)} tokens in the {tower} tower."
-            )
-        return own[places]
+    if ":" in choice:
+        return own[_written(choice, len(own), tower=tower, label=label)]
     if choice == "cls":
         if span.cls is None or len(span.cls) == 0:
             raise InputError(f'tokens="cls": the {tower} tower has no class token for stimulus {label}.')
@@ -239,3 +228,21 @@ def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[t
             f'per tower, such as tokens={{"{tower}": "mean"}}.'
         )
     return own[kind]
+
+
+def _written(choice: str, n_tokens: int, *, tower: str, label: str) -> list[int]:
+    """The places that a slice or a mask, as text, picks among so many tokens."""
+    if choice.startswith("mask:"):
+        mask = choice.removeprefix("mask:")
+        if len(mask) != n_tokens:
+            raise InputError(
+                f"`tokens` is a mask of {len(mask)} booleans, but stimulus {label} has {n_tokens} tokens in the "
+                f"{tower} tower."
+            )
+        return [place for place, chosen in enumerate(mask) if chosen == "1"]
+    places = list(range(n_tokens))[_as_slice(choice) or slice(None)]
+    if not places:
+        raise InputError(
+            f"tokens={choice!r} selects no token: stimulus {label} has {n_tokens} tokens in the {tower} tower."
+        )
+    return places
