@@ -90,8 +90,8 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
     ----------
     source
         A path; the bytes of an image file, also as base64 or a data URI; a PIL image of any mode; or an array
-        (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or floats in 0..1.
-        Tensors are accepted where ``numpy.asarray`` accepts them.
+        (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or
+        floats in 0..1. Tensors are accepted where ``numpy.asarray`` accepts them.
     label
         Name of the stimulus, for the message.
 
@@ -295,7 +295,8 @@ def _is_closed(image: Image) -> bool:
         return True
     except AssertionError:  # and for one that is not decoded yet
         pass
-    return getattr(image, "fp", None) is None or bool(getattr(image.fp, "closed", False))
+    file = getattr(image, "fp", None)
+    return file is None or bool(getattr(file, "closed", False))
 
 
 def _narrow(image: Image, where: str) -> Image:
