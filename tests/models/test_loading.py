@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import shutil
@@ -399,3 +400,16 @@ def _of_library(module):
 def test_what_holds_a_model_or_is_another_librarys_says_what_to_load(source, message):
     with pytest.raises(mn.InputError, match=message):
         mn.load(source())
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_deep_copy_is_a_model_of_its_own(ran):
+    model = mn.load("tiny")
+    if ran:
+        model.run(["x y"])
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in twin.module.parameters():
+            weight.zero_()
+    assert twin.run(["x y"]).activations["decoder"].abs().max() == 0
+    assert model.run(["x y"]).activations["decoder"].abs().max() > 0
