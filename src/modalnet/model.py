@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -447,6 +448,14 @@ class Model:
         return self._executor.identity()
 
     # -- views -------------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """An independent model with weights of its own; what was made for its runs is made anew."""
+        executor = self._executor
+        loaded = replace(executor.loaded, module=copy.deepcopy(self.module, memo), envoy=None)
+        made = Executor(loaded, chat_template=executor.chat_template)
+        made.interventions, made.backend = executor.interventions, executor.backend
+        return self._with(made)
 
     def _with(self, executor: Executor) -> Model:
         view = copy.copy(self)

@@ -436,3 +436,62 @@ def test_continuations_that_do_not_fit_are_refused():
     ]:
         with pytest.raises(mn.InputError, match=message):
             model.score(["the dog"], continuations)
+
+
+@pytest.mark.parametrize(
+    ("given", "plain_form"),
+    [
+        (np.int64(1), [1]),
+        (np.array([0, 1]), [0, 1]),
+        (torch.tensor([0, 1]), [0, 1]),
+        (torch.tensor(1), [1]),
+        ([np.int32(0), np.int32(-1)], [0, -1]),
+        (slice(0, 2), [0, 1]),
+        (slice(-2, None), [-2, -1]),
+        (slice(-1, -4, -2), [-1, -3]),
+        ("mask", [0, 2]),
+    ],
+)
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_tokens_may_be_arrays_slices_and_masks(given, plain_form, kind):
+    model = mn.load("tiny")
+    n = model.run(["The cat eats."], tokens="all").activations["decoder"][0].shape[1]
+    if isinstance(given, str):
+        given = kind([place in plain_form for place in range(n)])
+    elif kind is not list:
+        pytest.skip("masks only")
+    zero = mn.zero(mn.site("decoder", 2))
+    runs = [model.run(["The cat eats."], zero.at(at), tokens=at).activations["decoder"] for at in (given, plain_form)]
+    close(*runs)
+
+
+def test_tokens_that_do_not_fit_are_refused():
+    model, zero = mn.load("tiny"), mn.zero(mn.site("decoder", 2))
+    with pytest.raises(mn.InputError, match="mask of 3 booleans, but stimulus"):
+        model.run(["The cat eats."], zero.at([True, False, True]))
+    with pytest.raises(mn.InputError, match="selects no token"):
+        model.run(["The cat eats."], zero.at(slice(90, None)))
+    for bad in (True, [True, 1], [0.5], np.array([1.0]), np.array([[0, 1]]), slice(None, None, 0), slice("a"), [False]):
+        with pytest.raises(mn.InputError, match="`tokens` must be"):
+            zero.at(bad)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.ones(192, dtype=torch.bfloat16, requires_grad=True),
+        np.ones(192, np.float16),
+        np.ones(192, np.longdouble),
+        [1] * 192,
+        [torch.tensor(1.0, requires_grad=True)] * 192,
+    ],
+    ids=["bfloat16", "float16", "longdouble", "list", "tensors"],
+)
+def test_values_may_be_of_any_precision_and_library(given):
+    site = mn.site("decoder", 2)
+    assert mn.add(site, given) == mn.add(site, np.ones(192))
+    assert mn.set_to(site, given) == mn.set_to(site, np.ones(192))
+    assert mn.direction("decoder", 2, given) == mn.direction("decoder", 2, np.ones(192))
+    assert mn.add(site, torch.tensor(2.0, dtype=torch.bfloat16)) == mn.add(site, 2.0)
+    with pytest.raises(mn.InputError, match="`value` must be real numbers"):
+        mn.add(site, ["a"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import shutil
@@ -375,3 +376,40 @@ def test_a_processor_that_needs_torchvision_is_named(folders):
             model.run(stimuli_for("qwen2_5_vl"))
     else:
         assert mn.load(folders("qwen2_5_vl")).processor is not None
+
+
+def _of_library(module):
+    """A module whose class another library would have defined."""
+    return type("Backbone", (torch.nn.Module,), {"__module__": module})()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda: _of_library("timm.models.vision_transformer"), "a model of timm"),
+        (lambda: _of_library("torchvision.models.resnet"), "a model of torchvision"),
+        (lambda: _of_library("open_clip.model"), "a model of open_clip"),
+        (lambda: torch.nn.DataParallel(build("llama").model), r"Load model\.module"),
+        (
+            lambda: tr.TextGenerationPipeline(build("llama").model, tokenizer=build("llama").tokenizer, device="cpu"),
+            r"Load pipe\.model with tokenizer=pipe\.tokenizer",
+        ),
+    ],
+    ids=["timm", "torchvision", "open_clip", "DataParallel", "pipeline"],
+)
+def test_what_holds_a_model_or_is_another_librarys_says_what_to_load(source, message):
+    with pytest.raises(mn.InputError, match=message):
+        mn.load(source())
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_deep_copy_is_a_model_of_its_own(ran):
+    model = mn.load("tiny")
+    if ran:
+        model.run(["x y"])
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in twin.module.parameters():
+            weight.zero_()
+    assert twin.run(["x y"]).activations["decoder"].abs().max() == 0
+    assert model.run(["x y"]).activations["decoder"].abs().max() > 0

@@ -563,3 +563,12 @@ def test_a_place_is_where_the_pixels_are():
         left, top, right, bottom = boxes[token]
         assert left <= x <= right
         assert top <= y <= bottom
+
+
+def test_attribution_needs_gradients_and_says_so():
+    model, pairs = mn.load("tiny"), mn.patching.colour_pairs(2, size=64)
+    arguments = (model, pairs.clean, pairs.corrupt, pairs.logit_difference())
+    with torch.inference_mode(), pytest.raises(mn.InputError, match=r"outside of it"):
+        mn.attribution_patching(*arguments, progress=False)
+    with torch.no_grad():
+        mn.attribution_patching(*arguments, progress=False, cache=False)

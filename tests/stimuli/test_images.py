@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import modalnet as mn
 from modalnet.errors import InputError
 from modalnet.stimuli.images import load_image
 
@@ -280,3 +282,61 @@ def test_the_given_picture_is_left_as_it_is() -> None:
     given = Image.new("RGB", (2, 2), RED)
     load_image(given, "a").putpixel((0, 0), (1, 2, 3))
     assert given.getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_base64_and_data_uris_are_images(prefix: str, tmp_path: Path) -> None:
+    text = prefix + base64.b64encode(encoded(Image.new("RGB", (4, 4), RED))).decode()
+    assert (pixels(text) == RED).all()
+    assert "picture in" in mn.Stimulus(image=text).label
+    (tmp_path / "table.csv").write_text("image,condition\n" + f'"{text}",a\n"{text}",b\n' * 2)
+    read = mn.stimuli.from_csv(
+        tmp_path / "table.csv", text=None, image="image", positive="a", negative="b", duplicates="keep"
+    )
+    assert (np.asarray(read.stimuli[0].images()[0]) == RED).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A" * 5000, "neither the path of an image file nor base64"),
+        ("x y" * 500, "neither the path of an image file nor base64"),
+        ("data:image/png;base64,A", "base64 of its data URI is damaged"),
+        ("data:image/png,abc", "must hold an image in base64"),
+        ("a\0b.png", "no image file"),
+    ],
+)
+def test_text_that_is_no_image_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_image(text, "a")
+
+
+@pytest.mark.parametrize("how", ["with", "close"])
+def test_a_closed_image_is_refused(how: str, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    if how == "with":
+        with image:
+            pass
+    else:
+        image.close()
+    with pytest.raises(InputError, match="is closed"):
+        load_image(image, "a")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jp2", ".avif"])
+def test_folders_of_other_endings_are_read(suffix: str, tmp_path: Path) -> None:
+    for condition, colour in (("a", RED), ("b", WHITE)):
+        for number in range(2):
+            image = Image.new("RGB", (32, 32), tuple(max(0, part - number) for part in colour))
+            try:
+                image.save(tmp_path / f"{condition}-{number}{suffix}")
+            except (KeyError, OSError, ValueError):
+                pytest.skip("this Pillow does not write it")
+    read = mn.stimuli.from_folder(tmp_path, positive="a", negative="b")
+    assert [stimulus.n_images for stimulus in read.stimuli] == [1] * 4
+
+
+def test_12_bits_in_16_are_not_rescaled_by_their_maximum() -> None:
+    assert pixels(np.full((2, 2), 4095, np.uint16)).max() == 16
+    assert pixels(encoded(Image.fromarray(np.full((2, 2), 4095, np.uint16)), "TIFF")).max() == 16

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet._deprecation import moved_method, renamed_arguments
-from modalnet._validation import check_bool, check_int, check_number, check_seed, check_type
+from modalnet._validation import check_bool, check_int, check_number, check_seed, check_type, refusal
 from modalnet.errors import InputError
 from modalnet.interventions.content import content_digest
 from modalnet.interventions.positions import TokenChoice, check_choice
@@ -87,7 +87,7 @@ class Direction:
     vector: Float[np.ndarray, " dim"]
 
     def __post_init__(self) -> None:
-        vector = np.asarray(self.vector, dtype=np.float32)
+        vector = _array("vector", self.vector)
         length = float(np.linalg.norm(vector))
         if vector.ndim != 1 or not np.isfinite(length) or length == 0:
             raise InputError(
@@ -133,7 +133,7 @@ def site(space: str, layer: int) -> Site:
 @renamed_arguments(tower="space")
 def direction(space: str, layer: int, vector: Any) -> Direction:
     """A direction ``[dim]`` in one layer of a space, as a target of an intervention; see :func:`site`."""
-    return Direction(site(space, layer), np.asarray(vector, dtype=np.float32))
+    return Direction(site(space, layer), _array("vector", vector))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,8 @@ class Intervention:
         Parameters
         ----------
         tokens
-            ``"all"``, ``"last"``, ``"image"``, ``"text"``, ``"cls"``, or indices among a stimulus' own tokens.
+            ``"all"``, ``"last"``, ``"image"``, ``"text"``, ``"cls"``, or indices among a stimulus' own tokens: numbers,
+            a slice, or a mask of as many booleans as each stimulus has tokens (lists, arrays or tensors).
         spare_first
             Leave the first so many tokens of each stimulus alone.
         spare_sinks
@@ -188,7 +189,7 @@ class Intervention:
         InputError
             For tokens that do not exist.
         """
-        choice = check_choice("all" if tokens in ("all", "mean") else tokens)
+        choice = check_choice("all" if isinstance(tokens, str) and tokens == "mean" else tokens)
         spared = self.spared if spare_first is None else spare_first
         sinks = self.spares_sinks if spare_sinks is None else check_bool("spare_sinks", spare_sinks)
         return replace(self, tokens=choice, spared=check_int("spare_first", spared, minimum=0), spares_sinks=sinks)
@@ -433,23 +434,39 @@ def _number(value: Any, name: str) -> float:
     return check_number(name, value)
 
 
+def _array(name: str, value: Any) -> np.ndarray:
+    """What the user gave as float32: lists, arrays, and tensors of any precision, on any device, with a gradient."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().float()
+    elif isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
+        value = [each.detach().cpu().float().numpy() if hasattr(each, "detach") else each for each in value]
+    try:
+        if np.iscomplexobj(value):
+            raise TypeError
+        return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise refusal(name, "real numbers (a list, an array or a tensor)", value) from error
+
+
 def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     """A number, or float32 values per tower [layer, dim] (a site's [dim] under its own tower)."""
     if isinstance(value, int | float | np.integer | np.floating):
         return _number(value, "value")
+    if getattr(value, "ndim", None) == 0:  # a number in an array or a tensor
+        return _number(value.item(), "value")
     if isinstance(target, Direction):
         raise InputError(f"For a direction the value must be a number, got a {type(value).__name__}.")
     if isinstance(target, Site):
-        vector = np.asarray(value, dtype=np.float32)
+        vector = _array("value", value)
         if vector.ndim != 1 or not np.isfinite(vector).all():
             raise InputError(
                 f"For a site the value must be a number or a finite vector [dim], got shape {vector.shape}."
             )
         return {target.space: _frozen(vector)}
     if isinstance(value, Mapping):
-        given = {str(tower): np.asarray(array, dtype=np.float32) for tower, array in value.items()}
+        given = {str(tower): _array("value", array) for tower, array in value.items()}
     else:
-        listed = np.asarray(value, dtype=np.float32)
+        listed = _array("value", value)
         if listed.shape != (target.count,):
             raise InputError(f"`value` must have one entry per unit ({target.count}), got shape {listed.shape}.")
         given, start = {}, 0
@@ -474,7 +491,7 @@ def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for space, mask in target.mask.items():
         if not mask.any():
             continue
-        array = np.asarray(given[space], dtype=np.float32) if space in given else None
+        array = _array("over", given[space]) if space in given else None
         if array is None or array.ndim != 3 or array.shape[1:] != mask.shape or not len(array):
             had = "nothing" if array is None else array.shape
             raise InputError(

@@ -13,13 +13,18 @@ role: image, text, class token. A *token choice* picks among the stimulus' own p
 ``"cls"``     the class token (the mean over tiles, where an image is tiled)
 ``"all"``     every token, not pooled
 indices       the mean over these places among the stimulus' own tokens; negative ones count from the end
+slice         the mean over these places, as Python slices; kept as text, such as ``"1:-1"``
+mask          the mean over the places that are True, of as many booleans as the stimulus has tokens; kept as text, such
+              as ``"mask:101"``
 ============  =========================================================================================================
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet._validation import refusal
@@ -33,12 +38,17 @@ if TYPE_CHECKING:
     from modalnet.models.sites import Space
 
 NAMES = ("last", "mean", "all", "image", "text", "cls")
-EXPECTED = f"{', '.join(map(repr, NAMES))} or indices such as [0, -1]"
+EXPECTED = f"{', '.join(map(repr, NAMES))} or indices such as [0, -1], a slice or a mask"
+_SLICE = re.compile(r"(-?\d*):(-?\d*)(?::(-?\d+))?")
+_MASK = re.compile(r"mask:[01]+")
 
-#: A choice of tokens: one of NAMES, or indices.
+#: A choice of tokens: one of NAMES, a slice or a mask as text, or indices.
 TokenChoice = str | tuple[int, ...]
 #: What is accepted wherever tokens are chosen: a choice for all, one per space or tower, or None for the defaults.
-TokensLike: TypeAlias = "str | int | Sequence[int] | Mapping[str, str | int | Sequence[int]] | None"
+TokensLike: TypeAlias = (
+    "str | int | slice | Sequence[int] | np.ndarray | torch.Tensor "
+    "| Mapping[str, str | int | slice | Sequence[int]] | None"
+)
 
 
 @dataclass(frozen=True)
@@ -133,15 +143,35 @@ def default_choice(space: Space, *, pictures: bool = False) -> TokenChoice:
 def check_choice(choice: Any) -> TokenChoice:
     """A token choice; an InputError for what is none."""
     if isinstance(choice, str):
-        if choice in NAMES:
+        if choice in NAMES or _MASK.fullmatch(choice) or _as_slice(choice) is not None:
             return choice
         raise refusal("tokens", EXPECTED, choice)
-    numbers = (choice,) if isinstance(choice, int) and not isinstance(choice, bool) else choice
-    if isinstance(numbers, Iterable):
-        indices = tuple(int(n) for n in numbers if hasattr(n, "__index__") and not isinstance(n, bool))
-        if indices and len(indices) == len(tuple(numbers)):
-            return indices
+    if isinstance(choice, slice):
+        ends = (choice.start, choice.stop, *(() if choice.step is None else (choice.step,)))
+        written = ":".join("" if end is None else str(end) for end in ends)
+        if _as_slice(written) is not None:
+            return written
+        raise refusal("tokens", EXPECTED, choice)
+    # Arrays and tensors of any library and device say what they hold as lists.
+    plain = choice.tolist() if hasattr(choice, "tolist") else choice
+    numbers = [plain] if _is_index(plain) else list(plain) if isinstance(plain, Iterable) else []
+    numbers = [n.tolist() if hasattr(n, "tolist") else n for n in numbers]
+    if any(n is True for n in numbers) and all(isinstance(n, bool) for n in numbers):
+        return "mask:" + "".join("01"[n] for n in numbers)
+    if numbers and all(map(_is_index, numbers)):
+        return tuple(int(n) for n in numbers)
     raise refusal("tokens", EXPECTED, choice)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _as_slice(written: str) -> slice | None:
+    found = _SLICE.fullmatch(written)
+    if found is None or "-" in found.groups() or (found[3] and not int(found[3])):
+        return None
+    return slice(*(int(end) if end else None for end in found.groups()))
 
 
 def select(
@@ -162,7 +192,9 @@ def select(
     return kept
 
 
-def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[torch.Tensor, " token"]:
+def _select(  # noqa: PLR0911  # one kind of choice after another
+    choice: TokenChoice, span: Span, *, tower: str, label: str
+) -> Int[torch.Tensor, " token"]:
     own = span.index
     if choice == "all":
         return own
@@ -183,14 +215,34 @@ def _select(choice: TokenChoice, span: Span, *, tower: str, label: str) -> Int[t
                 f"{tower} tower."
             )
         return own[list(choice)]
+    if ":" in choice:
+        return own[_written(choice, len(own), tower=tower, label=label)]
     if choice == "cls":
         if span.cls is None or len(span.cls) == 0:
             raise InputError(f'tokens="cls": the {tower} tower has no class token for stimulus {label}.')
         return own[span.cls]
-    mask = span.image if choice == "image" else span.text
-    if mask is None or not bool(mask.any()):
+    kind = span.image if choice == "image" else span.text
+    if kind is None or not bool(kind.any()):
         raise InputError(
             f"tokens={choice!r}: stimulus {label} has no {choice} tokens in the {tower} tower. Choose another, or one "
             f'per tower, such as tokens={{"{tower}": "mean"}}.'
         )
-    return own[mask]
+    return own[kind]
+
+
+def _written(choice: str, n_tokens: int, *, tower: str, label: str) -> list[int]:
+    """The places that a slice or a mask, as text, picks among so many tokens."""
+    if choice.startswith("mask:"):
+        mask = choice.removeprefix("mask:")
+        if len(mask) != n_tokens:
+            raise InputError(
+                f"`tokens` is a mask of {len(mask)} booleans, but stimulus {label} has {n_tokens} tokens in the "
+                f"{tower} tower."
+            )
+        return [place for place, chosen in enumerate(mask) if chosen == "1"]
+    places = list(range(n_tokens))[_as_slice(choice) or slice(None)]
+    if not places:
+        raise InputError(
+            f"tokens={choice!r} selects no token: stimulus {label} has {n_tokens} tokens in the {tower} tower."
+        )
+    return places

@@ -182,6 +182,7 @@ def _from_object(source: Any, *, dispatch: bool = True) -> Loaded:
     """A model that the user already holds."""
     import nnsight
 
+    _refuse_by_name(source)
     if isinstance(source, nnsight.Envoy):
         if dispatch and getattr(source, "dispatched", True) is False:
             source.dispatch()
@@ -196,6 +197,23 @@ def _from_object(source: Any, *, dispatch: bool = True) -> Loaded:
             module, getattr(source, "tokenizer", None), getattr(source, "processor", None), name=type(module).__name__
         )
     return Loaded(source, name=_module_name(source))
+
+
+def _refuse_by_name(source: Any) -> None:
+    """Refuse what holds a model, or is one of another library, and say what to load instead."""
+    kinds = type(source).__mro__
+    libraries = {kind.__module__.partition(".")[0] for kind in kinds}
+    name = type(source).__name__
+    if any(kind.__module__.startswith("torch.nn.parallel") for kind in kinds) and hasattr(source, "module"):
+        raise InputError(f"A {name} holds the model that it spreads over devices. Load model.module.")
+    if any(kind.__module__.startswith("transformers.pipelines") for kind in kinds):
+        raise InputError(f"A {name} is a pipeline. Load pipe.model with tokenizer=pipe.tokenizer.")
+    for library in ("timm", "torchvision", "open_clip"):
+        if library in libraries:
+            raise InputError(
+                f"{name} is a model of {library}, which modalnet does not read. Load the transformers version of the "
+                'model, such as "facebook/dinov2-small" or "openai/clip-vit-base-patch32".'
+            )
 
 
 def _module_name(module: Any) -> str:

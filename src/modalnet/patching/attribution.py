@@ -69,7 +69,7 @@ def attribution_patching(
     ------
     InputError
         As for :func:`modalnet.activation_patching`; also for the KL divergence with ``direction="noise"``, whose
-        gradient is zero at the clean run.
+        gradient is zero at the clean run; inside ``torch.inference_mode()``, where there is no gradient.
 
     References
     ----------
@@ -78,6 +78,7 @@ def attribution_patching(
     """
     check_shared(batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
+    _refuse_inference_mode()
     access = Access.of(cache)
     model = as_model(model, remote)
     stimuli = as_pairs(clean, corrupt)
@@ -106,6 +107,16 @@ def attribution_patching(
 
     kept = access if measure.metric.function is None else False
     return cached(model, "attribution", inputs, settings, compute, result=Patching, cache=kept)
+
+
+def _refuse_inference_mode() -> None:
+    import torch
+
+    # no_grad() is undone for the backward pass; this mode is not, as the tensors made in it never have a gradient.
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "attribution_patching() needs gradients, which torch.inference_mode() forbids. Call it outside of it."
+        )
 
 
 def _estimate(

@@ -8,10 +8,12 @@ input                        conversion
 ===========================  ===========================================================================
 grayscale, palette, 1 bit    repeated or looked up into RGB
 CMYK, YCbCr, HSV             converted by Pillow, without colour management
-16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion clips at 255
+16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion clips at 255. Data of fewer
+                             bits in 16 (a 12-bit scan) are dark then: no scale is guessed from the values
 transparency                 composited over white
 camera orientation (EXIF)    applied
 several frames               refused: select a frame. Of a camera's MPO file the main picture is used
+text                         a path, or base64 or a data URI of an image file
 arrays uint8, uint16, bool   0..255, 0..65535 and False/True as black to white
 arrays of floats             0..1 as black to white; anything outside is refused
 ===========================  ===========================================================================
@@ -19,6 +21,7 @@ arrays of floats             0..1 as black to white; anything outside is refused
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from contextlib import contextmanager
@@ -41,6 +44,8 @@ WHITE = (255, 255, 255, 255)
 FULL_16_BIT = 65535
 # Resizing filters produce floats slightly outside 0..1: rounding, not another scale.
 FLOAT_TOLERANCE = 1e-6
+SHORTEST_BASE64 = 48  # characters; the smallest image files are longer
+LONGEST_PATH = 200  # characters of a path that a message repeats
 CHANNELS = (1, 3, 4)
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
 KEYED_MODES = ("1", "L", "P", "RGB")  # one colour of these can be declared transparent
@@ -62,6 +67,8 @@ def check_source(source: object, label: str) -> None:
         The type is none of those that :func:`load_image` accepts, the path does not exist, or the array does not have
         the shape or type of an image.
     """
+    if isinstance(source, str) and _embedded(source, label) is not None:
+        return
     if isinstance(source, str | os.PathLike):
         _check_path(Path(source), label)
     elif _is_pil(source):
@@ -82,9 +89,9 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
     Parameters
     ----------
     source
-        A path; the bytes of an image file; a PIL image of any mode; or an array (height, width), (height, width, 1),
-        (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or floats in 0..1. Tensors are accepted where
-        ``numpy.asarray`` accepts them.
+        A path; the bytes of an image file, also as base64 or a data URI; a PIL image of any mode; or an array
+        (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8, uint16, bool, or
+        floats in 0..1. Tensors are accepted where ``numpy.asarray`` accepts them.
     label
         Name of the stimulus, for the message.
 
@@ -101,6 +108,8 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
     """
     check_source(source, label)
     where = f"Stimulus {label}: the image"
+    if isinstance(source, str):
+        source = _embedded(source, label) or source
     if isinstance(source, str | os.PathLike):
         where = f"Stimulus {label}: the file {os.fspath(source)!r}"
         return _read_file(source, where)
@@ -113,6 +122,8 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
 
 def describe_source(source: object) -> str:
     """Describe an image source for messages: a file name, or the kind and size of an image."""
+    if isinstance(source, str) and (embedded := _embedded(source, "image")) is not None:
+        source = embedded
     if isinstance(source, str | os.PathLike):
         return Path(source).name
     if _is_pil(source):
@@ -132,10 +143,57 @@ def _is_array(source: object) -> bool:
     return hasattr(source, "__array__") or hasattr(source, "__array_interface__")
 
 
+def _embedded(text: str, label: str) -> bytes | None:
+    """The bytes of an image that a data URI or base64 holds; None for a text that is a path."""
+    is_uri = text[:5].lower() == "data:"
+    head, comma, body = text.partition(",") if is_uri else ("", "", text)
+    if is_uri and not (comma and head.lower().endswith(";base64")):
+        raise InputError(f"Stimulus {label}: a data URI must hold an image in base64 (data:image/png;base64,...).")
+    if not is_uri and (len(text) < SHORTEST_BASE64 or _exists(Path(text))):
+        return None
+    try:
+        found = base64.b64decode("".join(body.split()), validate=True)
+    except ValueError as error:
+        if not is_uri:
+            return None
+        raise InputError(f"Stimulus {label}: the base64 of its data URI is damaged ({error}).") from error
+    # Long paths without a dot are base64 too, so the decoded bytes have to begin as an image file does.
+    return found if is_uri or _begins_as_image(found) else None
+
+
+def is_embedded(text: str, label: str) -> bool:
+    """Whether a text is an image file in base64 or a data URI, and no path."""
+    return _embedded(text, label) is not None
+
+
+def _begins_as_image(content: bytes) -> bool:
+    from PIL import Image as pil
+
+    try:
+        pil.open(io.BytesIO(content)).close()
+    except (pil.DecompressionBombWarning, pil.DecompressionBombError):
+        return True
+    except Exception:  # decoders raise almost anything on damaged bytes
+        return False
+    return True
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a null byte
+        return False
+
+
 def _check_path(path: Path, label: str) -> None:
-    if path.is_file():
+    if _exists(path) and path.is_file():
         return
-    if path.is_dir():
+    if len(str(path)) > LONGEST_PATH:
+        raise InputError(
+            f"Stimulus {label}: a text of {len(str(path))} characters is neither the path of an image file nor "
+            f"base64 of an image: {str(path)[:LONGEST_PATH]!r}..."
+        )
+    if _exists(path) and path.is_dir():
         raise InputError(
             f"Stimulus {label}: {str(path)!r} is a folder, not an image; use modalnet.stimuli.from_folder."
         )
@@ -198,6 +256,11 @@ def _to_rgb(image: Image, where: str) -> Image:
     """Convert an opened image of any mode to upright RGB. This decodes it; Pillow's errors pass to the caller."""
     from PIL import Image as pil, ImageOps
 
+    if _is_closed(image):
+        raise InputError(
+            f"{where} is closed: its file was closed before it was decoded. Call image.load() inside the `with` "
+            "block, or give its path."
+        )
     _check_size(image, where)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
@@ -221,6 +284,19 @@ def _to_rgb(image: Image, where: str) -> Image:
         raise InputError(
             f"{where} has colour mode {image.mode}, which Pillow cannot convert to RGB. Save it as RGB first."
         ) from error
+
+
+def _is_closed(image: Image) -> bool:
+    """Whether a PIL image has neither pixels nor an open file to read them from."""
+    try:
+        if image.im is not None:
+            return False
+    except ValueError:  # Pillow's word for an image that close() was called on
+        return True
+    except AssertionError:  # and for one that is not decoded yet
+        pass
+    file = getattr(image, "fp", None)
+    return file is None or bool(getattr(file, "closed", False))
 
 
 def _narrow(image: Image, where: str) -> Image:

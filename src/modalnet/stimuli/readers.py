@@ -13,10 +13,25 @@ from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.covariates import MEASURES
 from modalnet.stimuli.duplicates import refuse_duplicates
+from modalnet.stimuli.images import is_embedded
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import column, read_table
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".jp2",
+    ".avif",
+)
 # "adult-001", "word_12": everything up to the last separator that only digits follow.
 PREFIX = re.compile(r"^(?P<condition>.+)[-_]\d+$")
 SHOWN = 5
@@ -291,7 +306,9 @@ def _visible(folder: Path) -> list[Path]:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
-def _beside(path: Path, image: str) -> Path | None:
+def _beside(path: Path, image: str) -> Path | str | None:
+    if is_embedded(image, path.name):
+        return image
     return path.parent / image if image else None
 
 
