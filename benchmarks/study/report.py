@@ -171,7 +171,7 @@ def _claims(models: Mapping[str, Asked], read: Mapping[str, Tables]) -> str:
             "A lesion *costs more* than controls where the interval of its excess over one more random set is above 0 "
             "and no more than one random set in twenty costs as much; it *survives* where that holds over all sizes, "
             "and *cannot be tested* where units are zeroed and no random ones are as active "
-            "([Methods](../../../docs/methods.md)).",
+            "([methods](https://github.com/modalnet/modalnet/blob/main/docs/methods.md)).",
             markdown(pd.DataFrame(rows)),
         ]
     )
@@ -211,7 +211,7 @@ def _language_claims(read: Tables) -> Iterator[Claim]:
         )
     for operation, says in (
         ("zero", "... and more than random units of the same layers that are as active"),
-        ("mean", "setting it to its mean costs language more than either"),
+        ("mean", "setting it to its mean costs language more than random units"),
     ):
         rows = [row for row in _rows(verdicts) if row["question"] == operation]
         if rows:
@@ -228,7 +228,7 @@ def _language_claims(read: Tables) -> Iterator[Claim]:
             _, holds = _survive([row for row in rows if row["question"] == "all"], lambda row: row["network"])
             yield Claim(
                 f"the network of {name} carries {task}",
-                f"drop {drops}" if able else f"at chance without a lesion: {own[0]['base']:.2f}",
+                f"{rows[-1]['verdict']}: drop {drops}" if able else f"at chance without a lesion: {own[0]['base']:.2f}",
                 holds if able else "cannot be told",
             )
 

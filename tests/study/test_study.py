@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys):
         "Maps",
     ):
         assert f"## {heading}" in written
-    figures = [part.partition(")")[0] for part in written.split("](")[1:]]
+    figures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", written)
     assert len(figures) >= 8
     assert all((tmp_path / name).is_file() for name in figures)
     assert (tmp_path / "tiny" / "atlas.html").is_file()

@@ -312,9 +312,10 @@ def _verdict(row: Row, exceeds: dict[str, bool], at_chance: Sequence[str]) -> Ro
         sign = 1 if a == "a" else -1
         apart = all(row[f"p_difference_{x}"] <= ALPHA and sign * row[f"difference_{x}"] > 0 for x in "ab")
         if apart and exceeds["A" + a] and exceeds["B" + b]:
+            p = " and ".join(f"p {p_in_words(row[f'p_difference_{x}'])}" for x in "ab")
             text = (
                 f"{row['network_A']} costs {row[f'task_{a}']} more than {row['network_B']} does, which costs "
-                f"{row[f'task_{b}']} more (p {p_in_words(row['p_difference_a'])}, {p_in_words(row['p_difference_b'])})"
+                f"{row[f'task_{b}']} more ({p})"
             )
             return {"verdict": "double dissociation", "sentence": f"double dissociation: {text}."}
     which = "interaction" if math.isfinite(row["p_interaction"]) else "interaction_raw"
