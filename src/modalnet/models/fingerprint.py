@@ -32,6 +32,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHUNK = 1 << 26  # bytes brought to the CPU at a time, for weights that live on a GPU
+_MAGNITUDE, _LEAST = 0x7FFF, (127 - 14) << 7  # bits of a bfloat16 without its sign, and those of 2**-14
+# Checkpoint by the weights bit by bit, which take a small part of the time to hash: rounding is done once.
+_checkpoints: dict[str, str] = {}
 # Fingerprints taken within one public call, with their modules, so that no other module gets the same id meanwhile.
 _read: ContextVar[dict[tuple[int, str], tuple[Any, str]] | None] = ContextVar("weights_read", default=None)
 
@@ -84,6 +87,13 @@ def checkpoint_fingerprint(module: torch.nn.Module) -> str:
     float32, and one that was saved in float32 is the same in float32 and bfloat16. Settings of the config are left out:
     most decide nothing, and their number grows with the version of transformers.
     """
+    bits = weights_fingerprint(module)
+    if bits not in _checkpoints:
+        _checkpoints[bits] = _rounded_fingerprint(module)
+    return _checkpoints[bits]
+
+
+def _rounded_fingerprint(module: torch.nn.Module) -> str:
     import xxhash
 
     digest = xxhash.xxh3_128(type(module).__name__.encode())
@@ -105,9 +115,9 @@ def _rounded(tensor: torch.Tensor) -> Iterator[Any]:
         yield from _bytes(tensor)
         return
     for piece in tensor.contiguous().reshape(-1).split(_CHUNK // 4):
-        rounded = piece.to(torch.bfloat16)
-        rounded = torch.where(rounded.abs() < 2.0**-14, torch.zeros_like(rounded), rounded)
-        yield from _bytes(rounded)
+        # As integers, which compare many times faster than bfloat16 does.
+        bits = piece.to(torch.bfloat16).view(torch.int16)
+        yield from _bytes(bits.masked_fill((bits & _MAGNITUDE) < _LEAST, 0))
 
 
 def _tensors(module: torch.nn.Module, *, persistent: bool) -> list[tuple[str, torch.Tensor]]:
