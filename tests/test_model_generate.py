@@ -270,7 +270,7 @@ def test_variants_that_share_a_prefix_give_what_each_gives_alone(name):
     requests = [Request(stimulus, " a b") for stimulus in stimuli_for(name)]
     edits = [[], [mn.zero(last)], [mn.scale(last, 3.0)], [mn.add(last, 2.0)]]
     together = model._executor.likelihoods_under(requests, edits)
-    assert any("decoder" in towers for towers in model._executor.runner.shared.known)
+    assert any("decoder" in dict(start) for start in model._executor.runner.shared.skipping.known)
     for edit, found in zip(edits, together, strict=True):
         alone = model._executor.likelihoods(requests, *edit)
         np.testing.assert_allclose([one.logprob for one in found], [one.logprob for one in alone], atol=2e-4)

@@ -104,12 +104,12 @@ def test_patches_without_skipping_blocks_are_the_same(name):
     """Where a model hands on more than its residual stream, cells run whole; both ways must agree."""
     pair = pair_of(name)
     quick, whole = load(name), load(name)
-    for tower in whole.towers:
-        whole._executor.sweep._skips[tower] = False
+    whole._executor.sweep._entry = lambda cell: None
     one, two = (
         mn.activation_patching(model, *pair, difference, cache=False, progress=False) for model in (quick, whole)
     )
-    assert all(quick._executor.sweep._skips.values())
+    assert all(quick._executor.sweep.skipping.known.values())
+    assert not whole._executor.sweep.skipping.known
     for tower, values in one.values.items():
         np.testing.assert_allclose(values, two.values[tower], atol=2e-4)
 
@@ -121,9 +121,9 @@ def test_a_model_whose_blocks_cannot_be_skipped_runs_whole(monkeypatch):
     expected = mn.activation_patching(model, *pair, difference, cache=False, progress=False)
     fooled = load("llama")
     hidden = type(fooled._executor.sweep)._hidden
-    monkeypatch.setattr(type(fooled._executor.sweep), "_hidden", lambda *args: 2 * hidden(*args))
+    monkeypatch.setattr(type(fooled._executor.sweep), "_hidden", lambda *args: hidden(*args).roll(1, -1))
     found = mn.activation_patching(fooled, *pair, difference, cache=False, progress=False)
-    assert fooled._executor.sweep._skips == {"decoder": False}
+    assert set(fooled._executor.sweep.skipping.known.values()) == {False}
     np.testing.assert_allclose(found.values["decoder"], expected.values["decoder"], atol=2e-4)
 
 

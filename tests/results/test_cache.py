@@ -474,16 +474,19 @@ def test_a_plain_model_is_stored_and_stays_the_same_by_running(family):
     assert model._identity() == before
 
 
-def test_training_mode_with_dropout_is_not_stored():
+def test_training_mode_decides_nothing():
+    """Passes run in evaluation mode: with dropout on, the numbers are those of a stored result."""
     model = loaded("gpt2")
-    model.module.train()
     dropping = [each for each in model.module.modules() if isinstance(each, torch.nn.Dropout)]
     assert dropping
     for each in dropping:
         each.p = 0.1
-    assert "training mode" in model._identity().reason
-    model.module.eval()
-    assert not model._identity().reason
+    before, clean = model._identity(), mn.localize(model, CONTRAST, **OPTIONS)
+    model.module.train()
+    assert model._identity() == before
+    assert not before.reason
+    found = mn.localize(model, CONTRAST, cache=False, **OPTIONS)
+    np.testing.assert_array_equal(found.t["decoder"], clean.t["decoder"])
 
 
 def test_units_of_the_old_weights_are_refused():

@@ -104,6 +104,8 @@ class Program(Shipped):
         Name of the method that runs the root; empty where the body chooses it.
     stop
         Whether the pass may stop before its end.
+    samples
+        Whether it is meant to draw random numbers.
     """
 
     body: Callable[[Any], dict[str, Any]]
@@ -112,6 +114,7 @@ class Program(Shipped):
     steps: Sequence[SiteStep] = ()
     call: str = "__call__"
     stop: bool = True
+    samples: bool = False
 
 
 @dataclass
@@ -255,6 +258,7 @@ class Compiler:
             self.envoy,
             {name: self._placed(value) for name, value in inputs.items()},
             call="",
+            samples=bool(settings.get("do_sample", True)),
             settings=dict(settings),
             prompt=self._written(writes),
             after=self._written(later),
@@ -284,7 +288,24 @@ class Compiler:
         moved = {name: self._placed(value) for name, value in inputs.items()}
         if self._caches and not root:
             moved["use_cache"] = False
-        return moved
+        return moved | self._order(moved)
+
+    def _order(self, moved: Inputs) -> Inputs:
+        """For a class that shuffles patches by noise that it can be given, noise that leaves them in their order.
+
+        Where it also hides some, which ones would be the choice of this noise: then it draws its own, and is refused.
+        """
+        import torch
+
+        takes = inspect.signature(self.module.forward).parameters
+        pixels = moved.get("pixel_values")
+        hides = getattr(getattr(self.module, "config", None), "mask_ratio", 0)
+        if "noise" not in takes or "noise" in moved or pixels is None or hides:
+            return {}
+        count = next((each.num_patches for each in self.module.modules() if hasattr(each, "num_patches")), None)
+        if not isinstance(count, int):
+            return {}
+        return {"noise": torch.linspace(0, 1, count, device=pixels.device).repeat(len(pixels), 1)}
 
     @property
     def vocabulary(self) -> int:
@@ -315,7 +336,7 @@ class Compiler:
         for prefix in plan.prefixes:
             for layer, path in enumerate(prefix.tower.paths[: prefix.layer]):
                 step = self._step(Space(prefix.tower), layer)
-                step.instead = prefix.outputs[layer if len(prefix.outputs) > 1 else 0]
+                step.instead = _with_streams(prefix.outputs[layer if len(prefix.outputs) > 1 else 0], prefix.tower)
                 if self.in_place:
                     weight = next(self.module.get_submodule(path).parameters())
                     step.instead = step.instead.to(weight.device, weight.dtype)
@@ -396,6 +417,11 @@ def _by_part(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] |
         here = (rows >= start) & (rows < start + size)
         parts.append((rows[here] - start, plan.targets[here]))
     return parts
+
+
+def _with_streams(output: torch.Tensor, tower: Tower) -> torch.Tensor:
+    """What a block puts out, with streams that it stacks in a dimension of their own."""
+    return output.unflatten(-1, (tower.streams, -1)).movedim(-2, 0) if tower.streams_first else output
 
 
 def _form(space: Space) -> Form:

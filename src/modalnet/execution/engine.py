@@ -17,6 +17,7 @@ from modalnet.execution import trace
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, output_head
+from modalnet.execution.mode import evaluating
 from modalnet.execution.plan import Plan, Write
 from modalnet.execution.reading import Reading, check_layout, decode
 from modalnet.execution.reduction import Observations, Reduction
@@ -124,7 +125,7 @@ class Engine:
             Per pass, those of its stimuli.
         """
         programs, reductions = self._reducing(passes, groups, n_groups, absolute, observations)
-        with self._explained(programs[0].moved):
+        with self._running(programs[0].moved):
             return self.backend.reduce(self.envoy, programs, reductions)
 
     def write(
@@ -186,7 +187,7 @@ class Engine:
         program = self.compiler.forward(inputs, plan)
         leaf = program.moved[source] = program.moved[source].detach().requires_grad_()
         program.measure, program.leaf = measure, leaf
-        with self._explained(inputs):
+        with self._running(inputs):
             (saved,) = self.backend.run(self.envoy, [program])
         reading = decode(plan, saved)
         if not saved["gradients"]:
@@ -209,7 +210,7 @@ class Engine:
         plan
             Its prefixes stand in for towers before this one.
         """
-        with self._explained(inputs):
+        with self._running(inputs):
             (saved,) = self.backend.run(self.envoy, [self.compiler.entrance(inputs, tower, plan)])
         entering: torch.Tensor = saved["entering"][0].cpu()
         return entering
@@ -242,7 +243,7 @@ class Engine:
             for name in ("attention_mask", "use_cache"):
                 moved.pop(name, None)
             moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
-        with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
+        with contextlib.suppress(OutOfOrderError), evaluating(self.module):  # what the trace waits for is not needed
             trace.walk(
                 self.envoy.get(root) if root else self.envoy,
                 moved,
@@ -275,7 +276,8 @@ class Engine:
         settings["max_new_tokens"] += 1
         # A config may turn it off; a step that reads one token is what the edits of a step are made for.
         settings.setdefault("use_cache", True)
-        (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings)])
+        with evaluating(self.module):
+            (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings)])
         check_layout(saved)
         tokens = [int(ids[0, -1]) for ids in saved["fed"]]
         # What a model is made to end with comes last where the limit is reached, which is one pass later here.
@@ -285,7 +287,7 @@ class Engine:
         return tokens
 
     def _read(self, programs: Sequence[ForwardProgram], plans: Sequence[Plan]) -> list[Reading]:
-        with self._explained(programs[0].moved):
+        with self._running(programs[0].moved):
             saved = self.backend.run(self.envoy, programs)
         return [decode(plan, each) for plan, each in zip(plans, saved, strict=True)]
 
@@ -343,12 +345,13 @@ class Engine:
         return reading
 
     @contextlib.contextmanager
-    def _explained(self, inputs: Mapping[str, Any]) -> Iterator[None]:
-        """Say it where these inputs make the model leave out a block, here or on a server."""
+    def _running(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """In evaluation mode; say it where these inputs make the model leave out a block, here or on a server."""
         from nnsight.intervention.interleaver import OutOfOrderError
 
         try:
-            yield
+            with evaluating(self.module):
+                yield
         except (OutOfOrderError, RemoteError) as error:
             if isinstance(error, RemoteError) and "OutOfOrderError" not in str(error):
                 raise

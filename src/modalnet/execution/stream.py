@@ -71,6 +71,8 @@ class Runner:
         """
         limit = BatchLimit(batch_size, self.engine)
         groups = self._groups(prepared, readout, limit)
+        if readout.logits == "score":
+            self.shared.skipping.forget_if_altered()
         if self.engine.capabilities.jobs:
             jobs = JobQueue(groups, lambda group: self._variants(group, readout), self.read_job, limit, self.engine)
             for passes, readings in jobs:

@@ -6,17 +6,17 @@ edited one have the same outputs as in the state, so they are not run again: the
 outputs, edited as the cell specifies (see :class:`modalnet.execution.plan.Prefix`). Cells that start at the same block
 share a batch, whatever their stimuli and tokens.
 
-Some models pass more from block to block than the residual stream. Therefore, the first time that blocks of a tower are
-skipped, the same cells also run in full, with the edits made during the pass; if the logits differ, all cells run in
-full.
+Some models pass more from block to block than the residual stream. Therefore one cell of each block that cells start
+at also runs in full, with the edits made during the pass, before the others; where the logits differ, cells run in full
+(see :mod:`modalnet.execution.skipping`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet.execution.batching import BatchLimit, batches, halves
 from modalnet.execution.cells import Cell, Outcome, State
@@ -25,6 +25,7 @@ from modalnet.execution.jobs import JobQueue
 from modalnet.execution.memory import free_memory, is_out_of_memory, too_large
 from modalnet.execution.passes import Pass
 from modalnet.execution.plan import Plan, Prefix, Write
+from modalnet.execution.skipping import Start
 from modalnet.execution.states import logit_rows, side_by_side
 from modalnet.execution.stream import Runner
 
@@ -33,9 +34,19 @@ if TYPE_CHECKING:
 
     from modalnet.execution.reading import Reading
     from modalnet.inputs.batch import Batch, Encoded
+    from modalnet.models.towers import Tower
 
 # How far logits may differ between a run that skips blocks and a whole one, as a share of their spread.
 AGREE, AGREE_HALF = 1e-3, 5e-2
+# Of the logits of models in full precision; small ones may hardly differ.
+LEAST_SPREAD = 0.1
+
+#: The first block that some cells write to, where the blocks up to it need not run; None where they do.
+Entry: TypeAlias = "tuple[str, int] | None"
+#: Cells by the kind of their inputs and where they enter.
+Groups: TypeAlias = "dict[tuple[Any, Entry], list[int]]"
+#: Runs the cells of one batch, by their numbers.
+Run: TypeAlias = "Callable[[list[int]], list[torch.Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Sweep:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.engine, self.encoder, self.layouts = runner.engine, runner.encoder, runner.layouts
-        self._skips: dict[str, bool] = {}  # whether a tower's blocks can be skipped, once it was tried
+        self.skipping = runner.shared.skipping
 
     def run(
         self,
@@ -82,19 +93,45 @@ class Sweep:
         """
         limit = BatchLimit(batch_size, self.engine)
         design = Design(states, outcome, edits)
-        groups: dict[Any, list[int]] = {}
+        self.skipping.forget_if_altered()
+        groups: Groups = {}
         for number, cell in enumerate(cells):
             # Where every block runs anyway, cells may share a batch wherever they begin.
-            entry = self._entry(cell) if self.engine.capabilities.skips_blocks else None
+            entry = self._entry(cell) if self.skipping.possible else None
             groups.setdefault((design.encoded(cell).kind, entry), []).append(number)
         if self.engine.capabilities.jobs:
             yield from self._as_jobs(design, cells, list(groups.values()), limit)
             return
-        for (_, entry), numbers in groups.items():
+        for numbers in groups.values():
             numbers.sort(key=lambda number: (-design.encoded(cells[number]).n_tokens, number))
+        wholes = self._wholes(design, cells, groups, limit)
+        for (_, entry), numbers in groups.items():
+
+            def run(some: list[int], entry: Entry = entry) -> list[torch.Tensor]:
+                return self._run(design, cells, some, entry, wholes)
+
             runs_vision = entry is None or not self._is_text(entry[0])
             for batch in batches(numbers, lambda number: design.encoded(cells[number]), limit, vision=runs_vision):
-                yield from self._batch(design, cells, batch, limit)
+                yield from self._batch(design, cells, batch, limit, run)
+
+    def _wholes(
+        self, design: Design, cells: Sequence[Cell], groups: Groups, limit: BatchLimit
+    ) -> dict[int, torch.Tensor]:
+        """The outcome of one cell of each group that enters where no pass was started before, run whole."""
+        firsts: dict[Any, list[int]] = {}
+        for (kind, entry), numbers in groups.items():
+            first = cells[numbers[0]]
+            if entry is not None and not self._is_known(entry, self._seeing(design, [first])):
+                firsts.setdefault(kind, []).append(numbers[0])
+
+        def run(some: list[int]) -> list[torch.Tensor]:
+            return self._whole(design, [cells[number] for number in some])
+
+        found: dict[int, torch.Tensor] = {}
+        for numbers in firsts.values():
+            for batch in batches(numbers, lambda number: design.encoded(cells[number]), limit):
+                found.update(self._batch(design, cells, batch, limit, run))
+        return found
 
     def _entry(self, cell: Cell) -> tuple[str, int] | None:
         """The first block that a cell writes to, where the blocks up to it need not run; None where they do."""
@@ -120,7 +157,7 @@ class Sweep:
         def passes(numbers: list[int]) -> list[Pass]:
             own = [cells[number] for number in numbers]
             batch = self.encoder.collate([design.encoded(cell) for cell in own])
-            plan, rows = self._plan(batch, design, own, None)
+            plan, rows = self._plan(batch, design, own, ())
             return [Pass(batch, plan, tuple(numbers), rows)]
 
         for sent, readings in JobQueue(batched(), passes, self.runner.read_job, limit, self.engine):
@@ -138,7 +175,7 @@ class Sweep:
         return [name for name in self.layouts.towers if self._is_text(name) or items[0].n_images]
 
     def _batch(
-        self, design: Design, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit
+        self, design: Design, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit, run: Run
     ) -> Iterator[tuple[int, torch.Tensor]]:
         waiting = deque([numbers])
         while waiting:
@@ -148,7 +185,7 @@ class Sweep:
                 waiting.extendleft(reversed(parts))
                 continue
             try:
-                values = self._run(design, [cells[number] for number in some])
+                values = run(some)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -160,51 +197,81 @@ class Sweep:
                 continue
             yield from zip(some, values, strict=True)
 
-    def _run(self, design: Design, cells: Sequence[Cell]) -> list[torch.Tensor]:
-        batch = self.encoder.collate([design.encoded(cell) for cell in cells])
-        entry = self._entry(cells[0])
-        if entry is None or self._skips.get(entry[0]) is False:
-            return self._pass(batch, design, cells, None)
-        try:
-            skipping = self._pass(batch, design, cells, entry)
-        except Exception as error:  # whatever it is, the cells run whole, and show it again
-            if is_out_of_memory(error) or self._skips.get(entry[0]):
-                raise
-            skipping = None
-        if self._skips.get(entry[0]):
-            return skipping  # type: ignore[return-value]
-        whole = self._pass(batch, design, cells, None)
-        agree = skipping is not None and self._agree(skipping, whole)
+    def _run(
+        self,
+        design: Design,
+        cells: Sequence[Cell],
+        numbers: list[int],
+        entry: Entry,
+        wholes: Mapping[int, torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """The cells of one batch, without the blocks that the model does without."""
+        own = [cells[number] for number in numbers]
+        batch = self.encoder.collate([design.encoded(cell) for cell in own])
+        known = self.skipping.known
+        for start in () if entry is None else self._starts(entry, self._seeing(design, own)):
+            if known.get(start) is False:
+                continue
+            prefixes = tuple(self._prefix(batch, design.states, own, tower, depth) for tower, depth in start)
+            if known.get(start):
+                return self._pass(batch, design, own, prefixes)
+            whole = wholes.get(numbers[0])
+            whole = self._whole(design, own[:1])[0] if whole is None else whole
+            try:
+                values = self._pass(batch, design, own, prefixes)
+                known[start] = self._agree(values[0], whole, wholes)
+            except Exception as error:  # whatever it is, the cells run whole, and show it again
+                if is_out_of_memory(error):
+                    raise
+                known[start] = False
+            if known[start]:
+                return values
+        return self._pass(batch, design, own, ())
+
+    def _seeing(self, design: Design, cells: Sequence[Cell]) -> Tower | None:
+        """The vision tower, where what it puts out for all of these cells is known."""
         image = self.layouts.image_tower
-        if (
-            not agree
-            and self._is_text(entry[0])
-            and batch.items[0].n_images
-            and image
-            and image.name not in self._skips
-        ):
-            # Two towers were skipped; perhaps only the image tower cannot be.
-            self._skips[image.name] = False
-            return self._run(design, cells)
-        self._skips[entry[0]] = agree
-        return whole
+        if image is None or not design.encoded(cells[0]).n_images:
+            return None
+        return image if all(image.name in design.states[cell.state].activations for cell in cells) else None
+
+    def _starts(self, entry: tuple[str, int], image: Tower | None) -> list[Start]:
+        """Where passes that enter at a block may start, most blocks skipped first."""
+        tower, layer = entry
+        start: Start = ((tower, layer + 1),)
+        if image is None or not self._is_text(tower):
+            return [start]
+        seen: Start = ((image.name, image.n_layers),)
+        both = (*start, *seen)
+        known = self.skipping.known
+        if known.get(start) and known.get(both) is False:
+            known[seen] = False  # it is the vision tower that the model does not do without
+        return [start] if known.get(seen) is False else [both, start]
+
+    def _is_known(self, entry: tuple[str, int], image: Tower | None) -> bool:
+        """Whether it is known where passes that enter at a block start."""
+        answers = [self.skipping.known.get(start) for start in self._starts(entry, image)]
+        return next((answer for answer in answers if answer is not False), False) is not None
+
+    def _whole(self, design: Design, cells: Sequence[Cell]) -> list[torch.Tensor]:
+        batch = self.encoder.collate([design.encoded(cell) for cell in cells])
+        return self._pass(batch, design, cells, ())
 
     def _pass(
-        self, batch: Batch, design: Design, cells: Sequence[Cell], entry: tuple[str, int] | None
+        self, batch: Batch, design: Design, cells: Sequence[Cell], prefixes: tuple[Prefix, ...]
     ) -> list[torch.Tensor]:
-        """One forward pass over a batch of cells, from behind their entry if there is one."""
-        plan, rows = self._plan(batch, design, cells, entry)
+        """One forward pass over a batch of cells."""
+        plan, rows = self._plan(batch, design, cells, prefixes)
         return _values(self.engine.run(batch.inputs, plan), design.outcome, rows)
 
     def _plan(
-        self, batch: Batch, design: Design, cells: Sequence[Cell], entry: tuple[str, int] | None
+        self, batch: Batch, design: Design, cells: Sequence[Cell], prefixes: tuple[Prefix, ...]
     ) -> tuple[Plan, list[torch.Tensor]]:
         """The plan of a pass, and the rows of each cell's logits."""
         import torch
 
         rows, n_text = logit_rows(self.layouts, batch)
         outcome, edits = design.outcome, design.edits
-        prefixes = self._prefixes(batch, design.states, cells, entry) if entry else ()
         skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
         writes = list(edits.writes(batch, self.layouts.spans)) if edits else []
         writes += self._writes(batch, cells)
@@ -232,20 +299,12 @@ class Sweep:
         )
         return plan, rows
 
-    def _prefixes(
-        self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], entry: tuple[str, int]
-    ) -> tuple[Prefix, ...]:
-        """What stands in for the blocks up to the entry, with the swaps made in the last of them."""
-        tower, layer = entry
+    def _prefix(self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], tower: str, depth: int) -> Prefix:
+        """What stands in for the first blocks of a tower, with the swaps made in them."""
+        if not self._is_text(tower):
+            return self.image_prefix(batch, states, cells, depth)
         # A decoder block looks at nothing but the one before it. Of a vision tower a decoder may look at several.
-        if self._is_text(tower):
-            made = [Prefix(self.layouts.towers[tower], layer + 1, (self._hidden(batch, states, cells, tower, layer),))]
-            image = self.layouts.image_tower
-            seen = image is not None and all(image.name in states[cell.state].activations for cell in cells)
-            if image is not None and batch.items[0].n_images and seen and self._skips.get(image.name, True):
-                made.append(self.image_prefix(batch, states, cells))
-            return tuple(made)
-        return (self.image_prefix(batch, states, cells, layer + 1),)
+        return Prefix(self.layouts.towers[tower], depth, (self._hidden(batch, states, cells, tower, depth - 1),))
 
     def image_prefix(
         self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], depth: int | None = None
@@ -291,13 +350,15 @@ class Sweep:
                 made.append(Write(swap.space, swap.layer, total, where, dims, None, 0.0, swap.values))
         return made
 
-    def _agree(self, skipping: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> bool:
+    def _agree(self, skipping: torch.Tensor, whole: torch.Tensor, wholes: Mapping[int, torch.Tensor]) -> bool:
+        """Whether a cell has the same outcome with and without the blocks that it skips."""
         import torch
 
-        one, two = (torch.cat([value.flatten() for value in values]) for values in (skipping, whole))
         half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
-        spread = float(two.std()) if len(two) > 1 else 0.0
-        return bool((one - two).abs().max() <= (AGREE_HALF if half else AGREE) * max(spread, 1.0))
+        values = torch.cat([value.flatten() for value in (whole, *wholes.values())])
+        spread = float(values.std()) if len(values) > 1 else 0.0
+        close = AGREE_HALF * max(spread, 1.0) if half else AGREE * max(spread, LEAST_SPREAD)
+        return bool((skipping - whole).abs().max() <= close)
 
 
 def _values(reading: Reading, outcome: Outcome, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -359,6 +359,16 @@ def walk(root: Envoy, moved: Mapping[str, Any], block: Envoy, head: Envoy | None
             head.input = head.input[:, :1]
 
 
+def plain_logits(program: GenerationProgram) -> torch.Tensor:
+    """The logits of the prompt of a generation, without any edit of it."""
+    import torch
+
+    with torch.no_grad():
+        output = program.root._module(**program.moved)
+    logits: torch.Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits
+
+
 # Jobs
 
 

@@ -3,8 +3,8 @@
 Two questions, two answers. :func:`checkpoint_fingerprint` identifies the *checkpoint*: class and weights, whichever
 precision they are held in. Units carry it, so that those of another model are refused. :func:`weights_fingerprint`
 identifies the weights bit by bit, and :func:`numbers_of` everything else that decides the *numbers*: adapters,
-attention implementation, training mode, tokenizer, processor and chat template. Both go into the key of a stored
-result. :func:`why_not_stored` names what no description holds: hooks, replaced methods, randomness.
+attention implementation, tokenizer, processor and chat template. Both go into the key of a stored result.
+:func:`why_not_stored` names what no description holds: hooks and replaced methods.
 
 All of them read the model anew at each call, since anything of it can be edited in place; no counter of torch notices
 an edit through ``.data``. xxh3 reads weights at the speed of memory, and :func:`weights_read_once` spares a second
@@ -178,9 +178,9 @@ def served_fingerprint(module: torch.nn.Module, key: str) -> str:
 def numbers_of(module: torch.nn.Module, loaded: Loaded) -> dict[str, Any]:
     """Everything besides the checkpoint's fingerprint that decides what a model computes, as JSON values.
 
-    Its parts are digests and small documents: the plain state of every module (adapters, scaling, training mode,
-    constants), the configs with their attention implementation, the generation config, autocast and matrix precision,
-    device types, and what turns stimuli into inputs.
+    Its parts are digests and small documents: the plain state of every module (adapters, scaling, constants), the
+    configs with their attention implementation, the generation config, autocast and matrix precision, device types, and
+    what turns stimuli into inputs.
     """
     return computation_of(module) | {
         "encoding": {
@@ -234,14 +234,12 @@ def pictures_of(loaded: Loaded) -> str:
 def why_not_stored(module: torch.nn.Module, envoy: Any) -> str:
     """Why results of a model cannot be stored; empty where they can.
 
-    Hooks, replaced methods and edits change what a model computes, and nothing describes what they do. Modules in
-    training mode that draw random numbers give another result each time.
+    Hooks, replaced methods and edits change what a model computes, and nothing describes what they do.
     """
     checks: list[Callable[[], str]] = [
         lambda: "its nnsight model carries edits" if getattr(envoy, "_edits", None) else "",
         lambda: state.hooked(module),
         lambda: state.replaced(module),
-        lambda: state.random(module),
     ]
     return next((reason for check in checks if (reason := check())), "")
 

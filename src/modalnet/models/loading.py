@@ -34,7 +34,7 @@ class Loaded:
     Attributes
     ----------
     module
-        The transformers model, in evaluation mode.
+        The transformers model, in the mode that its owner set; its passes run in evaluation mode.
     tokenizer, processor, image_processor
         What transformers loads beside the weights; None where the model has none.
     name
@@ -120,7 +120,6 @@ def load_source(
             "transformers module, an nnsight model or a TransformerLens TransformerBridge."
         )
     _adopt(loaded, tokenizer, processor)
-    loaded.module.eval()
     return loaded
 
 
@@ -318,7 +317,7 @@ def _structure(source: str, config: Any, trust: bool, options: dict[str, Any]) -
         chosen["trust_remote_code"] = True
     try:
         with MetaDevice():
-            return build(config, **chosen)
+            return build(config, **chosen).eval()
     except Exception as error:  # whatever a model's own constructor raises
         raise InputError(
             f"{source} cannot be built without its weights as {auto.__name__}: {type(error).__name__}: "

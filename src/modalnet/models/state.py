@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import math
-import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -28,22 +27,23 @@ _INCIDENTAL = {
 }
 # The precision that a config names; the weights have theirs.
 _OF_CONFIGS = {"architectures", "dtype", "torch_dtype"}
-# What torch, nnsight and accelerate keep in a module; hooks and forward are looked at apart.
+# What torch, nnsight and accelerate keep in a module; hooks and forward are looked at apart. Passes run in evaluation
+# mode, whichever mode a module is in.
 _MACHINERY = {
+    "training",
     *("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook", "forward"),
     *("__nnsight__", "_persistent_id", "_hf_hook", "_old_forward", "_compiled_call_impl"),
 }
 # Hooks of these libraries record, move or prepare: what they do follows from weights, buffers and config. Those that a
 # user gives to TransformerLens are known by its hook points.
 _OWN_HOOKS = ("transformers.", "accelerate.", "nnsight.", "torch.nn.utils.", "transformer_lens.")
-_RANDOM = re.compile(r"drop|jitter|noise_std|mask_(time|feature)_prob")
 _DEPTH = 12  # of nested settings
 # Per tokenizer, what of its backend was read and the digest of it: a large vocabulary takes a second to write out.
 _vocabularies: weakref.WeakKeyDictionary[Any, tuple[Any, Any, str]] = weakref.WeakKeyDictionary()
 
 
 def modules(module: torch.nn.Module) -> list[list[Any]]:
-    """Name, class and plain attributes of every submodule: adapters, scaling, training mode, constants.
+    """Name, class and plain attributes of every submodule: adapters, scaling, constants.
 
     Configs are read once for all, by :func:`configs`.
     """
@@ -286,20 +286,14 @@ def _of_class(module: torch.nn.Module, value: Any) -> bool:
     return any(function is each for kind in type(module).__mro__ for each in vars(kind).values())
 
 
-def random(module: torch.nn.Module) -> str:
-    """Which module draws random numbers in training mode; empty where none does."""
-    import torch
+def alterations(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What changes when a hook is added or removed, a method is replaced, or a submodule exchanged."""
+    from torch.nn.modules import module as machinery
 
-    for name, each in module.named_modules():
-        if not each.training:
-            continue
-        if isinstance(each, torch.nn.modules.dropout._DropoutNd) and each.p > 0:
-            return f"{name} is in training mode and drops activations"
-        if isinstance(each, torch.nn.modules.batchnorm._NormBase) and each.track_running_stats:
-            return f"{name} is in training mode and normalizes by the batch"
-        held = [vars(each), vars(each.config) if hasattr(getattr(each, "config", None), "to_dict") else {}]
-        for attribute, value in ((key, value) for values in held for key, value in values.items()):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and value > 0 and _RANDOM.search(attribute):
-                return f"{name or 'the model'} is in training mode with {attribute}={value}"
-    return ""
+    found: list[Any] = [*machinery._global_forward_hooks, *machinery._global_forward_pre_hooks]
+    for each in module.modules():
+        own = vars(each)
+        hooks = [*own["_forward_hooks"], *own["_forward_pre_hooks"], *map(id, own.get("fwd_hooks") or ())]
+        forward = id(_forward(own)) if "forward" in own else None
+        found.append((id(each), forward, *hooks))
+    return tuple(found)

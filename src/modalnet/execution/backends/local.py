@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from modalnet.execution import trace
 from modalnet.execution.backends.protocol import Backend, Capabilities
+from modalnet.execution.chance import Chance
+from modalnet.execution.compile import GenerationProgram
 
 if TYPE_CHECKING:
+    import torch
     from nnsight import Envoy
 
     from modalnet.execution.compile import Program
@@ -19,6 +23,21 @@ class LocalBackend(Backend):
 
     capabilities = Capabilities()
 
+    def __init__(self) -> None:
+        self._chance = Chance()
+
     def run(self, envoy: Envoy, programs: Sequence[Program]) -> list[Saved]:
-        """Run each program's body."""
-        return [program.body(program) for program in programs]
+        """Run each program's body.
+
+        Raises
+        ------
+        InputError
+            For a model that draws random numbers which decide what a pass gives.
+        """
+        return [self._one(envoy._module, program) for program in programs]
+
+    def _one(self, module: torch.nn.Module, program: Program) -> Saved:
+        if program.samples:
+            return program.body(program)
+        logits = (lambda: trace.plain_logits(program)) if isinstance(program, GenerationProgram) else None
+        return self._chance.watched(module, lambda: program.body(program), logits)
