@@ -71,8 +71,8 @@ def _generators(module: torch.nn.Module) -> list[Any]:
     import numpy as np
     import torch
 
-    _, key, place, *_ = np.random.get_state()  # noqa: NPY002
-    states: list[Any] = [torch.get_rng_state().numpy().tobytes(), random.getstate(), bytes(key), place]
+    drawn: Any = np.random.get_state()  # noqa: NPY002
+    states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn[1].tobytes(), drawn[2]]
     kind = next((each.device.type for each in module.parameters() if each.device.type != "meta"), "cpu")
     if kind == "cuda":
         states += [torch.cuda.get_rng_state(number).numpy().tobytes() for number in range(torch.cuda.device_count())]
