@@ -208,7 +208,7 @@ class Model:
             return "; no tokenizer or processor was given, so stimuli cannot be encoded"
         if self._executor.loaded.processor is not None:
             parts = parts[:1]
-        template = ", in its chat template" if self._executor.encoder.prompts.template_of is not None else ""
+        template = ", in its chat template" if self._executor.encoder.prompts.template is not None else ""
         return f", encoded by {' and '.join(type(part).__name__ for part in parts)}{template}"
 
     # -- what it does ------------------------------------------------------------------------------------------------
@@ -345,7 +345,9 @@ class Model:
         max_new_tokens
             The largest number of tokens to generate; the end token of the model ends the text earlier.
         **settings
-            For ``generate`` of transformers. Decoding is greedy unless ``do_sample=True``.
+            For ``generate`` of transformers. Decoding is greedy unless ``do_sample=True``. What only makes it faster or
+            slower is set aside, as each pass decides on one token here: ``use_cache``, and prompt lookup and assistant
+            models under greedy decoding.
 
         Returns
         -------
@@ -355,13 +357,9 @@ class Model:
         Raises
         ------
         InputError
-            As for :meth:`run`; a model without an LM head, or that does not generate; ``stop_strings``; settings that
-            generate several texts at once.
-
-        Notes
-        -----
-        A token is known when the next step reads it. A custom stopping criterion therefore costs the last token; let it
-        stop one token later.
+            As for :meth:`run`; a model without an LM head, or that does not generate; a tokenizer that closes every
+            text; ``stop_strings``; settings that generate several texts at once; prompt lookup or an assistant model
+            with ``do_sample=True``.
 
         Examples
         --------
@@ -505,8 +503,10 @@ def load(
         then names the pipeline task that the server loads the model for, where the hub's own is not it. Or a backend of
         your own, see :mod:`modalnet.execution.backends.protocol`.
     chat_template
-        ``"auto"``: prompts are written in the chat template of the model's processor where it has one and the text is
-        not in it already; texts of a text-only model stay as they are. False: never. True: also with a tokenizer's.
+        ``"auto"``: prompts of a vision-language model are written in the chat template of its processor, or else of its
+        tokenizer, unless the text is in it already: begins as its conversations do, or ends as its prompts do. A
+        special token inside any other text is an error then. Texts of a text-only model stay as they are. False: never.
+        True: texts of a text-only model too.
     untrained
         True: the same architecture with random weights, as its class initializes them: the control for what training
         gave. A number is the seed, True the seed 0. The source may be a :class:`Model`, which stays as it is.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.inputs.prompts import Prompt, Prompts
+from modalnet.inputs.tokens import added_ids
 
 if TYPE_CHECKING:
     from modalnet.models.loading import Loaded
@@ -155,15 +156,26 @@ class Continuations:
             ]
             for prompt in (before, after)
         ]
-        # A tokenizer that closes every text with a token of its own closes both, and that token is not of the text.
-        end = 1 if rows[0] and rows[1] and rows[0][-1] == rows[1][-1] == self.loaded.tokenizer.eos_token_id else 0
-        if end:
-            raise InputError(
-                f"The tokenizer of {self.loaded.name} ends every text with {self.loaded.tokenizer.eos_token!r}, so "
-                "texts cannot be continued. Set its add_eos_token to False."
-            )
+        if rows[0] and rows[1] and rows[0][-1] == rows[1][-1]:
+            self.check_open(rows[1][-1])
         same = next((i for i, (a, b) in enumerate(zip(*rows, strict=False)) if a != b), min(map(len, rows)))
         return len(rows[1]) - max(same, 1), tuple(rows[1])
+
+    def check_open(self, last: int) -> None:
+        """Refuse to continue texts where the tokenizer closes every one with this token.
+
+        Raises
+        ------
+        InputError
+            In a model that writes where it reads: the token is not of the text, and nothing comes after it.
+        """
+        tokenizer = self.loaded.tokenizer
+        if self.writes_apart or last != tokenizer.eos_token_id or last not in added_ids(tokenizer)[1]:
+            return
+        raise InputError(
+            f"The tokenizer of {self.loaded.name} ends every text with {tokenizer.eos_token!r}, so texts cannot be "
+            "continued. Set its add_eos_token to False."
+        )
 
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The tokens that a text becomes when it is written straight after a stimulus.

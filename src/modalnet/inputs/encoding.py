@@ -22,6 +22,7 @@ from modalnet.inputs.batch import Batch, Encoded, Prepared, is_text_field
 from modalnet.inputs.collating import Collator
 from modalnet.inputs.continuations import Continuation, Continuations
 from modalnet.inputs.prompts import Prompt, Prompts
+from modalnet.inputs.tokens import added_ids, tokenizer_turn
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,11 @@ class Encoder:
         )
 
     @property
+    def _tokenizes(self) -> Any:
+        """What threads take turns with."""
+        return self.loaded.module if self.loaded.tokenizer is None else self.loaded.tokenizer
+
+    @property
     def padding_side(self) -> Literal["right", "left"]:
         """On which side texts are padded."""
         return self.collator.padding_side
@@ -130,6 +136,23 @@ class Encoder:
             Where a stimulus does not fit the model; the message names the stimulus.
         """
         self._check_fit(stimuli)
+        with tokenizer_turn(self._tokenizes):
+            prepared = self._prepared(stimuli, max_tokens, raw, continuations, cuts)
+        for item in prepared:
+            if item.text_inputs is not None:
+                self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
+                self._check_known(item.text_inputs["input_ids"], item.stimulus.label)
+            self._check_length(len(item.written), item.stimulus.label)
+        return prepared
+
+    def _prepared(
+        self,
+        stimuli: Sequence[Stimulus],
+        max_tokens: int | None,
+        raw: bool,
+        continuations: Sequence[str] | None,
+        cuts: Sequence[Sequence[int]] | None,
+    ) -> list[Prepared]:
         prompts = [self._prompt(stimulus, raw) for stimulus in stimuli]
         parts = [Continuation()] * len(prompts)
         if self.writes_apart or continuations is not None:
@@ -139,7 +162,7 @@ class Encoder:
                     stimulus, prompts[index], text, cuts[index] if cuts else (), max_tokens
                 )
         texts = self._texts(stimuli, prompts, max_tokens)
-        prepared = [
+        return [
             Prepared(
                 i,
                 stimulus,
@@ -154,11 +177,6 @@ class Encoder:
             )
             for i, stimulus in enumerate(stimuli)
         ]
-        for item in prepared:
-            if item.text_inputs is not None:
-                self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
-            self._check_length(len(item.written), item.stimulus.label)
-        return prepared
 
     def _texts(
         self, stimuli: Sequence[Stimulus], prompts: Sequence[Prompt], max_tokens: int | None
@@ -212,17 +230,17 @@ class Encoder:
     def _tokenize(self, texts: list[str], special_tokens: bool, max_tokens: int | None) -> dict[str, list[list[int]]]:
         # verbose=False: texts that exceed the maximum length raise an error below that names the stimulus.
         encoded = self.loaded.tokenizer(
-            texts,
-            add_special_tokens=special_tokens,
-            truncation=max_tokens is not None,
-            max_length=max_tokens,
-            padding=False,
-            verbose=False,
+            texts, add_special_tokens=special_tokens, truncation=False, padding=False, verbose=False
         )
         empty = next((i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0), None)
         if empty is not None:
             raise InputError(f"The tokenizer of {self.loaded.name} returns no tokens for the text {texts[empty]!r}.")
-        return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+        rows = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+        if max_tokens is None:
+            return rows
+        # A tokenizer cuts on the side that it is set to, and setting it is not safe in several threads.
+        n_last = len(added_ids(self.loaded.tokenizer)[1]) if special_tokens else 0
+        return {name: [_cut(row, max_tokens, n_last) for row in values] for name, values in rows.items()}
 
     def _check_length(self, n_tokens: int, label: str) -> None:
         limit = getattr(self.text_config, "max_position_embeddings", None) or getattr(
@@ -234,9 +252,43 @@ class Encoder:
                 "Shorten it, or split it into several stimuli."
             )
 
+    def _check_known(self, ids: Sequence[int], label: str) -> None:
+        """Refuse tokens that the model has no embedding of."""
+        rows = self._n_embeddings
+        unknown = next((id_ for id_ in ids if id_ >= rows and id_ != self.image_token_id), None)
+        if unknown is None:
+            return
+        tokenizer = self.loaded.tokenizer
+        raise InputError(
+            f"stimulus {label} has the token {tokenizer.convert_ids_to_tokens(unknown)!r} with id {unknown}, but "
+            f"{self.loaded.name} has embeddings of {rows} tokens only; its tokenizer knows {len(tokenizer)}. Load the "
+            "tokenizer of the model, or call model.module.resize_token_embeddings(len(tokenizer)) before load()."
+        )
+
+    @property
+    def _n_embeddings(self) -> float:
+        """How many tokens the model has an embedding of; infinite where it does not say."""
+        module = self.loaded.module
+        roots = [tower.root for tower in self.towers.values() if tower.modality == "text"]
+        for holder in (module, *map(module.get_submodule, roots)):
+            try:
+                found = holder.get_input_embeddings()
+            except (AttributeError, NotImplementedError):
+                continue
+            rows = getattr(found, "num_embeddings", None)
+            if isinstance(rows, int):
+                return rows + getattr(found, "num_additional_embeddings", 0)
+        return float("inf")
+
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The tokens that a text becomes straight after a stimulus; see :meth:`Continuations.next_tokens`."""
-        return self.continuations.next_tokens(stimulus, text)
+        with tokenizer_turn(self._tokenizes):
+            return self.continuations.next_tokens(stimulus, text)
+
+    def check_open(self, item: Encoded) -> None:
+        """Refuse to continue a text that the tokenizer closes; see :meth:`Continuations.check_open`."""
+        if item.n_tokens and item.prepared.special_tokens:
+            self.continuations.check_open(int(item.inputs["input_ids"][0, -1]))
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Put encoded stimuli into one batch; see :class:`modalnet.inputs.collating.Collator`."""
@@ -267,7 +319,8 @@ class Encoder:
             if prepared.prompt is None:
                 features = self.loaded.image_processor(images=images, return_tensors="pt")
             else:
-                features = self.prompts.process(prepared.prompt, images, prepared.special_tokens)
+                with tokenizer_turn(self._tokenizes):
+                    features = self.prompts.process(prepared.prompt, images, prepared.special_tokens)
         except InputError:
             raise
         except Exception as error:
@@ -285,6 +338,8 @@ class Encoder:
             made = _with_continuation(made, prepared.appended)
         encoded = Encoded(prepared, {**made, **written})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
+        if "input_ids" in made:
+            self._check_known(made["input_ids"].flatten().tolist(), prepared.stimulus.label)
         return encoded
 
     @cached_property
@@ -324,6 +379,13 @@ def _image_token_id(loaded: Loaded) -> int | None:
         if isinstance(value, int):
             return value
     return None
+
+
+def _cut(row: Sequence[int], max_tokens: int, n_last: int) -> list[int]:
+    """The first tokens of a text, followed by those that close every text."""
+    if len(row) <= max_tokens:
+        return list(row)
+    return [*row[: max(max_tokens - n_last, 0)], *row[len(row) - n_last :]]
 
 
 def _with_continuation(inputs: dict[str, torch.Tensor], ids: Sequence[int]) -> dict[str, torch.Tensor]:

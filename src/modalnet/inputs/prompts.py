@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
+from modalnet.inputs.templates import ChatTemplate
+from modalnet.inputs.tokens import added_tokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +44,11 @@ class Prompts:
         ``"auto"``, True or False; see :class:`modalnet.inputs.encoding.Encoder`.
     image_token_id
         The token that holds an image's features in the language tower, if the model has one.
+
+    Attributes
+    ----------
+    template
+        The chat template that prompts are written in; None for none.
     """
 
     def __init__(
@@ -54,31 +61,65 @@ class Prompts:
         self.processor = processor
         self.image_token_id = image_token_id
         self.tokenizer = tokenizer
-        holder = processor if processor is not None else tokenizer if chat_template is True else None
         if not isinstance(chat_template, bool) and chat_template != "auto":
             raise refusal("chat_template", "'auto', True or False", chat_template)
-        template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-        if chat_template is True and not template:
+        # A processor may leave the template to its tokenizer.
+        holder = next((one for one in (processor, tokenizer) if getattr(one, "chat_template", None)), None)
+        if chat_template is True and holder is None:
             raise InputError("chat_template=True, but neither the processor nor the tokenizer has a chat template.")
-        self.template_of: Any = holder if template and chat_template is not False else None
+        wanted = chat_template is True or (chat_template == "auto" and processor is not None)
+        self.template: ChatTemplate | None = None
+        if wanted and holder is not None:
+            self.template = ChatTemplate(
+                holder, multimodal=processor is not None, bos=self._bos, special_tokens=self._special_tokens
+            )
         self._nests: bool | None = None  # whether images are nested by text; None until a picture was read
 
     def write(self, stimulus: Stimulus, *, raw: bool = False) -> Prompt:
-        """The prompt of a stimulus; ``raw`` leaves a text as it is."""
+        """The prompt of a stimulus; ``raw`` leaves a text as it is.
+
+        Raises
+        ------
+        InputError
+            For an image placeholder without an image; for a special token in a text that the chat template goes around.
+        """
         text, n_images = stimulus.text, stimulus.n_images
         if n_images and self.processor is None:
             return Prompt(None)
         stray = [token for token in self._placeholder_candidates if not n_images and text and token in text]
         if stray:
             raise InputError(f"stimulus {stimulus.label} has the image placeholder {stray[0]!r} but no image.")
-        if raw and not n_images:
-            return Prompt(text)
-        if text is not None and self._is_written(text):
+        if self.template is None or (raw and not n_images):
+            return self._plain(text or "", n_images)
+        if text is not None and self.template.holds(text):
             return Prompt(text, special_tokens=not self._starts_with_bos(text))
-        if self.template_of is not None:
-            rendered = self._in_template(text, n_images)
-            return Prompt(rendered, special_tokens=not self._starts_with_bos(rendered))
-        return Prompt((self.placeholder * n_images if n_images else "") + (text or ""))
+        marks = {*self._placeholder_candidates, *self.template.form.image_tokens} if n_images else set()
+        found = [token for token in self._special_tokens if text and token in text]
+        special = next((token for token in found if token not in marks), None)
+        if special is not None:
+            raise InputError(
+                f"stimulus {stimulus.label} has the special token {special!r} in its text, which would be read as a "
+                "token of the chat template around it. Remove it, write the whole prompt in the template, or pass "
+                "chat_template=False to modalnet.load()."
+            )
+        # Images that the user placed in the text have their place.
+        placed = any(token in (text or "") for token in marks)
+        rest = 0 if placed else n_images
+        written = self.template.render(text, rest, "" if self.template.form.draws or not rest else self.placeholder)
+        return Prompt(written, special_tokens=not self._starts_with_bos(written))
+
+    def _plain(self, text: str, n_images: int) -> Prompt:
+        """A prompt outside any template."""
+        if text.startswith(self._first) or text.endswith(self._last):
+            # A tokenizer does not add once more what the user wrote.
+            first, last = added_tokens(self.tokenizer)
+            text = text.removeprefix(first).removesuffix(last)
+        if not n_images:
+            return Prompt(text)
+        if any(token in text for token in self._placeholder_candidates):
+            return Prompt(text, special_tokens=not self._starts_with_bos(text))
+        bos = self._bos if self._starts_with_bos(text) else ""
+        return Prompt(bos + self.placeholder * n_images + text.removeprefix(bos), special_tokens=not bos)
 
     def process(self, prompt: str, images: list[Image.Image], special_tokens: bool) -> Any:
         """Run the processor on a prompt and its images."""
@@ -95,35 +136,35 @@ class Prompts:
             return features
         raise AssertionError("the last way returns or raises")
 
-    def _in_template(self, text: str | None, n_images: int) -> str:
-        parts: list[dict[str, str]] = [{"type": "image"} for _ in range(n_images)]
-        if text is not None:
-            parts.append({"type": "text", "text": text})
-        # A tokenizer's own template takes the message as a string.
-        content: Any = parts if self.template_of is self.processor else text
-        message = [{"role": "user", "content": content}]
-        try:
-            return self.template_of.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        except Exception as error:
-            raise InputError(
-                f"the chat template of {type(self.template_of).__name__} failed: {error}. Pass chat_template=False to "
-                "modalnet.load() to give texts as they are."
-            ) from error
-
-    def _is_written(self, text: str) -> bool:
-        """Whether the user placed images or template tokens in the text."""
-        return any(token in text for token in self._control_tokens)
+    @property
+    def _bos(self) -> str:
+        bos = getattr(self.tokenizer, "bos_token", None)
+        return bos if isinstance(bos, str) else ""
 
     def _starts_with_bos(self, text: str) -> bool:
-        bos = getattr(self.tokenizer, "bos_token", None)
-        return isinstance(bos, str) and bool(bos) and text.startswith(bos)
+        return bool(self._bos) and text.startswith(self._bos)
 
     @cached_property
-    def _control_tokens(self) -> tuple[str, ...]:
+    def _special_tokens(self) -> tuple[str, ...]:
         added = getattr(self.tokenizer, "added_tokens_decoder", None) or {}
         tokens = {str(token) for token in added.values() if getattr(token, "special", False)}
+        tokens.update(map(str, getattr(self.tokenizer, "all_special_tokens", ())))
         tokens.update(self._placeholder_candidates)
         return tuple(sorted(token for token in tokens if token))
+
+    @cached_property
+    def _first(self) -> tuple[str, ...]:
+        """Special tokens that a text may begin with."""
+        return self._named("bos_token", "cls_token")
+
+    @cached_property
+    def _last(self) -> tuple[str, ...]:
+        """Special tokens that a text may end with."""
+        return self._named("eos_token", "sep_token")
+
+    def _named(self, *names: str) -> tuple[str, ...]:
+        values = (getattr(self.tokenizer, name, None) for name in names)
+        return tuple({str(value) for value in values if value})
 
     @cached_property
     def _placeholder_candidates(self) -> list[str]:

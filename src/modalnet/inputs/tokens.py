@@ -1,0 +1,32 @@
+"""What a tokenizer adds to a text by itself, measured on it; and its turns between threads."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+_making = threading.Lock()
+_turns: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def tokenizer_turn(tokenizer: Any) -> threading.RLock:
+    """The lock of a tokenizer. Where padding is switched on for one call and off for the next, a fast one allows no
+    second thread."""
+    with _making:
+        return _turns.setdefault(tokenizer, threading.RLock())
+
+
+def added_tokens(tokenizer: Any) -> tuple[str, str]:
+    """The tokens that a tokenizer puts before and after a text, as text: ``("<s>", "")``."""
+    before, after = added_ids(tokenizer)
+    return "".join(tokenizer.convert_ids_to_tokens(before)), "".join(tokenizer.convert_ids_to_tokens(after))
+
+
+def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids of the tokens that a tokenizer puts before and after a text."""
+    whole = list(tokenizer("a", verbose=False)["input_ids"])
+    bare = list(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
+    starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    start = next(starts, None)
+    return ([], []) if start is None else (whole[:start], whole[start + len(bare) :])
