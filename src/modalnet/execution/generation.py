@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modalnet.errors import InputError
 from modalnet.execution.batching import encoded_ahead
 from modalnet.execution.reading import LayoutError
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from modalnet.execution.edits import Edits
     from modalnet.execution.stream import Runner
     from modalnet.inputs.batch import Batch, Encoded, Prepared
+
+
+# Settings that let candidates run ahead of the model: of a generation config, and of a call alone.
+_AHEAD = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+_ASSISTANT = ("assistant_model", "assistant_tokenizer")
 
 
 def generate(
@@ -32,11 +38,30 @@ def generate(
 
     Raises
     ------
+    InputError
+        Where the tokenizer closes a text; for settings that are for greedy decoding alone.
     ModalnetError
         Where the model lays out its tokens in an unknown way.
     """
+    alone = _one_by_one(runner, settings)
     for item in encoded_ahead(runner.encoder.encode, prepared):
-        yield _continued(runner, item, edits, steps, settings)[:steps]
+        runner.encoder.check_open(item)
+        yield _continued(runner, item, edits, steps, alone)
+
+
+def _one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with which each pass decides on one token, whatever the checkpoint or the caller asks for.
+
+    Candidates that a pass over several tokens confirms only make generation faster.
+    """
+    configs = (settings.get("generation_config"), getattr(runner.engine.module, "generation_config", None))
+    ahead = [name for name in _AHEAD if settings.get(name) or any(getattr(config, name, None) for config in configs)]
+    if settings.get("do_sample") and (asked := [name for name in (*_AHEAD, *_ASSISTANT) if settings.get(name)]):
+        raise InputError(
+            f"`{asked[0]}` is for greedy decoding: with sampling it draws other random numbers. Leave it out."
+        )
+    kept = {name: value for name, value in settings.items() if name not in _ASSISTANT}
+    return kept | dict.fromkeys(ahead)
 
 
 def _continued(

@@ -307,29 +307,39 @@ def entrance(program: EntranceProgram) -> Saved:
 
 def generation(program: GenerationProgram) -> Saved:
     """One generation, with edits of the prompt and of every new token."""
+    import contextlib
     import warnings
 
     import nnsight
     import torch
+    from nnsight.intervention.interleaver import OutOfOrderError
 
     fed_to: Any = program.fed_to
     prompt, after, ids = program.prompt, program.after, program.ids
     with torch.no_grad(), warnings.catch_warnings():
         # An open loop ends with the generation, and nnsight says so.
         warnings.filterwarnings("ignore", message=".*was never reached: the loop asked for a step")
-        with program.root.trace(fn="generate", **program.moved, **program.settings) as tracer:
-            fed = nnsight.save([])
-            wrong = nnsight.save([])
-            for number in tracer.iter[:]:
-                if number > 0:
-                    fed.append(fed_to.inputs[1][ids] if ids else fed_to.input)
-                for step in prompt if number == 0 else after:
-                    now = step.edits if number == 0 else at_step(step.edits, number - 1)
-                    otherwise = rewritten(step.module, step.form, step.positions, 1, now, False)[3]
-                    if otherwise is not None:
-                        wrong.append((step.tower, *otherwise))
-                        tracer.stop()  # a pass over one token that reads all of the text again, or another layout
-    return {"fed": list(fed), "wrong": list(wrong)}
+        with program.root.trace(fn="generate") as tracer:
+            with tracer.invoke(**program.moved, **program.settings):
+                fed = nnsight.save([])
+                wrong = nnsight.save([])
+                for number in tracer.iter[:]:
+                    if number > 0:
+                        fed.append(tuple((fed_to.inputs[1][ids] if ids else fed_to.input).shape))
+                    for step in prompt if number == 0 else after:
+                        now = step.edits if number == 0 else at_step(step.edits, number - 1)
+                        otherwise = rewritten(step.module, step.form, step.positions, 1, now, False)[3]
+                        if otherwise is not None:
+                            wrong.append((step.tower, *otherwise))
+                            tracer.stop()  # a pass over one token that reads all of the text again, or another layout
+            # A block of its own: the loop waits for one more step until the generation is over.
+            with tracer.invoke():
+                made = nnsight.save([])
+                with contextlib.suppress(OutOfOrderError):  # stopped above
+                    made.append(tracer.result)
+    # Each pass gives one token, the last of which no pass reads.
+    tokens = [getattr(each, "sequences", each)[0, -len(fed) - 1 :].tolist() for each in made]
+    return {"tokens": tokens, "wrong": list(wrong)}
 
 
 def at_step(edits: Sequence[Edit], number: int) -> list[Any]:

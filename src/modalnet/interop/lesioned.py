@@ -213,14 +213,14 @@ class LesionedLM(LM):
         return written
 
     def _written(self, until: list[str]) -> Callable[..., torch.Tensor]:
-        """A stopping criterion for transformers: a stop string precedes the last token, which may be incomplete."""
+        """A stopping criterion for transformers: a stop string has been written."""
         import torch
 
         start: list[int] = []
 
         def found(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             start[:] = start or [input_ids.shape[1] - 1]  # first called after one new token
-            text = self.tokenizer.decode(input_ids[0, start[0] : -1], skip_special_tokens=True)
+            text = self.tokenizer.decode(input_ids[0, start[0] :], skip_special_tokens=True)
             return torch.tensor([any(stop in text for stop in until)], device=input_ids.device)
 
         return found
