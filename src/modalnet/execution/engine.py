@@ -21,6 +21,7 @@ from modalnet.execution.mode import evaluating
 from modalnet.execution.plan import Plan, Write
 from modalnet.execution.reading import Reading, check_layout, decode
 from modalnet.execution.reduction import Observations, Reduction
+from modalnet.execution.turns import claim, turn
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,8 @@ class Engine:
         self.backend: Backend = backend or LocalBackend()
         self.capabilities = self.backend.capabilities
         self.envoy = _wrapped(module, envoy)
+        #: What the module was made of; an engine is for these modules alone.
+        self.modules = claim(module)
         self.compiler = Compiler(self.envoy, in_place=self.capabilities.in_place)
         self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
 
@@ -233,7 +236,6 @@ class Engine:
 
         places = {path: f"{self.envoy.get(path).path}.output" for path in paths}
         counts = self.envoy.interleaver.counts
-        before = dict(counts)
         head = output_head(self.module) if not root else None
         moved = self.compiler.moved(inputs, root)
         if not self.capabilities.weights_here:
@@ -243,14 +245,17 @@ class Engine:
             for name in ("attention_mask", "use_cache"):
                 moved.pop(name, None)
             moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
-        with contextlib.suppress(OutOfOrderError), evaluating(self.module):  # what the trace waits for is not needed
-            trace.walk(
-                self.envoy.get(root) if root else self.envoy,
-                moved,
-                self.envoy.get(paths[0]),
-                None if head is None else self.compiler.at(head),
-            )
-        return {path: counts.get(place, 0) - before.get(place, 0) for path, place in places.items()}
+        with turn(self.module), evaluating(self.module):
+            before = dict(counts)
+            with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
+                trace.walk(
+                    self.envoy.get(root) if root else self.envoy,
+                    moved,
+                    self.envoy.get(paths[0]),
+                    None if head is None else self.compiler.at(head),
+                )
+            after = dict(counts)
+        return {path: after.get(place, 0) - before.get(place, 0) for path, place in places.items()}
 
     def generate(self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], **settings: Any) -> list[int]:
         """Generate after one stimulus, with edits at every step; return the new tokens.
@@ -271,20 +276,13 @@ class Engine:
         LayoutError
             If a tower holds another number of positions than the edits expect.
         """
-        # A token is seen when it is fed to the next pass, so one pass more tells the last one; this is exact however
-        # transformers chooses tokens.
-        settings["max_new_tokens"] += 1
-        # A config may turn it off; a step that reads one token is what the edits of a step are made for.
-        settings.setdefault("use_cache", True)
+        # A step that reads one token is what the edits of a step are made for; without a cache the tokens are the same.
+        settings["use_cache"] = True
         with evaluating(self.module):
             (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings)])
         check_layout(saved)
-        tokens = [int(ids[0, -1]) for ids in saved["fed"]]
-        # What a model is made to end with comes last where the limit is reached, which is one pass later here.
-        forced = getattr(self.module.generation_config, "forced_eos_token_id", None)
-        if isinstance(forced, int) and len(tokens) == settings["max_new_tokens"] - 1:
-            tokens[-1] = forced
-        return tokens
+        (tokens,) = saved["tokens"]
+        return list(tokens)
 
     def _read(self, programs: Sequence[ForwardProgram], plans: Sequence[Plan]) -> list[Reading]:
         with self._running(programs[0].moved):

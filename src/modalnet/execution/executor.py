@@ -33,6 +33,7 @@ from modalnet.execution.states import read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
 from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
+from modalnet.execution.turns import modules_of, turn
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
@@ -52,7 +53,7 @@ from modalnet.models.fingerprint import (
 )
 from modalnet.models.loading import Loaded
 from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space
-from modalnet.models.towers import Tower, find_towers
+from modalnet.models.towers import Tower, find_towers, renewed
 from modalnet.models.untrained import untrained_copy
 from modalnet.results.cache import Identity
 from modalnet.stimuli import Stimulus
@@ -111,6 +112,7 @@ class Executor:
         self.interventions: tuple[Intervention, ...] = ()
         self.backend: Backend = LocalBackend()
         self._machinery = _Machinery()
+        self._modules = modules_of(loaded.module)
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -210,30 +212,62 @@ class Executor:
     @property
     def engine(self) -> Engine:
         """Runs plans; it wraps every module, so it is made when the first stimulus runs."""
-        made = self._machinery
-        if made.engine is None:
-            if self.backend.capabilities.weights_here and self.module_is_empty:
-                raise InputError(
-                    f"{self.name} has weights on the meta device and cannot run. Load it with its weights."
-                )
-            made.engine = Engine(self.module, self.loaded.envoy, self.backend)
-        return made.engine
+        with turn(self.module):
+            made = self._current()
+            if made.engine is None:
+                if self.backend.capabilities.weights_here and self.module_is_empty:
+                    raise InputError(
+                        f"{self.name} has weights on the meta device and cannot run. Load it with its weights."
+                    )
+                made.engine = Engine(self.module, self.loaded.envoy, self.backend)
+            return made.engine
 
     @property
     def runner(self) -> Runner:
         """Runs stimuli in batches."""
-        made = self._machinery
-        if made.runner is None:
-            made.runner = Runner(self.engine, self.encoder, Layouts(self.engine, self.encoder, self.towers))
-        return made.runner
+        with turn(self.module):
+            made = self._current()
+            if made.runner is None:
+                made.runner = Runner(self.engine, self.encoder, Layouts(self.engine, self.encoder, self.towers))
+            return made.runner
 
     @property
     def sweep(self) -> Sweep:
         """Runs many small edits of the same stimuli."""
-        made = self._machinery
-        if made.sweep is None:
-            made.sweep = Sweep(self.runner)
-        return made.sweep
+        with turn(self.module):
+            made = self._current()
+            if made.sweep is None:
+                made.sweep = Sweep(self.runner)
+            return made.sweep
+
+    def _current(self) -> _Machinery:
+        """What was made for the modules that the model has now; modules can be replaced after loading.
+
+        Raises
+        ------
+        InputError
+            Where the user's nnsight model, which carries edits, is one of modules that are no longer there.
+        """
+        now, made = modules_of(self.module), self._machinery
+        if now != self._modules:
+            towers = renewed(self.towers, self.module)
+            envoy = self.loaded.envoy
+            paths = [path for tower in towers.values() for path in tower.paths]
+            held = getattr(envoy, "_edits", None) and [envoy.get(path)._module for path in paths]
+            if held and held != [self.module.get_submodule(path) for path in paths]:
+                raise InputError(
+                    f"Modules of {self.name} were replaced after nnsight wrapped it, and its edits are on those that "
+                    "were there. Wrap the module again, make the edits there, and load() the new wrapper."
+                )
+            # In place: views of the model share them, and so do its encoder and layouts.
+            self.towers.clear()
+            self.towers.update(towers)
+            self.spaces.clear()
+            self.spaces.update(find_spaces(towers))
+            self._modules[:] = now
+        if made.engine is not None and made.engine.modules != now:
+            made.engine = made.runner = made.sweep = made.sinks = None
+        return made
 
     def sinks(
         self,
@@ -242,9 +276,11 @@ class Executor:
         batch_size: int | Literal["auto"] = "auto",
     ) -> SinkTable:
         """The sink tokens of stimuli in the intact model; see :mod:`modalnet.execution.sinks`."""
-        made = self._machinery
-        if made.sinks is None:
-            made.sinks = Sinks(self.runner)
+        with turn(self.module):
+            made = self._current()
+            if made.sinks is None:
+                made.sinks = Sinks(self.runner)
+            measured = made.sinks
         unknown = self.edited or (not self.module_is_empty and unread_weights(self.module))
         # Sinks are those of the model without any intervention; what stimuli hold tells the tokens of their texts.
         model = {
@@ -254,12 +290,13 @@ class Executor:
             "tokenizer": id(self.loaded.tokenizer),
             "padding_side": self.padding_side,
         }
-        return made.sinks.table(prepared, towers, None if unknown else model, batch_size)
+        return measured.table(prepared, towers, None if unknown else model, batch_size)
 
     # -- stimuli -----------------------------------------------------------------------------------------------------
 
     def reached(self, stimuli: Sequence[Stimulus]) -> list[str]:
         """Names of the towers that every one of the stimuli reaches, in forward order."""
+        self._current()
         held = {name: all(map(modality.is_in, stimuli)) for name, modality in MODALITIES.items()}
         # Around an image a language model reads a prompt, so an image alone reaches both towers; in a dual encoder
         # the towers do not meet.

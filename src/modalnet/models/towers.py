@@ -13,13 +13,13 @@ first of its parts, is ``vision``; the other is ``vision2``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
 from modalnet.models.blocks import find_blocks
 from modalnet.models.roots import ROLES, reader, tower_roots
-from modalnet.models.streams import plain, prefix_tokens, streams_of, width_of
+from modalnet.models.streams import plain, prefix_tokens, stream_width, streams_of, width_of
 from modalnet.stimuli.modalities import MODALITIES
 
 if TYPE_CHECKING:
@@ -152,6 +152,27 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
             "transformers library: a language model, an image encoder or a vision-language model."
         )
     return towers
+
+
+def renewed(towers: dict[str, Tower], module: torch.nn.Module) -> dict[str, Tower]:
+    """The towers of a model whose modules were replaced since they were found.
+
+    Where a tower has blocks of its width at the same places, and no other, those are its blocks, whatever their class:
+    one may have been put into a wrapper. Otherwise towers are found anew, with the errors of :func:`find_towers`.
+    """
+    made = {}
+    for name, tower in towers.items():
+        names = [path.rpartition(".") for path in tower.paths]
+        try:
+            blocks = [module.get_submodule(path) for path in tower.paths]
+            lists = {holder: set(module.get_submodule(holder)._modules) for holder, _, _ in names}
+        except AttributeError:
+            return find_towers(module)
+        same = lists == {holder: {last for at, _, last in names if at == holder} for holder in lists}
+        if not same or [*map(stream_width, blocks)] != [*map(stream_width, tower.blocks)]:
+            return find_towers(module)
+        made[name] = replace(tower, blocks=tuple(blocks))
+    return made
 
 
 def tower_of(space: str) -> str:

@@ -9,6 +9,7 @@ from modalnet.execution import trace
 from modalnet.execution.backends.protocol import Backend, Capabilities
 from modalnet.execution.chance import Chance
 from modalnet.execution.compile import GenerationProgram
+from modalnet.execution.turns import turn
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LocalBackend(Backend):
-    """Runs programs one after another in this process."""
+    """Runs programs one after another in this process; one pass at a time, whatever the number of threads."""
 
     capabilities = Capabilities()
 
@@ -27,7 +28,7 @@ class LocalBackend(Backend):
         self._chance = Chance()
 
     def run(self, envoy: Envoy, programs: Sequence[Program]) -> list[Saved]:
-        """Run each program's body.
+        """Run each program's body, in turns with other threads.
 
         Raises
         ------
@@ -37,7 +38,8 @@ class LocalBackend(Backend):
         return [self._one(envoy._module, program) for program in programs]
 
     def _one(self, module: torch.nn.Module, program: Program) -> Saved:
-        if program.samples:
-            return program.body(program)
-        logits = (lambda: trace.plain_logits(program)) if isinstance(program, GenerationProgram) else None
-        return self._chance.watched(module, lambda: program.body(program), logits)
+        with turn(module):
+            if program.samples:
+                return program.body(program)
+            logits = (lambda: trace.plain_logits(program)) if isinstance(program, GenerationProgram) else None
+            return self._chance.watched(module, lambda: program.body(program), logits)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.execution.backends.accounting import Account, Job, Limits
 from modalnet.execution.backends.session import SessionBackend
 from modalnet.execution.shipping import by_value
+from modalnet.execution.turns import turn
 
 if TYPE_CHECKING:
     from nnsight import Envoy
@@ -57,6 +58,10 @@ def _simulation(account: Account, envoy: Envoy) -> Any:
         """A job that is written, read without modalnet, and run from what was read."""
 
         def __call__(self, tracer: Any) -> None:
+            with turn(envoy._module):
+                self._run(tracer)
+
+        def _run(self, tracer: Any) -> None:
             started = time.monotonic()
             with by_value():
                 job = RequestModel.serialize(tracer, compress=True)
