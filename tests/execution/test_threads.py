@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -111,24 +112,18 @@ def test_processors_that_pad_take_turns_with_plain_texts() -> None:
 
 
 def test_a_module_that_is_trained_is_evaluated_until_the_last_thread_is_done() -> None:
-    model = load("llama")
+    family = build("llama")
+    model = mn.load(copy.deepcopy(family.model), tokenizer=family.tokenizer)
     given = stimuli_for("llama", n=5)
     expected = model.run(given, tokens="last").activations["decoder"]
     for block in model.module.model.layers:
-        block.register_module("drop", torch.nn.Dropout(0.5))
         block.mlp.act_fn = torch.nn.Sequential(block.mlp.act_fn, torch.nn.Dropout(0.5))
     model.module.train()
 
     def run() -> torch.Tensor:
         return model.run(given, tokens="last", batch_size=1).activations["decoder"]
 
-    try:
-        for results in together(run, run, run):
-            for result in results:
-                torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
-        assert all(each.training for each in model.module.modules())
-    finally:
-        model.module.eval()
-        for block in model.module.model.layers:
-            del block.drop
-            block.mlp.act_fn = block.mlp.act_fn[0]
+    for results in together(run, run, run):
+        for result in results:
+            torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+    assert all(each.training for each in model.module.modules())

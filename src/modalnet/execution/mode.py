@@ -41,7 +41,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _in_training(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The submodules that the user has in training mode; `modules()` takes ten times as long, and a pass asks every time."""
+    """The submodules that the user has in training mode; `modules()` takes ten times as long, and every pass asks."""
     found: list[torch.nn.Module] = []
     seen: set[int] = set()
     waiting: list[Any] = [module]
