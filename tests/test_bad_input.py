@@ -429,6 +429,7 @@ def valid_arguments():
         "Localization.table": {"self": found},
         "Localization.top": {"self": found, "k": 3},
         "Model.means": {"self": model, "stimuli": words},
+        "Model.on": {"self": model, "stimuli": words},
         "Model.run": {"self": model, "stimuli": words},
         "Model.score": {"self": model, "stimuli": words, "continuations": [" a"] * 6},
         "ModalityProfile.table": {"self": modality},

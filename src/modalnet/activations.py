@@ -8,7 +8,7 @@ units, other responses and other questions cost no forward pass.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from modalnet._validation import check_batch_size, check_bool, check_int, check_
 from modalnet.errors import InputError
 from modalnet.execution.token_statistics import draw_donors, read_statistics
 from modalnet.interventions.positions import TokenChoice, choose
+from modalnet.interventions.read_values import ReadValues
 from modalnet.model import as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import choose_spaces, get_space
@@ -166,7 +167,7 @@ def read_activations(
                 f"with {tower.noun}, or units of {', '.join(reached) or 'another tower'}."
             )
     wanted = {name: tuple(sorted(set(layers[name]))) for name in model.spaces if layers.get(name)}
-    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+    pictures = model._executor.are_pictures(stimuli)
     towers = {model.spaces[name].tower.name for name in wanted}
     given = (
         {name: one for name, one in tokens.items() if name in towers.union(wanted)}
@@ -316,7 +317,7 @@ def token_statistics(
         kinds = (*_KINDS, *_COUNTS)
         return TokenStatistics(**{kind: {name: getattr(part, kind) for name, part in parts.items()} for kind in kinds})
 
-    return cached(
+    found = cached(
         model,
         "token_statistics",
         lambda: {
@@ -333,6 +334,8 @@ def token_statistics(
         result=TokenStatistics,
         cache=cache,
     )
+    # Mean ablation at other tokens than these refuses the means.
+    return replace(found, mean=ReadValues(found.mean, choices, spare_first))
 
 
 @reads_weights_once
@@ -345,7 +348,8 @@ def donors(
     spare_sinks: bool = True,
     seed: int = 0,
     n_tokens: int = 512,
-) -> dict[str, Float[np.ndarray, "donor layer unit"]]:
+    spare_first: int = 0,
+) -> ReadValues:
     """Activations of random tokens, for many resample ablations; what :func:`modalnet.resample` takes as ``over``.
 
     Parameters
@@ -357,15 +361,17 @@ def donors(
     spare_sinks
         Draw no sink token (:func:`modalnet.sink_tokens`).
     seed
-        Of the draw.
+        Of the draw, which goes by what the stimuli contain.
     n_tokens
         The largest number of tokens, drawn evenly from the stimuli.
+    spare_first
+        How many tokens at the start of each stimulus are not drawn.
 
     Returns
     -------
     dict
         Space → float32 ``[donor, layer, unit]``, read-only. Row i of every layer and space of a tower is the same
-        token.
+        token. It carries ``tokens`` (all) and ``spare_first``, as what :meth:`modalnet.Model.means` gives.
 
     Raises
     ------
@@ -377,9 +383,19 @@ def donors(
     check_bool("spare_sinks", spare_sinks)
     check_seed(seed)
     check_int("n_tokens", n_tokens, minimum=1)
+    check_int("spare_first", spare_first, minimum=0)
     names = _reached(model, given, spaces)
     prepared = model._executor.encoder.prepare(given, continuations=_one_each(given, continuations))
-    return draw_donors(model._executor, prepared, names, spare_sinks=spare_sinks, seed=seed, n_tokens=n_tokens)
+    found = draw_donors(
+        model._executor,
+        prepared,
+        names,
+        spare_sinks=spare_sinks,
+        seed=seed,
+        n_tokens=n_tokens,
+        spare_first=spare_first,
+    )
+    return ReadValues(found, dict.fromkeys(names, "all"), spare_first)
 
 
 @reads_weights_once

@@ -23,6 +23,8 @@ from modalnet.execution.executor import Executor
 from modalnet.execution.likelihood import Likelihood, Request, Scores, pairs
 from modalnet.execution.run import Run
 from modalnet.interventions.operations import Intervention, flatten
+from modalnet.interventions.read_values import ReadValues
+from modalnet.interventions.sources import Source
 from modalnet.models.loading import load_source
 from modalnet.models.sites import Space, choose_spaces
 from modalnet.models.towers import Tower
@@ -33,7 +35,6 @@ from modalnet.units import Units
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
 
 #: Attributes that were public once, and where they are now.
 _MOVED = {
@@ -218,7 +219,7 @@ class Model:
         stimuli: StimuliLike,
         *interventions: Intervention | Sequence[Intervention],
         read: str | Sequence[str] | Mapping[str, Any] | None = None,
-        tokens: Any = "last",
+        tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
@@ -234,10 +235,12 @@ class Model:
         read
             What to read: None for the residual stream of every tower that all of the stimuli reach, the name of a space
             (see :attr:`spaces`), a list of names (``[]`` for none), or layers per space, such as
-            ``{"decoder": [0, -1]}``.
+            ``{"decoder": [0, -1]}``, which come in the order given.
         tokens
             Which tokens, for all spaces or per space: ``"last"``, ``"mean"``, ``"image"``, ``"text"``, ``"cls"``,
-            ``"all"`` or indices (see :mod:`modalnet.interventions.positions`).
+            ``"all"`` or indices (see :mod:`modalnet.interventions.positions`). None as for :func:`modalnet.localize`:
+            the last token in a decoder (the mean of the image tokens, where the stimuli are pictures alone), and the
+            mean elsewhere.
         logits
             ``"last"`` for the next-token logits after each stimulus, ``"all"`` for those at every token.
         batch_size
@@ -405,6 +408,28 @@ class Model:
             raise InputError("with_() requires at least one intervention, such as modalnet.zero(units).")
         return self._with(self._executor.under(added))
 
+    def on(self, stimuli: StimuliLike) -> Source:
+        """Stimuli on this model, as the source of a patch of another view or of another checkpoint.
+
+        Parameters
+        ----------
+        stimuli
+            One stimulus for all that are patched, or one for each of them.
+
+        Returns
+        -------
+        Source
+            For :func:`modalnet.patch`. The stimuli run whenever the patch does, under the interventions of this view.
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> lesioned = model.with_(mn.zero(mn.site("decoder", 2)))
+        >>> mn.patch(mn.site("decoder", 5), lesioned.on("The dog")).at("last")
+        patch(decoder[5], 1 stimulus on tiny) at last tokens
+        """
+        return Source(self._executor, tuple(as_stimuli(stimuli)))
+
     @renamed_arguments(towers="spaces")
     def means(
         self,
@@ -414,7 +439,7 @@ class Model:
         tokens: Any = "all",
         spare_first: int = 0,
         spare_sinks: bool = True,
-    ) -> dict[str, Float[np.ndarray, "layer dim"]]:
+    ) -> ReadValues:
         """Mean activation of every unit over stimuli, streaming; what :func:`modalnet.mean` takes as ``over``.
 
         Parameters
@@ -432,7 +457,9 @@ class Model:
         Returns
         -------
         dict
-            Space → float64 ``[layer, unit]``. A stimulus without a token left is left out.
+            Space → float64 ``[layer, unit]``, of the model under the interventions of a view. A stimulus without a
+            token left is left out. It carries ``tokens`` and ``spare_first``: an intervention at other tokens refuses
+            it, and takes ``dict(means)`` as it is.
 
         Raises
         ------

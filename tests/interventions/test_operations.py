@@ -264,7 +264,7 @@ def test_interventions_are_values():
     model = load("llava_clip")
     units = some_units(model, model.towers)
     for one, same, other in [
-        (mn.zero(units), mn.zero(units), mn.zero(units).at("last")),
+        (mn.zero(units), mn.zero(units), mn.zero(units).at([-1])),
         (mn.add(units, values_for(units)), mn.add(units, values_for(units)), mn.add(units, 1.0)),
         (mn.mean(units, ["a b"]), mn.mean(units, ["a b"]), mn.mean(units, ["a c"])),
         (mn.zero(mn.site("decoder", 1)), mn.zero(mn.site("decoder", 1)), mn.zero(mn.site("decoder", 2))),
@@ -471,7 +471,16 @@ def test_tokens_that_do_not_fit_are_refused():
         model.run(["The cat eats."], zero.at([True, False, True]))
     with pytest.raises(mn.InputError, match="selects no token"):
         model.run(["The cat eats."], zero.at(slice(90, None)))
-    for bad in (True, [True, 1], [0.5], np.array([1.0]), np.array([[0, 1]]), slice(None, None, 0), slice("a"), [False]):
+    for bad in (
+        True,
+        [True, 1],
+        [0.5],
+        np.array([1.0]),
+        np.array([[[0, 1]]]),
+        slice(None, None, 0),
+        slice("a"),
+        [False],
+    ):
         with pytest.raises(mn.InputError, match="`tokens` must be"):
             zero.at(bad)
 

@@ -54,7 +54,7 @@ def test_every_cell_is_what_the_task_gives_under_that_lesion(model):
     )
     fraction = units.count / len(model.units())
     means = token_statistics(model, given, "decoder", spare_first=1).mean
-    bank = donors(model, given, "decoder", seed=0)
+    bank = donors(model, given, "decoder", seed=0, spare_first=1)
     there = at_the_tokens_of(model, pairs(), spare_first=1)
     alike = mn.Units(units.mask, mean_abs=there.mean_abs)
     sets = {"": [units], "layer": units.random(2, 0, "layer"), "activation": alike.random(2, 0, "activation")}

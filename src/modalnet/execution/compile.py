@@ -36,11 +36,11 @@ CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
 
 @dataclass
 class Edit(Shipped):
-    """A write as tensors where the model is: ``a * x + b`` for some dims or one direction, at some positions."""
+    """A write as tensors where the model is: ``a * x + b`` for some dims or along directions, at some positions."""
 
     rows: Int[torch.Tensor, "position 1"]
     dims: Int[torch.Tensor, "1 dims"] | None
-    vector: Float[torch.Tensor, " dim"] | None
+    vector: Float[torch.Tensor, "axis dim"] | None
     a: float
     b: Float[torch.Tensor, "... dims"]
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modalnet.errors import InputError
 from modalnet.execution.plan import Write
 from modalnet.interventions.operations import Intervention
-from modalnet.interventions.positions import Span, select
+from modalnet.interventions.positions import PerSpace, PerStimulus, Span, of_stimulus, select
 from modalnet.interventions.values import Part, Positions, Read, parts_of, values_of
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from modalnet.execution.sinks import SinkTable
     from modalnet.inputs.batch import Batch
@@ -38,7 +39,9 @@ class Edits:
     read
         Runs stimuli without any intervention; see :mod:`modalnet.interventions.values`.
     owners
-        For each stimulus that runs, which of the user's it belongs to: patch sources and draws go by that one.
+        For each stimulus that runs, which of the user's it belongs to: patch sources go by that one.
+    contents
+        The numbers that stand for what each stimulus that runs contains, which draws go by; called where some draw is.
 
     Attributes
     ----------
@@ -52,15 +55,28 @@ class Edits:
     """
 
     def __init__(
-        self, interventions: Sequence[Intervention], spaces: Mapping[str, Space], read: Read, owners: Sequence[int]
+        self,
+        interventions: Sequence[Intervention],
+        spaces: Mapping[str, Space],
+        read: Read,
+        owners: Sequence[int],
+        contents: Callable[[], Sequence[int]] = tuple,
     ) -> None:
-        self.interventions = tuple(interventions)
+        self.interventions = tuple(one for each in interventions for one in each.by_space())
         self.owners = tuple(owners)
+        n_stimuli = len(set(owners))
+        for one in self.interventions:
+            if isinstance(one.tokens, PerStimulus) and n_stimuli and len(one.tokens.each) != n_stimuli:
+                raise InputError(
+                    f"{one}: tokens are given for {len(one.tokens.each)} stimuli, but {n_stimuli} run. Give one list "
+                    "of indices for each, in their order."
+                )
+        draws = any(one.kind == "resample" for one in self.interventions)
+        self.contents = tuple(contents()) if draws else (0,) * len(self.owners)
         self.sinks: SinkTable | None = None
         self.parts = [parts_of(one, spaces) for one in self.interventions]
         self._values = [
-            values_of(one, parts, read, len(set(owners)))
-            for one, parts in zip(self.interventions, self.parts, strict=True)
+            values_of(one, parts, read, n_stimuli) for one, parts in zip(self.interventions, self.parts, strict=True)
         ]
 
     @property
@@ -78,7 +94,10 @@ class Edits:
     def by_owner(self) -> bool:
         """Whether the same tokens of two stimuli may be edited differently: by draws, or by sources of their own."""
         return any(
-            one.kind == "resample" or (one.kind == "patch" and len(one.values) > 1) for one in self.interventions
+            one.kind == "resample"
+            or (one.kind == "patch" and len(one.values) > 1)
+            or isinstance(one.tokens, PerStimulus)
+            for one in self.interventions
         )
 
     def first_layer(self, tower: str) -> int | None:
@@ -86,28 +105,47 @@ class Edits:
         written = (part for parts in self.parts for part in parts)
         return min((part.layer for part in written if part.space.tower.name == tower), default=None)
 
-    def writes(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> tuple[Write, ...]:
-        """The writes for one batch; ``spans`` gives the positions in a block, from a batch, a tower and a layer."""
+    def writes(
+        self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]], *, continued: bool = False
+    ) -> tuple[Write, ...]:
+        """The writes for one batch.
+
+        Parameters
+        ----------
+        batch
+            What runs.
+        spans
+            Gives the positions in a block, from a batch, a tower and a layer.
+        continued
+            Whether the stimulus is continued, so that :meth:`later` edits what comes after it.
+
+        Raises
+        ------
+        InputError
+            Where an intervention has no effect on a stimulus, all of whose chosen tokens it spares.
+        """
         made = []
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
             for name in dict.fromkeys(part.space.tower.name for part in parts):
                 labels = [item.label for item in batch.items]
                 owners = [self.owners[item.index] for item in batch.items]
+                contents = [self.contents[item.index] for item in batch.items]
                 known: dict[int, Any] = {}
                 for part in (part for part in parts if part.space.tower.name == name):
                     own, total = spans(batch, name, part.layer)
                     if total not in known:  # most towers hold the same positions in every block
                         known[total] = [
-                            select(
-                                one.tokens,
+                            _picked(
+                                one,
+                                owner,
                                 _reach(one, span, item.prepared.scored_in(name)),
-                                tower=name,
-                                label=item.label,
-                                spare_first=one.spared,
+                                name,
+                                item.label,
+                                may_be_none=continued and _holds_later(one),
                             )
-                            for item, span in zip(batch.items, own, strict=True)
+                            for item, owner, span in zip(batch.items, owners, own, strict=True)
                         ]
-                    at = Positions(labels, owners, known[total])
+                    at = Positions(labels, owners, contents, known[total])
                     write = _write(part, at.positions, total, values(part, at))
                     made.append(self._sparing_sinks(write, batch, own) if one.spares_sinks else write)
         return tuple(write for write in made if len(write.rows))
@@ -144,7 +182,7 @@ class Edits:
         made = []
         (item,) = batch.items
         for one, parts, values in zip(self.interventions, self.parts, self._values, strict=True):
-            if one.kind == "patch" or one.tokens not in ("all", "text"):
+            if not _holds_later(one):
                 continue
             # The encoder of an encoder-decoder model runs once.
             for part in parts:
@@ -152,13 +190,20 @@ class Edits:
                 if tower.modality != "text" or (batch.written and not tower.is_decoder):
                     continue
                 (span,), _ = spans(batch, tower.name)
-                places = select(one.tokens, span, tower=tower.name, label=item.label, spare_first=one.spared)
+                choice = "text" if one.tokens == "text" else "all"
+                places = select(choice, span, tower=tower.name, label=item.label, spare_first=one.spared)
                 # Draws go on where those of the prompt ended.
                 whole = torch.cat([places, places.new_zeros(steps)])
-                a, b = values(part, Positions([item.label], [self.owners[item.index]], [whole]))
+                index = item.index
+                a, b = values(part, Positions([item.label], [self.owners[index]], [self.contents[index]], [whole]))
                 one_token = torch.zeros(1, dtype=torch.long)
                 made.append(_write(part, [one_token], 1, (a, b[-steps:] if b.ndim == 2 else b)))
         return tuple(made)
+
+
+def _holds_later(one: Intervention) -> bool:
+    """Whether an intervention holds for the tokens of a continuation."""
+    return one.kind != "patch" and one.tokens in ("all", "text")
 
 
 def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
@@ -167,11 +212,31 @@ def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
     A lesion of all tokens holds for a continuation too; places that count from an end are places in the prompt, and a
     patch source has nothing to set against a continuation.
     """
-    if not n_scored or (one.kind != "patch" and one.tokens in ("all", "text")):
+    if not n_scored or _holds_later(one):
         return span
     kept = slice(0, len(span.index) - n_scored)
     image, text = (None if mask is None else mask[kept] for mask in (span.image, span.text))
     return Span(span.index[kept], image=image, text=text, cls=span.cls, clear=span.clear)
+
+
+def _picked(  # one call, above
+    one: Intervention, owner: int, span: Span, tower: str, label: str, *, may_be_none: bool
+) -> Int[torch.Tensor, " token"]:
+    """The positions of one stimulus that an intervention is on.
+
+    Raises
+    ------
+    InputError
+        Where all of them are spared: the stimulus would run as if there were no intervention.
+    """
+    assert not isinstance(one.tokens, PerSpace)
+    kept = select(of_stimulus(one.tokens, owner), span, tower=tower, label=label, spare_first=one.spared)
+    if one.spared and not len(kept) and not may_be_none:
+        raise InputError(
+            f"{one}: it has no effect on stimulus {label}, all of whose chosen tokens in the {tower} tower are among "
+            f"the first {one.spared}. Choose a smaller spare_first or other tokens, or leave the stimulus out."
+        )
+    return kept
 
 
 def _write(part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
@@ -179,5 +244,5 @@ def _write(part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple
 
     a, b = affine
     dims = None if part.dims is None else torch.from_numpy(part.dims)
-    vector = None if part.vector is None else torch.from_numpy(np.array(part.vector))
+    vector = None if part.vector is None else torch.from_numpy(np.atleast_2d(part.vector).copy())
     return Write(part.space, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)

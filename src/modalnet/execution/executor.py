@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache as memoized
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
-from modalnet.execution.plan import Sites, choose_sites
+from modalnet.execution.plan import Sites, choose_sites, named_layers
 from modalnet.execution.run import Run
 from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
@@ -38,7 +39,16 @@ from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.operations import Intervention, flatten
-from modalnet.interventions.positions import TokenChoice, TokenRow, check_choice, choose
+from modalnet.interventions.positions import (
+    PerStimulus,
+    StimulusTokens,
+    TokenChoice,
+    TokenRow,
+    check_choice,
+    choose_for_each,
+)
+from modalnet.interventions.read_values import ReadValues
+from modalnet.interventions.sources import Source
 from modalnet.models.fingerprint import (
     checkpoint_fingerprint,
     computation_of,
@@ -52,7 +62,7 @@ from modalnet.models.fingerprint import (
     why_not_stored,
 )
 from modalnet.models.loading import Loaded
-from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space
+from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space, layers_of
 from modalnet.models.towers import Tower, find_towers, renewed
 from modalnet.models.untrained import untrained_copy
 from modalnet.results.cache import Identity
@@ -193,6 +203,9 @@ class Executor:
         }
         if reason := why_not_stored(self.module, self.loaded.envoy):
             return Identity(numbers, f"{self.name}: {reason}")
+        for one in self.interventions:
+            if isinstance(one.values, Source) and (reason := one.values.not_stored):
+                return Identity(numbers, f"{one}: {reason}")
         if not self.module_is_empty and (weight := unread_weights(self.module)):
             return Identity(numbers, f"the weight {weight} of {self.name} cannot be read", unexpected=True)
         return Identity(numbers)
@@ -303,6 +316,10 @@ class Executor:
         held["text"] = held["text"] or not self.encoder.dual
         return [name for name, tower in self.towers.items() if held[tower.modality]]
 
+    def are_pictures(self, stimuli: Sequence[Stimulus]) -> bool:
+        """Whether stimuli are pictures without a text that have tokens of their own in the decoder."""
+        return self.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+
     def reached_spaces(self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None = None) -> list[str]:
         """Names of those of some spaces whose tower every one of the stimuli reaches; None for the residual streams."""
         reached = self.reached(stimuli)
@@ -392,7 +409,8 @@ class Executor:
         """
         stimuli = [item.stimulus for item in prepared]
         with weights_read_once():
-            made = [self._edits(interventions, stimuli, owners) for interventions in variants]
+            contents = memoized(lambda: tuple(item.seed for item in prepared))
+            made = [self._edits(interventions, stimuli, owners, contents) for interventions in variants]
             sparing = [edits for edits in made if edits is not None and edits.sparing]
             if sparing:
                 towers = [name for name in self.towers if any(name in edits.sparing for edits in sparing)]
@@ -406,6 +424,7 @@ class Executor:
         interventions: Sequence[Intervention | Sequence[Intervention]],
         stimuli: Sequence[Stimulus],
         owners: Sequence[int] | None,
+        contents: Callable[[], Sequence[int]],
     ) -> Edits | None:
         ordered = [*self.interventions, *flatten(interventions)]
         if not ordered:
@@ -422,7 +441,20 @@ class Executor:
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would have no effect. "
                         f"Use stimuli with {self.towers[name].noun}, or omit it."
                     )
-        return Edits(ordered, self.spaces, self._read_apart, range(len(stimuli)) if owners is None else owners)
+        owned = range(len(stimuli)) if owners is None else owners
+        return Edits(ordered, self.spaces, self._read_apart, owned, contents)
+
+    def read_apart(
+        self, stimuli: Sequence[Stimulus], layers: Mapping[str, Sequence[int]], tokens: TokenChoice, spare_first: int
+    ) -> Iterator[tuple[int, dict[str, Float[torch.Tensor, "layer token dim"]]]]:
+        """(index, {space: activations}) of each stimulus at chosen tokens under the interventions of this view.
+
+        Not in order.
+        """
+        for name in layers:
+            get_space(self.spaces, name, self.name)
+        prepared = self.encoder.prepare(list(stimuli))
+        yield from self._apart(prepared, layers, tokens, spare_first, edits=self.edits((), prepared))
 
     def _read_apart(
         self,
@@ -432,12 +464,24 @@ class Executor:
         spare_first: int,
         without_sinks: bool,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, {space: [layer, token, dim]}) of each stimulus at chosen tokens, not in order."""
-        sites = choose_sites(self.spaces, layers, self.reached(stimuli))
+        """The same without any intervention, and without sink tokens where asked."""
         prepared = self.encoder.prepare(list(stimuli))
+        yield from self._apart(prepared, layers, tokens, spare_first, without_sinks=without_sinks)
+
+    def _apart(
+        self,
+        prepared: Sequence[Prepared],
+        layers: Mapping[str, Sequence[int]],
+        tokens: TokenChoice,
+        spare_first: int,
+        *,
+        without_sinks: bool = False,
+        edits: Edits | None = None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        sites = choose_sites(self.spaces, layers, self.reached([item.stimulus for item in prepared]))
         choices = dict.fromkeys(layers, tokens)
         sinks = self.sinks_of(prepared, sites) if without_sinks else None
-        readout = Readout(sites, choices, pooled=False, spare_first=spare_first, sinks=sinks)
+        readout = Readout(sites, choices, variants=[edits], pooled=False, spare_first=spare_first, sinks=sinks)
         for result in self.runner.stream(prepared, readout):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
@@ -456,7 +500,7 @@ class Executor:
         interventions: Sequence[Intervention | Sequence[Intervention]] = (),
         *,
         read: Any = None,
-        tokens: Any = "last",
+        tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
@@ -464,7 +508,8 @@ class Executor:
         if logits is not None:
             self.runner.engine.head()
         sites = choose_sites(self.spaces, read, self.reached(stimuli))
-        choices = choose(tokens, [site.space for site in sites])
+        choices = choose_for_each(tokens, [site.space for site in sites], pictures=self.are_pictures(stimuli))
+        _check_one_each(choices, len(stimuli))
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared, batch_size)
         found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
@@ -475,11 +520,20 @@ class Executor:
                     found[name][index] = value
             for index, value in zip(result.indices, result.logits or (), strict=False):
                 rows[index] = value
+        layers = {site.name: site.layers for site in sites}
+        given = {} if read is None else named_layers(self.spaces, read)
+        for name in (name for name, some in given.items() if some is not None):
+            order = layers_of(self.spaces[name], given[name])
+            at = [layers[name].index(layer) for layer in order]
+            if at != list(range(len(layers[name]))):
+                found[name] = [values[at] for values in found[name]]
+                layers[name] = order
         return Run(
             activations={name: values if choices[name] == "all" else _stack(values) for name, values in found.items()},
             logits=None if logits is None else rows if logits == "all" else _stack([row[0] for row in rows]),
-            layers={site.name: site.layers for site in sites},
+            layers=layers,
             tokens=choices,
+            named=lambda: self.token_rows(stimuli, list(found)),
         )
 
     def stream(
@@ -528,7 +582,7 @@ class Executor:
         spare_first: int,
         *,
         spare_sinks: bool = True,
-    ) -> dict[str, Float[np.ndarray, "layer dim"]]:
+    ) -> ReadValues:
         """Mean activation of every unit over stimuli, in float64; see :meth:`modalnet.Model.means`."""
         sites = choose_sites(self.spaces, spaces, self.reached(stimuli))
         choice = check_choice("mean" if tokens == "all" else tokens)
@@ -536,7 +590,9 @@ class Executor:
         sums = {site.name: np.zeros(site.space.shape) for site in sites}
         counts = {site.name: np.zeros((site.space.n_layers, 1)) for site in sites}
         sinks = self.sinks_of(prepared, sites) if spare_sinks else None
-        readout = Readout(sites, dict.fromkeys(sums, choice), spare_first=spare_first, sinks=sinks)
+        variants = [self.edits((), prepared)]
+        choices = dict.fromkeys(sums, choice)
+        readout = Readout(sites, choices, variants=variants, spare_first=spare_first, sinks=sinks)
         for result in self.runner.stream(prepared, readout):
             for name, values in result.activations.items():
                 there = result.counts[name] > 0  # the mean over no token is NaN: such a stimulus is left out
@@ -548,7 +604,7 @@ class Executor:
                     f"No stimulus has a token of {name} left to take the mean over: all of those chosen are spared"
                     + (" or are sinks; spare_sinks=False keeps these." if spare_sinks else ".")
                 )
-        return {name: total / counts[name] for name, total in sums.items()}
+        return ReadValues({name: total / counts[name] for name, total in sums.items()}, choices, spare_first)
 
     def generate(
         self,
@@ -707,7 +763,8 @@ class Executor:
         """
         self.check_input_gradients()
         sites = choose_sites(self.spaces, layers, list(self.towers))
-        edits = self._edits((), [encoded.prepared.stimulus], None)
+        prepared = encoded.prepared
+        edits = self._edits((), [prepared.stimulus], None, lambda: (prepared.seed,))
         if edits is not None and edits.sparing:
             # The inputs are given: an image that is being optimized is not that of the stimulus.
             edits.sinks = Sinks(self.runner).alone(encoded, edits.sparing)
@@ -715,6 +772,15 @@ class Executor:
         assert reading.measured is not None
         assert reading.inward is not None
         return reading.measured, reading.inward
+
+
+def _check_one_each(choices: Mapping[str, StimulusTokens], n_stimuli: int) -> None:
+    for name, choice in choices.items():
+        if isinstance(choice, PerStimulus) and len(choice.each) != n_stimuli:
+            raise InputError(
+                f"`tokens` has a list of {len(choice.each)} choices for {name}, but {n_stimuli} stimuli. Give "
+                "one for each, in their order."
+            )
 
 
 def _stack(values: list[torch.Tensor]) -> Float[torch.Tensor, "stimulus ..."]:

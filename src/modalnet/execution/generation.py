@@ -72,7 +72,7 @@ def _continued(
     inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
 
     def run(edited: Batch) -> list[int]:
-        writes = edits.writes(edited, runner.layouts.spans) if edits else ()
+        writes = edits.writes(edited, runner.layouts.spans, continued=True) if edits else ()
         later = edits.later(edited, runner.layouts.spans, steps) if edits else ()
         return runner.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)
 

@@ -11,7 +11,7 @@ from modalnet.execution import continuations
 from modalnet.execution.edits import Edits
 from modalnet.execution.layout import Layouts
 from modalnet.execution.plan import Plan, Pool, Prefix, Sites, Taken
-from modalnet.interventions.positions import Span, TokenChoice, select
+from modalnet.interventions.positions import Span, StimulusTokens, TokenChoice, of_stimulus, select
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Readout:
     """
 
     sites: Sequence[Sites] = ()
-    tokens: Mapping[str, TokenChoice] = field(default_factory=dict)
+    tokens: Mapping[str, StimulusTokens] = field(default_factory=dict)
     logits: Literal["last", "all", "score"] | None = None
     variants: Sequence[Edits | None] = (None,)
     pooled: bool = True
@@ -245,12 +245,12 @@ def too_many_logits(items: Sequence[Encoded], vocabulary: int) -> bool:
 
 
 def _chosen(
-    batch: Batch, held: tuple[list[Span], int], tower: str, choice: TokenChoice, spare_first: int = 0
+    batch: Batch, held: tuple[list[Span], int], tower: str, choice: StimulusTokens, spare_first: int = 0
 ) -> tuple[list[torch.Tensor], int]:
     """The positions of each stimulus that a choice of tokens selects, and the total number of positions."""
     spans, total = held
     picked = [
-        select(choice, span, tower=tower, label=item.label, spare_first=spare_first)
+        select(of_stimulus(choice, item.index), span, tower=tower, label=item.label, spare_first=spare_first)
         for item, span in zip(batch.items, spans, strict=True)
     ]
     return picked, total

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
-from modalnet.models.sites import Space, choose_spaces, get_space
+from modalnet.models.sites import Space, choose_spaces, get_space, layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Write:
-    """One edit of a site: ``a * x + b`` for some units, or for one direction, at some positions.
+    """One edit of a site: ``a * x + b`` for some units, or along some directions, at some positions.
 
     Attributes
     ----------
@@ -95,9 +95,9 @@ class Write:
     dims
         Which units of the layer; None where ``vector`` is given.
     vector
-        A direction of length one, ``[dim]``; then the component along it is edited.
+        Orthogonal directions of length one, ``[axis, dim]``; then the components along them are edited.
     a, b
-        The factor, and what is added: ``[dims]`` (one for all positions) or ``[position, dims]``, where a direction
+        The factor, and what is added: ``[dims]`` (one for all positions) or ``[position, dims]``, where each direction
         counts as one dim.
     """
 
@@ -106,7 +106,7 @@ class Write:
     n_positions: int
     rows: Int[torch.Tensor, " position"]
     dims: Int[torch.Tensor, " dims"] | None
-    vector: Float[torch.Tensor, " dim"] | None
+    vector: Float[torch.Tensor, "axis dim"] | None
     a: float
     b: Float[torch.Tensor, "... dims"]
 
@@ -214,21 +214,20 @@ def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str])
         read = [name for name in choose_spaces(spaces, None) if spaces[name].tower.name in reached]
     if not isinstance(read, str | Mapping | list | tuple | set):
         raise refusal("read", "the name of a space, a list of names, or a mapping from names to layers", read)
-    named = [read] if isinstance(read, str) else read
-    given: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
-    wanted = {get_space(spaces, name).name: layers for name, layers in given.items()}
+    wanted = named_layers(spaces, read)
     for name in wanted:
         tower = spaces[name].tower
         if tower.name not in reached:
             raise InputError(f"The {tower.name} tower is not reached by these stimuli. Use stimuli with {tower.noun}.")
-    return tuple(Sites(space, _layers(space, wanted[name])) for name, space in spaces.items() if name in wanted)
+    return tuple(
+        Sites(space, tuple(sorted(set(layers_of(space, wanted[name])))))
+        for name, space in spaces.items()
+        if name in wanted
+    )
 
 
-def _layers(space: Space, layers: Any) -> tuple[int, ...]:
-    if layers is None:
-        return tuple(range(space.n_layers))
-    chosen = [layers] if isinstance(layers, int) else list(layers)
-    for layer in chosen:
-        if not isinstance(layer, int) or not -space.n_layers <= layer < space.n_layers:
-            raise InputError(f"Layer {layer!r} does not exist: {space.name} has layers 0..{space.n_layers - 1}.")
-    return tuple(sorted({layer % space.n_layers for layer in chosen}))
+def named_layers(spaces: Mapping[str, Space], read: Any) -> dict[str, Any]:
+    """Of the spaces that ``read=`` names, the layers as they were given; None for all."""
+    named = [read] if isinstance(read, str) else read
+    given: Mapping[str, Any] = named if isinstance(named, Mapping) else dict.fromkeys(named)
+    return {get_space(spaces, name).name: layers for name, layers in given.items()}

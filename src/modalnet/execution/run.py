@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from modalnet._deprecation import moved_method
 
 if TYPE_CHECKING:
-    from modalnet.interventions.positions import TokenChoice
+    import torch
+    import xarray as xr
+    from jaxtyping import Float
+
+    from modalnet.interventions.positions import StimulusTokens, TokenRow
 
 
 @dataclass
@@ -27,12 +35,61 @@ class Run:
         Per space, the layers along the layer dimension.
     tokens
         Per space, the token choice.
+    named
+        Names the tokens of the stimuli when :attr:`token_rows` is first asked for.
     """
 
     activations: dict[str, Any] = field(default_factory=dict)
     logits: Any = None
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    tokens: dict[str, TokenChoice] = field(default_factory=dict)
+    tokens: dict[str, StimulusTokens] = field(default_factory=dict)
+
+    named: Callable[[], list[dict[str, TokenRow]]] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def token_rows(self) -> list[dict[str, TokenRow]]:
+        """Per stimulus and space its own tokens: their names, and which are image and class tokens."""
+        return [] if self.named is None else self.named()
+
+    @property
+    def token_names(self) -> dict[str, list[tuple[str, ...]]]:
+        """Per space and stimulus, what its tokens read, along the token axis of activations and of logits."""
+        spaces = self.token_rows[0] if self.token_rows else {}
+        return {name: [row[name].names for row in self.token_rows] for name in spaces}
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return activations and logits as labelled arrays.
+
+        Returns
+        -------
+        xarray.Dataset
+            A variable per space, with dimensions ``stimulus``, ``<space>_layer`` (labelled with the layers), where
+            tokens are not pooled ``<space>_token``, and ``<space>_unit``; and ``logits``, with ``stimulus``, where they
+            are those of all tokens ``logits_token``, and ``vocab``. Stimuli with fewer tokens than others are filled up
+            with NaN; ``<space>_token_name`` says what each token reads (empty where there is none).
+        """
+        import xarray as xr
+
+        data: dict[str, Any] = {}
+        for name, values in self.activations.items():
+            apart = isinstance(values, list)
+            axes = ("stimulus", f"{name}_layer", *([f"{name}_token"] if apart else []), f"{name}_unit")
+            array = _filled(values, axis=1) if apart else values.numpy()
+            data[name] = xr.DataArray(array, dims=axes, coords={f"{name}_layer": list(self.layers[name])})
+            if apart and self.token_rows:
+                names = np.full(array.shape[:1] + array.shape[2:3], "", dtype=object)
+                for index, row in enumerate(self.token_names[name]):
+                    names[index, : len(row)] = row
+                data[f"{name}_token_name"] = (("stimulus", f"{name}_token"), names)
+        if isinstance(self.logits, list):
+            data["logits"] = (("stimulus", "logits_token", "vocab"), _filled(self.logits, axis=0))
+        elif self.logits is not None:
+            data["logits"] = (("stimulus", "vocab"), self.logits.numpy())
+        return xr.Dataset(data)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file holds: the names of tokens, not the model that would tell them."""
+        return {**self.__dict__, "token_rows": self.token_rows, "named": None}
 
     @property
     def residual(self) -> dict[str, Any]:
@@ -40,3 +97,14 @@ class Run:
         return self.activations
 
     to_cache = moved_method("to_cache", "modalnet.interop.transformer_lens:cache")
+
+
+def _filled(parts: Sequence[torch.Tensor], axis: int) -> Float[np.ndarray, "stimulus ..."]:
+    """Arrays of stimuli with different numbers of tokens as one, filled up with NaN."""
+    longest = max(part.shape[axis] for part in parts)
+    shape = list(parts[0].shape)
+    shape[axis] = longest
+    filled = np.full((len(parts), *shape), np.nan, dtype=np.float32)
+    for place, part in zip(filled, parts, strict=True):
+        place[(slice(None),) * axis + (slice(part.shape[axis]),)] = part.float().numpy()
+    return filled

@@ -89,6 +89,7 @@ def draw_donors(
     spare_sinks: bool,
     seed: int,
     n_tokens: int,
+    spare_first: int = 0,
 ) -> dict[str, Float[np.ndarray, "donor layer unit"]]:
     """Per space the activations of random tokens of stimuli; see :func:`modalnet.activations.donors`."""
     import torch
@@ -96,12 +97,13 @@ def draw_donors(
     sites = choose_sites(executor.spaces, list(spaces), list(executor.towers))
     sinks = executor.sinks_of(prepared, sites) if spare_sinks else None
     each = -(-n_tokens // len(prepared))
+    contents = [int(item.content[:16], 16) for item in prepared]
 
     def draw(index: int, tower: str, count: int) -> Int[torch.Tensor, " drawn"]:
         # The same tokens in every space of a tower, whatever batch the stimulus is in.
-        return torch.from_numpy(np.random.default_rng([seed, index]).permutation(count)[:each].copy())
+        return torch.from_numpy(np.random.default_rng([seed, contents[index]]).permutation(count)[:each].copy())
 
-    readout = Readout(sites, dict.fromkeys(spaces, "all"), sinks=sinks, draw=draw)
+    readout = Readout(sites, dict.fromkeys(spaces, "all"), spare_first=spare_first, sinks=sinks, draw=draw)
     read: dict[str, list[torch.Tensor]] = {name: [torch.empty(0)] * len(prepared) for name in spaces}
     for result in executor.runner.stream(prepared, readout):
         for name, values in result.activations.items():
@@ -110,9 +112,10 @@ def draw_donors(
     found = {}
     for name, parts in read.items():
         # First one token of each stimulus in a random order, then a second one: so they are drawn evenly.
-        order = np.random.default_rng([seed, len(prepared)]).permutation(len(parts))
+        listed = sorted(range(len(parts)), key=contents.__getitem__)
+        order = [listed[place] for place in np.random.default_rng([seed, len(prepared)]).permutation(len(parts))]
         turns = [(turn, index) for turn in range(each) for index in order if turn < len(parts[index])]
-        kept = sorted((int(index), turn) for turn, index in turns[:n_tokens])
+        kept = sorted(((index, turn) for turn, index in turns[:n_tokens]), key=lambda one: (contents[one[0]], one[1]))
         if not kept:
             raise InputError(_NO_TOKEN.format(name, _OR_SINKS if spare_sinks else ""))
         found[name] = torch.stack([parts[index][turn] for index, turn in kept]).numpy().copy()

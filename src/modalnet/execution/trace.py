@@ -50,10 +50,10 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[Edit]) -> 
             old = flat[edit.rows, edit.dims].float()
             flat[edit.rows, edit.dims] = (edit.a * old + b).to(flat.dtype)
         else:
-            vector, rows = edit.vector.to(flat.device), edit.rows[:, 0]
+            axes, rows = edit.vector.to(flat.device), edit.rows[:, 0]
             old = flat[rows].float()
-            change = (edit.a - 1) * (old @ vector)[:, None] + b
-            flat[rows] = (old + change * vector).to(flat.dtype)
+            change = (edit.a - 1) * (old @ axes.T) + b
+            flat[rows] = (old + change @ axes).to(flat.dtype)
     return flat
 
 

@@ -145,7 +145,7 @@ def token_choices(
     model: Model, layers: Mapping[str, Sequence[int]], stimuli: Sequence[Stimulus], tokens: TokensLike
 ) -> dict[str, TokenChoice]:
     """Choose the tokens that activations are pooled over, as :func:`modalnet.localize` does."""
-    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+    pictures = model._executor.are_pictures(stimuli)
     choices = choose(tokens, [model.spaces[name] for name in layers], pictures=pictures)
     for space, choice in choices.items():
         if choice == "all":

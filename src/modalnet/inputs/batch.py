@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modalnet.models.towers import modality_of
+from modalnet.stimuli.stimulus import content_seed
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,12 @@ class Prepared:
         images = self.stimulus.inspect().digest if self.stimulus.n_images else ""
         texts = (self.prompt, self.special_tokens, self.text_inputs, self.written, self.appended, self.plain)
         return xxhash.xxh3_128(repr((images, texts)).encode()).hexdigest()
+
+    @property
+    def seed(self) -> int:
+        """What random draws at its tokens go by: what the stimulus contains, and where that is nothing, all of it."""
+        stimulus = self.stimulus
+        return content_seed(stimulus) if stimulus.text or stimulus.n_images else int(self.content[:16], 16)
 
     @property
     def order(self) -> tuple[Any, ...]:

@@ -25,78 +25,108 @@ On a direction ``v`` of a site's output (a unit vector), the same is done to the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from modalnet._deprecation import moved_method, renamed_arguments
-from modalnet._validation import check_bool, check_int, check_number, check_seed, check_type, refusal
+from modalnet._validation import check_bool, check_int, check_number, check_option, check_seed, check_type, refusal
 from modalnet.errors import InputError
 from modalnet.interventions.content import content_digest
-from modalnet.interventions.positions import TokenChoice, check_choice
-from modalnet.models.sites import canonical_name
-from modalnet.models.towers import tower_of
+from modalnet.interventions.positions import PerSpace, StimulusTokens, TokenChoice, check_choices, shown
+from modalnet.interventions.read_values import ReadValues
+from modalnet.interventions.sources import HasActivations, Recorded, Source, recorded_arrays, recorded_run
+from modalnet.models.sites import LayerChoice, canonical_name, chosen_layers, layer_choice
+from modalnet.models.towers import modality_of, tower_of
 from modalnet.units import Units
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float
 
     from modalnet.stimuli.conversion import StimuliLike
     from modalnet.stimuli.stimulus import Stimulus
+
+#: What is accepted as the layers of a site.
+LayersLike: TypeAlias = "int | slice | range | Sequence[int] | Sequence[bool] | np.ndarray | torch.Tensor"
 
 KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One layer of a space: every unit in it.
+    """Layers of a space: every unit in them.
 
     Attributes
     ----------
-    space, layer
-        Name of the space, and which layer: from 0, or from the end if negative.
+    space
+        Name of the space.
+    layer
+        Which layer, from 0, or from the end if negative; or several: numbers, a slice as text (``"2:5"``), or a mask.
     """
 
     space: str
-    layer: int
+    layer: LayerChoice
 
     @property
     def tower(self) -> str:
         """Name of the tower that the space is along."""
         return tower_of(self.space)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it is one layer, by its number."""
+        return isinstance(self.layer, int)
+
     def __str__(self) -> str:
-        return f"{self.space}[{self.layer}]"
+        layer = self.layer if isinstance(self.layer, int | str) else ", ".join(map(str, self.layer))
+        return f"{self.space}[{layer}]"
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """One direction in a site's activations, of length one.
+    """A direction in a site's activations, or the subspace that several span.
 
     Attributes
     ----------
     site
-        The site.
+        The site; the directions are the same in each of its layers.
     vector
-        ``[dim]`` float32; scaled to length one.
+        ``[dim]`` float32, scaled to length one; or ``[k, dim]``, orthonormal: made so row by row (Gram-Schmidt), so
+        that rows at right angles only change their length.
+    skewed
+        Whether the rows that were given are not at right angles to each other; the axes are then not theirs.
+
+    Raises
+    ------
+    InputError
+        For a vector of another shape, that is not finite, or of length 0; for rows that do not span k dimensions.
     """
 
     site: Site
-    vector: Float[np.ndarray, " dim"]
+    vector: Float[np.ndarray, "*k dim"]
+    skewed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         vector = _array("vector", self.vector)
         length = float(np.linalg.norm(vector))
-        if vector.ndim != 1 or not np.isfinite(length) or length == 0:
+        if vector.ndim not in (1, 2) or not np.isfinite(length) or length == 0:
             raise InputError(
-                f"`vector` must be a finite non-zero vector [dim], got shape {vector.shape} and norm {length}."
+                "`vector` must be a finite non-zero vector [dim], or [k, dim] for the subspace that k of them span, "
+                f"got shape {vector.shape} and norm {length}."
             )
-        object.__setattr__(self, "vector", _frozen(vector / length))
+        if vector.ndim == 1:
+            object.__setattr__(self, "vector", _frozen(vector / length))
+            return
+        axes, skewed = _orthonormal(vector)
+        object.__setattr__(self, "vector", _frozen(axes))
+        object.__setattr__(self, "skewed", skewed)
 
     def __str__(self) -> str:
-        return f"a direction in {self.site}"
+        what = "a direction" if self.vector.ndim == 1 else f"a subspace of {len(self.vector)} dimensions"
+        return f"{what} in {self.site}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Direction):
@@ -107,32 +137,75 @@ class Direction:
         return hash((self.site, self.vector.tobytes()))
 
 
+def _orthonormal(vectors: Float[np.ndarray, "k dim"]) -> tuple[Float[np.ndarray, "k dim"], bool]:
+    """Axes of the space that rows span, each as near to its row as those before it allow; whether any had to move."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rank = np.linalg.matrix_rank(vectors / np.where(lengths == 0, 1.0, lengths))
+    if rank < len(vectors):
+        raise InputError(
+            f"The {len(vectors)} rows of `vector` must be linearly independent, but span {rank} dimensions. Leave out "
+            "rows that others make up."
+        )
+    rows = (vectors / lengths).astype(np.float64)
+    axes, upper = np.linalg.qr(rows.T)
+    axes = (axes * np.sign(np.diag(upper))).T
+    return axes.astype(np.float32), bool(np.abs(rows @ rows.T - np.eye(len(rows))).max() > 1e-5)
+
+
 Target = Units | Site | Direction
 
 
 @renamed_arguments(tower="space")
-def site(space: str, layer: int) -> Site:
-    """One layer of a space, such as ``site("decoder", 5)``, as a target of an intervention.
+def site(space: str, layer: LayersLike) -> Site:
+    """One layer of a space, such as ``site("decoder", 5)``, or several, as a target of an intervention.
 
     Parameters
     ----------
     space
         Name of a space (see :attr:`modalnet.Model.spaces`), or what TransformerLens calls it: ``"resid_post"``.
     layer
-        From 0, or from the end if negative.
+        From 0, or from the end if negative; or several: a list, an array or a range of numbers, a slice, or a mask of
+        as many booleans as the space has layers.
+
+    Raises
+    ------
+    InputError
+        For something that is no layer; when it runs, for a layer that the model does not have.
 
     Examples
     --------
     >>> mn.site("decoder", 5)
     Site(space='decoder', layer=5)
+    >>> print(mn.site("decoder", range(2, 5)))
+    decoder[2, 3, 4]
     """
     check_type("space", space, str, "the name of a space")
-    return Site(canonical_name(space), check_int("layer", layer))
+    return Site(canonical_name(space), layer_choice(layer))
 
 
 @renamed_arguments(tower="space")
-def direction(space: str, layer: int, vector: Any) -> Direction:
-    """A direction ``[dim]`` in one layer of a space, as a target of an intervention; see :func:`site`."""
+def direction(space: str, layer: LayersLike, vector: Any) -> Direction:
+    """A direction in one or several layers of a space, or a subspace, as a target of an intervention.
+
+    Parameters
+    ----------
+    space, layer
+        As for :func:`site`.
+    vector
+        ``[dim]``, or ``[k, dim]`` for the subspace that k directions span. On a subspace, ``zero``, ``scale``,
+        ``mean``, ``resample`` and ``patch`` act on the projection onto it; ``add`` and ``set_to`` take k numbers, one
+        along each row, where these are at right angles.
+
+    Raises
+    ------
+    InputError
+        For a vector of another shape, that is not finite, or zero; for rows that are linearly dependent.
+
+    Examples
+    --------
+    >>> mn.direction("decoder", 5, np.eye(192)[:2]).vector.shape
+    (2, 192)
+    """
     return Direction(site(space, layer), _array("vector", vector))
 
 
@@ -158,16 +231,26 @@ class Intervention:
         Whether the sink tokens of each stimulus are left alone (see :func:`modalnet.sink_tokens`).
     keeps_sinks
         Whether sink tokens count among those of the stimuli that the values are computed from.
+    taken_at
+        Of values that were read before: (space, tokens, how many first ones were spared), where it is known.
+    source_at, source_layer
+        Tokens and layer of the source of a patch, where they are not those of the target.
     """
 
     kind: str
     target: Target
-    tokens: TokenChoice = "all"
+    tokens: StimulusTokens | PerSpace = "all"
     spared: int = 0
     values: Any = None
     seed: int = field(default=0)
     spares_sinks: bool = False
     keeps_sinks: bool = False
+    taken_at: tuple[tuple[str, TokenChoice, int], ...] = ()
+    source_at: StimulusTokens | None = None
+    source_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        check_option("kind", self.kind, KINDS)
 
     def at(self, tokens: Any, *, spare_first: int | None = None, spare_sinks: bool | None = None) -> Intervention:
         """Return the same intervention at other tokens.
@@ -176,7 +259,9 @@ class Intervention:
         ----------
         tokens
             ``"all"``, ``"last"``, ``"image"``, ``"text"``, ``"cls"``, or indices among a stimulus' own tokens: numbers,
-            a slice, or a mask of as many booleans as each stimulus has tokens (lists, arrays or tensors).
+            a slice, or a mask of as many booleans as each stimulus has tokens (lists, arrays or tensors). A list of
+            these has the tokens of each stimulus of the run, in order; a dict has a choice for each tower or space
+            that the intervention is on.
         spare_first
             Leave the first so many tokens of each stimulus alone.
         spare_sinks
@@ -187,27 +272,71 @@ class Intervention:
         Raises
         ------
         InputError
-            For tokens that do not exist.
+            For tokens that do not exist; for ``"last"`` on a tower that reads texts and one that does not; for a dict
+            that lacks a tower.
         """
-        choice = check_choice("all" if isinstance(tokens, str) and tokens == "mean" else tokens)
+        choice = self._per_space(tokens) if isinstance(tokens, Mapping) else _at(tokens)
+        self._check_last(choice)
         spared = self.spared if spare_first is None else spare_first
         sinks = self.spares_sinks if spare_sinks is None else check_bool("spare_sinks", spare_sinks)
         return replace(self, tokens=choice, spared=check_int("spare_first", spared, minimum=0), spares_sinks=sinks)
+
+    def _per_space(self, tokens: Mapping[str, Any]) -> PerSpace:
+        """The choice for each space that is edited, from choices by tower or space."""
+        known = {canonical_name(name) if isinstance(name, str) else name: choice for name, choice in tokens.items()}
+        spaces = self.spaces
+        unknown = [name for name in known if name not in {*spaces, *self.towers}]
+        missing = [name for name in spaces if name not in known and tower_of(name) not in known]
+        if unknown or missing:
+            problem = f"it is not on {unknown[0]!r}" if unknown else f"the tokens of {missing[0]} are not named"
+            raise InputError(
+                f"`tokens` must have an entry for each of {', '.join(spaces)}, which the intervention is on, and no "
+                f"others: {problem}."
+            )
+        return PerSpace(tuple((name, _at(known.get(name, known.get(tower_of(name))))) for name in spaces))
+
+    def by_space(self) -> list[Intervention]:
+        """The intervention itself, or where its tokens differ by space, one for each space."""
+        if not isinstance(self.tokens, PerSpace):
+            return [self]
+        if not isinstance(self.target, Units):
+            ((_, choice),) = self.tokens.choices
+            return [replace(self, tokens=choice)]
+        masks = self.target.mask
+        made = []
+        for name, choice in self.tokens.choices:
+            mask = {other: array if other == name else np.zeros_like(array) for other, array in masks.items()}
+            made.append(replace(self, tokens=choice, target=Units(mask, model=self.target.model)))
+        return made
+
+    def _check_last(self, choice: StimulusTokens | PerSpace) -> None:
+        """Refuse the last token of towers of which only some read a text: elsewhere it is a corner of the picture."""
+        of_text = [tower for tower in self.towers if modality_of(tower) == "text"]
+        others = [tower for tower in self.towers if tower not in of_text]
+        if choice == "last" and of_text and others:
+            each = ", ".join([f'"{tower}": "last"' for tower in of_text] + [f'"{tower}": "all"' for tower in others])
+            raise InputError(
+                f'.at("last") is the last token of a text, but the units are in the {others[0]} tower as well, where '
+                f"it would be the last patch. Name the tokens of each tower, such as .at({{{each}}})."
+            )
 
     to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
     @property
     def digest(self) -> str:
         """A hash of the intervention; the same on every machine."""
-        parts: list[Any] = [self.kind, str(self.tokens), self.spared, self.seed]
+        parts: list[Any] = [self.kind, repr(self.tokens), self.spared, self.seed]
         if isinstance(self.target, Units):
             parts += [(tower, mask.shape, mask.tobytes()) for tower, mask in self.target.mask.items()]
         else:
             where = self.target if isinstance(self.target, Site) else self.target.site
             parts += [where.space, where.layer]
-            parts.append(self.target.vector.tobytes() if isinstance(self.target, Direction) else None)
+            if isinstance(self.target, Direction):
+                parts += [self.target.vector.shape, self.target.vector.tobytes()]
         if isinstance(self.values, Mapping):
             parts += [(space, array.shape, content_digest(array)) for space, array in sorted(self.values.items())]
+        elif isinstance(self.values, Source | Recorded):
+            parts.append(self.values.digest)
         elif isinstance(self.values, tuple):
             parts += [one.inspect().digest for one in self.values]
             parts.append("with sinks" if self.keeps_sinks else "without sinks")
@@ -215,6 +344,8 @@ class Intervention:
             parts.append(self.values)
         if self.spares_sinks:
             parts.append("sinks spared")
+        if self.kind == "patch":
+            parts += [repr(self.source_at), self.source_layer]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
@@ -230,10 +361,9 @@ class Intervention:
         return list(dict.fromkeys(map(tower_of, self.spaces)))
 
     def __repr__(self) -> str:
-        where = f"{self.tokens} tokens" if isinstance(self.tokens, str) else f"tokens {list(self.tokens)}"
         spared = f", the first {self.spared} spared" if self.spared else ""
         sinks = ", sinks spared" if self.spares_sinks else ""
-        return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {where}{spared}{sinks}"
+        return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {shown(self.tokens)}{spared}{sinks}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Intervention):
@@ -245,7 +375,8 @@ class Intervention:
 
     @property
     def _plain(self) -> tuple[Any, ...]:
-        return self.kind, self.target, self.tokens, self.spared, self.seed, self.spares_sinks, self.keeps_sinks
+        source = self.source_at, self.source_layer
+        return self.kind, self.target, self.tokens, self.spared, self.seed, self.spares_sinks, self.keeps_sinks, source
 
 
 def zero(target: Target) -> Intervention:
@@ -299,8 +430,7 @@ def add(target: Target, value: Any) -> Intervention:
     >>> round(float(change.numpy() @ steering.vector), 3)
     3.0
     """
-    target = _checked(target)
-    return Intervention("add", target, values=_values(target, value))
+    return Intervention("add", _upright(target, "add"), values=_values(target, value))
 
 
 def set_to(target: Target, value: Any) -> Intervention:
@@ -315,8 +445,7 @@ def set_to(target: Target, value: Any) -> Intervention:
     >>> run.activations["decoder"][0, 5, 40]
     tensor(7.)
     """
-    target = _checked(target)
-    return Intervention("set_to", target, values=_values(target, value))
+    return Intervention("set_to", _upright(target, "set_to"), values=_values(target, value))
 
 
 def mean(target: Target, over: Any = None, *, spare_sinks: bool = True) -> Intervention:
@@ -330,7 +459,8 @@ def mean(target: Target, over: Any = None, *, spare_sinks: bool = True) -> Inter
         Units, a site, or a direction.
     over
         Stimuli, or a contrast: what the units usually do. They are run whenever the intervention is used; what
-        :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per space, saves that.
+        :meth:`modalnet.Model.means` gives, ``[layer, dim]`` per space, saves that. It knows over which tokens it is
+        taken, and the intervention has to be at the same ones; a plain dict is taken as it is.
     spare_sinks
         Leave sink tokens (:func:`modalnet.sink_tokens`) out of the mean: their activations are massive, and no other
         token has such a mean. Means that are given are taken as they are.
@@ -339,7 +469,7 @@ def mean(target: Target, over: Any = None, *, spare_sinks: bool = True) -> Inter
     ------
     InputError
         Without ``over``: what units usually do is not to be guessed. When it runs: where every reference token is a
-        sink.
+        sink; where the means were taken over other tokens than those that the intervention is at.
 
     References
     ----------
@@ -361,9 +491,8 @@ def mean(target: Target, over: Any = None, *, spare_sinks: bool = True) -> Inter
             "over=modalnet.stimuli.language()."
         )
     if isinstance(over, Mapping):
-        if not isinstance(target, Units):
-            raise InputError("`over` must be stimuli for a site; precomputed means per space are for Units only.")
-        return Intervention("mean", target, values=_values(target, over))
+        values = _values(target, over) if isinstance(target, Units) else _layers_of_means(target, over)
+        return Intervention("mean", target, values=values, taken_at=_taken_at(over))
     keeps = not check_bool("spare_sinks", spare_sinks)
     return Intervention("mean", target, values=_stimuli(over, "mean", "over"), keeps_sinks=keeps)
 
@@ -381,14 +510,15 @@ def resample(target: Target, over: Any, seed: int = 0, *, spare_sinks: bool = Tr
         sink tokens. Or activations of donor tokens, ``[donor, layer, unit]`` per space, where row i of every space is
         the same token, as :func:`modalnet.activations.donors` reads them; then nothing is run.
     seed
-        Of the draw.
+        Of the draw. It goes by what the stimulus and the donors contain, so neither order nor neighbours change it.
     spare_sinks
         Leave sink tokens (:func:`modalnet.sink_tokens`) out of the donors. Donors that are given are taken as they are.
 
     Raises
     ------
     InputError
-        For donors of another shape than the units'. When it runs: where every donor token is a sink.
+        For donors of another shape than the units'. When it runs: where every donor token is a sink; where the donors
+        were read at other tokens than those that the intervention is at.
 
     References
     ----------
@@ -398,14 +528,13 @@ def resample(target: Target, over: Any, seed: int = 0, *, spare_sinks: bool = Tr
     seed = check_seed(seed)
     target = _checked(target)
     if isinstance(over, Mapping):
-        if not isinstance(target, Units):
-            raise InputError("`over` must be stimuli for a site; donors per space that were read are for Units only.")
-        return Intervention("resample", target, values=_donors(target, over), seed=seed)
+        values = _donors(target, over) if isinstance(target, Units) else _layers_of_donors(target, over)
+        return Intervention("resample", target, values=values, seed=seed, taken_at=_taken_at(over))
     keeps = not check_bool("spare_sinks", spare_sinks)
     return Intervention("resample", target, values=_stimuli(over, "resample", "over"), seed=seed, keeps_sinks=keeps)
 
 
-def patch(target: Target, source: Any) -> Intervention:
+def patch(target: Target, source: Any, *, source_at: Any = None, source_layer: int | None = None) -> Intervention:
     """Activation patching: set the units to their activations at the same tokens of a source.
 
     Parameters
@@ -413,10 +542,77 @@ def patch(target: Target, source: Any) -> Intervention:
     target
         Units, a site, or a direction.
     source
-        One stimulus for all, or one for each stimulus of the run. At the tokens that the intervention is placed at,
-        it needs as many as the stimulus that is patched.
+        One source for all stimuli of the run, or one for each: stimuli, which run on the model without any
+        intervention; ``view.on(stimuli)``, which run under those of a view, or on another checkpoint with the same
+        space; a :class:`~modalnet.Run` that was read with ``tokens="all"``, or at the tokens of the patch; or
+        activations. These are ``[dim]`` (put in at every token) or ``[token, dim]`` for a site of one layer, with a
+        leading layer axis for several, and for units a dict with arrays of all layers per space; a list has one of
+        these for each stimulus.
+    source_at
+        Tokens of the source, where they are other than those of the stimulus that is patched; as for
+        :meth:`Intervention.at`. There have to be as many.
+    source_layer
+        The layer of the source that the activations are taken from, for a target in one layer; None for the same.
+
+    Raises
+    ------
+    InputError
+        For something that is no source; for ``source_layer`` with a target in several layers. When it runs: where
+        numbers of tokens or of sources do not fit, or the source has no such space or layer.
+
+    References
+    ----------
+    Meng, Bau, Andonian & Belinkov (2022). Locating and editing factual associations in GPT. NeurIPS.
+
+    Ghandeharioun, Caciularu, Pearce, Dixon & Geva (2024). Patchscopes. ICML. (``source_layer``, ``source_at``)
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> lesioned = model.with_(mn.zero(mn.site("decoder", 2)))
+    >>> last = mn.site("decoder", -1)
+    >>> patched = model.run("The dog", mn.patch(last, lesioned.on("The dog")), logits="last")
+    >>> bool((patched.logits == lesioned.run("The dog", logits="last").logits).all())
+    True
     """
-    return Intervention("patch", _checked(target), values=_stimuli(source, "patch", "source"))
+    target = _checked(target)
+    at = None if source_at is None else _at(source_at)
+    if source_layer is not None:
+        source_layer = check_int("source_layer", source_layer)
+        if isinstance(target, Units) or not (target if isinstance(target, Site) else target.site).is_one:
+            raise InputError(
+                f"`source_layer` is for a site or a direction in one layer, got {_shown(target)}. Patch layer by layer."
+            )
+    return Intervention("patch", target, values=_source(target, source), source_at=at, source_layer=source_layer)
+
+
+def _source(target: Target, source: Any) -> tuple[Stimulus, ...] | Source | Recorded:
+    """What a patch takes activations from."""
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, HasActivations):
+        return recorded_run(source)
+    listed = list(source) if isinstance(source, list | tuple) and source else [source]
+    if isinstance(target, Units):
+        if all(isinstance(one, Mapping) for one in listed):
+            return recorded_arrays(listed, one_layer=False)
+    elif all(_is_numeric(one) for one in listed):
+        where = target if isinstance(target, Site) else target.site
+        return recorded_arrays([{where.space: one} for one in listed], one_layer=where.is_one)
+    if any(_is_numeric(one) or isinstance(one, Mapping) for one in listed):
+        expected = "a dict of arrays per space" if isinstance(target, Units) else "an array"
+        raise InputError(f"`source` of {_shown(target)} must be stimuli, a run, view.on(stimuli), or {expected}.")
+    return _stimuli(source, "patch", "source")
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether something is an array or a tensor of numbers."""
+    return hasattr(value, "ndim") and getattr(getattr(value, "dtype", None), "kind", "f") in "fiu"
+
+
+def _at(tokens: Any) -> StimulusTokens:
+    """Tokens of an intervention, which acts on each of them: their mean is all of them."""
+    return check_choices("all" if isinstance(tokens, str) and tokens == "mean" else tokens)
 
 
 def _checked(target: Any) -> Target:
@@ -428,6 +624,17 @@ def _checked(target: Any) -> Target:
     if isinstance(target, Units) and not target.count:
         raise InputError("The set of units to intervene on is empty.")
     return target
+
+
+def _upright(target: Target, kind: str) -> Target:
+    """A target whose axes are what the user gave, so that numbers along them mean something."""
+    checked = _checked(target)
+    if isinstance(checked, Direction) and checked.skewed:
+        raise InputError(
+            f"{kind}() takes numbers along the rows of a subspace, which must be at right angles to each other. Give "
+            "orthogonal rows, or one direction [dim]."
+        )
+    return checked
 
 
 def _number(value: Any, name: str) -> float:
@@ -449,18 +656,19 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
-    """A number, or float32 values per tower [layer, dim] (a site's [dim] under its own tower)."""
+    """A number, or float32 values per space: [layer, dim] for units, [dim] or [chosen layer, dim] for a site."""
     if isinstance(value, int | float | np.integer | np.floating):
         return _number(value, "value")
     if getattr(value, "ndim", None) == 0:  # a number in an array or a tensor
         return _number(value.item(), "value")
     if isinstance(target, Direction):
-        raise InputError(f"For a direction the value must be a number, got a {type(value).__name__}.")
+        return {target.site.space: _along(target, value)}
     if isinstance(target, Site):
         vector = _array("value", value)
-        if vector.ndim != 1 or not np.isfinite(vector).all():
+        if vector.ndim not in (1, 1 if target.is_one else 2) or not np.isfinite(vector).all():
+            shapes = "[dim]" if target.is_one else "[dim] or [layer, dim]"
             raise InputError(
-                f"For a site the value must be a number or a finite vector [dim], got shape {vector.shape}."
+                f"For a site the value must be a number or finite values {shapes}, got shape {vector.shape}."
             )
         return {target.space: _frozen(vector)}
     if isinstance(value, Mapping):
@@ -482,6 +690,43 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
         if mask.any() and not np.isfinite(given[tower][mask]).all():
             raise InputError(f"The values for units of {tower} must be finite.")
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
+
+
+def _along(target: Direction, value: Any) -> Float[np.ndarray, " k"]:
+    """A number along each direction of a subspace."""
+    numbers = _array("value", value)
+    count = len(np.atleast_2d(target.vector))
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise InputError(
+            f"For {target} the value must be a number, or {count} finite numbers, one along each direction, got shape "
+            f"{numbers.shape}."
+        )
+    return _frozen(numbers)
+
+
+def _layers_of_means(target: Site | Direction, over: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The means of a site's layers, [chosen layer, dim], from those of a whole space."""
+    return _of_site(target, over, "means", ("layer", "dim"))
+
+
+def _layers_of_donors(target: Site | Direction, over: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Donors of a site's layers, [donor, chosen layer, dim], from those of a whole space."""
+    return _of_site(target, over, "donors", ("donor", "layer", "dim"))
+
+
+def _of_site(
+    target: Site | Direction, over: Mapping[str, Any], what: str, axes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    where = target if isinstance(target, Site) else target.site
+    if where.space not in over:
+        raise InputError(f"`over` must have {what} of {where.space}, got {', '.join(map(str, over)) or 'none'}.")
+    array = _array("over", over[where.space])
+    if array.ndim != len(axes) or not array.size or not np.isfinite(array).all():
+        raise InputError(
+            f"The {what} of {where.space} must be finite, with axes [{', '.join(axes)}], got shape {array.shape}."
+        )
+    layers = chosen_layers(where.layer, array.shape[-2], where.space)
+    return {where.space: _frozen(array[..., list(layers), :])}
 
 
 def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -507,6 +752,10 @@ def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return found
 
 
+def _taken_at(over: Mapping[str, Any]) -> tuple[tuple[str, TokenChoice, int], ...]:
+    return over.taken_at if isinstance(over, ReadValues) else ()
+
+
 def _stimuli(stimuli: StimuliLike, kind: str, argument: str) -> tuple[Stimulus, ...]:
     """Stimuli from whose activations values are computed."""
     from modalnet.stimuli.conversion import as_stimuli
@@ -525,6 +774,8 @@ def _argument(one: Intervention) -> str:
         return f", {one.values:g}" if isinstance(one.values, float) else ", one value per unit"
     if isinstance(one.values, Mapping):
         return ""
+    if isinstance(one.values, Source | Recorded):
+        return f", {one.values}"
     return f", {len(one.values)} {'stimulus' if len(one.values) == 1 else 'stimuli'}"
 
 
@@ -533,6 +784,8 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same_stimulus, one, other))
+    if isinstance(one, Recorded) and isinstance(other, Recorded):
+        return one.digest == other.digest
     return bool(one == other)
 
 

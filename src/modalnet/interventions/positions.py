@@ -16,6 +16,7 @@ indices       the mean over these places among the stimulus' own tokens; negativ
 slice         the mean over these places, as Python slices; kept as text, such as ``"1:-1"``
 mask          the mean over the places that are True, of as many booleans as the stimulus has tokens; kept as text, such
               as ``"mask:101"``
+list of these  one choice of indices, slice or mask for each stimulus
 ============  =========================================================================================================
 """
 
@@ -44,6 +45,37 @@ _MASK = re.compile(r"mask:[01]+")
 
 #: A choice of tokens: one of NAMES, a slice or a mask as text, or indices.
 TokenChoice = str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PerStimulus:
+    """Tokens of each stimulus of a run by itself, such as those of one word, which stands elsewhere in each sentence.
+
+    Attributes
+    ----------
+    each
+        Per stimulus its indices, or a slice or a mask as text.
+    """
+
+    each: tuple[TokenChoice, ...]
+
+    def __str__(self) -> str:
+        return f"tokens of each of {len(self.each)} stimuli"
+
+
+@dataclass(frozen=True)
+class PerSpace:
+    """Tokens by the name of a space; what an intervention on several towers is placed at."""
+
+    choices: tuple[tuple[str, TokenChoice | PerStimulus], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}: {shown(choice)}" for name, choice in self.choices)
+
+
+#: A choice of tokens for all stimuli, or for each of them.
+StimulusTokens: TypeAlias = "TokenChoice | PerStimulus"
+
 #: What is accepted wherever tokens are chosen: a choice for all, one per space or tower, or None for the defaults.
 TokensLike: TypeAlias = (
     "str | int | slice | Sequence[int] | np.ndarray | torch.Tensor "
@@ -92,6 +124,18 @@ class TokenRow:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def choose_for_each(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> dict[str, StimulusTokens]:
+    """As :func:`choose`, and a choice may be a list with the tokens of each stimulus by itself."""
+    listed = list(spaces)
+    given: Mapping[str, Any] = tokens if isinstance(tokens, Mapping) else {space.name: tokens for space in listed}
+    apart = {name: check_choices(one) for name, one in given.items() if _is_per_stimulus(one)}
+    # What stands for these is checked by its keys alone.
+    plain = {name: "all" if name in apart else one for name, one in given.items() if one is not None}
+    chosen = choose(plain or None, listed, pictures=pictures)
+    names = {space.name: space.name if space.name in given else space.tower.name for space in listed}
+    return {name: apart.get(names[name], choice) for name, choice in chosen.items()}
 
 
 def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> dict[str, TokenChoice]:
@@ -163,6 +207,55 @@ def check_choice(choice: Any) -> TokenChoice:
     raise refusal("tokens", EXPECTED, choice)
 
 
+def check_choices(choice: Any) -> StimulusTokens:
+    """A token choice, or a list with the indices, the slice or the mask of each stimulus; an InputError otherwise."""
+    if not _is_per_stimulus(choice):
+        return check_choice(choice)
+    plain = choice.tolist() if hasattr(choice, "tolist") else choice
+    return PerStimulus(tuple(check_choice(one) for one in plain))
+
+
+def _is_per_stimulus(choice: Any) -> bool:
+    plain = choice.tolist() if hasattr(choice, "tolist") else choice
+    if not isinstance(plain, list | tuple) or not plain:
+        return False
+    return all(isinstance(one, list | tuple | range | slice) or getattr(one, "ndim", 0) == 1 for one in plain)
+
+
+def shown(choice: StimulusTokens | PerSpace) -> str:
+    """A choice of tokens as a message names it."""
+    if isinstance(choice, PerStimulus):
+        return str(choice)
+    if isinstance(choice, PerSpace):
+        return str(choice)
+    return f"{choice} tokens" if isinstance(choice, str) else f"tokens {list(choice)}"
+
+
+def of_stimulus(choice: StimulusTokens, index: int) -> TokenChoice:
+    """The tokens that are chosen of one of the stimuli."""
+    return choice.each[index] if isinstance(choice, PerStimulus) else choice
+
+
+def places_among(choice: TokenChoice, n_tokens: int, *, tower: str, label: str, spare_first: int = 0) -> list[int]:
+    """The places that a choice picks among so many tokens of which nothing is known but their order.
+
+    Raises
+    ------
+    InputError
+        For a kind of token, or a place that does not exist.
+    """
+    if choice in ("image", "text", "cls"):
+        raise InputError(f"tokens={choice!r}: which tokens of stimulus {label} these are is not known. Give indices.")
+    if choice in ("all", "mean", "last"):
+        found = list(range(n_tokens))[-1 if choice == "last" else 0 :]
+    elif isinstance(choice, tuple):
+        _check_inside(choice, n_tokens, tower=tower, label=label)
+        found = [place % n_tokens for place in choice]
+    else:
+        found = _written(choice, n_tokens, tower=tower, label=label)
+    return [place for place in found if place >= spare_first]
+
+
 def _is_index(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -208,12 +301,7 @@ def _select(  # noqa: PLR0911  # one kind of choice after another
     if choice == "last":
         return own[-1:]
     if isinstance(choice, tuple):
-        outside = [i for i in choice if not -len(own) <= i < len(own)]
-        if outside:
-            raise InputError(
-                f"tokens={list(choice)} selects token {outside[0]}, but stimulus {label} has {len(own)} tokens in the "
-                f"{tower} tower."
-            )
+        _check_inside(choice, len(own), tower=tower, label=label)
         return own[list(choice)]
     if ":" in choice:
         return own[_written(choice, len(own), tower=tower, label=label)]
@@ -228,6 +316,15 @@ def _select(  # noqa: PLR0911  # one kind of choice after another
             f'per tower, such as tokens={{"{tower}": "mean"}}.'
         )
     return own[kind]
+
+
+def _check_inside(choice: Sequence[int], n_tokens: int, *, tower: str, label: str) -> None:
+    outside = [place for place in choice if not -n_tokens <= place < n_tokens]
+    if outside:
+        raise InputError(
+            f"tokens={list(choice)} selects token {outside[0]}, but stimulus {label} has {n_tokens} tokens in the "
+            f"{tower} tower."
+        )
 
 
 def _written(choice: str, n_tokens: int, *, tower: str, label: str) -> list[int]:

@@ -14,7 +14,17 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Direction, Intervention, Site
-from modalnet.models.sites import Space, get_space
+from modalnet.interventions.positions import (
+    PerSpace,
+    PerStimulus,
+    StimulusTokens,
+    of_stimulus,
+    places_among,
+    shown,
+)
+from modalnet.interventions.sources import Recorded, Source
+from modalnet.models.sites import Space, get_space, layers_of
+from modalnet.stimuli.stimulus import content_seed
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -41,24 +51,28 @@ class Part:
     space, layer
         Which site.
     dims, vector
-        One of the two: which units of the layer, or which direction.
+        One of the two: which units of the layer, or which orthonormal directions, ``[axis, dim]``.
+    place, n_layers
+        Its row in values that are given for several layers, and how many those are.
     """
 
     space: Space
     layer: int
     dims: Int[np.ndarray, " dims"] | None
-    vector: Float[np.ndarray, " dim"] | None
+    vector: Float[np.ndarray, "axis dim"] | None
+    place: int
+    n_layers: int
 
     @property
     def width(self) -> int:
-        return 1 if self.dims is None else len(self.dims)
+        return len(self.vector) if self.vector is not None else 0 if self.dims is None else len(self.dims)
 
     def of(self, values: Float[torch.Tensor, "token dim"]) -> Float[torch.Tensor, "token dims"]:
-        """These units' (or this direction's) values among all of a layer."""
+        """These units' values among all of a layer, or the components along these directions."""
         import torch
 
-        if self.dims is None:
-            return values @ torch.from_numpy(np.array(self.vector))[:, None]
+        if self.vector is not None:
+            return values @ torch.from_numpy(self.vector.copy()).T
         return values[:, torch.from_numpy(self.dims)]
 
 
@@ -71,13 +85,16 @@ class Positions:
     labels
         Of each stimulus, for messages.
     owners
-        For each stimulus, the index of the stimulus that the user gave: sources and draws go by that one.
+        For each stimulus, the index of the stimulus that the user gave: sources go by that one.
+    contents
+        For each stimulus, a number that stands for what it contains: draws go by that one.
     positions
         Per stimulus its positions.
     """
 
     labels: Sequence[str] = ()
     owners: Sequence[int] = ()
+    contents: Sequence[int] = ()
     positions: Sequence[Int[torch.Tensor, " position"]] = ()
 
 
@@ -96,25 +113,31 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
     target = one.target
     if isinstance(target, Units):
         return [
-            Part(get_space(spaces, name), layer, np.flatnonzero(mask[layer]), None)
+            Part(get_space(spaces, name), layer, np.flatnonzero(mask[layer]), None, layer, len(mask))
             for name, mask in target.mask.items()
             for layer in np.flatnonzero(mask.any(axis=1)).tolist()
         ]
     where = target if isinstance(target, Site) else target.site
     space = get_space(spaces, where.space, f"{one}: the model")
-    if not -space.n_layers <= where.layer < space.n_layers:
-        raise InputError(f"{one}: the layer does not exist; {space.name} has layers 0..{space.n_layers - 1}.")
-    layer = where.layer % space.n_layers
-    vectors = [target.vector] if isinstance(target, Direction) else []
-    vectors += list(one.values.values()) if isinstance(one.values, Mapping) else []
-    for vector in vectors:
-        if vector.shape != (space.width,):
+    try:
+        layers = layers_of(space, where.layer)
+    except InputError as error:
+        raise InputError(f"{one}: {error}") from error
+    given = one.values[space.name] if isinstance(one.values, Mapping) else None
+    along = one.kind in ("add", "set_to") and isinstance(target, Direction)
+    values = [] if given is None or along else [given]
+    for array in [*values, *([target.vector] if isinstance(target, Direction) else [])]:
+        if array.shape[-1] != space.width:
             raise InputError(
-                f"{one}: a layer of {space.name} has {space.width} units, got values of shape {vector.shape}."
+                f"{one}: a layer of {space.name} has {space.width} units, got values of shape {array.shape}."
             )
-    if isinstance(target, Direction):
-        return [Part(space, layer, None, target.vector)]
-    return [Part(space, layer, np.arange(space.width), None)]
+    if values and given is not None and given.ndim > 1 and given.shape[-2] != len(layers):
+        raise InputError(f"{one}: it is on {len(layers)} layers, got values of shape {given.shape}.")
+    everything = np.arange(space.width)
+    axes = np.atleast_2d(target.vector) if isinstance(target, Direction) else None
+    found = {layer: place for place, layer in enumerate(layers)}
+    dims = everything if axes is None else None
+    return [Part(space, layer, dims, axes, found[layer], len(layers)) for layer in sorted(found)]
 
 
 def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: int) -> Affine:
@@ -132,10 +155,11 @@ def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: i
     Raises
     ------
     InputError
-        Where the sources of a patch do not fit in number.
+        Where the sources of a patch do not fit in number; where values were read at other tokens.
     """
     import torch
 
+    _check_tokens(one)
     if one.kind in ("zero", "scale"):
         factor = 0.0 if one.kind == "zero" else one.values
         return lambda part, at: (factor, torch.zeros(part.width))
@@ -160,39 +184,100 @@ def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: i
     return lambda part, at: (0.0, _patched(one, part, sources, at))
 
 
+def _check_tokens(one: Intervention) -> None:
+    """Refuse values that were read at other tokens than those that they are to be put in at."""
+    for space, tokens, spared in one.taken_at:
+        if space in one.spaces and (tokens, spared) != (one.tokens, one.spared):
+            what = "means are taken over" if one.kind == "mean" else "donors are"
+            first = f", the first {spared} spared," if spared else ""
+            raise InputError(
+                f"{one}: its {what} {shown(tokens)}{first} of {space}. Read them with the tokens and spare_first of "
+                "the intervention, or pass dict(over) to use them as they are."
+            )
+
+
 def _constant(one: Intervention, part: Part) -> torch.Tensor:
     import torch
 
     if not isinstance(one.values, Mapping):
         return torch.full((part.width,), float(one.values))
     values = one.values[part.space.name]
-    chosen = values if values.ndim == 1 else values[part.layer][part.dims]
-    return torch.from_numpy(np.array(chosen, dtype=np.float32))
+    if values.ndim == 1:
+        return torch.from_numpy(np.array(values, dtype=np.float32))
+    return part.of(torch.from_numpy(np.array(values[part.place], dtype=np.float32))[None])[0]
 
 
 def _given(one: Intervention, part: Part) -> Float[torch.Tensor, "donor dims"]:
     """The donors that an intervention was given, at the units of one layer."""
     import torch
 
-    return torch.from_numpy(np.array(one.values[part.space.name][:, part.layer][:, part.dims], dtype=np.float32))
+    return part.of(torch.from_numpy(np.array(one.values[part.space.name][:, part.place], dtype=np.float32)))
 
 
 def _rows(
     one: Intervention, places: Mapping[SiteKey, Part], read: Read
 ) -> Iterator[tuple[int, dict[SiteKey, Float[torch.Tensor, "token dims"]]]]:
-    """Per stimulus of the intervention: its values at every site that is written to."""
-    layers = {name: sorted({layer for space, layer in places if space == name}) for name in one.spaces}
-    # A patch takes its source token by token; what a sink has there is left in place where it is spared.
-    without_sinks = one.kind != "patch" and not one.keeps_sinks
-    for index, activations in read(one.values, layers, one.tokens, one.spared, without_sinks):
-        yield (
-            index,
-            {
-                (name, layer): places[name, layer].of(values[at])
-                for name, values in activations.items()
-                for at, layer in enumerate(layers[name])
-            },
+    """Per stimulus or source of the intervention: its values at every site that is written to."""
+    # A patch in one layer may take what another layer of the source has.
+    shifted = one.source_layer
+    layers = {
+        name: [shifted] if shifted is not None else sorted({layer for space, layer in places if space == name})
+        for name in one.spaces
+    }
+    unnamed = isinstance(one.values, Recorded) and not one.values.layers
+    outside = isinstance(one.values, Recorded | Source)
+    try:
+        for index, activations in _read(one, layers, read):
+            found = {}
+            for (name, layer), part in places.items():
+                at = part.place if unnamed else 0 if shifted is not None else layers[name].index(layer)
+                found[name, layer] = part.of(_layer_of(activations[name], at, part, counted=unnamed))
+            yield index, found
+    except InputError as error:
+        raise InputError(f"{one}: {error}") if outside else error from error
+
+
+def _layer_of(
+    values: Float[torch.Tensor, "layer token dim"], at: int, part: Part, *, counted: bool
+) -> Float[torch.Tensor, "token dim"]:
+    """One layer of a source, which may be another model or an array, if it fits what is patched."""
+    if counted and len(values) != part.n_layers:
+        raise InputError(f"its source has {len(values)} layers of {part.space.name}, and {part.n_layers} are needed.")
+    if values.shape[-1] != part.space.width:
+        raise InputError(
+            f"its source has {values.shape[-1]} units in a layer of {part.space.name}, and {part.space.width} are "
+            "needed."
         )
+    return values[at]
+
+
+def _read(
+    one: Intervention, layers: Mapping[str, list[int]], read: Read
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    tokens = _source_tokens(one)
+    if one.kind == "patch":
+        if isinstance(one.values, Recorded):
+            return one.values.read(layers)
+        choice, spared = ("all", 0) if isinstance(tokens, PerStimulus) else (tokens, _source_spared(one))
+        if isinstance(one.values, Source):
+            return one.values.reader.read_apart(one.values.stimuli, layers, choice, spared)
+        # A patch takes its source token by token; what a sink has there is left in place where it is spared.
+        return read(one.values, layers, choice, spared, False)
+    if isinstance(tokens, PerStimulus):
+        raise InputError(
+            f"{one}: which tokens of its reference stimuli it should take is not known. Give "
+            f"over=model.{'means' if one.kind == 'mean' else 'donors'}(...) as a plain dict."
+        )
+    return read(one.values, layers, tokens, one.spared, not one.keeps_sinks)
+
+
+def _source_tokens(one: Intervention) -> StimulusTokens:
+    assert not isinstance(one.tokens, PerSpace)
+    return one.tokens if one.source_at is None else one.source_at
+
+
+def _source_spared(one: Intervention) -> int:
+    return one.spared if one.source_at is None else 0
 
 
 def _means(
@@ -227,17 +312,18 @@ def _donors(
     import torch
 
     each = max(1, -(-DONOR_TOKENS // len(one.values)))
+    contents = [content_seed(stimulus) for stimulus in one.values]
     kept: dict[tuple[str, int], list[tuple[int, torch.Tensor]]] = {place: [] for place in places}
     for index, values in _rows(one, places, read):
         for name in {name for name, _ in values}:
-            rng = np.random.default_rng([one.seed, index])
+            rng = np.random.default_rng([one.seed, contents[index]])
             tokens = next(len(rows) for (tower, _), rows in values.items() if tower == name)
             drawn = torch.from_numpy(rng.permutation(tokens)[:each].copy())
             for (tower, layer), rows in values.items():
                 if tower == name:
-                    kept[tower, layer].append((index, rows[drawn]))
+                    kept[tower, layer].append((contents[index], rows[drawn]))
     _check_any(one, {place: sum(len(rows) for _, rows in found) for place, found in kept.items()})
-    # Batches come in another order than stimuli; which donor is which must not depend on it.
+    # Batches come in another order than stimuli, and users list donors in any: which is which depends on neither.
     return {place: torch.cat([rows for _, rows in sorted(found, key=lambda f: f[0])]) for place, found in kept.items()}
 
 
@@ -247,8 +333,8 @@ def _drawn(
     import torch
 
     chosen = [
-        np.random.default_rng([one.seed, 1, owner]).integers(len(donors), size=len(positions))
-        for owner, positions in zip(at.owners, at.positions, strict=True)
+        np.random.default_rng([one.seed, 1, content]).integers(len(donors), size=len(positions))
+        for content, positions in zip(at.contents, at.positions, strict=True)
     ]
     return donors[torch.from_numpy(np.concatenate(chosen))]
 
@@ -260,7 +346,8 @@ def _patched(
 
     rows = []
     for label, owner, positions in zip(at.labels, at.owners, at.positions, strict=True):
-        source = sources[owner if len(sources) > 1 else 0][part.space.name, part.layer]
+        index = owner if len(sources) > 1 else 0
+        source = _picked(one, part, index, owner, sources[index][part.space.name, part.layer], len(positions))
         if len(source) != len(positions):
             raise InputError(
                 f"{one}: stimulus {label} has {len(positions)} such tokens in the {part.space.tower.name} tower, but "
@@ -269,3 +356,33 @@ def _patched(
             )
         rows.append(source)
     return torch.cat(rows)
+
+
+def _picked(  # noqa: PLR0917  # one call, above
+    one: Intervention, part: Part, index: int, owner: int, rows: Float[torch.Tensor, "token dims"], count: int
+) -> Float[torch.Tensor, "token dims"]:
+    """The rows of one source that one stimulus is patched with, from what was read of the source."""
+    tokens, name, recorded = _source_tokens(one), part.space.name, one.values
+    if isinstance(recorded, Recorded) and name in recorded.pooled:
+        pooled = recorded.pooled[name]
+        if pooled is not None and _each(pooled) != _each(tokens):
+            raise InputError(
+                f'{one}: its source was read at {shown(pooled)} of {name}. Read it with tokens="all", patch at the '
+                "same tokens, or name them as source_at=."
+            )
+        return rows.expand(count, -1)
+    apart = isinstance(tokens, PerStimulus)
+    picks = recorded.whole or one.source_at is not None if isinstance(recorded, Recorded) else apart
+    if not picks:
+        return rows
+    choice = of_stimulus(tokens, index if one.source_at is not None else owner)
+    label, tower, spared = f"{index} of its source", part.space.tower.name, _source_spared(one)
+    roles = recorded.roles[index][name] if isinstance(recorded, Recorded) and recorded.roles else None
+    if roles is not None and choice in ("image", "text", "cls"):
+        mask = {"image": roles.image, "text": ~roles.image, "cls": roles.cls}[str(choice)]
+        return rows[[place for place in np.flatnonzero(mask).tolist() if place >= spared]]
+    return rows[places_among(choice, len(rows), tower=tower, label=label, spare_first=spared)]
+
+
+def _each(tokens: StimulusTokens) -> StimulusTokens:
+    return "all" if tokens == "mean" else tokens

@@ -95,6 +95,7 @@ class Reference:
                 [space],
                 continuations=self.continuations if own and self._reads_text(space) else None,
                 spare_sinks=self.spare_sinks,
+                spare_first=self._spared(space),
                 seed=self.seed,
             )
         return self._donors[space]

@@ -241,7 +241,7 @@ def localize(  # the options are documented once, here
     reading = _resolve_reading(contrast, protocol, tokens, magnitude)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
-    pictures = model._executor.has_image_tokens and all(stimulus.text is None for stimulus in contrast.stimuli)
+    pictures = model._executor.are_pictures(contrast.stimuli)
     choices = choose(reading.tokens, [model.spaces[name] for name in names], pictures=pictures)
     for tower, choice in choices.items():
         if choice == "all":

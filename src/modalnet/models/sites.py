@@ -9,11 +9,14 @@ The residual stream is read at the output of each block. A unit is one of its di
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, TypeAlias
 
+from modalnet._validation import refusal
 from modalnet.errors import InputError
 from modalnet.models.towers import Tower
 
@@ -239,3 +242,73 @@ def choose_spaces(
     if not chosen:
         raise InputError(f"At least one space is required; the spaces of {model} are {', '.join(spaces)}.")
     return [name for name in spaces if name in chosen]
+
+
+#: Layers of a space as they are kept: a number, numbers, a slice as text, or a mask of as many booleans as layers.
+LayerChoice: TypeAlias = "int | str | tuple[int, ...] | tuple[bool, ...]"
+
+_EXPECTED = "a number, a list or range of numbers, a slice, or a mask of booleans"
+_SLICE = re.compile(r"(-?\d*):(-?\d*)(?::(-?[1-9]\d*))?")
+
+
+def layer_choice(layers: Any) -> LayerChoice:
+    """A choice of layers in a form that can be compared and hashed; an InputError for what is none."""
+    if isinstance(layers, slice):
+        ends = (layers.start, layers.stop, *(() if layers.step is None else (layers.step,)))
+        written = ":".join("" if end is None else str(end) for end in ends)
+        if _SLICE.fullmatch(written):
+            return written
+        raise refusal("layer", _EXPECTED, layers)
+    plain = layers.tolist() if hasattr(layers, "tolist") else layers
+    if _is_number(plain):
+        return int(plain)
+    listed = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str | bytes | Mapping) else []
+    listed = [one.tolist() if hasattr(one, "tolist") else one for one in listed]
+    if listed and all(isinstance(one, bool) for one in listed):
+        return tuple(listed)
+    if listed and all(map(_is_number, listed)):
+        return tuple(int(one) for one in listed)
+    raise refusal("layer", _EXPECTED, layers)
+
+
+def layers_of(space: Space, layers: Any) -> tuple[int, ...]:
+    """Layers of a space as they were given, counted from 0: in their order, and as often.
+
+    Parameters
+    ----------
+    space
+        The space.
+    layers
+        What :func:`layer_choice` takes, or what it made of it; None for all layers.
+
+    Raises
+    ------
+    InputError
+        For a layer that does not exist, a mask of another length, or something that is no layer.
+    """
+    return (*range(space.n_layers),) if layers is None else chosen_layers(layers, space.n_layers, space.name)
+
+
+def chosen_layers(layers: Any, n_layers: int, name: str) -> tuple[int, ...]:
+    """Layers among so many of a space of that name; see :func:`layers_of`."""
+    if hasattr(layers, "__len__") and not isinstance(layers, str) and not len(layers):
+        return ()
+    choice = layers if isinstance(layers, str) and _SLICE.fullmatch(layers) else layer_choice(layers)
+    if isinstance(choice, str):
+        found = range(n_layers)[slice(*(int(end) if end else None for end in choice.split(":")))]
+        if not found:
+            raise InputError(f"The slice {choice} selects no layer: {name} has layers 0..{n_layers - 1}.")
+        return tuple(found)
+    numbers = (choice,) if isinstance(choice, int) else choice
+    if all(isinstance(one, bool) for one in numbers):
+        if len(numbers) != n_layers:
+            raise InputError(f"The mask of layers has {len(numbers)} booleans, but {name} has {n_layers} layers.")
+        return tuple(layer for layer, chosen in enumerate(numbers) if chosen)
+    for layer in numbers:
+        if not -n_layers <= layer < n_layers:
+            raise InputError(f"Layer {layer!r} does not exist: {name} has layers 0..{n_layers - 1}.")
+    return tuple(layer % n_layers for layer in numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -252,9 +252,14 @@ def hooked(module: torch.nn.Module) -> str:
         if getattr(each, "fwd_hooks", None):
             return f"{name or 'the model'} has a TransformerLens hook"
         for hook in [*each._forward_hooks.values(), *each._forward_pre_hooks.values()]:
-            if not _name(hook if hasattr(hook, "__qualname__") else type(hook)).startswith(_OWN_HOOKS):
+            if not is_own_hook(hook):
                 return f"{name or 'the model'} has a forward hook"
     return ""
+
+
+def is_own_hook(hook: Any) -> bool:
+    """Whether a hook is one of the libraries that run the model, which records, moves or prepares."""
+    return _name(hook if hasattr(hook, "__qualname__") else type(hook)).startswith(_OWN_HOOKS)
 
 
 def replaced(module: torch.nn.Module) -> str:

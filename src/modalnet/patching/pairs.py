@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
 from modalnet.model import as_model
-from modalnet.models.sites import choose_spaces, get_space
+from modalnet.models.sites import choose_spaces, get_space, layers_of
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -217,11 +217,8 @@ def _layers(
         if not listed:
             layers[name] = tuple(range(depth))
             continue
-        given = [one.layer for one in listed if one.space == name]
-        for layer in given:
-            if not -depth <= layer < depth:
-                raise InputError(f"Site {name}[{layer}] does not exist: {name} has layers 0..{depth - 1}.")
-        layers[name] = tuple(sorted({layer % depth for layer in given}))
+        given = [layer for one in listed if one.space == name for layer in layers_of(model.spaces[name], one.layer)]
+        layers[name] = tuple(sorted(set(given)))
     if not layers:
         raise InputError("No tower can be patched: the pairs do not differ in any input of a tower of this model.")
     return layers

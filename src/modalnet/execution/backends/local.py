@@ -9,6 +9,7 @@ from modalnet.execution import trace
 from modalnet.execution.backends.protocol import Backend, Capabilities
 from modalnet.execution.chance import Chance
 from modalnet.execution.compile import GenerationProgram
+from modalnet.execution.own_hooks import inside, site_modules
 from modalnet.execution.turns import turn
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class LocalBackend(Backend):
         return [self._one(envoy._module, program) for program in programs]
 
     def _one(self, module: torch.nn.Module, program: Program) -> Saved:
-        with turn(module):
+        with turn(module), inside(site_modules(program)):
             if program.samples:
                 return program.body(program)
             logits = (lambda: trace.plain_logits(program)) if isinstance(program, GenerationProgram) else None

@@ -5,7 +5,7 @@ A hook here is a plain function of a block's output; TransformerLens registers a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from modalnet.execution.edits import Edits
 from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
 from modalnet.interventions.operations import Intervention, flatten, zero
+from modalnet.interventions.positions import PerStimulus, places_among
 from modalnet.interventions.values import Part
 from modalnet.models.sites import Space
 from modalnet.units import Units, check_units
@@ -79,13 +80,13 @@ class Hook:
     def _positions(self, n_tokens: int) -> list[int]:
         """Positions in a row that are edited, without those that are spared."""
         intervention = self.intervention
-        wanted: Iterable[int] = range(n_tokens)
-        if intervention.tokens != "all":
-            wanted = (-1,) if isinstance(intervention.tokens, str) else intervention.tokens
-        outside = [position for position in wanted if not -n_tokens <= position < n_tokens]
+        choice = intervention.tokens
+        assert isinstance(choice, str | tuple)
+        outside = [place for place in choice if isinstance(place, int) and not -n_tokens <= place < n_tokens]
         if outside:
             raise InputError(f"{intervention} edits token {outside[0]}, but this input has {n_tokens} tokens.")
-        return [position % n_tokens for position in wanted if position % n_tokens >= intervention.spared]
+        tower = self.part.space.tower.name
+        return places_among(choice, n_tokens, tower=tower, label="of this hook", spare_first=intervention.spared)
 
 
 def hooks(
@@ -122,9 +123,10 @@ def hooks(
     >>> bridge.run_with_hooks(tokens, fwd_hooks=hooks(language, bridge))  # doctest: +SKIP
     """
     listed = [interventions] if isinstance(interventions, Units | Intervention) else list(interventions)
-    given = flatten([zero(item) if isinstance(item, Units) else item for item in listed])
+    flat = flatten([zero(item) if isinstance(item, Units) else item for item in listed])
+    given = [part for one in flat for part in one.by_space()]
     for intervention in given:
-        if isinstance(intervention.values, tuple) or intervention.kind == "resample":
+        if intervention.kind in ("resample", "patch") or isinstance(intervention.values, tuple):
             raise InputError(
                 f"{intervention}: its values are computed from stimuli, which a hook cannot run. Give numbers, or for "
                 "a mean over=model.means(stimuli)."
@@ -134,7 +136,7 @@ def hooks(
                 f"{intervention}: a hook does not know which tokens are sinks: it is measured for each stimulus. Use "
                 "spare_first=1, or .at([...]) with tokens of modalnet.sink_tokens(model, stimuli)."
             )
-        if isinstance(intervention.tokens, str) and intervention.tokens not in ("all", "last"):
+        if isinstance(intervention.tokens, PerStimulus) or intervention.tokens in ("image", "text", "cls"):
             raise InputError(
                 f"{intervention}: a hook does not know which tokens these are. Use "
                 '"all", "last" or indices, such as .at(range(3, 19)).'
