@@ -16,7 +16,7 @@ from modalnet.errors import InputError
 from modalnet.execution.plan import Write
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import PerSpace, PerStimulus, Span, of_stimulus, select
-from modalnet.interventions.values import Part, Positions, Read, parts_of, values_of
+from modalnet.interventions.values import Affine, Part, Positions, parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,9 @@ class Edits:
         In the order in which they apply.
     spaces
         Those of the model.
-    read
-        Runs stimuli without any intervention; see :mod:`modalnet.interventions.values`.
+    values
+        From an intervention, the sites that it edits and the number of the user's stimuli to its values; see
+        :func:`modalnet.interventions.values.values_of`.
     owners
         For each stimulus that runs, which of the user's it belongs to: patch sources go by that one.
     contents
@@ -58,7 +59,7 @@ class Edits:
         self,
         interventions: Sequence[Intervention],
         spaces: Mapping[str, Space],
-        read: Read,
+        values: Callable[[Intervention, Sequence[Part], int], Affine],
         owners: Sequence[int],
         contents: Callable[[], Sequence[int]] = tuple,
     ) -> None:
@@ -76,7 +77,7 @@ class Edits:
         self.sinks: SinkTable | None = None
         self.parts = [parts_of(one, spaces) for one in self.interventions]
         self._values = [
-            values_of(one, parts, read, n_stimuli) for one, parts in zip(self.interventions, self.parts, strict=True)
+            values(one, parts, n_stimuli) for one, parts in zip(self.interventions, self.parts, strict=True)
         ]
 
     @property

@@ -8,8 +8,9 @@ was measured of it, with the one that it was made from.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache as memoized
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.plan import Sites, choose_sites, named_layers
+from modalnet.execution.references import References, worth_keeping
 from modalnet.execution.run import Run
 from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
@@ -49,6 +51,7 @@ from modalnet.interventions.positions import (
 )
 from modalnet.interventions.read_values import ReadValues
 from modalnet.interventions.sources import Source
+from modalnet.interventions.values import Affine, Part, Read, values_of
 from modalnet.models.fingerprint import (
     checkpoint_fingerprint,
     computation_of,
@@ -57,6 +60,7 @@ from modalnet.models.fingerprint import (
     reads_weights_once,
     served_fingerprint,
     unread_weights,
+    weights_are_read,
     weights_fingerprint,
     weights_read_once,
     why_not_stored,
@@ -81,6 +85,7 @@ if TYPE_CHECKING:
 class _Machinery:
     """What is made when the first stimulus runs, shared by every view of a model on one backend."""
 
+    references: References = field(default_factory=References)
     engine: Engine | None = None
     runner: Runner | None = None
     sweep: Sweep | None = None
@@ -294,16 +299,22 @@ class Executor:
             if made.sinks is None:
                 made.sinks = Sinks(self.runner)
             measured = made.sinks
-        unknown = self.edited or (not self.module_is_empty and unread_weights(self.module))
-        # Sinks are those of the model without any intervention; what stimuli hold tells the tokens of their texts.
-        model = {
+        return measured.table(prepared, towers, self._as_it_is(prepared), batch_size)
+
+    def _as_it_is(self, prepared: Sequence[Prepared]) -> dict[str, Any] | None:
+        """All that decides what the model without any intervention makes of stimuli, beside their own content.
+
+        None where that cannot be told. What stimuli hold tells the tokens of their texts.
+        """
+        if self.edited or (not self.module_is_empty and unread_weights(self.module)):
+            return None
+        return {
             "checkpoint": self._fingerprint(weights_fingerprint),
             **computation_of(self.module),
             "pictures": pictures_of(self.loaded) if any(item.stimulus.n_images for item in prepared) else "",
             "tokenizer": id(self.loaded.tokenizer),
             "padding_side": self.padding_side,
         }
-        return measured.table(prepared, towers, None if unknown else model, batch_size)
 
     # -- stimuli -----------------------------------------------------------------------------------------------------
 
@@ -442,7 +453,28 @@ class Executor:
                         f"Use stimuli with {self.towers[name].noun}, or omit it."
                     )
         owned = range(len(stimuli)) if owners is None else owners
-        return Edits(ordered, self.spaces, self._read_apart, owned, contents)
+        return Edits(ordered, self.spaces, self._values, owned, contents)
+
+    def _values(self, one: Intervention, parts: Sequence[Part], n_stimuli: int) -> Affine:
+        """The values of an intervention; its reference stimuli run unless they are known already."""
+
+        def compute(read: Read) -> Affine:
+            return values_of(one, parts, read, n_stimuli)
+
+        key = None
+        runs = isinstance(one.values, tuple | Source)
+        if runs and worth_keeping(len(one.values), self.module, read_anyway=weights_are_read(self.module)):
+            # One source is for any number of stimuli; several have to fit.
+            sources = n_stimuli if one.kind == "patch" and len(one.values) > 1 else 1
+            if isinstance(one.values, Source):
+                # The digest of a source is that of its model as it is now.
+                key = None if one.values.not_stored else (one.digest, sources)
+            else:
+                prepared = self.encoder.prepare(list(one.values))
+                if (model := self._as_it_is(prepared)) is not None:
+                    contents = tuple(item.content for item in prepared)
+                    key = (one.digest, sources, contents, json.dumps(model, sort_keys=True))
+        return self._machinery.references.of(key, parts, self._read_apart, compute)
 
     def read_apart(
         self, stimuli: Sequence[Stimulus], layers: Mapping[str, Sequence[int]], tokens: TokenChoice, spare_first: int

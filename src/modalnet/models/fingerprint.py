@@ -63,6 +63,11 @@ def reads_weights_once(function: Callable[P, T]) -> Callable[P, T]:
     return once
 
 
+def weights_are_read(module: torch.nn.Module) -> bool:
+    """Whether the weights of a module were read already inside :func:`weights_read_once`."""
+    return (id(module), weights_fingerprint.__name__) in (_read.get() or {})
+
+
 def _taken_once(function: Callable[[torch.nn.Module], str]) -> Callable[[torch.nn.Module], str]:
     """Keep what was read of a module for as long as :func:`weights_read_once` says."""
 

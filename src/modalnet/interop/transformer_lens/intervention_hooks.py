@@ -16,7 +16,7 @@ from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
 from modalnet.interventions.operations import Intervention, flatten, zero
 from modalnet.interventions.positions import PerStimulus, places_among
-from modalnet.interventions.values import Part
+from modalnet.interventions.values import Part, values_of
 from modalnet.models.sites import Space
 from modalnet.units import Units, check_units
 
@@ -146,7 +146,8 @@ def hooks(
     for intervention in given:
         if isinstance(intervention.target, Units):
             check_units(intervention.target, shapes, model=None, source="the bridge", what=f"{intervention}: the units")
-    edits = Edits(given, spaces, lambda *_: iter(()), ())
+    # No stimulus runs here: those that need one were refused.
+    edits = Edits(given, spaces, lambda one, parts, count: values_of(one, parts, lambda *_: iter(()), count), ())
     return [
         (part.space.paths[part.layer], Hook(intervention, part, a, b)) for intervention, part, a, b in edits.constants()
     ]
