@@ -27,10 +27,13 @@ def some_units(model):
 
 
 MADE = {
-    "mean": lambda units: mn.mean(units, over=TEXTS),
-    "resample": lambda units: mn.resample(units, over=TEXTS),
-    "patch": lambda units: mn.patch(units, TEXTS[0]).at("last"),
-    "patch a site": lambda units: mn.patch(mn.site("decoder", 2), TEXTS[0]).at("last"),
+    "mean": lambda units, model: mn.mean(units, over=TEXTS),
+    "resample": lambda units, model: mn.resample(units, over=TEXTS),
+    "patch": lambda units, model: mn.patch(units, TEXTS[0]).at("last"),
+    "patch from a view": lambda units, model: mn.patch(
+        mn.site("decoder", 2), model.with_(mn.zero(mn.site("decoder", 1))).on(TEXTS[0])
+    ).at("last"),
+    "patch a site": lambda units, model: mn.patch(mn.site("decoder", 2), TEXTS[0]).at("last"),
 }
 
 
@@ -57,14 +60,14 @@ def run(model, edit, text="the tea"):
 @pytest.mark.parametrize("kind", MADE)
 def test_the_second_call_runs_no_reference(kind, model, rows):
     units = some_units(model)
-    first = run(model, MADE[kind](units))
+    first = run(model, MADE[kind](units, model))
     rows.clear()
-    again = run(model, MADE[kind](units))
+    again = run(model, MADE[kind](units, model))
     assert rows == [1]
     torch.testing.assert_close(again, first, atol=0, rtol=0)
     rows.clear()
-    run(model.with_(mn.zero(units)), MADE[kind](units))  # references run without any intervention
-    run(model, MADE[kind](units), "another one")
+    run(model.with_(mn.zero(units)), MADE[kind](units, model))  # references run without any intervention
+    run(model, MADE[kind](units, model), "another one")
     assert sum(rows) - rows.count(1) == 0
 
 
@@ -106,11 +109,11 @@ def tokenizer(model):
 def test_what_is_kept_is_not_given_for_another_state(kind, change, model):
     units = some_units(model)
     units = mn.Units(units.mask)  # of no model, so that they are not refused
-    run(model, MADE[kind](units))
+    run(model, MADE[kind](units, model))
     change(model)
-    found = run(model, MADE[kind](units))
+    found = run(model, MADE[kind](units, model))
     fresh = mn.load(model.module, tokenizer=model.tokenizer)
-    torch.testing.assert_close(found, run(fresh, MADE[kind](units)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, run(fresh, MADE[kind](units, fresh)), atol=1e-5, rtol=0)
 
 
 def test_hooks_keep_nothing_and_clean_values_come_back(model, rows):

@@ -461,20 +461,24 @@ class Executor:
         def compute(read: Read) -> Affine:
             return values_of(one, parts, read, n_stimuli)
 
-        key = None
-        runs = isinstance(one.values, tuple | Source)
-        if runs and worth_keeping(len(one.values), self.module, read_anyway=weights_are_read(self.module)):
-            # One source is for any number of stimuli; several have to fit.
-            sources = n_stimuli if one.kind == "patch" and len(one.values) > 1 else 1
-            if isinstance(one.values, Source):
-                # The digest of a source is that of its model as it is now.
-                key = None if one.values.not_stored else (one.digest, sources)
-            else:
-                prepared = self.encoder.prepare(list(one.values))
-                if (model := self._as_it_is(prepared)) is not None:
-                    contents = tuple(item.content for item in prepared)
-                    key = (one.digest, sources, contents, json.dumps(model, sort_keys=True))
-        return self._machinery.references.of(key, parts, self._read_apart, compute)
+        return self._machinery.references.of(self._key_of(one, n_stimuli), parts, self._read_apart, compute)
+
+    def _key_of(self, one: Intervention, n_stimuli: int) -> tuple[Any, ...] | None:
+        """All that decides the values of an intervention; None where none are kept."""
+        if not isinstance(one.values, tuple | Source):
+            return None
+        if not worth_keeping(len(one.values), self.module, read_anyway=weights_are_read(self.module)):
+            return None
+        # One source is for any number of stimuli; several have to fit.
+        sources = n_stimuli if one.kind == "patch" and len(one.values) > 1 else 1
+        if isinstance(one.values, Source):
+            # The digest of a source is that of its model as it is now.
+            return None if one.values.not_stored else (one.digest, sources)
+        prepared = self.encoder.prepare(list(one.values))
+        model = self._as_it_is(prepared)
+        if model is None:
+            return None
+        return one.digest, sources, tuple(item.content for item in prepared), json.dumps(model, sort_keys=True)
 
     def read_apart(
         self, stimuli: Sequence[Stimulus], layers: Mapping[str, Sequence[int]], tokens: TokenChoice, spare_first: int
