@@ -162,6 +162,42 @@ def test_localize_on_a_view_reads_under_the_intervention_and_has_its_own_entry(t
     assert model.with_(mn.zero(view.top(k=3))).units().count == model.units().count
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "llava_clip", "qwen2_5_vl"])
+@pytest.mark.parametrize("lesioned", [False, True])
+def test_steps_of_a_generation_are_those_of_plain_transformers(name, lesioned):
+    model, family = load(name), build(name)
+    stimulus = stimuli_for(name)[0]
+    edits = [mn.zero(some_units(model, ["decoder"]))] if lesioned else []
+    made = model.generate(stimulus, *edits, max_new_tokens=5, details=True)
+    assert made.text == str(made) == model.generate(stimulus, *edits, max_new_tokens=5)
+    assert made.logits.shape == made.scores.shape == (len(made.ids), made.logits.shape[1])
+    # Greedy decoding takes the likeliest token of each step.
+    assert torch.equal(made.logits.argmax(-1), made.ids)
+    assert len(made.tokens) == len(made.ids)
+    # The logits of the first step are those after the prompt.
+    first = model.run(stimulus, *edits, read=[], logits="last").logits[0]
+    torch.testing.assert_close(made.logits[0], first, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made.logprob, made.logits.log_softmax(-1)[range(len(made.ids)), made.ids])
+    if not lesioned:
+        inputs = encode(family, stimulus.text, stimulus.images())
+        options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+        plain = family.model.generate(**inputs, max_new_tokens=5, **options)
+        torch.testing.assert_close(made.logits, torch.cat(plain.logits), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(made.scores, torch.cat(plain.scores), atol=1e-4, rtol=1e-4)
+
+
+def test_scores_are_those_that_processors_left():
+    model = load("llama")
+    stimuli = stimuli_for("llama")[:2]
+    plain = model.generate(stimuli, max_new_tokens=2, details=True)
+    banned = int(plain[0].ids[0])
+    made = model.generate(stimuli[0], max_new_tokens=2, details=True, suppress_tokens=[banned])
+    assert made.scores[0, banned] == -torch.inf
+    torch.testing.assert_close(made.logits[0], plain[0].logits[0], atol=1e-4, rtol=1e-4)
+    with pytest.raises(mn.InputError, match="`details` must be"):
+        model.generate(stimuli[0], details="yes")
+
+
 # Means
 
 

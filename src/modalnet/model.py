@@ -334,6 +334,7 @@ class Model:
         stimulus: StimuliLike,
         *interventions: Intervention | Sequence[Intervention],
         max_new_tokens: int = 32,
+        details: bool = False,
         **settings: Any,
     ) -> Any:
         """Generate text after a stimulus, with or without interventions, which hold at every step.
@@ -347,6 +348,8 @@ class Model:
             are positions in the prompt, and so is a patch.
         max_new_tokens
             The largest number of tokens to generate; the end token of the model ends the text earlier.
+        details
+            Give the tokens with their logits and scores as well as the text.
         **settings
             For ``generate`` of transformers. Decoding is greedy unless ``do_sample=True``. What only makes it faster or
             slower is set aside, as each pass decides on one token here: ``use_cache``, and prompt lookup and assistant
@@ -355,19 +358,23 @@ class Model:
         Returns
         -------
         str, or list of str for a list
-            The new text, without special tokens.
+            The new text, without special tokens. With ``details`` a :class:`~modalnet.execution.generated.Generated`
+            each: the text, token ids ``[step]``, and logits and scores ``[step, vocab]`` of every step.
 
         Raises
         ------
         InputError
             As for :meth:`run`; a model without an LM head, or that does not generate; a tokenizer that closes every
             text; ``stop_strings``; settings that generate several texts at once; prompt lookup or an assistant model
-            with ``do_sample=True``.
+            with ``do_sample=True``; ``details`` where the class has a ``generate`` of its own that has none.
 
         Examples
         --------
-        >>> mn.load("tiny").generate("The dog", max_new_tokens=3)
+        >>> model = mn.load("tiny")
+        >>> model.generate("The dog", max_new_tokens=3)
         'has the c'
+        >>> model.generate("The dog", max_new_tokens=3, details=True).logits.shape[0]
+        3
         """
         many = not isinstance(stimulus, str) and isinstance(stimulus, Iterable)
         given = as_stimuli(stimulus, "stimulus")
@@ -381,8 +388,10 @@ class Model:
         if settings["do_sample"] is False:
             # What a checkpoint sets for sampling means nothing here, and transformers warns of it.
             settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
-        texts = self._executor.generate(given, interventions, max_new_tokens, settings)
-        return texts if many else texts[0]
+        check_bool("details", details)
+        made = self._executor.generate(given, interventions, max_new_tokens, settings, details=details)
+        found = made if details else [one.text for one in made]
+        return found if many else found[0]
 
     def with_(self, *interventions: Intervention | Sequence[Intervention]) -> Model:
         """Return the model under interventions, as a model that every other function takes.

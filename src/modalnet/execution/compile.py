@@ -172,6 +172,8 @@ class GenerationProgram(Program):
         Blocks that are edited in the pass over the prompt, and in each pass over one new token.
     fed_to, ids
         Where the tokens that are fed to a pass are seen: an envoy, and the name of its input; empty for the only one.
+    details
+        What else comes back of each step: names of fields of what transformers' ``generate`` returns.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +181,7 @@ class GenerationProgram(Program):
     after: Sequence[SiteStep] = ()
     fed_to: Envoy | None = None
     ids: str = ""
+    details: tuple[str, ...] = ()
 
 
 class Compiler:
@@ -243,7 +246,12 @@ class Compiler:
         )
 
     def generation(
-        self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], settings: Mapping[str, Any]
+        self,
+        inputs: Inputs,
+        writes: Sequence[Write],
+        later: Sequence[Write],
+        settings: Mapping[str, Any],
+        details: tuple[str, ...] = (),
     ) -> GenerationProgram:
         """The program of a generation; see :meth:`modalnet.execution.engine.Engine.generate`."""
         # Some models hand their decoder embeddings and let that one generate: there the tokens that are fed to a step
@@ -264,6 +272,7 @@ class Compiler:
             after=self._written(later),
             fed_to=embedding,
             ids="" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
+            details=details,
         )
 
     def head(self) -> Envoy:

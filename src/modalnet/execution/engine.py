@@ -17,6 +17,7 @@ from modalnet.execution import trace
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, output_head
+from modalnet.execution.generated import Continued
 from modalnet.execution.mode import evaluating
 from modalnet.execution.plan import Plan, Write
 from modalnet.execution.reading import Reading, check_layout, decode
@@ -257,8 +258,10 @@ class Engine:
             after = dict(counts)
         return {path: after.get(place, 0) - before.get(place, 0) for path, place in places.items()}
 
-    def generate(self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], **settings: Any) -> list[int]:
-        """Generate after one stimulus, with edits at every step; return the new tokens.
+    def generate(
+        self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], *, details: bool = False, **settings: Any
+    ) -> Continued:
+        """Generate after one stimulus, with edits at every step.
 
         Parameters
         ----------
@@ -268,21 +271,34 @@ class Engine:
             Edits of the pass over the prompt.
         later
             Edits of each pass over one new token: their ``b`` is ``[dims]``, or ``[step, dims]`` with a row per pass.
+        details
+            Whether logits and scores of each step are wanted.
         **settings
             For transformers' ``generate``; ``max_new_tokens`` is needed.
 
         Raises
         ------
+        InputError
+            Where details are wanted and the class has a ``generate`` of its own that does not give them.
         LayoutError
             If a tower holds another number of positions than the edits expect.
         """
         # A step that reads one token is what the edits of a step are made for; without a cache the tokens are the same.
         settings["use_cache"] = True
+        wanted = ("logits", "scores") if details else ()
+        if wanted:
+            settings |= {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
         with evaluating(self.module):
-            (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings)])
+            (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings, wanted)])
         check_layout(saved)
         (tokens,) = saved["tokens"]
-        return list(tokens)
+        steps = [_of_steps(rows) for rows in saved["steps"][0]] if wanted else [None, None]
+        if wanted and any(rows is None or len(rows) != len(tokens) for rows in steps):
+            raise InputError(
+                f"The generate() of {type(self.module).__name__} gives no logits of its steps. Generate without "
+                "details=True; model.run(..., logits=...) and model.score(...) give those of a text that is known."
+            )
+        return Continued(list(tokens), *steps)
 
     def _read(self, programs: Sequence[ForwardProgram], plans: Sequence[Plan]) -> list[Reading]:
         with self._running(programs[0].moved):
@@ -358,6 +374,13 @@ class Engine:
                 f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
                 "skip blocks for text without an image. Read other layers, or use stimuli with an image."
             ) from error
+
+
+def _of_steps(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "step vocab"] | None:
+    """The logits of each step of one text, on the CPU."""
+    import torch
+
+    return torch.cat([row.reshape(1, -1) for row in rows]).cpu() if len(rows) else None
 
 
 def _wrapped(module: torch.nn.Module, envoy: Envoy | None) -> Envoy:

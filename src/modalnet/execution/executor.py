@@ -24,6 +24,7 @@ from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
+from modalnet.execution.generated import Generated
 from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
@@ -648,15 +649,33 @@ class Executor:
         interventions: Sequence[Intervention | Sequence[Intervention]],
         max_new_tokens: int,
         settings: Mapping[str, Any],
-    ) -> list[str]:
-        """The text that the model generates after each stimulus; see :meth:`modalnet.Model.generate`."""
+        *,
+        details: bool = False,
+    ) -> list[Generated]:
+        """What the model generates after each stimulus; see :meth:`modalnet.Model.generate`.
+
+        Without details, logits and scores are empty.
+        """
+        import torch
+
         self.runner.engine.head()
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared)
-        generated = generate(self.runner, prepared, edits, max_new_tokens, settings)
-        return [self.loaded.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in generated]
+        decode, nothing = self.loaded.tokenizer.decode, torch.zeros(0, 0)
+        return [
+            Generated(
+                decode(tokens, skip_special_tokens=True),
+                torch.tensor(tokens),
+                tuple(decode([token]) for token in tokens) if details else (),
+                nothing if logits is None else logits,
+                nothing if scores is None else scores,
+            )
+            for tokens, logits, scores in generate(
+                self.runner, prepared, edits, max_new_tokens, settings, details=details
+            )
+        ]
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from modalnet.execution.reading import LayoutError
 
 if TYPE_CHECKING:
     from modalnet.execution.edits import Edits
+    from modalnet.execution.generated import Continued
     from modalnet.execution.stream import Runner
     from modalnet.inputs.batch import Batch, Encoded, Prepared
 
@@ -21,8 +22,14 @@ _ASSISTANT = ("assistant_model", "assistant_tokenizer")
 
 
 def generate(
-    runner: Runner, prepared: Sequence[Prepared], edits: Edits | None, steps: int, settings: Mapping[str, Any]
-) -> Iterator[list[int]]:
+    runner: Runner,
+    prepared: Sequence[Prepared],
+    edits: Edits | None,
+    steps: int,
+    settings: Mapping[str, Any],
+    *,
+    details: bool = False,
+) -> Iterator[Continued]:
     """Continue each stimulus, one at a time and in order; yield the new tokens.
 
     Parameters
@@ -35,6 +42,8 @@ def generate(
         The largest number of new tokens.
     settings
         For ``generate`` of transformers.
+    details
+        Whether logits and scores of each step are wanted.
 
     Raises
     ------
@@ -46,7 +55,7 @@ def generate(
     alone = _one_by_one(runner, settings)
     for item in encoded_ahead(runner.encoder.encode, prepared):
         runner.encoder.check_open(item)
-        yield _continued(runner, item, edits, steps, alone)
+        yield _continued(runner, item, edits, steps, alone | {"details": details})
 
 
 def _one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,12 +75,12 @@ def _one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _continued(
     runner: Runner, item: Encoded, edits: Edits | None, steps: int, settings: Mapping[str, Any]
-) -> list[int]:
+) -> Continued:
     batch = runner.encoder.collate([item])
     # All ones for a stimulus alone, and not grown with what is generated.
     inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}
 
-    def run(edited: Batch) -> list[int]:
+    def run(edited: Batch) -> Continued:
         writes = edits.writes(edited, runner.layouts.spans, continued=True) if edits else ()
         later = edits.later(edited, runner.layouts.spans, steps) if edits else ()
         return runner.engine.generate(inputs, writes, later, **settings, max_new_tokens=steps)

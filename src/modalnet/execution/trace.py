@@ -334,12 +334,15 @@ def generation(program: GenerationProgram) -> Saved:
                             tracer.stop()  # a pass over one token that reads all of the text again, or another layout
             # A block of its own: the loop waits for one more step until the generation is over.
             with tracer.invoke():
-                made = nnsight.save([])
+                made, steps = nnsight.save([]), nnsight.save([])
                 with contextlib.suppress(OutOfOrderError):  # stopped above
-                    made.append(tracer.result)
+                    result = tracer.result
+                    made.append(getattr(result, "sequences", result))
+                    if program.details:
+                        steps.append([[row.float() for row in getattr(result, name, ())] for name in program.details])
     # Each pass gives one token, the last of which no pass reads.
-    tokens = [getattr(each, "sequences", each)[0, -len(fed) - 1 :].tolist() for each in made]
-    return {"tokens": tokens, "wrong": list(wrong)}
+    tokens = [each[0, -len(fed) - 1 :].tolist() for each in made]
+    return {"tokens": tokens, "steps": list(steps), "wrong": list(wrong)}
 
 
 def at_step(edits: Sequence[Edit], number: int) -> list[Any]:
