@@ -174,7 +174,8 @@ def read_activations(
         if isinstance(tokens, Mapping)
         else tokens
     )
-    choices = choose(given or None, [model.spaces[name] for name in wanted], pictures=pictures)
+    causal = model._executor.is_causal
+    choices = choose(given or None, [model.spaces[name] for name in wanted], pictures=pictures, causal=causal)
     for name, choice in choices.items():
         if choice == "all":
             raise InputError(f'tokens="all" keeps the tokens of {name} apart. Use "mean" to pool over them.')
@@ -306,7 +307,9 @@ def token_statistics(
     names = _reached(model, given, spaces)
     choices: dict[str, TokenChoice] = {
         name: "mean" if choice == "all" else choice
-        for name, choice in choose(tokens, [model.spaces[name] for name in names]).items()
+        for name, choice in choose(
+            tokens, [model.spaces[name] for name in names], causal=model._executor.is_causal
+        ).items()
     }
     prepared = model._executor.encoder.prepare(given, continuations=_one_each(given, continuations))
 

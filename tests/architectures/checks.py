@@ -181,6 +181,7 @@ def states(bench: Bench, stimulus: mn.Stimulus) -> tuple[Any, dict[str, list[tor
         for name, mask in inputs.items():
             # A processor that pads rows of patches says where.
             padded = "mask" in name and tower.name.startswith("vision") and "input_ids" not in inputs
+            padded = padded or (name == "attention_mask" and tower.modality == "text")
             if padded and mask.numel() == len(found[tower.name][0]):
                 found[tower.name] = [state[mask.flatten().bool()] for state in found[tower.name]]
     return output, found

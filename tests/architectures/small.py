@@ -76,6 +76,21 @@ class Small:
         """Whether it is an encoder-decoder model."""
         return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
+    @property
+    def text_length(self) -> int | None:
+        """The number of tokens that transformers' own pipeline pads texts to; None where it does not."""
+        config = getattr(self.model.config, "text_config", None)
+        return config.max_position_embeddings if "siglip" in self.model.config.model_type and config else None
+
+    def _padded(self, made: Tensors) -> Tensors:
+        """A text as long as the model was trained with."""
+        if self.text_length is None:
+            return made
+        around = (0, self.text_length - made["input_ids"].shape[1])
+        mask = torch.nn.functional.pad(torch.ones_like(made["input_ids"]), around)
+        ids = torch.nn.functional.pad(made["input_ids"], around, value=self.tokenizer.pad_token_id)
+        return {**made, "input_ids": ids, "attention_mask": mask}
+
     def _look(self, images: Sequence[Any]) -> Tensors:
         return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
 
@@ -89,11 +104,11 @@ class Small:
             if "mm_token_type_ids" in inspect.signature(self.model.forward).parameters:
                 here = made["input_ids"] == image_token_id(self.model.config)
                 made.setdefault("mm_token_type_ids", here.long())
-            return {name: value for name, value in made.items() if name != "labels"}
+            return self._padded({name: value for name, value in made.items() if name != "labels"})
         made = dict(self.tokenizer([text], return_tensors="pt"))
         if "bbox" in inspect.signature(self.model.forward).parameters:
             made["bbox"] = torch.zeros(*made["input_ids"].shape, 4, dtype=torch.long)
-        return made
+        return self._padded(made)
 
     @property
     def start(self) -> int:
@@ -217,7 +232,7 @@ def _prefix(model: Any) -> int:
         towers = find_towers(model)
     except InputError:
         return 0
-    return towers["vision"].n_prefix if "vision" in towers else 0
+    return int(towers["vision"].has_cls) + towers["vision"].n_registers if "vision" in towers else 0
 
 
 def _numbers(output: Any) -> torch.Tensor:

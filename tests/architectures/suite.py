@@ -23,13 +23,15 @@ from transformers.models.auto import modeling_auto as auto
 
 from modalnet.errors import InputError
 
-from .checks import CHECKS, Bench, repeats
+from .checks import CHECKS as GENERAL, Bench, repeats
 from .real import NoProcessorError
 from .small import NotBuiltError, Small, build, with_processor
+from .token_checks import TOKEN_CHECKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 IMAGE_TEXT = "Images and text to text"
 TEXT = "Text"
+CHECKS = GENERAL | TOKEN_CHECKS
 COMMAND = "PYTHONPATH=tests python -m architectures"
 
 INTRO = """# Architectures

@@ -154,10 +154,20 @@ class ForwardProgram(Program):
 
 @dataclass
 class EntranceProgram(Program):
-    """A pass up to a block, for what enters it."""
+    """A pass up to a block, for what enters it.
+
+    Attributes
+    ----------
+    block, form
+        The block, and how its input is laid out.
+    sources, groups
+        Parameters, and groups of positions: which of the ones each of the others depends on.
+    """
 
     block: Envoy | None = None
     form: Form = (0, 1, False, True)
+    sources: Sequence[torch.Tensor] = ()
+    groups: Sequence[Int[torch.Tensor, " position"]] = ()
 
 
 @dataclass

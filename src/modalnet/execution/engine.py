@@ -26,7 +26,7 @@ from modalnet.execution.turns import claim, turn
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from nnsight import Envoy
 
     from modalnet.execution.backends.protocol import Backend
@@ -218,6 +218,41 @@ class Engine:
             (saved,) = self.backend.run(self.envoy, [self.compiler.entrance(inputs, tower, plan)])
         entering: torch.Tensor = saved["entering"][0].cpu()
         return entering
+
+    def depends(
+        self,
+        inputs: Inputs,
+        tower: Tower,
+        plan: Plan,
+        sources: Sequence[torch.nn.Parameter],
+        groups: Sequence[Int[torch.Tensor, " position"]],
+    ) -> list[list[bool]]:
+        """For each group of positions at the input of a tower's first block, which of some parameters it depends on.
+
+        No parameter's gradient is touched. The weights must be here.
+
+        Parameters
+        ----------
+        inputs, tower, plan
+            As for :meth:`entering`.
+        sources
+            The parameters, of floats.
+        groups
+            Flat positions.
+        """
+        program = self.compiler.entrance(inputs, tower, plan)
+        program.body, program.sources, program.groups = trace.dependence, sources, groups
+        frozen = [source for source in sources if not source.requires_grad]
+        try:
+            for source in frozen:
+                source.requires_grad_(True)
+            with self._running(inputs):
+                (saved,) = self.backend.run(self.envoy, [program])
+        finally:
+            for source in frozen:
+                source.requires_grad_(False)
+        depends: list[list[bool]] = saved["depends"]
+        return depends
 
     def visits(self, inputs: Inputs, root: str, paths: Sequence[str]) -> dict[str, int]:
         """How many times one forward pass, run to its end, comes through each of some modules.

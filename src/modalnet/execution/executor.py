@@ -21,6 +21,7 @@ from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
+from modalnet.execution.causality import known_causality
 from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
@@ -332,6 +333,11 @@ class Executor:
         """Whether stimuli are pictures without a text that have tokens of their own in the decoder."""
         return self.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
 
+    def is_causal(self, tower: Tower) -> bool:
+        """Whether a tower's last token has attended to all others; see :mod:`modalnet.execution.causality`."""
+        known = known_causality(tower, self.encoder)
+        return self.runner.layouts.causality.is_causal(tower) if known is None else known
+
     def reached_spaces(self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None = None) -> list[str]:
         """Names of those of some spaces whose tower every one of the stimuli reaches; None for the residual streams."""
         reached = self.reached(stimuli)
@@ -545,7 +551,9 @@ class Executor:
         if logits is not None:
             self.runner.engine.head()
         sites = choose_sites(self.spaces, read, self.reached(stimuli))
-        choices = choose_for_each(tokens, [site.space for site in sites], pictures=self.are_pictures(stimuli))
+        choices = choose_for_each(
+            tokens, [site.space for site in sites], pictures=self.are_pictures(stimuli), causal=self.is_causal
+        )
         _check_one_each(choices, len(stimuli))
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared, batch_size)

@@ -16,16 +16,20 @@ block has a different number of positions than the first; from then on, the towe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from modalnet._warnings import warn
 from modalnet.errors import InputError, RemoteError
+from modalnet.execution.causality import Causality, two_endings
 from modalnet.execution.engine import Engine
+from modalnet.execution.image_padding import Share, filled
+from modalnet.execution.image_tokens import ImageTokens
 from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.reading import LayoutError
+from modalnet.execution.text_padding import TextPadding
 from modalnet.inputs.batch import Batch, Encoded, TextTokens
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span
@@ -34,20 +38,6 @@ from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of a vision tower's activations that one stimulus occupies: rows of tokens, and their shape."""
-
-    rows: int
-    tokens: int
-    shape: tuple[int, ...]
-
-    @property
-    def positions(self) -> int:
-        """Number of positions."""
-        return self.rows * self.tokens
 
 
 class Layouts:
@@ -63,12 +53,15 @@ class Layouts:
         self.engine = engine
         self.encoder = encoder
         self.towers = towers
+        self.image_tokens = ImageTokens(engine, encoder)
+        self.text_padding = TextPadding(engine, encoder, towers, self._remembered)
+        self.causality = Causality(engine, encoder, towers, self._remembered)
         self._shares: dict[Any, Share] = {}
         self._together: dict[Any, bool] = {}
         self._stacked: dict[Any, int] = {}
         self._beside: dict[Any, int] = {}
+        self._beside_seen: dict[Any, torch.Tensor] = {}
         self._in_front: dict[str, bool] = {}
-        self._ordered: set[Any] = set()
         self._looked_at: set[str] = set()  # towers checked for blocks that run more than once
         self._merging: dict[str, tuple[int, ...]] = {}  # per measured tower, the first block of each stage
         self._alone = False
@@ -139,19 +132,52 @@ class Layouts:
         if self.towers[tower].modality == "text":
             tokens, width = batch.tokens_in(tower)
             extra, in_front = self.patches_beside(batch, tower)
-            spans = [_text_span(one, width, extra, in_front=in_front) for one in tokens]
+            seen = [self._seen_beside(item, tower, extra, in_front=in_front) for item in batch.items] if extra else []
+            spans = [
+                _text_span(one, width, seen[place] if extra else None, in_front=in_front)
+                for place, one in enumerate(tokens)
+            ]
             return spans, len(batch.items) * (width + extra)
         spans, offset = [], 0
-        prefix = self.towers[tower].n_prefix
         for item in batch.items:
             share = self.share(item, tower, layer)
-            there, clear = _filled(item, share, prefix)
-            place = torch.arange(share.positions)[there] % share.tokens
-            cls = (place == 0).nonzero().flatten() if self.towers[tower].has_cls else None
+            there, clear = filled(item, share, partial(self._changing, item, tower, share))
             index = offset + torch.arange(share.positions)[there]
-            spans.append(Span(index, image=place >= prefix, cls=cls, clear=clear))
+            measured = partial(self._with_tokens, Span(index, clear=clear), item, tower, share, there)
+            spans.append(Span(index, clear=clear, measured=measured))
             offset += share.positions
         return spans, offset
+
+    def _with_tokens(  # noqa: PLR0917
+        self, span: Span, item: Encoded, tower: str, share: Share, there: torch.Tensor, kind: str
+    ) -> Span:
+        """The span of a stimulus in an image tower with its image tokens or class tokens, of those that are there."""
+        changing = self._changing(item, tower, share)
+        if kind == "image":
+            return replace(span, image=changing[there])
+        if bool(changing.all()):
+            return span
+        cls = self.image_tokens.class_token(item, self.towers[tower], share.tokens, there)
+        return replace(span, cls=cls[there].nonzero().flatten())
+
+    def _changing(self, item: Encoded, tower: str, share: Share) -> torch.Tensor:
+        """Which positions of a stimulus in an image tower are tokens of its images, ``[position]``.
+
+        Raises
+        ------
+        InputError
+            If there are others, and blocks have other positions than their input: merged patches, or windows.
+        """
+        changing = self.image_tokens.changing(item, self.towers[tower])
+        if len(changing) == share.positions:
+            return changing
+        if not bool(changing.all()):
+            raise InputError(
+                f"which tokens of the {tower} tower of {self.encoder.loaded.name} are image tokens cannot be "
+                f"determined: its blocks have {share.positions} positions, and {len(changing)} enter the first of "
+                'them. Choose tokens by index, or "mean".'
+            )
+        return changing[:1].expand(share.positions)
 
     def token_ids(self, batch: Batch, tower: str) -> list[torch.Tensor]:
         """The token ids of each stimulus in a text tower, in order; -1 for image patches, which have no token id."""
@@ -161,6 +187,18 @@ class Layouts:
         patches = torch.full((extra,), -1)
         found = [one.ids for one in batch.tokens_in(tower)[0]]
         return [torch.cat([patches, ids] if in_front else [ids, patches]) for ids in found] if extra else found
+
+    def _seen_beside(self, item: Encoded, tower: str, extra: int, *, in_front: bool) -> torch.Tensor:
+        """Which of the positions that a text tower has besides the text change with the images, ``[position]``."""
+        import torch
+
+        key = (tower, item.kind, item.signature)
+        if key not in self._beside_seen:
+            changing = self.image_tokens.changing(item, self.towers[tower])
+            beside = changing[:extra] if in_front else changing[item.n_tokens :]
+            known = len(changing) == item.n_tokens + extra and bool(beside.any())
+            self._beside_seen[key] = beside if known else torch.ones(extra, dtype=torch.bool)
+        return self._beside_seen[key]
 
     def patches_beside(self, batch: Batch, tower: str) -> tuple[int, bool]:
         """How many image patches each row of a text tower has besides the text, and whether they precede the text."""
@@ -182,57 +220,6 @@ class Layouts:
             self._in_front[tower] = self._text_is_last(first, tower)
         return extra, self._in_front[tower]
 
-    def keep_order(self, item: Encoded) -> None:
-        """Make sure that attention is causal over a continuation, choosing the token type for which it is.
-
-        Raises
-        ------
-        InputError
-            If attention is bidirectional for every token type: a token's probability would then depend on the token.
-        """
-        typed = "token_type_ids" in item.inputs
-        if item.kind in self._ordered or item.prepared.written or not (typed or self._may_look_ahead):
-            return
-        for kept in (None, 1, 0) if typed else (None,):
-            if kept is not None:
-                self.encoder.collator.suffix_type[item.kind] = kept
-            if not self._looks_ahead(item):
-                self._ordered.add(item.kind)
-                return
-        self.encoder.collator.suffix_type.pop(item.kind, None)
-        raise InputError(
-            f"{self.encoder.loaded.name} attends to text bidirectionally, so the tokens of a continuation would see "
-            "themselves. Scoring continuations requires a model with causal attention."
-        )
-
-    @cached_property
-    def _may_look_ahead(self) -> bool:
-        """Whether an attention module of the text tower declares that it is not causal."""
-        parts = (part for block in self.towers[self.encoder.text_tower].blocks for part in block.modules())
-        return any(getattr(part, "is_causal", True) is False for part in parts)
-
-    def _looks_ahead(self, item: Encoded) -> bool:
-        """Whether the logits that predict the last token change with that token."""
-        import torch
-
-        found = []
-        for ids in self._two_endings(item):
-            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
-            (span,), total = self.head_spans(batch)
-            reading = self.engine.run(
-                batch.inputs, Plan((), span.index[-2:-1], n_text_positions=total, root=batch.root)
-            )
-            assert reading.logits is not None
-            found.append(reading.logits)
-        return not torch.allclose(found[0], found[1], atol=1e-3, rtol=1e-3)
-
-    def _two_endings(self, item: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        """The token ids of a stimulus, and the same ids with a different last token."""
-        ids = item.inputs["input_ids"]
-        other = ids.clone()
-        other[0, -1] = 0 if int(other[0, -1]) else 1
-        return ids, other
-
     def _text_is_last(self, item: Encoded, tower: str) -> bool:
         """Whether the last text token is at the end of its row, rather than where it would be without patches.
 
@@ -242,8 +229,8 @@ class Layouts:
             If it is at neither position.
         """
         rows = []
-        for ids in self._two_endings(item):
-            batch = self.encoder.collate([replace(item, inputs={**item.inputs, "input_ids": ids})])
+        for ending in two_endings(item):
+            batch = self.encoder.collate([ending])
             rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
         changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
         if changed not in ([len(rows[0]) - 1], [item.n_tokens - 1]):
@@ -330,6 +317,11 @@ class Layouts:
         towers
             The towers that are read.
         """
+        groups = self._groups(items, towers)
+        return [part for group in groups for part in ([group] if self.text_padding.fits(group) else _by_length(group))]
+
+    def _groups(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
+        """Stimuli whose images may share a batch."""
         if len(items) < 2 or not items[0].n_images:
             return [[item] for item in items] if self._alone else [list(items)]
         first = items[0]
@@ -401,46 +393,28 @@ class Layouts:
         return {name: reading.activations[name][0] for name in ordered}, reading.shapes, batch
 
 
-def _filled(item: Encoded, share: Share, prefix: int) -> tuple[torch.Tensor, bool]:
-    """Which positions of a stimulus in a vision tower are not padding, and whether that is known.
+def _by_length(items: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Stimuli of one length of text each, in the order in which the lengths come."""
+    parts: dict[int, list[Encoded]] = {}
+    for item in items:
+        parts.setdefault(item.n_tokens, []).append(item)
+    return list(parts.values())
 
-    A processor that pads images within their rows marks the padding in a mask over pixels or patches.
-    """
+
+def _text_span(tokens: TextTokens, width: int, beside: torch.Tensor | None, *, in_front: bool) -> Span:
+    """The span of a text; ``beside`` tells of the positions besides the text which of them are image tokens."""
     import torch
 
-    everything = torch.ones(share.positions, dtype=torch.bool)
-    for mask in item.vision_masks:
-        if mask.dim() == 2 and tuple(mask.shape) == (share.rows, share.tokens):
-            return mask.bool().flatten(), True
-        if mask.dim() < 3 or min(mask.shape[-2:]) < 2:
-            return everything, False
-        tiles = mask.reshape(-1, *mask.shape[-2:]).bool()
-        tiles = tiles[tiles.flatten(1).any(1)]  # tiles that only pad a batch never reach the tower
-        if bool(tiles.all()) and len(tiles) == share.rows:
-            continue
-        height, width = tiles.shape[-2:]
-        side = round((height * width / max(share.tokens - prefix, 1)) ** 0.5)
-        cells = (height // max(side, 1)) * (width // max(side, 1))
-        if side < 1 or len(tiles) != share.rows or cells != share.tokens - prefix:
-            return everything, False
-        patches = tiles.unfold(1, side, side).unfold(2, side, side).flatten(3).any(-1).flatten(1)
-        prefixed = torch.cat([torch.ones(share.rows, prefix, dtype=torch.bool), patches], dim=1)
-        return prefixed.flatten(), True
-    return everything, True
-
-
-def _text_span(tokens: TextTokens, width: int, extra: int, *, in_front: bool) -> Span:
-    import torch
-
+    extra = 0 if beside is None else len(beside)
     row = tokens.row * (width + extra)
     index = row + (extra if in_front else 0) + tokens.start + torch.arange(tokens.length)
     text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
     image = tokens.image
-    if extra:
+    if beside is not None:
         patches = row + (0 if in_front else width) + torch.arange(extra)
-        there = torch.ones(extra, dtype=torch.bool)
+        none, nowhere = torch.zeros_like(beside), torch.zeros_like(text)
         index = torch.cat([patches, index] if in_front else [index, patches])
-        text = torch.cat([~there, text] if in_front else [text, ~there])
-        image = ~text
+        image = torch.cat([beside, nowhere] if in_front else [nowhere, beside])
+        text = torch.cat([none, text] if in_front else [text, none])
     cls = tokens.cls + (extra if in_front else 0) if tokens.cls is not None else None
     return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet.errors import ModalnetError
+from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.batching import BatchLimit, batches, halves
 from modalnet.execution.cells import Outcome, State
 from modalnet.execution.edits import Edits
@@ -93,6 +94,8 @@ def read_gradients(  # noqa: PLR0917
     towers = list(dict.fromkeys(space.tower.name for space in spaces))
     encoded = [runner.encoder.encode(item) for item in sorted(prepared, key=lambda item: item.order)]
     for items in batches(encoded, lambda item: item, limit):
+        if any(item.prepared.n_scored for item in items):
+            runner.layouts.causality.keep_order(items[0])
         waiting = deque(side_by_side(runner.layouts, items, towers))
         while waiting:
             group = waiting.popleft()
@@ -139,10 +142,15 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
     batch = runner.encoder.collate([encoded])
     (span,), _ = runner.layouts.spans(batch, tower)
     count = len(span.index) - encoded.prepared.scored_in(tower)
-    image = np.zeros(count, dtype=bool) if span.image is None else span.image.numpy()[:count]
+    marked, placed = span.image, span.cls
+    if span.measured is not None:
+        marked = span.measured("image").image
+        with contextlib.suppress(InputError):  # which of the learned tokens is the class token may not be known
+            placed = span.measured("cls").cls
+    image = np.zeros(count, dtype=bool) if marked is None else marked.numpy()[:count]
     cls = np.zeros(count, dtype=bool)
-    if span.cls is not None:
-        cls[span.cls.numpy()] = True
+    if placed is not None:
+        cls[placed.numpy()] = True
     is_text = runner.layouts.towers[tower].modality == "text"
     ids = runner.layouts.token_ids(batch, tower)[0][:count].tolist() if is_text else []
     numbers = np.cumsum(image)

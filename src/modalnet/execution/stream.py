@@ -184,7 +184,7 @@ class Runner:
         encoded = encoded_ahead(self.encoder.encode, sorted(prepared, key=lambda item: item.order))
         for items in batches(encoded, lambda item: item, limit):
             if readout.logits == "score":
-                self.layouts.keep_order(items[0])
+                self.layouts.causality.keep_order(items[0])
             yield from self.layouts.group(items, towers)
 
     def _whole(

@@ -305,6 +305,31 @@ def entrance(program: EntranceProgram) -> Saved:
     return {"entering": list(entering), "wrong": []}
 
 
+def dependence(program: EntranceProgram) -> Saved:
+    """One pass up to a block, for which of some parameters each group of positions of its input depends on."""
+    import nnsight
+    import torch
+
+    block: Any = program.block
+    form, steps, sources, groups = program.form, program.steps, program.sources, program.groups
+    with torch.enable_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
+        depends = nnsight.save([])
+        for step in steps:
+            step.module.skip(step.instead)
+        placed = by_position(block.input, form)
+        flat = placed.reshape(-1, placed.shape[-1]).float()
+        # The sum over a normalized vector does not depend on anything; one with uneven factors does.
+        uneven = torch.linspace(-1, 1, flat.shape[-1], device=flat.device).cos().cumsum(0).sin()
+        for group in groups:
+            gradients: Any = [None] * len(sources)
+            if flat.requires_grad:
+                value = (flat[group.to(flat.device)] * uneven).sum()
+                gradients = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
+            depends.append([gradient is not None and bool((gradient != 0).any()) for gradient in gradients])
+        tracer.stop()
+    return {"depends": list(depends), "wrong": []}
+
+
 def generation(program: GenerationProgram) -> Saved:
     """One generation, with edits of the prompt and of every new token."""
     import contextlib

@@ -146,7 +146,8 @@ def token_choices(
 ) -> dict[str, TokenChoice]:
     """Choose the tokens that activations are pooled over, as :func:`modalnet.localize` does."""
     pictures = model._executor.are_pictures(stimuli)
-    choices = choose(tokens, [model.spaces[name] for name in layers], pictures=pictures)
+    spaces = [model.spaces[name] for name in layers]
+    choices = choose(tokens, spaces, pictures=pictures, causal=model._executor.is_causal)
     for space, choice in choices.items():
         if choice == "all":
             raise InputError(

@@ -126,10 +126,13 @@ class Encoded:
         Where it comes from.
     inputs
         Model inputs by name.
+    own
+        First and number of the tokens of its text, where padding that the model attends to stands beside them.
     """
 
     prepared: Prepared
     inputs: dict[str, Any]
+    own: tuple[int, int] | None = None
 
     @property
     def index(self) -> int:

@@ -57,6 +57,10 @@ class Collator:
         self.sees = sees
         self.dual = dual
         self.padding_side = padding_side
+        #: Whether the user chose the side.
+        self.chosen = False
+        #: Per kind of stimulus, the side where it is not that: on the other one padding changes what is computed.
+        self.sides: dict[Any, Literal["right", "left"]] = {}
         #: Per kind of stimulus, the token type with which tokens of a continuation look back only, where it matters.
         self.suffix_type: dict[Any, int] = {}
         self._parameters = parameters
@@ -64,13 +68,14 @@ class Collator:
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Put encoded stimuli into one batch.
 
-        Text fields are padded on ``padding_side``. Other fields are concatenated along their first dimension; where
-        their other dimensions differ (tiles, canvas size) they are padded with zeros at the end, as processors do.
+        Text fields are padded on the right, unless told or measured otherwise (:meth:`side`). Other fields are
+        concatenated along their first dimension; where their other dimensions differ (tiles, canvas size) they are
+        padded with zeros at the end, as processors do.
         """
         import torch
 
         lengths = [item.n_tokens for item in items]
-        width = max(lengths)
+        width, side = max(lengths), self.side(items)
         inputs: dict[str, Any] = {}
         written: tuple[TextTokens, ...] = ()
         written_width = max(len(item.prepared.written) for item in items)
@@ -88,7 +93,7 @@ class Collator:
                 ]
             if is_text_field(name, first, items[0].inputs):
                 fill = self.pad_id if name == "input_ids" else 0
-                inputs[name] = torch.cat([self._pad_text(value, width, fill) for value in values])
+                inputs[name] = torch.cat([_pad_text(value, width, fill, side) for value in values])
             else:
                 inputs[name] = torch.cat(_to_one_shape(values))
         if width == 0:
@@ -96,8 +101,8 @@ class Collator:
             return Batch(tuple(items), inputs, (), 0, root, written, written_width)
         if "attention_mask" not in inputs:
             ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
-            inputs["attention_mask"] = torch.cat([self._pad_text(one, width, 0) for one in ones])
-        if self.padding_side == "left" and min(lengths) < width and self._takes_positions and items[0].n_images == 0:
+            inputs["attention_mask"] = torch.cat([_pad_text(one, width, 0, side) for one in ones])
+        if side == "left" and min(lengths) < width and self._takes_positions and items[0].n_images == 0:
             # Learned absolute positions would count the padding; rotary ones do not mind either way.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         root = self.towers["encoder"].root if self.dual and items[0].n_images == 0 else ""
@@ -123,7 +128,8 @@ class Collator:
             # Some processors pad a single text to a fixed length (SigLIP); what they mask is not the stimulus' own.
             first = int(own.nonzero()[0]) if own is not None else 0
             length = int(own.sum()) if own is not None else len(ids)
-            shift = 0 if self.padding_side == "right" else width - len(ids)
+            first, length = item.own or (first, length)
+            shift = 0 if self.side(items) == "right" else width - len(ids)
             span = ids[first : first + length]
             image = span == self.image_token_id if self.image_token_id is not None and item.n_images else None
             marked = item.inputs.get("image_embeds_position_mask")
@@ -135,14 +141,9 @@ class Collator:
             tokens.append(TextTokens(row, shift + first, length, image, cls, span))
         return tuple(tokens)
 
-    def _pad_text(self, value: torch.Tensor, width: int, fill: int) -> torch.Tensor:
-        import torch
-
-        missing = width - value.shape[1]
-        if not missing:
-            return value
-        padding = torch.full((value.shape[0], missing, *value.shape[2:]), fill, dtype=value.dtype)
-        return torch.cat([value, padding] if self.padding_side == "right" else [padding, value], dim=1)
+    def side(self, items: Sequence[Encoded]) -> Literal["right", "left"]:
+        """On which side the texts of a batch are padded."""
+        return self.sides.get(items[0].kind, self.padding_side)
 
     @cached_property
     def pad_id(self) -> int:
@@ -156,6 +157,16 @@ class Collator:
     @cached_property
     def _takes_positions(self) -> bool:
         return not self.sees and "position_ids" in self._parameters
+
+
+def _pad_text(value: torch.Tensor, width: int, fill: int, side: Literal["right", "left"]) -> torch.Tensor:
+    import torch
+
+    missing = width - value.shape[1]
+    if not missing:
+        return value
+    padding = torch.full((value.shape[0], missing, *value.shape[2:]), fill, dtype=value.dtype)
+    return torch.cat([value, padding] if side == "right" else [padding, value], dim=1)
 
 
 def _ending_in(value: torch.Tensor, count: int, end: int) -> torch.Tensor:

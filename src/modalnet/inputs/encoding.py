@@ -23,6 +23,7 @@ from modalnet.inputs.collating import Collator
 from modalnet.inputs.continuations import Continuation, Continuations
 from modalnet.inputs.prompts import Prompt, Prompts
 from modalnet.inputs.tokens import added_ids, tokenizer_turn
+from modalnet.inputs.trained_length import TrainedLength
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ class Encoder:
             dual=self.dual,
             padding_side=padding_side,
         )
+        self.trained_length = TrainedLength(loaded, towers["encoder"] if self.dual else None, self.collator.pad_id)
 
     @property
     def _tokenizes(self) -> Any:
@@ -102,7 +104,8 @@ class Encoder:
 
     @padding_side.setter
     def padding_side(self, side: Literal["right", "left"]) -> None:
-        self.collator.padding_side = side
+        self.collator.padding_side, self.collator.chosen = side, True
+        self.collator.sides.clear()
 
     # -- preparing ---------------------------------------------------------------------------------------------------
 
@@ -313,7 +316,7 @@ class Encoder:
                 inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
             if "bbox" in self._parameters:  # places of words on a page, which a text by itself has not
                 inputs["bbox"] = torch.zeros(*inputs["input_ids"].shape, 4, dtype=torch.long)
-            return Encoded(prepared, {**inputs, **written})
+            return self.trained_length.fill(Encoded(prepared, {**inputs, **written}))
         images = prepared.stimulus.images()
         try:
             if prepared.prompt is None:
@@ -340,7 +343,7 @@ class Encoder:
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         if "input_ids" in made:
             self._check_known(made["input_ids"].flatten().tolist(), prepared.stimulus.label)
-        return encoded
+        return self.trained_length.fill(encoded)
 
     @cached_property
     def _wants_token_types(self) -> bool:

@@ -23,7 +23,7 @@ list of these  one choice of indices, slice or mask for each stimulus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
     from modalnet.models.sites import Space
+    from modalnet.models.towers import Tower
 
 NAMES = ("last", "mean", "all", "image", "text", "cls")
 EXPECTED = f"{', '.join(map(repr, NAMES))} or indices such as [0, -1], a slice or a mask"
@@ -97,6 +98,8 @@ class Span:
         Offsets of its class tokens among them; None where there are none.
     clear
         Whether padding among the positions is known; False where a processor pads in a way that is not understood.
+    measured
+        From ``"image"`` or ``"cls"`` to the same span with these tokens, where finding them takes a measurement.
     """
 
     index: Int[torch.Tensor, " token"]
@@ -104,6 +107,7 @@ class Span:
     text: Bool[torch.Tensor, " token"] | None = None
     cls: Int[torch.Tensor, " row"] | None = None
     clear: bool = True
+    measured: Callable[[str], Span] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,19 +130,31 @@ class TokenRow:
         return len(self.names)
 
 
-def choose_for_each(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> dict[str, StimulusTokens]:
+def choose_for_each(
+    tokens: Any,
+    spaces: Iterable[Space],
+    *,
+    pictures: bool = False,
+    causal: Callable[[Tower], bool] | None = None,
+) -> dict[str, StimulusTokens]:
     """As :func:`choose`, and a choice may be a list with the tokens of each stimulus by itself."""
     listed = list(spaces)
     given: Mapping[str, Any] = tokens if isinstance(tokens, Mapping) else {space.name: tokens for space in listed}
     apart = {name: check_choices(one) for name, one in given.items() if _is_per_stimulus(one)}
     # What stands for these is checked by its keys alone.
     plain = {name: "all" if name in apart else one for name, one in given.items() if one is not None}
-    chosen = choose(plain or None, listed, pictures=pictures)
+    chosen = choose(plain or None, listed, pictures=pictures, causal=causal)
     names = {space.name: space.name if space.name in given else space.tower.name for space in listed}
     return {name: apart.get(names[name], choice) for name, choice in chosen.items()}
 
 
-def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> dict[str, TokenChoice]:
+def choose(
+    tokens: Any,
+    spaces: Iterable[Space],
+    *,
+    pictures: bool = False,
+    causal: Callable[[Tower], bool] | None = None,
+) -> dict[str, TokenChoice]:
     """The token choice for each space.
 
     Parameters
@@ -151,6 +167,8 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
     pictures
         The stimuli are pictures without a text, and have tokens of their own in the decoder; its default is then
         ``"image"``.
+    causal
+        Whether the attention of a tower is causal, where that is known better than by the tower's name.
 
     Raises
     ------
@@ -159,27 +177,33 @@ def choose(tokens: Any, spaces: Iterable[Space], *, pictures: bool = False) -> d
     """
     listed = list(spaces)
     if isinstance(tokens, Mapping):
-        known = {name for space in listed for name in (space.name, space.tower.name)}
+        names = [(space.name, space.tower.name) for space in listed]
+        known = {name for pair in names for name in pair}
         unknown = sorted(set(tokens) - known)
         if unknown:
             read = ", ".join(space.name for space in listed)
             raise InputError(f"`tokens` must have keys among what is read ({read}), got {unknown[0]!r}.")
-        of_tower = {
-            space.name: tokens.get(space.tower.name, default_choice(space, pictures=pictures)) for space in listed
+        given = {name: tokens[key] for name, tower in names for key in (tower, name) if key in tokens}
+        return {
+            space.name: check_choice(given[space.name])
+            if space.name in given
+            else default_choice(space, pictures=pictures, causal=causal)
+            for space in listed
         }
-        return {space.name: check_choice(tokens.get(space.name, of_tower[space.name])) for space in listed}
     if tokens is None:
-        return {space.name: default_choice(space, pictures=pictures) for space in listed}
+        return {space.name: default_choice(space, pictures=pictures, causal=causal) for space in listed}
     return {space.name: check_choice(tokens) for space in listed}
 
 
-def default_choice(space: Space, *, pictures: bool = False) -> TokenChoice:
+def default_choice(
+    space: Space, *, pictures: bool = False, causal: Callable[[Tower], bool] | None = None
+) -> TokenChoice:
     """The tokens that a space is read at where none are named.
 
     A decoder gathers a text at its last token, and other towers spread what they read over all tokens. The last token
     of pictures without a text may be a corner of the picture, or the chat template's.
     """
-    if not space.tower.is_decoder:
+    if not (space.tower.is_decoder if causal is None else causal(space.tower)):
         return "mean"
     return "image" if pictures else "last"
 
@@ -305,6 +329,8 @@ def _select(  # noqa: PLR0911  # one kind of choice after another
         return own[list(choice)]
     if ":" in choice:
         return own[_written(choice, len(own), tower=tower, label=label)]
+    if choice in ("image", "cls") and span.measured is not None:
+        span = span.measured(choice)
     if choice == "cls":
         if span.cls is None or len(span.cls) == 0:
             raise InputError(f'tokens="cls": the {tower} tower has no class token for stimulus {label}.')

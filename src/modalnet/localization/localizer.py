@@ -242,7 +242,8 @@ def localize(  # the options are documented once, here
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
     pictures = model._executor.are_pictures(contrast.stimuli)
-    choices = choose(reading.tokens, [model.spaces[name] for name in names], pictures=pictures)
+    spaces = [model.spaces[name] for name in names]
+    choices = choose(reading.tokens, spaces, pictures=pictures, causal=model._executor.is_causal)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(

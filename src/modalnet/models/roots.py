@@ -43,7 +43,7 @@ def tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     if text is None or id(text) not in paths or not any(module_lists(text)):  # some call their LM head a decoder
         text = module
     if text is not roots.get("vision"):
-        generates = _ask(module, "can_generate") or _is_language_model(getattr(reader(module, text), "config", None))
+        generates = writes(module, reader(module, text))
         roots["decoder" if generates or _is_causal(text, roots) else "encoder"] = text
     return roots
 
@@ -141,6 +141,11 @@ def reader(module: Any, root: Any) -> Any:
     return found
 
 
+def writes(module: Any, text: Any) -> bool:
+    """Whether a model generates text, or its text tower is that of a class that does."""
+    return bool(_ask(module, "can_generate")) or _is_language_model(getattr(text, "config", None))
+
+
 def _is_language_model(config: Any) -> bool:
     """Whether transformers registers a config for causal language modelling and not for masked language modelling."""
     from transformers.models.auto import modeling_auto
@@ -151,9 +156,9 @@ def _is_language_model(config: Any) -> bool:
 
 
 def _is_causal(text: Any, roots: dict[str, Any]) -> bool:
-    """Whether a text tower reads from left to right; its attention modules know."""
+    """Whether a text tower reads from left to right, as far as its attention modules or its config say."""
     if "encoder" in roots:
         return True  # the encoder is known, so what is left is the decoder
     skipped = {id(sub) for root in roots.values() if root is not text for sub in root.modules()}
     flags = {bool(sub.is_causal) for sub in text.modules() if hasattr(sub, "is_causal") and id(sub) not in skipped}
-    return flags != {False}
+    return flags != {False} if flags else bool(getattr(getattr(text, "config", None), "is_decoder", False))

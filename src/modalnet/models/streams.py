@@ -1,4 +1,4 @@
-"""The residual stream of a tower: its width, how many streams run side by side, and what comes before the patches."""
+"""The residual stream of a tower: its width, how many streams run side by side, and tokens that parameters hold."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _REGISTERS = re.compile(r"^register_?tokens?$")
 
 
 def prefix_tokens(root: Any, inside_blocks: set[int]) -> tuple[bool, int]:
-    """Class and register tokens of a vision tower: they are parameters of its embeddings, outside the blocks."""
+    """Class and register tokens of a vision tower, by the names of parameters of its embeddings, outside the blocks."""
     has_cls, n_registers = False, 0
     for sub in root.modules():
         if id(sub) in inside_blocks:

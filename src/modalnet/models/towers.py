@@ -45,7 +45,8 @@ class Tower:
     root
         Module path of the submodule that holds the tower (``""`` for the model itself).
     has_cls, n_registers
-        Whether the sequence starts with a class token, and how many register tokens follow it (vision towers).
+        Whether a vision tower has a parameter that is called a class token, and how many registers others hold. Where
+        these tokens are is measured, not known from here.
     streams, streams_first
         How many residual streams the blocks carry side by side, and whether along the first dimension of their output.
     """
@@ -76,11 +77,6 @@ class Tower:
     def n_units(self) -> int:
         """Number of units, ``n_layers * width``."""
         return self.n_layers * self.width
-
-    @property
-    def n_prefix(self) -> int:
-        """Number of tokens before the first image patch (class and register tokens)."""
-        return int(self.has_cls) + self.n_registers
 
     @property
     def noun(self) -> str:
