@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +341,114 @@ def test_folders_of_other_endings_are_read(suffix: str, tmp_path: Path) -> None:
 def test_12_bits_in_16_are_not_rescaled_by_their_maximum() -> None:
     assert pixels(np.full((2, 2), 4095, np.uint16)).max() == 16
     assert pixels(encoded(Image.fromarray(np.full((2, 2), 4095, np.uint16)), "TIFF")).max() == 16
+
+
+# Files that declare fewer bits than their samples take
+
+
+def packed_12_bit(values: np.ndarray) -> bytes:
+    """Rows of samples of 12 bits, two in three bytes, as TIFF packs them in either byte order."""
+    rows = []
+    for row in values:
+        bits = "".join(f"{value:012b}" for value in row)
+        rows.append(int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big"))
+    return b"".join(rows)
+
+
+def tiff(values: np.ndarray, data: bytes, tags: dict[int, int], order: str = "<") -> bytes:
+    """A TIFF file of one strip, written tag by tag."""
+    height, width = values.shape
+    entries = {256: width, 257: height, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(data), **tags}
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    start = 8 + 2 + 12 * len(entries) + 4
+    entries[273] = start
+    body = struct.pack(f"{order}H", len(entries))
+    for tag, value in sorted(entries.items()):
+        body += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    return head + body + struct.pack(f"{order}I", 0) + data
+
+
+RAMP = np.linspace(0, 4095, 24).round().astype(np.uint16).reshape(4, 6)
+SCALED = np.rint(RAMP / 4095 * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tags", "order", "packed"),
+    [
+        ({258: 12}, "<", True),
+        ({258: 12}, "<", False),
+        ({258: 16, 281: 4095}, "<", False),
+        ({258: 16, 281: 4095}, ">", False),
+        ({258: 16, 341: 4095}, "<", False),
+    ],
+)
+def test_a_tiff_is_scaled_by_the_bits_that_it_declares(
+    tags: dict[int, int], order: str, packed: bool, tmp_path: Path
+) -> None:
+    data = packed_12_bit(RAMP) if packed else RAMP.astype(f"{order}u2").tobytes()
+    file = tmp_path / "scan.tif"
+    file.write_bytes(tiff(RAMP, data, tags, order))
+    for source in (file, file.read_bytes(), Image.open(file)):
+        assert (pixels(source)[..., 0] == SCALED).all()
+
+
+@pytest.mark.parametrize("tags", [{258: 16}, {258: 16, 281: 65535}, {258: 16, 281: 3000}, {258: 16, 281: 1023}])
+def test_no_scale_is_taken_from_a_statistic_or_against_the_values(tags: dict[int, int]) -> None:
+    plain = np.rint(RAMP / 257).astype(np.uint8)
+    assert (pixels(tiff(RAMP, RAMP.astype("<u2").tobytes(), tags))[..., 0] == plain).all()
+
+
+def test_formats_that_scale_to_16_bits_themselves(tmp_path: Path) -> None:
+    """PNG's samples fill their 16 bits whatever was significant, and a PGM says its largest value."""
+    sixteen = np.rint(RAMP / 4095 * 65535).astype(np.uint16)
+    Image.fromarray(sixteen).save(tmp_path / "a.png")
+    assert (pixels(tmp_path / "a.png")[..., 0] == SCALED).all()
+    (tmp_path / "a.pgm").write_bytes(b"P5 6 4 4095\n" + RAMP.astype(">u2").tobytes())
+    assert (np.abs(pixels(tmp_path / "a.pgm")[..., 0].astype(int) - SCALED) <= 1).all()
+
+
+# Images inside texts and bytes
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_base64_is_read_once(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = prefix + base64.b64encode(encoded(Image.new("RGB", (16, 16), RED))).decode()
+    others = [prefix + base64.b64encode(encoded(Image.new("RGB", (16, side), WHITE))).decode() for side in (16, 17, 18)]
+    calls = []
+    decode = base64.b64decode
+    monkeypatch.setattr(base64, "b64decode", lambda *args, **options: calls.append(1) or decode(*args, **options))
+    stimulus = mn.Stimulus(image=[text, others[0]])
+    for _ in range(3):
+        stimulus.images()
+        stimulus.inspect()
+        assert "picture in" in stimulus.label
+        assert "picture in" in repr(stimulus)
+    assert len(calls) == 2
+    cells = zip((text, *others), "aabb", strict=True)
+    (tmp_path / "table.csv").write_text("image,condition\n" + "".join(f'"{cell}",{name}\n' for cell, name in cells))
+    contrast = mn.stimuli.from_csv(tmp_path / "table.csv", text=None, image="image", positive="a", negative="b")
+    assert (np.asarray(contrast.stimuli[1].images()[0]) == WHITE).all()
+    assert len(calls) == 2 + 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
+@pytest.mark.parametrize("kind", ["bytes", "base64", "uri", "list"])
+def test_a_picture_that_is_cut_off_is_refused_at_construction(form: str, kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    whole = encoded(noise, form)
+    text = base64.b64encode(whole[: len(whole) // 2]).decode()
+    cut = {
+        "bytes": whole[: len(whole) // 2],
+        "base64": text,
+        "uri": f"data:image/{form.lower()};base64,{text}",
+        "list": [whole, whole[: len(whole) // 2]],
+    }[kind]
+    with pytest.raises(InputError, match=r"Stimulus face 3: the image is damaged or truncated"):
+        mn.Stimulus("a face", image=cut, id="face 3")
+    mn.Stimulus(image=whole + b"\0\0")
+
+
+def test_what_is_no_image_is_refused_at_construction() -> None:
+    for source in (b"nothing", b"", "data:image/png;base64," + base64.b64encode(b"nothing at all").decode()):
+        with pytest.raises(InputError, match=r"Stimulus face 3: the image is not an image that Pillow can read"):
+            mn.Stimulus(image=source, id="face 3")

@@ -8,8 +8,9 @@ input                        conversion
 ===========================  ===========================================================================
 grayscale, palette, 1 bit    repeated or looked up into RGB
 CMYK, YCbCr, HSV             converted by Pillow, without colour management
-16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion clips at 255. Data of fewer
-                             bits in 16 (a 12-bit scan) are dark then: no scale is guessed from the values
+16 bits per channel          divided by 257 (65535 becomes 255); Pillow's own conversion clips at 255. A TIFF that
+                             declares fewer bits, by BitsPerSample or a largest sample value of 2 ** n - 1, is scaled
+                             by these (4095 becomes 255); no scale is guessed from the values
 transparency                 composited over white
 camera orientation (EXIF)    applied
 several frames               refused: select a frame. Of a camera's MPO file the main picture is used
@@ -26,7 +27,7 @@ import io
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from modalnet.errors import InputError
 
@@ -46,12 +47,15 @@ FULL_16_BIT = 65535
 FLOAT_TOLERANCE = 1e-6
 SHORTEST_BASE64 = 48  # characters; the smallest image files are longer
 LONGEST_PATH = 200  # characters of a path that a message repeats
+ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+# Tags of a TIFF file.
+BITS, WORDS, LARGEST, SIGNED_LARGEST = 258, 279, 281, 341
 CHANNELS = (1, 3, 4)
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa")
 KEYED_MODES = ("1", "L", "P", "RGB")  # one colour of these can be declared transparent
 
 
-def check_source(source: object, label: str) -> None:
+def checked_source(source: Any, label: str) -> Any:
     """Validate an image source as far as possible without decoding it.
 
     Parameters
@@ -61,26 +65,34 @@ def check_source(source: object, label: str) -> None:
     label
         Name of the stimulus, for the message.
 
+    Returns
+    -------
+    object
+        The source; the bytes of an image file where it was a text that holds these.
+
     Raises
     ------
     InputError
-        The type is none of those that :func:`load_image` accepts, the path does not exist, or the array does not have
-        the shape or type of an image.
+        The type is none of those that :func:`load_image` accepts, the path does not exist, the bytes are no whole
+        image file, or the array does not have the shape or type of an image.
     """
-    if isinstance(source, str) and _embedded(source, label) is not None:
-        return
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str) and (content := embedded(source, label)) is not None:
+        source = content
+    if isinstance(source, bytes):
+        _check_content(source, f"Stimulus {label}: the image")
+    elif isinstance(source, str | os.PathLike):
         _check_path(Path(source), label)
     elif _is_pil(source):
         _check_size(source, f"Stimulus {label}: the image")
     elif _is_array(source):
         _check_array(_as_array(source, label), label)
-    elif not isinstance(source, bytes):
+    else:
         hint = " (an empty cell of a table?)" if isinstance(source, float) else ""
         raise InputError(
             f"Stimulus {label}: an image must be a path, a PIL image, an array, the bytes of an image file, or a "
             f"list of these, got a {type(source).__name__}{hint}."
         )
+    return source
 
 
 def load_image(source: ImageLike, label: str = "image") -> Image:
@@ -106,10 +118,9 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
         The source is not an image, is damaged, has no pixels, has more than ``PIL.Image.MAX_IMAGE_PIXELS``, has several
         frames, or holds values of unknown scale.
     """
-    check_source(source, label)
     where = f"Stimulus {label}: the image"
-    if isinstance(source, str):
-        source = _embedded(source, label) or source
+    if not isinstance(source, bytes):  # those are checked by being decoded
+        source = checked_source(source, label)
     if isinstance(source, str | os.PathLike):
         where = f"Stimulus {label}: the file {os.fspath(source)!r}"
         return _read_file(source, where)
@@ -122,8 +133,8 @@ def load_image(source: ImageLike, label: str = "image") -> Image:
 
 def describe_source(source: object) -> str:
     """Describe an image source for messages: a file name, or the kind and size of an image."""
-    if isinstance(source, str) and (embedded := _embedded(source, "image")) is not None:
-        source = embedded
+    if isinstance(source, str) and len(source) > LONGEST_PATH:
+        return f"picture in a text of {len(source)} characters"
     if isinstance(source, str | os.PathLike):
         return Path(source).name
     if _is_pil(source):
@@ -143,8 +154,8 @@ def _is_array(source: object) -> bool:
     return hasattr(source, "__array__") or hasattr(source, "__array_interface__")
 
 
-def _embedded(text: str, label: str) -> bytes | None:
-    """The bytes of an image that a data URI or base64 holds; None for a text that is a path."""
+def embedded(text: str, label: str) -> bytes | None:
+    """The bytes of an image file that a text holds as a data URI or base64; None for a text that is a path."""
     is_uri = text[:5].lower() == "data:"
     head, comma, body = text.partition(",") if is_uri else ("", "", text)
     if is_uri and not (comma and head.lower().endswith(";base64")):
@@ -161,11 +172,6 @@ def _embedded(text: str, label: str) -> bytes | None:
     return found if is_uri or _begins_as_image(found) else None
 
 
-def is_embedded(text: str, label: str) -> bool:
-    """Whether a text is an image file in base64 or a data URI, and no path."""
-    return _embedded(text, label) is not None
-
-
 def _begins_as_image(content: bytes) -> bool:
     from PIL import Image as pil
 
@@ -176,6 +182,16 @@ def _begins_as_image(content: bytes) -> bool:
     except Exception:  # decoders raise almost anything on damaged bytes
         return False
     return True
+
+
+def _check_content(content: bytes, where: str) -> None:
+    """Refuse bytes that are no image file; those without the end of one are decoded, as most of these are cut off."""
+    from PIL import Image as pil
+
+    with _decoding(where), pil.open(io.BytesIO(content)) as image:
+        _check_size(image, where)
+        if not content.rstrip(b"\0").endswith(ENDS.get(image.format or "", b"")):
+            image.load()
 
 
 def _exists(path: Path) -> bool:
@@ -268,13 +284,14 @@ def _to_rgb(image: Image, where: str) -> Image:
             f"{where} has {frames} frames. Select one, for example the first: "
             "image = PIL.Image.open(path); image.seek(0); image.convert('RGBA'); or pass several as a list."
         )
+    full = _full_scale(image, where)
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF says nothing about the pixels
         image = image.copy()
     if image.mode.startswith(("I", "F")):
-        image = _narrow(image, where)
+        image = _narrow(image, full, where)
     if image.mode in ALPHA_MODES or (image.mode in KEYED_MODES and "transparency" in image.info):
         image = image.convert("RGBA")
         return pil.alpha_composite(pil.new("RGBA", image.size, WHITE), image).convert("RGB")
@@ -299,8 +316,34 @@ def _is_closed(image: Image) -> bool:
     return file is None or bool(getattr(file, "closed", False))
 
 
-def _narrow(image: Image, where: str) -> Image:
-    """Convert an image of 16 bits, 32 bits or floats (modes I;16, I, F) to 8 bits."""
+def _full_scale(image: Image, where: str) -> int:
+    """The largest value of a picture of 16 bits, as far as its file declares one; called before it is decoded."""
+    tags = getattr(image, "tag_v2", {})
+    bits = {int(value) for value in _values(tags, BITS)}
+    declared = [int(value) for value in (*_values(tags, LARGEST), *_values(tags, SIGNED_LARGEST))]
+    full = min((value for value in declared if value > 255 and value & (value + 1) == 0), default=FULL_16_BIT)
+    if image.mode == "RGB" and bits == {16} and full < FULL_16_BIT:
+        raise InputError(
+            f"{where} declares values up to {full} in 16 bits per channel, of which Pillow reads the upper 8. Scale "
+            "them to 8 bits (0..255) first."
+        )
+    if len(bits) != 1 or not 8 < max(bits) < 16:
+        return full
+    if sum(_values(tags, WORDS)) == 2 * image.width * image.height:
+        # Pillow takes samples of 12 bits to be packed, two in three bytes; here each has a word of 16 bits.
+        order = "I;16B" if image.tag_v2.prefix == b"MM" else "I;16"
+        image.tile = [(*tile[:3], (order, *tile[3][1:])) if tile[0] == "raw" else tile for tile in image.tile]
+    return 2 ** max(bits) - 1
+
+
+def _values(tags: Any, number: int) -> tuple[Any, ...]:
+    """The values of a tag of a TIFF file, of which some are a number and some a tuple."""
+    value = tags.get(number, ())
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _narrow(image: Image, full: int, where: str) -> Image:
+    """Convert an image of 16 bits, 32 bits or floats (modes I;16, I, F) to 8 bits; ``full`` is white."""
     import numpy as np
     from PIL import Image as pil
 
@@ -321,16 +364,16 @@ def _narrow(image: Image, where: str) -> Image:
             f"{where} holds 32-bit values (mode I) from {lowest} to {highest}: either 8 bits or a nearly black 16-bit "
             "picture. Convert it to 8 bits first, for example PIL.Image.fromarray(numpy.asarray(image, 'uint8'))."
         )
-    narrow = _16_to_8_bit(values)
+    narrow = _16_to_8_bit(values, full if highest <= full else FULL_16_BIT)
     if isinstance(transparent, int):
         narrow[values == transparent] = 255
     return pil.fromarray(narrow)
 
 
-def _16_to_8_bit(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def _16_to_8_bit(values: Shaped[np.ndarray, "..."], full: int = FULL_16_BIT) -> UInt8[np.ndarray, "..."]:
     import numpy as np
 
-    return np.rint(values.astype(np.float64) / (FULL_16_BIT / 255)).astype(np.uint8)
+    return np.rint(values.astype(np.float64) / (full / 255)).astype(np.uint8)
 
 
 def _floats_to_8_bit(values: Shaped[np.ndarray, "..."], where: str) -> UInt8[np.ndarray, "..."]:

@@ -13,7 +13,7 @@ from modalnet.errors import InputError
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.covariates import MEASURES
 from modalnet.stimuli.duplicates import refuse_duplicates
-from modalnet.stimuli.images import is_embedded
+from modalnet.stimuli.images import embedded
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import column, read_table
 
@@ -306,10 +306,9 @@ def _visible(folder: Path) -> list[Path]:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
-def _beside(path: Path, image: str) -> Path | str | None:
-    if is_embedded(image, path.name):
-        return image
-    return path.parent / image if image else None
+def _beside(path: Path, image: str) -> Path | bytes | None:
+    """The image that a cell of a table holds or names, relative to the table."""
+    return embedded(image, path.name) or (path.parent / image if image else None)
 
 
 def _some(paths: list[Path]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
-from modalnet.stimuli.images import check_source, describe_source, load_image
+from modalnet.stimuli.images import checked_source, describe_source, load_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +53,10 @@ class Stimulus:
     text
         The text; None for an image-only stimulus.
     image
-        A PIL image, an array (height, width) or (height, width, 1 | 3 | 4), a path, the bytes of an image file, or a
-        list of these; None for a text-only stimulus. :func:`modalnet.stimuli.images.load_image` states how each is
-        converted to 8-bit RGB. Images and arrays are not copied.
+        A PIL image, an array (height, width) or (height, width, 1 | 3 | 4), a path, the bytes of an image file (also as
+        base64 or a data URI, which become bytes), or a list of these; None for a text-only stimulus.
+        :func:`modalnet.stimuli.images.load_image` states how each is converted to 8-bit RGB. Images and arrays are not
+        copied.
     condition
         The label by which a :class:`~modalnet.stimuli.Contrast` selects stimuli.
     id
@@ -69,7 +70,7 @@ class Stimulus:
     ------
     InputError
         There is neither text nor image; the text is empty or not a string; an image has an unsupported type, an array
-        another shape, or a path does not exist.
+        another shape, bytes are no whole image file, or a path does not exist.
     """
 
     text: str | None = None
@@ -91,8 +92,10 @@ class Stimulus:
             _check_text(self.text, name)
         if isinstance(self.image, tuple) and not self.image:
             raise InputError(f"The image list of stimulus {name} is empty; use image=None for a text-only stimulus.")
-        for source in self.sources:
-            check_source(source, self.label)
+        checked = tuple(checked_source(source, self.label) for source in self.sources)
+        if self.image is not None:
+            # An image that a text holds is read from it once.
+            object.__setattr__(self, "image", checked if isinstance(self.image, tuple) else checked[0])
 
     @property
     def sources(self) -> tuple[Any, ...]:
