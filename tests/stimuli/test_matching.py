@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -55,7 +57,7 @@ def test_image_statistics_by_hand() -> None:
     assert found["rms_contrast"] == pytest.approx(0.5 / 3)
 
 
-def test_images_are_measured_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_measured_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pictures = [np.full((2, 2), shade) for shade in (0.0, 0.2, 0.6, 1.0)]
     text = [Stimulus(word, condition="t") for word in ("one", "two")]
     image = [Stimulus(image=[pictures[i], pictures[i + 1]], condition="i") for i in (0, 2)]
@@ -66,7 +68,8 @@ def test_images_are_measured_where_there_are_any(monkeypatch: pytest.MonkeyPatch
     assert np.isnan(table.loc["i", "mean_words"])
     only_text = Contrast([*text, *(Stimulus(word, condition="u") for word in "ab")], "t").describe()
     assert "mean_luminance" not in only_text
-    broken = [*text, *(Stimulus(image=b"no picture", condition="i") for _ in "ab")]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = [*text, *(Stimulus(image=tmp_path / "broken.png", condition="i") for _ in "ab")]
     assert "mean_luminance" not in Contrast(broken, "t").describe(images=False)
     with pytest.raises(InputError, match="not an image"):
         Contrast(broken, "t").describe()

@@ -318,7 +318,7 @@ def _is_closed(image: Image) -> bool:
 
 def _full_scale(image: Image, where: str) -> int:
     """The largest value of a picture of 16 bits, as far as its file declares one; called before it is decoded."""
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = getattr(image, "tag_v2", {})
     bits = {int(value) for value in _values(tags, BITS)}
     declared = [int(value) for value in (*_values(tags, LARGEST), *_values(tags, SIGNED_LARGEST))]
     full = min((value for value in declared if value > 255 and value & (value + 1) == 0), default=FULL_16_BIT)
@@ -331,8 +331,9 @@ def _full_scale(image: Image, where: str) -> int:
         return full
     if sum(_values(tags, WORDS)) == 2 * image.width * image.height:
         # Pillow takes samples of 12 bits to be packed, two in three bytes; here each has a word of 16 bits.
-        order = "I;16B" if image.tag_v2.prefix == b"MM" else "I;16"
-        image.tile = [(*tile[:3], (order, *tile[3][1:])) if tile[0] == "raw" else tile for tile in image.tile]
+        file: Any = image
+        order = "I;16B" if tags.prefix == b"MM" else "I;16"
+        file.tile = [(*tile[:3], (order, *tile[3][1:])) if tile[0] == "raw" else tile for tile in file.tile]
     return 2 ** max(bits) - 1
 
 
