@@ -20,6 +20,7 @@ from modalnet.execution.backends.choice import RemoteLike, capabilities_of, chec
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.executor import Executor
+from modalnet.execution.generated import generated
 from modalnet.execution.likelihood import Likelihood, Request, Scores, pairs
 from modalnet.execution.run import Run
 from modalnet.interventions.operations import Intervention, flatten
@@ -390,7 +391,7 @@ class Model:
             settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
         check_bool("details", details)
         made = self._executor.generate(given, interventions, max_new_tokens, settings, details=details)
-        found = made if details else [one.text for one in made]
+        found = [generated(text, one, self.tokenizer) if details else text for text, one in made]
         return found if many else found[0]
 
     def with_(self, *interventions: Intervention | Sequence[Intervention]) -> Model:

@@ -56,9 +56,12 @@ def test_run(pair: Pair) -> None:
         near(first, second)
 
 
-@pytest.mark.parametrize("kind", ["zero", "mean", "resample", "patch", "add", "direction"])
+KINDS = ["zero", "mean", "resample", "patch", "add", "direction", "subspace", "layers", "each stimulus", "run", "view"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_interventions(pair: Pair, kind: str) -> None:
-    here, _ = pair
+    here, there = pair
     units = some(here)
     vector = np.linspace(-1, 1, here.towers["decoder"].width).astype(np.float32)
     made = {
@@ -68,6 +71,11 @@ def test_interventions(pair: Pair, kind: str) -> None:
         "patch": mn.patch(mn.site("decoder", 2), TEXTS[2]).at("last"),
         "add": mn.add(mn.site("decoder", 3), vector),
         "direction": mn.scale(mn.direction("decoder", 3, vector), 3.0),
+        "subspace": mn.zero(mn.direction("decoder", 3, [vector, vector**2])),
+        "layers": mn.add(mn.site("decoder", [1, 3]), [vector, -vector]),
+        "each stimulus": mn.zero(units).at([[index % 2, -1] for index in range(len(TEXTS))]),
+        "run": mn.patch(mn.site("decoder", 2), there.run(TEXTS[2], tokens="all")).at("last"),
+        "view": mn.patch(mn.site("decoder", 2), there.with_(mn.zero(units)).on(TEXTS[2])).at("last"),
     }[kind]
     one, other = (model.run(TEXTS, made, logits="last") for model in pair)
     near(one.residual["decoder"], other.residual["decoder"])
@@ -85,7 +93,9 @@ def test_generate(pair: Pair) -> None:
     here, there = pair
     lesion = mn.zero(some(here))
     for edits in ((), (lesion,)):
-        assert here.generate(TEXTS[0], *edits, max_new_tokens=6) == there.generate(TEXTS[0], *edits, max_new_tokens=6)
+        one, other = (model.generate(TEXTS[0], *edits, max_new_tokens=6, details=True) for model in pair)
+        assert one.text == other.text == there.generate(TEXTS[0], *edits, max_new_tokens=6)
+        near(one.logits, other.logits)
 
 
 def test_pictures(tiny: Pair) -> None:

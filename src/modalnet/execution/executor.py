@@ -25,7 +25,7 @@ from modalnet.execution.causality import known_causality
 from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
-from modalnet.execution.generated import Generated
+from modalnet.execution.generated import Continued
 from modalnet.execution.generation import generate
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
@@ -659,31 +659,15 @@ class Executor:
         settings: Mapping[str, Any],
         *,
         details: bool = False,
-    ) -> list[Generated]:
-        """What the model generates after each stimulus; see :meth:`modalnet.Model.generate`.
-
-        Without details, logits and scores are empty.
-        """
-        import torch
-
+    ) -> list[tuple[str, Continued]]:
+        """The text that is generated after each stimulus, and its tokens; see :meth:`modalnet.Model.generate`."""
         self.runner.engine.head()
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared)
-        decode, nothing = self.loaded.tokenizer.decode, torch.zeros(0, 0)
-        return [
-            Generated(
-                decode(tokens, skip_special_tokens=True),
-                torch.tensor(tokens),
-                tuple(decode([token]) for token in tokens) if details else (),
-                nothing if logits is None else logits,
-                nothing if scores is None else scores,
-            )
-            for tokens, logits, scores in generate(
-                self.runner, prepared, edits, max_new_tokens, settings, details=details
-            )
-        ]
+        made = generate(self.runner, prepared, edits, max_new_tokens, settings, details=details)
+        return [(self.loaded.tokenizer.decode(one.tokens, skip_special_tokens=True), one) for one in made]
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -50,3 +50,13 @@ class Generated:
 
     def __str__(self) -> str:
         return self.text
+
+
+def generated(text: str, made: Continued, tokenizer: Any) -> Generated:
+    """What was generated, with its tokens by name."""
+    import torch
+
+    assert made.logits is not None
+    assert made.scores is not None
+    names = tuple(tokenizer.decode([token]) for token in made.tokens)
+    return Generated(text, torch.tensor(made.tokens), names, made.logits, made.scores)

@@ -360,7 +360,7 @@ def _patched(
 
 def _picked(  # noqa: PLR0917  # one call, above
     one: Intervention, part: Part, index: int, owner: int, rows: Float[torch.Tensor, "token dims"], count: int
-) -> Float[torch.Tensor, "token dims"]:
+) -> Float[torch.Tensor, "position dims"]:
     """The rows of one source that one stimulus is patched with, from what was read of the source."""
     tokens, name, recorded = _source_tokens(one), part.space.name, one.values
     if isinstance(recorded, Recorded) and name in recorded.pooled:
