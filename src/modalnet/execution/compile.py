@@ -17,7 +17,9 @@ from modalnet.execution import trace
 from modalnet.execution.plan import Plan, Pool, Taken, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
+from modalnet.execution.user_edits import edits_of
 from modalnet.models.sites import Space
+from modalnet.models.state import hooks_of
 from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
@@ -106,6 +108,10 @@ class Program(Shipped):
         Whether the pass may stop before its end.
     samples
         Whether it is meant to draw random numbers.
+    whole
+        Whether the pass runs to its end whatever is found, since edits of the user's own are waiting there.
+    generates
+        Whether it is a generation, which makes one pass after another.
     """
 
     body: Callable[[Any], dict[str, Any]]
@@ -115,6 +121,8 @@ class Program(Shipped):
     call: str = "__call__"
     stop: bool = True
     samples: bool = False
+    whole: bool = False
+    generates: bool = False
 
 
 @dataclass
@@ -137,6 +145,8 @@ class ForwardProgram(Program):
         The input that the measure, then of what is read, is differentiated by.
     narrow
         Weight and bias of the LM head at some columns alone.
+    whole_head
+        Whether the LM head runs at every position, since someone else looks at what it gives.
     """
 
     head: Envoy | None = None
@@ -150,6 +160,7 @@ class ForwardProgram(Program):
     slope: Float[torch.Tensor, "position vocab"] | None = None
     leaf: Float[torch.Tensor, "..."] | None = None
     narrow: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    whole_head: bool = False
 
 
 @dataclass
@@ -242,6 +253,8 @@ class Compiler:
             columns=plan.columns,
             size=size,
             idle=None if self.in_place or output_head(self.module) is None else self.head(),
+            whole=self.edited,
+            whole_head=self.head_is_watched(),
         )
 
     def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:
@@ -253,6 +266,7 @@ class Compiler:
             self._skips(plan),
             block=self.envoy.get(tower.paths[0]),
             form=_form(Space(tower)),
+            whole=self.edited,
         )
 
     def generation(
@@ -276,6 +290,8 @@ class Compiler:
             self.envoy,
             {name: self._placed(value) for name, value in inputs.items()},
             call="",
+            whole=self.edited,
+            generates=True,
             samples=bool(settings.get("do_sample", True)),
             settings=dict(settings),
             prompt=self._written(writes),
@@ -284,6 +300,16 @@ class Compiler:
             ids="" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
             details=details,
         )
+
+    @property
+    def edited(self) -> bool:
+        """Whether the user's own nnsight model carries edits."""
+        return bool(edits_of(self.envoy))
+
+    def head_is_watched(self) -> bool:
+        """Whether edits or hooks may look at the logits, so that each has to stand where it always does."""
+        head = output_head(self.module)
+        return self.edited or any(hooks_of(each) for each in (self.module, head) if each is not None)
 
     def head(self) -> Envoy:
         """The envoy of the LM head; an InputError where the model has none."""

@@ -16,13 +16,14 @@ from modalnet.errors import InputError, RemoteError
 from modalnet.execution import trace
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import DeferredBackend
-from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, output_head
+from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, Program, output_head
 from modalnet.execution.generated import Continued
 from modalnet.execution.mode import evaluating
 from modalnet.execution.plan import Plan, Write
 from modalnet.execution.reading import Reading, check_layout, decode
 from modalnet.execution.reduction import Observations, Reduction
 from modalnet.execution.turns import claim, turn
+from modalnet.execution.user_edits import edits_of, holding
 
 if TYPE_CHECKING:
     import torch
@@ -54,16 +55,27 @@ class Engine:
         self.module = module
         self.backend: Backend = backend or LocalBackend()
         self.capabilities = self.backend.capabilities
-        self.envoy = _wrapped(module, envoy)
+        self.envoy = _wrapped(module, envoy, in_place=self.capabilities.in_place)
         #: What the module was made of; an engine is for these modules alone.
         self.modules = claim(module)
         self.compiler = Compiler(self.envoy, in_place=self.capabilities.in_place)
         self._narrows: bool | None = None  # whether a head can give a few columns alone; None until it was tried
+        self._user = envoy
 
     @property
     def vocabulary(self) -> int:
         """Number of logits of the LM head."""
         return self.compiler.vocabulary
+
+    @property
+    def edited(self) -> bool:
+        """Whether the user's own nnsight model carries edits, which hold in every pass."""
+        return self.compiler.edited
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the user's own nnsight model got its first edits after this engine was made."""
+        return bool(edits_of(self._user)) and self.envoy is not self._user
 
     def head(self) -> Envoy:
         """The envoy of the LM head; an InputError where the model has none."""
@@ -91,7 +103,7 @@ class Engine:
         """
         if measure is not None and not self.capabilities.measures:
             return self._slope(inputs, plan, measure)
-        narrows = self.capabilities.in_place and self._narrows is not False
+        narrows = self.capabilities.in_place and self._narrows is not False and not self.compiler.head_is_watched()
         if plan.columns is not None and narrows and measure is None:
             return self._narrowly(inputs, plan)
         program = self.compiler.forward(inputs, plan)
@@ -129,7 +141,7 @@ class Engine:
             Per pass, those of its stimuli.
         """
         programs, reductions = self._reducing(passes, groups, n_groups, absolute, observations)
-        with self._running(programs[0].moved):
+        with self._running(programs[0].moved, programs):
             return self.backend.reduce(self.envoy, programs, reductions)
 
     def write(
@@ -191,7 +203,7 @@ class Engine:
         program = self.compiler.forward(inputs, plan)
         leaf = program.moved[source] = program.moved[source].detach().requires_grad_()
         program.measure, program.leaf = measure, leaf
-        with self._running(inputs):
+        with self._running(inputs, [program]):
             (saved,) = self.backend.run(self.envoy, [program])
         reading = decode(plan, saved)
         if not saved["gradients"]:
@@ -214,8 +226,9 @@ class Engine:
         plan
             Its prefixes stand in for towers before this one.
         """
-        with self._running(inputs):
-            (saved,) = self.backend.run(self.envoy, [self.compiler.entrance(inputs, tower, plan)])
+        program = self.compiler.entrance(inputs, tower, plan)
+        with self._running(inputs, [program]):
+            (saved,) = self.backend.run(self.envoy, [program])
         entering: torch.Tensor = saved["entering"][0].cpu()
         return entering
 
@@ -246,7 +259,7 @@ class Engine:
         try:
             for source in frozen:
                 source.requires_grad_(True)
-            with self._running(inputs):
+            with self._running(inputs, [program]):
                 (saved,) = self.backend.run(self.envoy, [program])
         finally:
             for source in frozen:
@@ -281,14 +294,14 @@ class Engine:
             for name in ("attention_mask", "use_cache"):
                 moved.pop(name, None)
             moved = {name: value.to("meta") if hasattr(value, "to") else value for name, value in moved.items()}
-        with turn(self.module), evaluating(self.module):
+        with turn(self.module), evaluating(self.module), holding(self.envoy, []):
             before = dict(counts)
             with contextlib.suppress(OutOfOrderError):  # what the trace waits for is not needed
                 trace.walk(
                     self.envoy.get(root) if root else self.envoy,
                     moved,
                     self.envoy.get(paths[0]),
-                    None if head is None else self.compiler.at(head),
+                    None if head is None or self.edited else self.compiler.at(head),
                 )
             after = dict(counts)
         return {path: after.get(place, 0) - before.get(place, 0) for path, place in places.items()}
@@ -323,8 +336,9 @@ class Engine:
         wanted = ("logits", "scores") if details else ()
         if wanted:
             settings |= {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
-        with evaluating(self.module):
-            (saved,) = self.backend.run(self.envoy, [self.compiler.generation(inputs, writes, later, settings, wanted)])
+        program = self.compiler.generation(inputs, writes, later, settings, wanted)
+        with self._running(inputs, [program]):
+            (saved,) = self.backend.run(self.envoy, [program])
         check_layout(saved)
         (tokens,) = saved["tokens"]
         steps = [_of_steps(rows) for rows in saved["steps"][0]] if wanted else [None, None]
@@ -336,7 +350,7 @@ class Engine:
         return Continued(list(tokens), *steps)
 
     def _read(self, programs: Sequence[ForwardProgram], plans: Sequence[Plan]) -> list[Reading]:
-        with self._running(programs[0].moved):
+        with self._running(programs[0].moved, programs):
             saved = self.backend.run(self.envoy, programs)
         return [decode(plan, each) for plan, each in zip(plans, saved, strict=True)]
 
@@ -394,17 +408,24 @@ class Engine:
         return reading
 
     @contextlib.contextmanager
-    def _running(self, inputs: Mapping[str, Any]) -> Iterator[None]:
-        """In evaluation mode; say it where these inputs make the model leave out a block, here or on a server."""
+    def _running(self, inputs: Mapping[str, Any], programs: Sequence[Program]) -> Iterator[None]:
+        """In evaluation mode, under edits of the user; say it where these inputs make the model leave out a block."""
         from nnsight.intervention.interleaver import OutOfOrderError
 
         try:
-            with evaluating(self.module):
+            alone = turn(self.module) if self.edited else contextlib.nullcontext()
+            with alone, evaluating(self.module), holding(self.envoy, programs):
                 yield
         except (OutOfOrderError, RemoteError) as error:
             if isinstance(error, RemoteError) and "OutOfOrderError" not in str(error):
                 raise
             path = str(error).split("'")[1] if "'" in str(error) else str(error)
+            asked = {step.module.path for program in programs for step in program.steps}
+            if self.edited and not any(path.startswith(f"{each}.") for each in asked):
+                raise InputError(
+                    f"The nnsight model carries an edit of {path}, which does not run on these inputs "
+                    f"({', '.join(inputs)}), or not in the order of the edit. Use other stimuli, or clear_edits()."
+                ) from error
             raise InputError(
                 f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
                 "skip blocks for text without an image. Read other layers, or use stimuli with an image."
@@ -418,14 +439,19 @@ def _of_steps(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "step vocab"]
     return torch.cat([row.reshape(1, -1) for row in rows]).cpu() if len(rows) else None
 
 
-def _wrapped(module: torch.nn.Module, envoy: Envoy | None) -> Envoy:
+def _wrapped(module: torch.nn.Module, envoy: Envoy | None, *, in_place: bool) -> Envoy:
     """nnsight's plain wrapper of a module, or the user's where it carries edits."""
     import nnsight
 
     # A TransformersModel would pad and collate the inputs again; the inputs here are final, so a plain wrapper of the
     # same module runs them as they are.
-    if envoy is None or not getattr(envoy, "_edits", None):
+    if envoy is None or not edits_of(envoy):
         return nnsight.NNsight(module)
+    if not in_place:
+        raise InputError(
+            f"This {type(envoy).__name__} carries edits, which hold in this process alone. Run it with remote=False, "
+            "or clear them with clear_edits()."
+        )
     if type(envoy) is not nnsight.NNsight:
         raise InputError(
             f"this {type(envoy).__name__} carries edits, which modalnet cannot run in the same trace. Wrap the "

@@ -285,7 +285,7 @@ class Executor:
             self.spaces.clear()
             self.spaces.update(find_spaces(towers))
             self._modules[:] = now
-        if made.engine is not None and made.engine.modules != now:
+        if made.engine is not None and (made.engine.modules != now or made.engine.outdated):
             made.engine = made.runner = made.sweep = made.sinks = None
         return made
 

@@ -42,7 +42,8 @@ class Skipping:
     @property
     def possible(self) -> bool:
         """Whether passes of this model may skip blocks at all."""
-        return self.engine.capabilities.skips_blocks
+        # An edit of a block that is skipped would wait for it, or change what it was read with once more.
+        return self.engine.capabilities.skips_blocks and not self.engine.edited
 
     def forget_if_altered(self) -> None:
         """Forget what was found before hooks, replaced methods or submodules of the model changed."""

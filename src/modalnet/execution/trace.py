@@ -212,6 +212,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
     slope: Any = program.slope
     leaf, narrow = program.leaf, program.narrow
     columns, targets, size, n_text, stop = program.columns, program.targets, program.size, program.n_text, program.stop
+    whole, whole_head = program.whole, program.whole_head
     backward = leaf is None and (measure is not None or slope is not None)
     graph = backward or leaf is not None
     with torch.set_grad_enabled(graph), root.trace(fn=program.call, **program.moved) as tracer:
@@ -232,6 +233,8 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
             )
             if otherwise is not None:
                 wrong.append((step.tower, *otherwise))
+                if whole:
+                    break
                 tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
             if step.read:
                 shapes.append(shape)
@@ -239,7 +242,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 if backward:
                     sources.append(hidden)
                     forms.append(step.form)
-        if leaf is not None:
+        if leaf is not None and not wrong:
             measured = measure(vectors)
             values.append(measured.detach())
             if measured.requires_grad:
@@ -247,24 +250,33 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 if inward is not None:
                     gradients.append(inward)
             vectors[:] = [vector.detach() for vector in vectors]
+        if wrong:
+            head = None
         if head is None or rows is None:
-            if stop:
+            if whole:
+                root.output  # noqa: B018  # edits of the user's own are waiting up to there
+            elif stop:
                 tracer.stop()
             elif idle is not None:
                 idle.input = idle.input[:, :1]
         else:
             # The head runs on the wanted positions alone: with a large vocabulary it is most of the work.
             before = head.input
-            if before.shape[:-1].numel() != n_text:
+            fits = before.shape[:-1].numel() == n_text
+            if not fits and not whole:
                 tracer.stop()
-            before = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)]
-            if narrow is None:
-                head.input = before
-            else:
+            before = before.reshape(1, -1, before.shape[-1])[:, rows.to(before.device)] if fits else before
+            if narrow is not None:
                 head.skip(torch.nn.functional.linear(before, narrow[0], narrow[1]))
+            elif not whole_head:
+                head.input = before
             result = root.output
             logits = result.logits if hasattr(result, "logits") else result[0]
-            if backward:
+            if whole_head and fits:
+                logits = logits.reshape(1, -1, logits.shape[-1])[:, rows.to(logits.device)]
+            if not fits:
+                pass
+            elif backward:
                 given = logits[0].float()
                 measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                 values.append(measured.detach())
@@ -294,14 +306,15 @@ def entrance(program: EntranceProgram) -> Saved:
     import torch
 
     block: Any = program.block
-    form, steps = program.form, program.steps
+    form, steps, whole = program.form, program.steps, program.whole
     with torch.no_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
         entering = nnsight.save([])
         for step in steps:
             step.module.skip(step.instead)
         placed = by_position(block.input, form)
         entering.append(placed.reshape(-1, placed.shape[-1]).float())
-        tracer.stop()
+        if not whole:
+            tracer.stop()
     return {"entering": list(entering), "wrong": []}
 
 
@@ -312,6 +325,7 @@ def dependence(program: EntranceProgram) -> Saved:
 
     block: Any = program.block
     form, steps, sources, groups = program.form, program.steps, program.sources, program.groups
+    whole = program.whole
     with torch.enable_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
         depends = nnsight.save([])
         for step in steps:
@@ -326,7 +340,8 @@ def dependence(program: EntranceProgram) -> Saved:
                 value = (flat[group.to(flat.device)] * uneven).sum()
                 gradients = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
             depends.append([gradient is not None and bool((gradient != 0).any()) for gradient in gradients])
-        tracer.stop()
+        if not whole:
+            tracer.stop()
     return {"depends": list(depends), "wrong": []}
 
 
@@ -340,7 +355,7 @@ def generation(program: GenerationProgram) -> Saved:
     from nnsight.intervention.interleaver import OutOfOrderError
 
     fed_to: Any = program.fed_to
-    prompt, after, ids = program.prompt, program.after, program.ids
+    prompt, after, ids, whole = program.prompt, program.after, program.ids, program.whole
     with torch.no_grad(), warnings.catch_warnings():
         # An open loop ends with the generation, and nnsight says so.
         warnings.filterwarnings("ignore", message=".*was never reached: the loop asked for a step")
@@ -351,11 +366,13 @@ def generation(program: GenerationProgram) -> Saved:
                 for number in tracer.iter[:]:
                     if number > 0:
                         fed.append(tuple((fed_to.inputs[1][ids] if ids else fed_to.input).shape))
-                    for step in prompt if number == 0 else after:
+                    for step in [] if wrong else prompt if number == 0 else after:
                         now = step.edits if number == 0 else at_step(step.edits, number - 1)
                         otherwise = rewritten(step.module, step.form, step.positions, 1, now, False)[3]
                         if otherwise is not None:
                             wrong.append((step.tower, *otherwise))
+                            if whole:
+                                break
                             tracer.stop()  # a pass over one token that reads all of the text again, or another layout
             # A block of its own: the loop waits for one more step until the generation is over.
             with tracer.invoke():

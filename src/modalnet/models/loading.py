@@ -98,6 +98,11 @@ def load_source(
             loaded.served = _served(os.fspath(source), loaded.module, task, kwargs)
     elif served and not weights and hasattr(source, "to_model_key"):
         # The user's own nnsight model, which may never have had weights here.
+        if getattr(source, "_edits", None):
+            raise InputError(
+                f"This {type(source).__name__} carries edits, which hold in this process alone. Load it without "
+                "remote=, or clear them with clear_edits()."
+            )
         loaded = _from_object(source, dispatch=False)
         loaded.served = (source.to_model_key(), source._remoteable_get_env())
         loaded.envoy = None

@@ -251,15 +251,23 @@ def hooked(module: torch.nn.Module) -> str:
     for name, each in module.named_modules():
         if getattr(each, "fwd_hooks", None):
             return f"{name or 'the model'} has a TransformerLens hook"
-        for hook in [*each._forward_hooks.values(), *each._forward_pre_hooks.values()]:
-            if not is_own_hook(hook):
-                return f"{name or 'the model'} has a forward hook"
+        if hooks_of(each):
+            return f"{name or 'the model'} has a forward hook"
     return ""
 
 
 def is_own_hook(hook: Any) -> bool:
     """Whether a hook is one of the libraries that run the model, which records, moves or prepares."""
     return _name(hook if hasattr(hook, "__qualname__") else type(hook)).startswith(_OWN_HOOKS)
+
+
+def hooks_of(module: torch.nn.Module) -> list[Any]:
+    """The forward hooks and pre-hooks of one module, without those that libraries register for themselves."""
+    return [
+        hook
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if not _name(hook if hasattr(hook, "__qualname__") else type(hook)).startswith(_OWN_HOOKS)
+    ]
 
 
 def replaced(module: torch.nn.Module) -> str:
