@@ -153,7 +153,7 @@ def declared_causality(tower: Tower, encoder: Encoder) -> bool | None:
         return None
     # The attention of some classes is causal in one of their models and not in another.
     module = encoder.loaded.module
-    return tower.is_decoder if not tower.is_decoder or writes(module, module.get_submodule(tower.root)) else None
+    return tower.is_decoder if not tower.is_decoder or writes(module, module) else None
 
 
 def two_endings(item: Encoded) -> tuple[Encoded, Encoded]:

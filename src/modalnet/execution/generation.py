@@ -76,6 +76,7 @@ def _one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _continued(
     runner: Runner, item: Encoded, edits: Edits | None, steps: int, settings: Mapping[str, Any]
 ) -> Continued:
+    runner.layouts.check_images(item)
     batch = runner.encoder.collate([item])
     # All ones for a stimulus alone, and not grown with what is generated.
     inputs = {name: value for name, value in batch.inputs.items() if name != "decoder_attention_mask"}

@@ -42,6 +42,8 @@ def filled(item: Encoded, share: Share, changing: Callable[[], torch.Tensor]) ->
     for mask in item.vision_masks:
         if mask.dim() == 2 and tuple(mask.shape) == (share.rows, share.tokens):
             return mask.bool().flatten(), True
+        if mask.dim() < 3 and bool(mask.all()):
+            continue
         if mask.dim() < 3 or min(mask.shape[-2:]) < 2:
             return everything, False
         tiles = mask.reshape(-1, *mask.shape[-2:]).bool()

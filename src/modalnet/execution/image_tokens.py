@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modalnet.errors import InputError
-from modalnet.execution.plan import Plan
+from modalnet.errors import InputError, ModalnetError
+from modalnet.execution.memory import is_out_of_memory
+from modalnet.execution.plan import Plan, Pool, Sites
+from modalnet.models.sites import Space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
     from jaxtyping import Bool, Int
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 # Share of the largest change of a position at which another counts as changed.
 CHANGED = 1e-4
+# Share of the largest activation up to which an image that is exchanged counts as not read.
+UNREAD = 1e-6
 _CLASS = re.compile(r"(^|[._])(cls|class)", re.IGNORECASE)
 _OTHER = re.compile(r"(^|[._])(reg|register|distill|det|detection|query|mask)", re.IGNORECASE)
 
@@ -51,6 +55,7 @@ class ImageTokens:
         self.engine = engine
         self.encoder = encoder
         self._changing: dict[Any, Bool[torch.Tensor, " position"]] = {}
+        self._read: set[Any] = set()  # kinds of stimuli with several images, each of which is read
         self._class: dict[Any, Bool[torch.Tensor, " position"] | InputError] = {}
 
     def changing(self, item: Encoded, tower: Tower) -> Bool[torch.Tensor, " position"]:
@@ -64,7 +69,9 @@ class ImageTokens:
         n_text = item.n_tokens if tower.modality == "text" else 0
         key = (tower.name, item.kind, item.signature, n_text)
         if key not in self._changing:
-            one, two = (self._entering(_with_noise(self.encoder, item, seed), tower) for seed in (0, 1))
+            seeds = range(item.n_images)
+            other = range(item.n_images, 2 * item.n_images)
+            one, two = (self._entering(_with_noise(self.encoder, item, each), tower) for each in (seeds, other))
             if one.shape != two.shape:
                 raise InputError(
                     f"the image tokens of {self.encoder.loaded.name} in its {tower.name} tower cannot be measured: two "
@@ -118,6 +125,11 @@ class ImageTokens:
         if not groups or not bool(changing.any()):
             return torch.zeros_like(changing)
         names = self._parameters_at(item, tower, groups)
+        if names is None:
+            names = [{}] * len(groups)
+        else:  # what depends on no parameter of its own is a patch without an image, such as a border
+            groups = [group for group, own in zip(groups, names, strict=True) if own]
+            names = [own for own in names if own]
         found = torch.zeros_like(changing)
         single = {name for own in names for name, size in own.items() if size == tower.width and _CLASS.search(name)}
         held = {tuple(place for place, own in enumerate(names) if name in own) for name in single}
@@ -140,12 +152,15 @@ class ImageTokens:
 
     def _parameters_at(
         self, item: Encoded, tower: Tower, groups: list[Int[torch.Tensor, " position"]]
-    ) -> list[dict[str, int]]:
-        """For each group of learned positions, the sizes of the parameters that it depends on and images do not."""
+    ) -> list[dict[str, int]] | None:
+        """For each group of positions, the sizes of the parameters that it depends on and image tokens do not.
+
+        None where the weights are not here.
+        """
         capabilities = self.engine.capabilities
-        candidates = dict(_candidates(self.engine.module.get_submodule(tower.root), tower))
+        candidates = dict(_candidates(self.engine.module, tower))
         if not (capabilities.weights_here and capabilities.in_place) or not candidates:
-            return [{} for _ in groups]
+            return None
         changing = self.changing(item, tower).nonzero().flatten()
         batch = self.encoder.collate([item])
         depends = self.engine.depends(
@@ -161,15 +176,57 @@ class ImageTokens:
             for group in own
         ]
 
+    def check_read(self, item: Encoded, tower: Tower) -> None:
+        """Raise an InputError if one of several images of a stimulus makes no difference, or they cannot run.
+
+        Measured once per kind of stimulus: each image is replaced in turn, and the last block of a tower must change.
+
+        Parameters
+        ----------
+        item
+            The stimulus.
+        tower
+            The last tower that it reaches.
+        """
+        if item.n_images < 2 or item.kind in self._read:
+            return
+        name, label, n = self.encoder.loaded.name, item.label, item.n_images
+        try:
+            base, *others = (
+                self._last_block(
+                    _with_noise(self.encoder, item, [n if place == k else place for place in range(n)]), tower
+                )
+                for k in (-1, *range(n))
+            )
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, ModalnetError) or is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"{name} cannot run stimulus {label}, which has {n} images ({type(error).__name__}: {error}). Give it "
+                "one image, or a text that separates them as the model expects."
+            ) from error
+        for k, other in enumerate(others):
+            if base.shape == other.shape and not bool((base - other).abs().max() > UNREAD * base.abs().max()):
+                raise InputError(
+                    f"{name} does not read image {k + 1} of the {n} of stimulus {label}: another image in its place "
+                    f"changes nothing in the {tower.name} tower. Give each stimulus one image."
+                )
+        self._read.add(item.kind)
+
+    def _last_block(self, item: Encoded, tower: Tower) -> torch.Tensor:
+        batch = self.encoder.collate([item])
+        plan = Plan(((Sites(Space(tower), (tower.n_layers - 1,)), Pool(0)),), root=batch.root)
+        return self.engine.run(batch.inputs, plan).activations[tower.name][0]
+
     def _entering(self, item: Encoded, tower: Tower) -> torch.Tensor:
         batch = self.encoder.collate([item])
         return self.engine.entering(batch.inputs, tower, Plan((), root=batch.root))
 
 
-def _candidates(root: torch.nn.Module, tower: Tower) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _candidates(module: torch.nn.Module, tower: Tower) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Parameters outside the blocks of a tower that may hold tokens, by name."""
     inside = {id(parameter) for block in tower.blocks for parameter in block.parameters()}
-    for name, parameter in root.named_parameters():
+    for name, parameter in module.named_parameters():
         if id(parameter) in inside or not parameter.is_floating_point() or parameter.device.type == "meta":
             continue
         if parameter.dim() and parameter.shape[-1] == tower.width:
@@ -184,11 +241,10 @@ def noise(size: tuple[int, int], seed: int) -> Any:
     return Image.fromarray(values)
 
 
-def _with_noise(encoder: Encoder, item: Encoded, seed: int) -> Encoded:
-    """A stimulus with random noise instead of its images, each of its own."""
+def _with_noise(encoder: Encoder, item: Encoded, seeds: Sequence[int]) -> Encoded:
+    """A stimulus with random noise instead of its images."""
     stimulus = item.prepared.stimulus
-    sizes = stimulus.inspect().sizes
-    pictures = tuple(noise(size, seed * len(sizes) + place) for place, size in enumerate(sizes))
+    pictures = tuple(noise(size, seed) for size, seed in zip(stimulus.inspect().sizes, seeds, strict=True))
     return encoder.encode(replace(item.prepared, stimulus=replace(stimulus, image=pictures)))
 
 

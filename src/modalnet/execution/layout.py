@@ -307,6 +307,14 @@ class Layouts:
             warn(f"{self.encoder.loaded.name} does not keep one row per text in a batch, so stimuli run one at a time.")
         self._alone = True
 
+    def check_images(self, item: Encoded) -> None:
+        """Raise an InputError if the model does not read every image of a stimulus."""
+        if item.n_images > 1:
+            reads = item.prepared.written or (item.n_tokens and not self.encoder.dual)
+            image_towers = [name for name, tower in self.towers.items() if tower.modality == "image"]
+            last = self.encoder.text_tower if reads else image_towers[-1]
+            self.image_tokens.check_read(item, self.towers[last])
+
     def group(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
         """Split stimuli into batches whose layout is known to hold.
 
@@ -317,6 +325,7 @@ class Layouts:
         towers
             The towers that are read.
         """
+        self.check_images(items[0])
         groups = self._groups(items, towers)
         return [part for group in groups for part in ([group] if self.text_padding.fits(group) else _by_length(group))]
 

@@ -161,7 +161,7 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
         if ids
         else "<cls>"
         if cls[place]
-        else f"<register {place}>"
+        else f"<other {place}>"
         for place in range(count)
     ]
     return TokenRow(tuple(names), image, cls)
