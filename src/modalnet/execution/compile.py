@@ -356,7 +356,9 @@ class Compiler:
     def vocabulary(self) -> int:
         """Number of logits of the LM head; a guess where it does not say."""
         head: Any = output_head(self.module)
-        return head.weight.shape[0] if head is not None and hasattr(head, "weight") else 1 << 18
+        # Quantized weights may be packed into another shape, or be a method.
+        size = getattr(head, "out_features", None) or getattr(getattr(head, "weight", None), "shape", (None,))[0]
+        return size if isinstance(size, int) else 1 << 18
 
     def _root(self, plan: Plan) -> Envoy:
         return self.envoy.get(plan.root) if plan.root else self.envoy
@@ -383,8 +385,7 @@ class Compiler:
                 step = self._step(Space(prefix.tower), layer)
                 step.instead = _with_streams(prefix.outputs[layer if len(prefix.outputs) > 1 else 0], prefix.tower)
                 if self.in_place:
-                    weight = next(self.module.get_submodule(path).parameters())
-                    step.instead = step.instead.to(weight.device, weight.dtype)
+                    step.instead = step.instead.to(*_place(self.module.get_submodule(path), self._device))
                 steps.append(step)
         return steps
 
@@ -428,11 +429,20 @@ class Compiler:
 
         if not isinstance(value, torch.Tensor) or not self.in_place:
             return value
-        parameter = next((p for p in self.module.parameters() if p.device.type != "meta"), None)
-        device = parameter.device if parameter is not None else value.device
-        floating = value.is_floating_point()
-        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), value.dtype)
-        return value.to(device=device, dtype=dtype if floating else value.dtype)
+        device, dtype = _place(self.module, value.device)
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+
+
+def _place(module: torch.nn.Module, device: torch.device) -> tuple[torch.device, torch.dtype]:
+    """Where a module is, or else the device given, and the precision that it computes in.
+
+    Weights in fewer than 16 bits are codes that a module scales, and it computes in that of the others.
+    """
+    import torch
+
+    devices = (each.device for each in module.parameters() if each.device.type != "meta")
+    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point() and each.dtype.itemsize > 1)
+    return next(devices, device), next(dtypes, torch.float32)
 
 
 def output_head(module: torch.nn.Module) -> torch.nn.Module | None:

@@ -34,6 +34,7 @@ from modalnet.inputs.batch import Batch, Encoded, TextTokens
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import Span
 from modalnet.models.sites import Space
+from modalnet.models.state import scaled_together
 from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Layouts:
         self._in_front: dict[str, bool] = {}
         self._looked_at: set[str] = set()  # towers checked for blocks that run more than once
         self._merging: dict[str, tuple[int, ...]] = {}  # per measured tower, the first block of each stage
-        self._alone = False
+        self._alone = scaled_together(engine.module)
         self._of: tuple[Batch, dict[Any, tuple[list[Span], int]]] | None = None
 
     @property
@@ -331,8 +332,10 @@ class Layouts:
 
     def _groups(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
         """Stimuli whose images may share a batch."""
+        if self._alone:
+            return [[item] for item in items]
         if len(items) < 2 or not items[0].n_images:
-            return [[item] for item in items] if self._alone else [list(items)]
+            return [list(items)]
         first = items[0]
         other = next((item for item in items if item.signature != first.signature), None)
         if other is not None and self._run_together(first, other, towers):

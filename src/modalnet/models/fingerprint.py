@@ -92,7 +92,11 @@ def checkpoint_fingerprint(module: torch.nn.Module) -> str:
     float32, and one that was saved in float32 is the same in float32 and bfloat16. Settings of the config are left out:
     most decide nothing, and their number grows with the version of transformers.
     """
-    bits = weights_fingerprint(module)
+    import xxhash
+
+    scales = xxhash.xxh3_128()
+    _add(scales, state.quantized(module))  # codes are the same at another scale
+    bits = weights_fingerprint(module) + scales.hexdigest()
     if bits not in _checkpoints:
         _checkpoints[bits] = _rounded_fingerprint(module)
     return _checkpoints[bits]
@@ -107,6 +111,7 @@ def _rounded_fingerprint(module: torch.nn.Module) -> str:
         for piece in _rounded(tensor):
             digest.update(piece)
     _add(digest, state.packed(module))
+    _add(digest, state.quantized(module))
     return str(digest.hexdigest())
 
 

@@ -210,6 +210,14 @@ def packed(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                     yield f"{prefix}.{part}", tensor.detach()
 
 
+def scaled_together(module: torch.nn.Module) -> bool:
+    """Whether activations are quantized at one scale for all that a call holds, so that stimuli of a batch mix.
+
+    That is what torch's own dynamic quantization does.
+    """
+    return any(type(each).__module__.startswith("torch.ao.nn.quantized.dynamic") for each in module.modules())
+
+
 def quantized(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Scales and codes that a quantized weight carries as attributes, such as those of bitsandbytes."""
     for prefix, weight in module.named_parameters():
