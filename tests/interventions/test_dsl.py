@@ -363,6 +363,10 @@ def test_a_patch_takes_arrays(tiny):
         assert torch.allclose(found, every(tiny, TEXTS[0], edits=[mn.patch(some, CAT)]), atol=1e-5)
     picked = every(tiny, TEXTS[0], edits=[mn.patch(mn.site("decoder", 3), row[3], source_at=[2]).at("last")])[3]
     assert torch.allclose(picked[-1], row[3, 2], atol=1e-5)
+    apart = [np.arange(some.count), -np.arange(some.count, dtype=float)]
+    run = tiny.run(TEXTS[:2], mn.patch(some, apart), read="decoder", tokens="all").activations["decoder"]
+    for values, source in zip(run, apart, strict=True):
+        assert np.allclose(values[[3, 5]][..., [1, 7, 40]].numpy(), source.reshape(2, 1, 3), atol=1e-5)
     with pytest.raises(mn.InputError, match=r"\[dim\] or \[token, dim\]"):
         mn.patch(mn.site("decoder", 3), np.full(192, np.nan))
     with pytest.raises(mn.InputError, match="must be stimuli, a run"):

@@ -546,8 +546,8 @@ def patch(target: Target, source: Any, *, source_at: Any = None, source_layer: i
         intervention; ``view.on(stimuli)``, which run under those of a view, or on another checkpoint with the same
         space; a :class:`~modalnet.Run` that was read with ``tokens="all"``, or at the tokens of the patch; or
         activations. These are ``[dim]`` (put in at every token) or ``[token, dim]`` for a site of one layer, with a
-        leading layer axis for several, and for units a dict with arrays of all layers per space; a list has one of
-        these for each stimulus.
+        leading layer axis for several, and for units one value each (as in :func:`add`) or a dict with arrays of all
+        layers per space; a list has one of these for each stimulus.
     source_at
         Tokens of the source, where they are other than those of the stimulus that is patched; as for
         :meth:`Intervention.at`. There have to be as many.
@@ -596,11 +596,14 @@ def _source(target: Target, source: Any) -> tuple[Stimulus, ...] | Source | Reco
     if isinstance(target, Units):
         if all(isinstance(one, Mapping) for one in listed):
             return recorded_arrays(listed, one_layer=False)
+        if all(_is_numeric(one) and np.shape(one) == (target.count,) for one in listed):
+            each = [_values(target, one) for one in listed]
+            return recorded_arrays([one for one in each if isinstance(one, Mapping)], one_layer=False)
     elif all(_is_numeric(one) for one in listed):
         where = target if isinstance(target, Site) else target.site
         return recorded_arrays([{where.space: one} for one in listed], one_layer=where.is_one)
     if any(_is_numeric(one) or isinstance(one, Mapping) for one in listed):
-        expected = "a dict of arrays per space" if isinstance(target, Units) else "an array"
+        expected = f"[{target.count}] values or a dict of arrays per space" if isinstance(target, Units) else "an array"
         raise InputError(f"`source` of {_shown(target)} must be stimuli, a run, view.on(stimuli), or {expected}.")
     return _stimuli(source, "patch", "source")
 
