@@ -15,6 +15,7 @@ import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
 from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
 from modalnet.execution.backends.local import LocalBackend
@@ -199,6 +200,7 @@ class Model:
             padded = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
             lines.append("  " + "  ".join([name.ljust(widths[0]), *padded, path]))
         lines.append(f"  {sum(space.n_units for space in self.spaces.values()):,} units in all")
+        lines += [f"  {tower.name} is {tower.stage}" for tower in self.towers.values() if tower.stage]
         encoder = self._executor.encoder
         reads = [what for what, able in (("text", encoder.reads_text), ("images", encoder.sees)) if able]
         lines.append(f"  reads {' and '.join(reads)}{self._preprocessing()}")
@@ -560,6 +562,12 @@ def load(
         If the source is no model, cannot be loaded, has no towers, or wants to run its own code without
         ``trust_remote_code=True``.
 
+    Warns
+    -----
+    UserWarning
+        For a hierarchical model (Swin, ConvNeXt, SegFormer, ...), whose stages have widths of their own: its tower is
+        the stage with most blocks, and the others are left out.
+
     Examples
     --------
     >>> model = mn.load("tiny")
@@ -590,7 +598,11 @@ def load(
     )
     if untrained is not False:
         loaded = untrained_copy(loaded, _seed(untrained))
-    return Model(Executor(loaded, chat_template=chat_template).at(remote))
+    model = Model(Executor(loaded, chat_template=chat_template).at(remote))
+    for tower in model.towers.values():
+        if tower.stage:
+            warn(f"{model.name} is hierarchical, and a tower has one width: its {tower.name} tower is {tower.stage}.")
+    return model
 
 
 def as_model(source: Any, remote: RemoteLike | None = None) -> Model:

@@ -32,6 +32,24 @@ def find_blocks(root: Any, excluded: Iterable[Any] = ()) -> list[Any]:
     )
 
 
+def stages_of(root: Any, blocks: list[Any]) -> list[list[Any]]:
+    """All blocks below ``root`` that are like some, stage by stage; one stage where the tower has no more.
+
+    The stages of a hierarchical tower are members of one list, and each holds a list of its own.
+    """
+    import torch
+
+    first, kind = blocks[0], type(plain(blocks[0]))
+    for holder in root.modules():
+        if not isinstance(holder, torch.nn.ModuleList | torch.nn.Sequential):
+            continue
+        if any(first is not stage and any(sub is first for sub in stage.modules()) for stage in holder):
+            alike = [[sub for sub in stage.modules() if type(sub) is kind] for stage in holder]
+            found = [own for own in alike if own]
+            return found if len(found) > 1 else [blocks]
+    return [blocks]
+
+
 def module_lists(root: Any) -> Iterator[list[Any]]:
     """Every list of submodules below ``root``, without those nested in a block of another list (experts)."""
     import torch

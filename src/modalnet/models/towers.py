@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
-from modalnet.models.blocks import find_blocks
+from modalnet.models.blocks import find_blocks, stages_of
 from modalnet.models.roots import ROLES, reader, tower_roots
 from modalnet.models.streams import plain, prefix_tokens, stream_width, streams_of, width_of
 from modalnet.stimuli.modalities import MODALITIES
@@ -47,6 +47,8 @@ class Tower:
     has_cls, n_registers
         Whether a vision tower has a parameter that is called a class token, and how many registers others hold. Where
         these tokens are is measured, not known from here.
+    stage
+        Which stage of a hierarchical model it is, with what is left out, in words; empty for a whole stack.
     streams, streams_first
         How many residual streams the blocks carry side by side, and whether along the first dimension of their output.
     """
@@ -61,6 +63,7 @@ class Tower:
     streams_first: bool = False
     modality: str = "text"
     order: int = 0
+    stage: str = field(default="", compare=False)
     blocks: tuple[Any, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -123,6 +126,9 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
         blocks = find_blocks(read_in, excluded=others) or find_blocks(root, excluded=others)
         if not blocks:
             continue
+        blocks, stage = _whole_or_stage(read_in, blocks, paths)
+        if not blocks:
+            continue
         # transformers records what a block puts out before a bridge's wrapper around the block sees it, and some
         # decoders are handed what was recorded of the image encoder: its blocks are read and written inside.
         places = [plain(block) for block in blocks] if modality == "image" else blocks
@@ -140,6 +146,7 @@ def find_towers(module: torch.nn.Module) -> dict[str, Tower]:
             streams_first=streams_first,
             modality=modality,
             order=len(towers),
+            stage=stage,
             blocks=tuple(blocks),
         )
     if not towers:
@@ -169,6 +176,29 @@ def renewed(towers: dict[str, Tower], module: torch.nn.Module) -> dict[str, Towe
             return find_towers(module)
         made[name] = replace(tower, blocks=tuple(blocks))
     return made
+
+
+def _whole_or_stage(root: Any, blocks: list[Any], paths: dict[int, str]) -> tuple[list[Any], str]:
+    """The blocks of a tower, and which stage of a hierarchical model they are; no blocks where no stage is a stack."""
+    stages = stages_of(root, blocks)
+    if len(stages) == 1:
+        return blocks, ""
+    own = next(place for place, stage in enumerate(stages) if any(block is blocks[0] for block in stage))
+    if len(stages[own]) != len(blocks):
+        return [], ""  # the list is one of several in its stage: the parts of a block
+    widths = [stream_width(stage[0]) for stage in stages]
+    if len(set(widths)) == 1:
+        return [block for stage in stages for block in stage], ""
+    others = [
+        f"{paths[id(stage[0])].rpartition('.')[0]} ({len(stage)} blocks x {width})"
+        for place, (stage, width) in enumerate(zip(stages, widths, strict=True))
+        if place != own
+    ]
+    total = sum(map(len, stages))
+    where = paths[id(blocks[0])].rpartition(".")[0]
+    return blocks, (
+        f"stage {own + 1} of {len(stages)}, {where} ({len(blocks)} of {total} blocks); left out are {', '.join(others)}"
+    )
 
 
 def tower_of(space: str) -> str:
