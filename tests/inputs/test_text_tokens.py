@@ -90,6 +90,9 @@ def test_tokens_beyond_the_embedding_are_named() -> None:
         lambda: model.run(["a dog", "a blicket"]),
         lambda: model.score("a dog", [" blicket"]),
         lambda: model.generate("a blicket"),
+        lambda: mn.activation_patching(
+            model, ["a dog"], ["a cat"], mn.patching.logit_difference([" blicket"], [" a"]), cache=False, progress=False
+        ),
     ):
         with pytest.raises(
             mn.InputError, match=rf"token 'blicket' with id {new}, but .* {new} tokens only.*knows {new + 1}\. "

@@ -22,7 +22,7 @@ from modalnet.inputs.batch import Batch, Encoded, Prepared, is_text_field
 from modalnet.inputs.collating import Collator
 from modalnet.inputs.continuations import Continuation, Continuations
 from modalnet.inputs.prompts import Prompt, Prompts
-from modalnet.inputs.tokens import added_ids, tokenizer_turn
+from modalnet.inputs.tokens import added_ids, n_embeddings, tokenizer_turn
 from modalnet.inputs.trained_length import TrainedLength
 
 if TYPE_CHECKING:
@@ -141,11 +141,13 @@ class Encoder:
         self._check_fit(stimuli)
         with tokenizer_turn(self._tokenizes):
             prepared = self._prepared(stimuli, max_tokens, raw, continuations, cuts)
+        read, written = self._n_embeddings()
         for item in prepared:
             if item.text_inputs is not None:
                 self._check_length(len(item.text_inputs["input_ids"]), item.stimulus.label)
-                self._check_known(item.text_inputs["input_ids"], item.stimulus.label)
+                self._check_known(item.text_inputs["input_ids"], read, item.stimulus.label)
             self._check_length(len(item.written), item.stimulus.label)
+            self._check_known(item.written, written, item.stimulus.label)
         return prepared
 
     def _prepared(
@@ -255,9 +257,8 @@ class Encoder:
                 "Shorten it, or split it into several stimuli."
             )
 
-    def _check_known(self, ids: Sequence[int], label: str) -> None:
-        """Refuse tokens that the model has no embedding of."""
-        rows = self._n_embeddings
+    def _check_known(self, ids: Sequence[int], rows: float, label: str) -> None:
+        """Refuse tokens beyond the rows of an embedding; images take the place of their own."""
         unknown = next((id_ for id_ in ids if id_ >= rows and id_ != self.image_token_id), None)
         if unknown is None:
             return
@@ -268,25 +269,21 @@ class Encoder:
             "tokenizer of the model, or call model.module.resize_token_embeddings(len(tokenizer)) before load()."
         )
 
-    @property
-    def _n_embeddings(self) -> float:
-        """How many tokens the model has an embedding of; infinite where it does not say."""
+    def _n_embeddings(self) -> tuple[float, float]:
+        """How many tokens the model has an embedding of, where it reads and where an encoder-decoder model writes."""
         module = self.loaded.module
-        roots = [tower.root for tower in self.towers.values() if tower.modality == "text"]
-        for holder in (module, *map(module.get_submodule, roots)):
-            try:
-                found = holder.get_input_embeddings()
-            except (AttributeError, NotImplementedError):
-                continue
-            rows = getattr(found, "num_embeddings", None)
-            if isinstance(rows, int):
-                return rows + getattr(found, "num_additional_embeddings", 0)
-        return float("inf")
+        roots = [module.get_submodule(tower.root) for tower in self.towers.values() if tower.modality == "text"]
+        if not self.writes_apart:
+            return n_embeddings(module, *roots), float("inf")
+        return n_embeddings(module), n_embeddings(module.get_submodule(self.towers["decoder"].root))
 
     def next_tokens(self, stimulus: Stimulus, text: str) -> tuple[int, ...]:
         """The tokens that a text becomes straight after a stimulus; see :meth:`Continuations.next_tokens`."""
         with tokenizer_turn(self._tokenizes):
-            return self.continuations.next_tokens(stimulus, text)
+            ids = self.continuations.next_tokens(stimulus, text)
+        read, written = self._n_embeddings()
+        self._check_known(ids, written if self.writes_apart else read, f"{stimulus.label} with {text!r}")
+        return ids
 
     def check_open(self, item: Encoded) -> None:
         """Refuse to continue a text that the tokenizer closes; see :meth:`Continuations.check_open`."""
@@ -342,7 +339,7 @@ class Encoder:
         encoded = Encoded(prepared, {**made, **written})
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         if "input_ids" in made:
-            self._check_known(made["input_ids"].flatten().tolist(), prepared.stimulus.label)
+            self._check_known(made["input_ids"].flatten().tolist(), self._n_embeddings()[0], prepared.stimulus.label)
         return self.trained_length.fill(encoded)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a tokenizer adds to a text by itself, measured on it; and its turns between threads."""
+"""What a tokenizer adds to a text by itself, measured on it; its turns between threads; and the tokens of a model."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ def added_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
     start = next(starts, None)
     return ([], []) if start is None else (whole[:start], whole[start + len(bare) :])
+
+
+def n_embeddings(*modules: Any) -> float:
+    """How many tokens the first of some modules that says so has an embedding of; infinite where none does."""
+    for module in modules:
+        try:
+            found = module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            continue
+        rows = getattr(found, "num_embeddings", None)
+        if isinstance(rows, int):
+            return rows + int(getattr(found, "num_additional_embeddings", 0))
+    return float("inf")
