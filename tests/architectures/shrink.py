@@ -146,6 +146,9 @@ def _fields(config_class: Any, given: dict[str, Any], role: str, sizes: Sizes, i
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": AXES, "partial_rotary_factor": 1.0}
         by_kind = "dict[str" in str(declared["rope_parameters"].type)
         made["rope_parameters"] = {kind: rope for kind in ("full_attention", "sliding_attention")} if by_kind else rope
+    kinds = _layer_kinds(config_class, made) if defaults.get("layer_types", 0) is None else None
+    if kinds is not None:
+        made["layer_types"] = kinds
     for name, part in parts.items():
         spec = config_class.sub_configs_defaults.get(name)
         own = dict(given.get(name) or (spec.init_kwargs if spec else {}))
@@ -159,6 +162,24 @@ def _fields(config_class: Any, given: dict[str, Any], role: str, sizes: Sizes, i
         if kind:
             made[name]["model_type"] = kind
     return made
+
+
+def _layer_kinds(config_class: Any, made: dict[str, Any]) -> list[str] | None:
+    """Kinds of layers that a large config has, in turn, where the few layers of a small one would have fewer kinds.
+
+    Those that later layers share keys and values with come first, one of each kind.
+    """
+    depth = made.get("num_hidden_layers")
+    try:
+        large = config_class().layer_types
+        small = config_class(num_hidden_layers=depth).layer_types
+    except Exception:  # a class that cannot be made from its defaults derives its kinds from the small numbers
+        return None
+    kinds = list(dict.fromkeys(large or ()))
+    shared = made.get("num_kv_shared_layers", 0)
+    if len(kinds) < 2 or not depth or (set(small) == set(kinds) and not shared):
+        return None
+    return [kinds[place % len(kinds)] for place in range(depth)]
 
 
 def _default(field: Any) -> Any:
@@ -300,7 +321,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"^(aligner_num_add_layers|resampler_depth)$", _depth),
     (r"_layer_period$|^layer_group_size$", _is(2)),
     (r"_layer_offset$", _is(1)),
-    (r"^num_kv_shared_layers$", _is(0)),
+    # As in released ones, later layers read keys and values of earlier ones, also where the default of a class is 0.
+    (r"^num_kv_shared_layers$", lambda field: field.depth // 2),
     (r"(key_value|kv)_heads$", _key_value_heads),
     (r"(^|_)heads?(_per_ngram)?$|^num_groups$", _heads),
     (r"^(hidden_size|d_model|embed_dim|n_embd|dim|hidden_sizes)$", _stream),
@@ -312,7 +334,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     # ---- experts
     (r"^(num_experts|num_local_experts|n_routed_experts|moe_num_experts)$", _is(EXPERTS)),
     (r"^(num_experts_per_tok|moe_k|moe_topk|top_k_experts)$", _at_most(CHOSEN)),
-    (r"^(n_group|topk_group|first_k_dense_replace)$", _at_most(1)),
+    (r"^n_group$", _at_most(EXPERTS // CHOSEN)),
+    (r"^(topk_group|first_k_dense_replace)$", _at_most(1)),
     (r"^n_groups$", _at_most(2)),
     # ---- pictures
     (
@@ -355,6 +378,7 @@ MISSING: tuple[tuple[str, Rule], ...] = (
     (r"^(num_experts_per_tok|top_k_experts)$", _is(CHOSEN)),
     (r"^moe_intermediate_size$", lambda field: [32, 16] if field.annotation.startswith("list") else 32),
     (r"^attn_layer_indices$", _is([1, 3])),
+    (r"^activation_sparsity_pattern$", lambda field: [0.95] * (field.depth // 2) + [0.0] * (-(-field.depth // 2))),
     (r"^indexer_(n_heads|kv_heads|head_dim|budget|compress_ratio)$", _indexer),
     (r"^sliding_window$", lambda field: 16 if "layer_types" in field.siblings else None),
     (r"^image_size$", _is([IMAGE, IMAGE])),

@@ -10,6 +10,9 @@ import torch
 import transformers as tr
 
 import modalnet as mn
+from architectures.checks import Bench
+from architectures.pass_checks import skipping
+from architectures.small import build
 from families import finish, make_tokenizer
 from modalnet.execution.likelihood import Request
 
@@ -223,3 +226,12 @@ def test_a_hook_that_is_added_is_not_applied_twice_to_a_skipped_block():
         assert one[0].logprob != pytest.approx(was[0].logprob, abs=1e-3)
     after = model._executor.likelihoods_under(request, lesions)
     assert [one[0].logprob for one in after] == pytest.approx([one[0].logprob for one in clean], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Gemma4", "Bart", "MistralLarge4"])
+def test_classes_whose_blocks_are_handed_more_than_the_stream(name):
+    """Gemma 4 with towers for pictures and sounds; an encoder and a decoder; an index of tokens that blocks share."""
+    kinds = [f"{name}ForConditionalGeneration", f"{name}ForCausalLM"]
+    kind = getattr(tr, next(each for each in kinds if hasattr(tr, each)))
+    bench = Bench(build(kind.config_class, kind))
+    assert skipping(bench) is None

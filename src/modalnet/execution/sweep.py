@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 AGREE, AGREE_HALF = 1e-3, 5e-2
 # Of the logits of models in full precision; small ones may hardly differ.
 LEAST_SPREAD = 0.1
+# Beyond this a logit says that a token is ruled out, not how likely it is.
+RULED_OUT = 1e30
 
 #: The first block that some cells write to, where the blocks up to it need not run; None where they do.
 Entry: TypeAlias = "tuple[str, int] | None"
@@ -172,7 +174,8 @@ class Sweep:
         return [[next(order) for _ in part] for part in side_by_side(self.layouts, items, self._seen(items))]
 
     def _seen(self, items: Sequence[Encoded]) -> list[str]:
-        return [name for name in self.layouts.towers if self._is_text(name) or items[0].n_images]
+        seen = ("text", "image") if items[0].n_images else ("text",)
+        return [name for name, tower in self.layouts.towers.items() if tower.modality in seen]
 
     def _batch(
         self, design: Design, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit, run: Run
@@ -356,6 +359,7 @@ class Sweep:
 
         half = next((p.dtype.itemsize < 4 for p in self.engine.module.parameters() if p.is_floating_point()), False)
         values = torch.cat([value.flatten() for value in (whole, *wholes.values())])
+        values = values[values.abs() < RULED_OUT]
         spread = float(values.std()) if len(values) > 1 else 0.0
         close = AGREE_HALF * max(spread, 1.0) if half else AGREE * max(spread, LEAST_SPREAD)
         return bool((skipping - whole).abs().max() <= close)
