@@ -133,14 +133,14 @@ def test_strings_and_lists_and_contrasts_are_stimuli(name):
 
 
 @pytest.mark.parametrize("name", ["llava_clip", "gpt2", "qwen2_5_vl"])
-def test_layers_are_chosen_and_come_in_ascending_order(name):
+def test_layers_are_chosen_and_come_in_the_order_given(name):
     model = load(name)
     stimuli = stimuli_for(name)
     whole = model.run(stimuli).residual["decoder"]
     run = model.run(stimuli, read={"decoder": [-1, 0, 2, 2]})
     last = model.decoder.n_layers - 1
-    assert run.layers == {"decoder": (0, 2, last)}
-    close(run.residual["decoder"], whole[:, [0, 2, last]], atol=1e-6)
+    assert run.layers == {"decoder": (last, 0, 2, 2)}
+    close(run.residual["decoder"], whole[:, [last, 0, 2, 2]], atol=1e-6)
     assert model.run(stimuli, read={"decoder": 1}).layers == {"decoder": (1,)}
     assert model.run(stimuli, read="decoder").residual["decoder"].shape == whole.shape
     assert model.run(stimuli, read={"decoder": None}).residual["decoder"].shape == whole.shape

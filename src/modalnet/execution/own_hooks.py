@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from modalnet.errors import InputError
 from modalnet.models.state import is_own_hook
 
 if TYPE_CHECKING:
     import torch
 
     from modalnet.execution.compile import Program
+
+#: Hooks by their keys, and whether each takes keyword arguments.
+Hooks: TypeAlias = "dict[int, tuple[Callable[..., Any], bool]]"
 
 
 def site_modules(program: Program) -> Iterator[torch.nn.Module]:
@@ -31,45 +33,54 @@ def site_modules(program: Program) -> Iterator[torch.nn.Module]:
 
 @contextlib.contextmanager
 def inside(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Run the users' forward hooks of some modules before nnsight sees their output.
-
-    Raises
-    ------
-    InputError
-        Where a global forward hook is registered, which no module can be relieved of.
-    """
+    """Run the users' forward hooks of some modules before nnsight sees their output; global ones come first, as ever."""
     from torch.nn.modules import module as machinery
 
-    if any(not is_own_hook(hook) for hook in machinery._global_forward_hooks.values()):
-        raise InputError(
-            "A global forward hook is registered (torch.nn.modules.module.register_module_forward_hook). It runs after "
-            "a block's output is read, so that what is read would not be what later blocks see. Remove it, or register "
-            "it on the modules that it is for."
-        )
+    listed = list(dict.fromkeys(modules))
+    everywhere = _users(machinery._global_forward_hooks, machinery._global_forward_hooks_with_kwargs)
     with contextlib.ExitStack() as stack:
-        for module in dict.fromkeys(modules):
-            if any(not is_own_hook(hook) for hook in module._forward_hooks.values()):
-                stack.enter_context(_moved_inside(module))
+        if everywhere:
+            stack.enter_context(_left_out(machinery._global_forward_hooks, everywhere, listed))
+        for module in listed:
+            own = _users(module._forward_hooks, module._forward_hooks_with_kwargs)
+            if own or everywhere:
+                stack.enter_context(_moved_inside(module, everywhere, own))
         yield
 
 
+def _users(hooks: Mapping[int, Callable[..., Any]], with_kwargs: Mapping[int, bool]) -> Hooks:
+    """Hooks that are not of the libraries that run the model, and whether each takes keyword arguments."""
+    return {key: (hook, key in with_kwargs) for key, hook in hooks.items() if not is_own_hook(hook)}
+
+
 @contextlib.contextmanager
-def _moved_inside(module: torch.nn.Module) -> Iterator[None]:
+def _left_out(hooks: dict[int, Callable[..., Any]], users: Hooks, modules: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Global hooks leave out some modules, in which they run inside."""
+
+    def elsewhere(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda module, *given: None if module in modules else hook(module, *given)
+
+    hooks.update({key: elsewhere(hook) for key, (hook, _) in users.items()})
+    try:
+        yield
+    finally:
+        hooks.update({key: hook for key, (hook, _) in users.items() if key in hooks})
+
+
+@contextlib.contextmanager
+def _moved_inside(module: torch.nn.Module, everywhere: Hooks, own: Hooks) -> Iterator[None]:
     state, hooks = module.__dict__["__nnsight__"], module._forward_hooks
-    users = {key: hook for key, hook in hooks.items() if not is_own_hook(hook)}
-    with_kwargs = {key for key in users if key in module._forward_hooks_with_kwargs}
     body: Callable[..., Any] = state.body
 
     def hooked(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = body(self, *args, **kwargs)
-        for key, hook in users.items():
-            given = (self, args, kwargs, output) if key in with_kwargs else (self, args, output)
-            changed = hook(*given)
+        for hook, with_kwargs in (*everywhere.values(), *own.values()):
+            changed = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
             output = output if changed is None else changed
         return output
 
     state.body = hooked
-    module._forward_hooks = OrderedDict((key, hook) for key, hook in hooks.items() if key not in users)
+    module._forward_hooks = OrderedDict((key, hook) for key, hook in hooks.items() if key not in own)
     try:
         yield
     finally:

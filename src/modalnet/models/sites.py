@@ -293,7 +293,14 @@ def chosen_layers(layers: Any, n_layers: int, name: str) -> tuple[int, ...]:
     """Layers among so many of a space of that name; see :func:`layers_of`."""
     if hasattr(layers, "__len__") and not isinstance(layers, str) and not len(layers):
         return ()
-    choice = layers if isinstance(layers, str) and _SLICE.fullmatch(layers) else layer_choice(layers)
+    try:
+        choice = layers if isinstance(layers, str) and _SLICE.fullmatch(layers) else layer_choice(layers)
+    except InputError as error:
+        wrong = layers if isinstance(layers, str) or not isinstance(layers, Iterable) else list(layers)
+        first = next((one for one in wrong if not _is_number(one)), wrong) if isinstance(wrong, list) else wrong
+        raise InputError(
+            f"Layer {first!r} does not exist: {name} has layers 0..{n_layers - 1}. Choose by {_EXPECTED}."
+        ) from error
     if isinstance(choice, str):
         found = range(n_layers)[slice(*(int(end) if end else None for end in choice.split(":")))]
         if not found:
