@@ -33,7 +33,7 @@ def site_modules(program: Program) -> Iterator[torch.nn.Module]:
 
 @contextlib.contextmanager
 def inside(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Run the users' forward hooks of some modules before nnsight sees their output; global ones come first, as ever."""
+    """Run the users' forward hooks of some modules before nnsight sees their output, global ones first, as ever."""
     from torch.nn.modules import module as machinery
 
     listed = list(dict.fromkeys(modules))
