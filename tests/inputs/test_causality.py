@@ -142,3 +142,14 @@ def test_what_is_declared_is_not_measured_and_the_rest_once(monkeypatch):
             passes.clear()
             model._executor.run(stimuli, tokens=None)
             assert len(passes) == 1 + measured
+
+
+@since("5.20")
+def test_an_encoder_that_holds_image_tokens_is_no_dual_encoder():
+    """Its image tower feeds its text tower; in CLIP the two do not meet."""
+    with torch.device("meta"):
+        fused, apart = tr.ModernVBertModel(tr.ModernVBertConfig()), tr.CLIPModel(tr.CLIPConfig())
+    for module, dual in ((fused, False), (apart, True)):
+        model = mn.load(module)
+        assert list(model.towers) == ["vision", "encoder"]
+        assert model._executor.encoder.dual is dual

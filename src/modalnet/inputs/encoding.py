@@ -73,7 +73,8 @@ class Encoder:
             name in self._parameters for name in _PICTURES
         )
         #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
-        self.dual = self.sees and "encoder" in towers and "decoder" not in towers
+        apart = any(tower.modality == "image" for tower in towers.values()) and self.image_token_id is None
+        self.dual = apart and "encoder" in towers and "decoder" not in towers
         #: An encoder-decoder model writes in another tower than it reads in.
         self.writes_apart = bool(getattr(config, "is_encoder_decoder", False)) and "decoder" in towers
         #: Its encoder may read no text at all.
