@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import AbstractContextManager
 from typing import Any
 
 _making = threading.Lock()
 _turns: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def tokenizer_turn(tokenizer: Any) -> threading.RLock:
+def tokenizer_turn(tokenizer: Any) -> AbstractContextManager[bool]:
     """The lock of a tokenizer. Where padding is switched on for one call and off for the next, a fast one allows no
     second thread."""
     with _making:
-        return _turns.setdefault(tokenizer, threading.RLock())
+        lock: AbstractContextManager[bool] = _turns.setdefault(tokenizer, threading.RLock())
+        return lock
 
 
 def added_tokens(tokenizer: Any) -> tuple[str, str]:
