@@ -38,7 +38,7 @@ from modalnet.execution.states import read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
 from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
-from modalnet.execution.turns import modules_of, turn
+from modalnet.execution.turns import modules_of, step, turn
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
@@ -301,7 +301,9 @@ class Executor:
             if made.sinks is None:
                 made.sinks = Sinks(self.runner)
             measured = made.sinks
-        return measured.table(prepared, towers, self._as_it_is(prepared), batch_size)
+        model = self._as_it_is(prepared)
+        with step(self.engine):
+            return measured.table(prepared, towers, model, batch_size)
 
     def _as_it_is(self, prepared: Sequence[Prepared]) -> dict[str, Any] | None:
         """All that decides what the model without any intervention makes of stimuli, beside their own content.
@@ -336,7 +338,10 @@ class Executor:
     def is_causal(self, tower: Tower) -> bool:
         """Whether a tower's last token has attended to all others; see :mod:`modalnet.execution.causality`."""
         known = known_causality(tower, self.encoder)
-        return self.runner.layouts.causality.is_causal(tower) if known is None else known
+        if known is not None:
+            return known
+        with step(self.engine):
+            return self.runner.layouts.causality.is_causal(tower)
 
     def reached_spaces(self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None = None) -> list[str]:
         """Names of those of some spaces whose tower every one of the stimuli reaches; None for the residual streams."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.errors import InputError
 from modalnet.execution.batching import encoded_ahead
 from modalnet.execution.reading import LayoutError
+from modalnet.execution.turns import step_by_step
 
 if TYPE_CHECKING:
     from modalnet.execution.edits import Edits
@@ -21,6 +22,7 @@ _AHEAD = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 _ASSISTANT = ("assistant_model", "assistant_tokenizer")
 
 
+@step_by_step
 def generate(
     runner: Runner,
     prepared: Sequence[Prepared],

@@ -90,12 +90,13 @@ class Layouts:
         return self._remembered(batch, self.encoder.text_tower, 0)
 
     def _remembered(self, batch: Batch, tower: str, layer: int) -> tuple[list[Span], int]:
-        if self._of is None or self._of[0] is not batch:
-            self._of = (batch, {})  # several interventions and reads ask for the same positions
+        known = self._of
+        if known is None or known[0] is not batch:
+            known = self._of = (batch, {})  # several interventions and reads ask for the same positions
         key = (tower, self._stage(tower, layer))
-        if key not in self._of[1]:
-            self._of[1][key] = self._spans(batch, tower, layer)
-        return self._of[1][key]
+        if key not in known[1]:
+            known[1][key] = self._spans(batch, tower, layer)
+        return known[1][key]
 
     def _runs_once(self, batch: Batch, tower: str) -> None:
         """Refuse a tower whose blocks run more than once in a forward pass.

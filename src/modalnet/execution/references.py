@@ -8,6 +8,7 @@ edits, replaced methods), or where reading the weights to tell it would take lon
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from modalnet.interventions.values import Affine, Part, Read
 if TYPE_CHECKING:
     import torch
 
+_keeping = threading.Lock()  # never held while reference stimuli run
 # What is kept at most: interventions, and bytes of their values.
 MOST_KEPT, MOST_BYTES = 64, 1 << 28
 # From so many reference stimuli on, their runs take longer than reading the weights of the model.
@@ -47,14 +49,16 @@ class References:
         """
         if key is None:
             return compute(read)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+        with _keeping:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
         tokens = _Counted(read)
         values = compute(tokens)
-        self._kept[key] = values, 4 * tokens.count * sum(part.width for part in parts)
-        while len(self._kept) > MOST_KEPT or sum(size for _, size in self._kept.values()) > MOST_BYTES:
-            self._kept.popitem(last=False)
+        with _keeping:
+            self._kept[key] = values, 4 * tokens.count * sum(part.width for part in parts)
+            while len(self._kept) > MOST_KEPT or sum(size for _, size in self._kept.values()) > MOST_BYTES:
+                self._kept.popitem(last=False)
         return values
 
 

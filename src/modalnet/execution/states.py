@@ -18,6 +18,7 @@ from modalnet.execution.memory import free_memory, is_out_of_memory
 from modalnet.execution.passes import Readout
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.stream import Runner
+from modalnet.execution.turns import one_step, step_by_step
 from modalnet.interventions.positions import TokenChoice, TokenRow
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def read_states(  # noqa: PLR0917
     return made
 
 
+@step_by_step
 def read_gradients(  # noqa: PLR0917
     runner: Runner,
     prepared: Sequence[Prepared],
@@ -137,6 +139,7 @@ def _backward(
     return made
 
 
+@one_step
 def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
     """The tokens of a stimulus in a tower, without those of a continuation."""
     batch = runner.encoder.collate([encoded])

@@ -21,6 +21,7 @@ from modalnet.execution.memory import free_memory, is_out_of_memory, too_large
 from modalnet.execution.passes import BatchResult, Pass, PassMaker, Readout, too_many_logits
 from modalnet.execution.prefixes import SharedPrefixes
 from modalnet.execution.reading import LayoutError, Reading, RowsError
+from modalnet.execution.turns import one_step, step_by_step
 from modalnet.inputs.encoding import Encoder
 from modalnet.interventions.positions import TokenChoice
 
@@ -48,6 +49,7 @@ class Runner:
         self.passes = PassMaker(encoder, layouts)
         self.shared = SharedPrefixes(engine, layouts, encoder.text_tower)
 
+    @step_by_step
     def stream(
         self, prepared: Sequence[Prepared], readout: Readout, batch_size: int | Literal["auto"] = "auto"
     ) -> Iterator[BatchResult]:
@@ -98,6 +100,7 @@ class Runner:
                     yield result
                     left = left[1:]
 
+    @step_by_step
     def moments(
         self,
         prepared: Sequence[Prepared],
@@ -154,6 +157,7 @@ class Runner:
         for passes, sums in jobs:
             yield [item.index for each in passes for item in each.batch.items], sums
 
+    @one_step
     def inward(  # noqa: PLR0917
         self,
         item: Encoded,
@@ -168,6 +172,7 @@ class Runner:
         one = self.passes.make(batch, Readout(sites, tokens, variants=[edits]), 0)
         return self._understood(lambda: self.engine.inward(batch.inputs, one.plan, source, measure), [one])
 
+    @one_step
     def alone(self, item: Encoded, readout: Readout) -> BatchResult:
         """Run one stimulus whose inputs are given."""
         return self._run(self.encoder.collate([item]), readout, 0)

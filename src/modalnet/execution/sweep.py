@@ -28,6 +28,7 @@ from modalnet.execution.plan import Plan, Prefix, Write
 from modalnet.execution.skipping import Start
 from modalnet.execution.states import logit_rows, side_by_side
 from modalnet.execution.stream import Runner
+from modalnet.execution.turns import step_by_step
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,7 @@ class Sweep:
         self.engine, self.encoder, self.layouts = runner.engine, runner.encoder, runner.layouts
         self.skipping = runner.shared.skipping
 
+    @step_by_step
     def run(
         self,
         states: Sequence[State],

@@ -23,6 +23,7 @@ from modalnet.execution.cells import Cell, State, Swap
 from modalnet.execution.plan import Plan, Prefix
 from modalnet.execution.states import read_states, token_row
 from modalnet.execution.sweep import Sweep
+from modalnet.execution.turns import one_step
 from modalnet.inputs.batch import Encoded
 from modalnet.models.sites import Space
 
@@ -44,6 +45,7 @@ AT_ONCE = 16
 NOTICED = 0.05
 
 
+@one_step
 def image_places(sweep: Sweep, stimulus: Stimulus, tower: str) -> Float[np.ndarray, "token 4"] | None:
     """Which region of the image each token of a stimulus with one image represents.
 

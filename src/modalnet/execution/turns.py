@@ -3,6 +3,10 @@
 A trace holds the module for the length of one pass, and nnsight has no notion of a second one beside it. So each pass
 takes the locks of its module, and threads alternate between passes. Models that share a part, such as a vision tower
 that is loaded on its own too, share the lock of that part.
+
+What is measured of a model on the way, and remembered with it, is under another lock: work on one batch, from its
+layout to its result, is one step, and threads alternate between steps. No thread holds either while results are
+consumed.
 """
 
 from __future__ import annotations
@@ -11,11 +15,16 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 
 _claiming = threading.Lock()
 _numbers = itertools.count()
@@ -23,6 +32,8 @@ _numbers = itertools.count()
 _parts: weakref.WeakKeyDictionary[Any, tuple[int, Any]] = weakref.WeakKeyDictionary()
 #: Per model, the locks that it takes, by their numbers, so that two models take them in one order.
 _models: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+#: Per model, the lock of what is measured of it.
+_work: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def claim(module: torch.nn.Module) -> list[torch.nn.Module]:
@@ -44,6 +55,47 @@ def turn(module: torch.nn.Module) -> Iterator[None]:
         for lock in _models[module]:
             stack.enter_context(lock)
         yield
+
+
+@contextlib.contextmanager
+def step(engine: Any) -> Iterator[None]:
+    """Work alone on the model of an engine; where its passes run on a server, which are slow, side by side."""
+    if not engine.capabilities.weights_here:
+        yield
+        return
+    with _claiming:
+        lock = _work.setdefault(engine.module, threading.RLock())
+    with lock:
+        yield
+
+
+def one_step(function: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Make a call of a function one step; its first argument has the engine."""
+
+    @wraps(function)
+    def whole(held: S, /, *args: P.args, **options: P.kwargs) -> T:
+        with step(held.engine):  # type: ignore[attr-defined]
+            return function(held, *args, **options)
+
+    return whole
+
+
+def step_by_step(function: Callable[Concatenate[S, P], Iterator[T]]) -> Callable[Concatenate[S, P], Iterator[T]]:
+    """Make each item of a generator one step; the first argument of its function has the engine."""
+
+    @wraps(function)
+    def stepped(held: S, /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
+        items = function(held, *args, **options)
+        nothing = object()
+        with contextlib.closing(items):  # type: ignore[type-var]
+            while True:
+                with step(held.engine):  # type: ignore[attr-defined]
+                    item = next(items, nothing)
+                if item is nothing:
+                    return
+                yield item  # type: ignore[misc]
+
+    return stepped
 
 
 def modules_of(module: torch.nn.Module) -> list[torch.nn.Module]:
