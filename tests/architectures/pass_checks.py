@@ -64,7 +64,13 @@ def skipping(bench: Bench) -> str | None:
 
 def _patched(bench: Bench, stimulus: mn.Stimulus) -> None:
     executor = bench.model._executor
-    (state,) = executor.states([stimulus])
+    try:
+        (state,) = executor.states([stimulus])
+    except mn.InputError as error:
+        if "merges patches" not in str(error):
+            raise
+        texts = [tower.name for tower in bench.towers(stimulus) if tower.modality == "text"]
+        (state,) = executor.states([stimulus], spaces=texts)
     batch = executor.encoder.collate([state.encoded])
     cells, places = [], []
     for tower in bench.towers(stimulus):

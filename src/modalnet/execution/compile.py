@@ -19,7 +19,7 @@ from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
 from modalnet.execution.user_edits import edits_of
 from modalnet.models.sites import Space
-from modalnet.models.state import hooks_of
+from modalnet.models.state import global_hooks, hooks_of
 from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
@@ -309,7 +309,8 @@ class Compiler:
     def head_is_watched(self) -> bool:
         """Whether edits or hooks may look at the logits, so that each has to stand where it always does."""
         head = output_head(self.module)
-        return self.edited or any(hooks_of(each) for each in (self.module, head) if each is not None)
+        hooked = any(hooks_of(each) for each in (self.module, head) if each is not None)
+        return self.edited or hooked or bool(global_hooks())
 
     def head(self) -> Envoy:
         """The envoy of the LM head; an InputError where the model has none."""

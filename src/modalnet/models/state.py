@@ -272,10 +272,16 @@ def is_own_hook(hook: Any) -> bool:
 def hooks_of(module: torch.nn.Module) -> list[Any]:
     """The forward hooks and pre-hooks of one module, without those that libraries register for themselves."""
     return [
-        hook
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if not _name(hook if hasattr(hook, "__qualname__") else type(hook)).startswith(_OWN_HOOKS)
+        hook for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()) if not is_own_hook(hook)
     ]
+
+
+def global_hooks() -> list[Any]:
+    """The forward hooks and pre-hooks of every module, without those that libraries register for themselves."""
+    from torch.nn.modules import module as machinery
+
+    everywhere = (*machinery._global_forward_hooks.values(), *machinery._global_forward_pre_hooks.values())
+    return [hook for hook in everywhere if not is_own_hook(hook)]
 
 
 def replaced(module: torch.nn.Module) -> str:
