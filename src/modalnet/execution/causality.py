@@ -74,8 +74,10 @@ class Causality:
             If attention is bidirectional for every token type: a token's probability would then depend on the token.
         """
         typed = "token_type_ids" in item.inputs and not item.prepared.written
-        declared = declared_causality(self.towers[self.encoder.text_tower], self.encoder)
-        if item.kind in self._ordered or (declared is True and not typed):
+        if item.kind in self._ordered:
+            return
+        if not typed and declared_causality(self.towers[self.encoder.text_tower], self.encoder) is True:
+            self._ordered.add(item.kind)
             return
         (span,), _ = self.spans(self.encoder.collate([item]), self.encoder.text_tower, 0)
         if len(span.index) < 2:

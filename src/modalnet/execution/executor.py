@@ -92,6 +92,7 @@ class _Machinery:
     runner: Runner | None = None
     sweep: Sweep | None = None
     sinks: Sinks | None = None
+    causal: dict[str, bool] = field(default_factory=dict)
 
 
 class Executor:
@@ -337,11 +338,14 @@ class Executor:
 
     def is_causal(self, tower: Tower) -> bool:
         """Whether a tower's last token has attended to all others; see :mod:`modalnet.execution.causality`."""
-        known = known_causality(tower, self.encoder)
-        if known is not None:
-            return known
-        with step(self.engine):
-            return self.runner.layouts.causality.is_causal(tower)
+        causal = self._machinery.causal
+        if tower.name not in causal:
+            known = known_causality(tower, self.encoder)
+            if known is None:
+                with step(self.engine):
+                    known = self.runner.layouts.causality.is_causal(tower)
+            causal[tower.name] = known
+        return causal[tower.name]
 
     def reached_spaces(self, stimuli: Sequence[Stimulus], spaces: str | Sequence[str] | None = None) -> list[str]:
         """Names of those of some spaces whose tower every one of the stimuli reaches; None for the residual streams."""

@@ -72,10 +72,10 @@ class TextPadding:
             If the user chose a side on which padding changes what the model computes.
         """
         short, long = (choose(items, key=lambda item: item.n_tokens) for choose in (min, max))
-        if short.n_tokens == long.n_tokens or self._cannot_matter(short):
+        if short.n_tokens == long.n_tokens:
             return True
         if short.kind not in self._fits:
-            self._fits[short.kind] = self._settled(short, long)
+            self._fits[short.kind] = self._cannot_matter(short) or self._settled(short, long)
         return self._fits[short.kind]
 
     def _cannot_matter(self, item: Encoded) -> bool:
