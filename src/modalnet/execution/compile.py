@@ -345,8 +345,9 @@ class Compiler:
 
         takes = inspect.signature(self.module.forward).parameters
         pixels = moved.get("pixel_values")
-        hides = getattr(getattr(self.module, "config", None), "mask_ratio", 0)
-        if "noise" not in takes or "noise" in moved or pixels is None or hides:
+        hides = getattr(getattr(self.module, "config", None), "mask_ratio", None)
+        # Without such a setting the noise is for something else.
+        if "noise" not in takes or "noise" in moved or pixels is None or hides is None or hides > 0:
             return {}
         count = next((each.num_patches for each in self.module.modules() if hasattr(each, "num_patches")), None)
         if not isinstance(count, int):
