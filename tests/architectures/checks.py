@@ -386,7 +386,12 @@ def score(bench: Bench) -> str | None:
     if not bench.reads or bench.model._executor.encoder.dual or _last_logits(bench, bench.stimuli(1)[0]) is None:
         return "no LM head"
     stimuli, text = bench.stimuli(2), " a big dog"
-    found = bench.model.score(stimuli, [text, text])
+    try:
+        found = bench.model.score(stimuli, [text, text])
+    except mn.InputError as error:
+        if "attends to text bidirectionally" not in str(error):
+            raise
+        return "attention goes both ways"  # measured by the check of causality
     ids = bench.small.tokenizer(text, add_special_tokens=False)["input_ids"]
     for stimulus, logprob, count in zip(stimuli, found.logprob, found.n_tokens, strict=True):
         assert int(count[0]) == len(ids)
@@ -464,15 +469,17 @@ def image_tokens(bench: Bench) -> str | None:
     if bool(marked.any()):
         # Ends of lines and separators stand among the image tokens, and are the same whatever the picture.
         assert bool((marked | ~changed).all()), "a picture changes what is no image token"
-        changed = marked
+        changed, text = marked, ~marked
     else:
-        changed = ~_text_positions(bench, stimulus, tower)
+        # Some models fill up the patches beside a text with places that hold no part of the picture.
+        text = _text_positions(bench, stimulus, tower)
+        changed &= ~text
     _, expected = states(bench, stimulus)
     run = bench.model.run([stimulus], read=[name], tokens={name: "image"})
     states_of = torch.stack(expected[name])
     close(run.residual[name][0], states_of[:, changed].mean(1), "image tokens")
     run = bench.model.run([stimulus], read=[name], tokens={name: "text"})
-    close(run.residual[name][0], states_of[:, ~changed].mean(1), "text tokens")
+    close(run.residual[name][0], states_of[:, text].mean(1), "text tokens")
     return None
 
 

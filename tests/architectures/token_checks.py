@@ -118,10 +118,12 @@ def two_pictures(bench: Bench) -> str | None:
     """Of two pictures each changes what a model makes of them, as in a plain forward pass, or they are refused."""
     if not bench.sees:
         return "no pictures"
-    text = TEXTS[0] if bench.reads else None
+    text, dual = TEXTS[0] if bench.reads else None, bench.model._executor.encoder.dual
     pictures = [_noise(seed) for seed in range(4)]
     stimuli = [mn.Stimulus(text, image=[pictures[i], pictures[j]]) for i, j in ((0, 1), (2, 1), (0, 3))]
-    tower = list(bench.towers(stimuli[0]))[-1]
+    # In a dual encoder pictures do not enter the tower that reads texts.
+    towers = [tower for tower in bench.towers(stimuli[0]) if not dual or tower.modality == "image"]
+    tower = towers[-1]
     try:
         plain(bench, bench.inputs(stimuli[0]))
     except Exception as error:  # pictures side by side, which a chat template keeps apart, are too much for some

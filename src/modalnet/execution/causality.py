@@ -158,13 +158,14 @@ def declared_causality(tower: Tower, encoder: Encoder) -> bool | None:
     return tower.is_decoder if not tower.is_decoder or writes(module, module) else None
 
 
-def two_endings(item: Encoded) -> tuple[Encoded, Encoded]:
-    """A stimulus, and the same with a different last token in the tower that writes."""
-    name = "decoder_input_ids" if item.prepared.written else "input_ids"
+def two_endings(item: Encoded, tower: str = "decoder") -> tuple[Encoded, Encoded]:
+    """A stimulus, and the same with a different last token in a tower."""
+    written = bool(item.prepared.written) and tower == "decoder"
+    name = "decoder_input_ids" if written else "input_ids"
     ids: torch.Tensor = item.inputs[name]
     other = ids.clone()
     other[0, -1] = 0 if int(other[0, -1]) else 1
     prepared = item.prepared
-    if prepared.written:
+    if written:
         prepared = replace(prepared, written=tuple(other[0].tolist()))
     return item, replace(item, prepared=prepared, inputs={**item.inputs, name: other})

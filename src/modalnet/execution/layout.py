@@ -231,7 +231,7 @@ class Layouts:
             If it is at neither position.
         """
         rows = []
-        for ending in two_endings(item):
+        for ending in two_endings(item, tower):
             batch = self.encoder.collate([ending])
             rows.append(self.engine.entering(batch.inputs, self.towers[tower], Plan((), root=batch.root)))
         changed = (rows[0] != rows[1]).any(1).nonzero().flatten().tolist()
