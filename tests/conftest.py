@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -42,6 +43,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODALNET_CACHE", str(tmp_path_factory.mktemp("modalnet-cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_open_figures() -> Generator[None]:
+    """Figures are closed with the test that drew them: matplotlib warns of many, whichever test drew the last."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def pytest_configure(config: pytest.Config) -> None:
