@@ -55,7 +55,7 @@ def test_the_network_is_zeroed_as_here(model, bridge, network, named):
 
 
 def test_mean_ablation_of_the_network(model, bridge, network):
-    one = mn.mean(network, over=model.means(TEXTS)).at("all", spare_first=1)
+    one = mn.mean(network, over=model.means(TEXTS, spare_first=1)).at("all", spare_first=1)
     (ours,) = model.run(TEXTS[0], one, logits="all").logits
     with torch.no_grad():
         hooks = tl.hooks(one, bridge)
