@@ -348,6 +348,16 @@ def test_a_patch_takes_image_tokens_of_a_run(tiny, picture):
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
+def test_a_run_that_is_patched_names_its_tokens_only_where_kinds_of_them_are_asked_for(tiny):
+    run = tiny.run(TEXTS[0], tokens="all")
+    patch = mn.patch(mn.site("decoder", 2), run)
+    tiny.run(TEXTS[0], patch)
+    assert "token_rows" not in vars(run)
+    again = pickle.loads(pickle.dumps(patch))
+    assert again.digest == patch.digest
+    assert torch.equal(every(tiny, TEXTS[0], edits=[again.at("text")]), every(tiny, TEXTS[0]))
+
+
 def test_a_patch_takes_arrays(tiny):
     row = every(tiny, CAT)
     expected = every(tiny, TEXTS[0], edits=[mn.patch(mn.site("decoder", 3), CAT)])

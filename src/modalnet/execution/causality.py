@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.image_tokens import noise
+from modalnet.execution.measurement import Measurement
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.models.roots import writes
 from modalnet.models.sites import Space
@@ -33,16 +34,8 @@ PROBE = "The dog ran across the field."
 CHANGED = 1e-3
 
 
-class Causality:
-    """Measures the direction of attention in the text towers of one model, once per tower and kind of input.
-
-    Parameters
-    ----------
-    engine, encoder, towers
-        Those of the model.
-    spans
-        The positions of each stimulus in a block of a tower, from a batch, a tower and a layer.
-    """
+class Causality(Measurement):
+    """Measures the direction of attention in the text towers of one model, once per tower and kind of input."""
 
     def __init__(
         self,
@@ -51,10 +44,7 @@ class Causality:
         towers: dict[str, Tower],
         spans: Callable[[Batch, str, int], tuple[list[Span], int]],
     ) -> None:
-        self.engine = engine
-        self.encoder = encoder
-        self.towers = towers
-        self.spans = spans
+        super().__init__(engine, encoder, towers, spans)
         self._causal: dict[str, bool] = {}
         self._ordered: set[Any] = set()
 

@@ -43,7 +43,6 @@ class Run:
     logits: Any = None
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, StimulusTokens] = field(default_factory=dict)
-
     named: Callable[[], list[dict[str, TokenRow]]] | None = field(default=None, repr=False, compare=False)
 
     @cached_property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modalnet._warnings import warn
 from modalnet.errors import InputError, ModalnetError
 from modalnet.execution.causality import known_causality
+from modalnet.execution.measurement import Measurement
 from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.models.sites import Space
@@ -34,16 +35,8 @@ OTHER: dict[Side, Side] = {"right": "left", "left": "right"}
 CLOSE, CLOSE_IN_HALF = 1e-3, 5e-2
 
 
-class TextPadding:
-    """Measures on which side the texts of one model may be padded, once per kind of input.
-
-    Parameters
-    ----------
-    engine, encoder, towers
-        Those of the model.
-    spans
-        The positions of each stimulus in a block of a tower, from a batch, a tower and a layer.
-    """
+class TextPadding(Measurement):
+    """Measures on which side the texts of one model may be padded, once per kind of input."""
 
     def __init__(
         self,
@@ -52,10 +45,7 @@ class TextPadding:
         towers: dict[str, Tower],
         spans: Callable[[Batch, str, int], tuple[list[Span], int]],
     ) -> None:
-        self.engine = engine
-        self.encoder = encoder
-        self.towers = towers
-        self.spans = spans
+        super().__init__(engine, encoder, towers, spans)
         self._fits: dict[Any, bool] = {}
 
     def fits(self, items: Sequence[Encoded]) -> bool:

@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from modalnet._deprecation import moved_method, renamed_arguments
-from modalnet._validation import check_bool, check_int, check_number, check_option, check_seed, check_type, refusal
+from modalnet._validation import check_bool, check_int, check_number, check_option, check_seed, check_type
 from modalnet.errors import InputError
-from modalnet.interventions.content import content_digest
+from modalnet.interventions.content import content_digest, real_array
 from modalnet.interventions.positions import PerSpace, StimulusTokens, TokenChoice, check_choices, shown
 from modalnet.interventions.read_values import ReadValues
 from modalnet.interventions.sources import HasActivations, Recorded, Source, recorded_arrays, recorded_run
@@ -110,7 +110,7 @@ class Direction:
     skewed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        vector = _array("vector", self.vector)
+        vector = real_array("vector", self.vector)
         length = float(np.linalg.norm(vector))
         if vector.ndim not in (1, 2) or not np.isfinite(length) or length == 0:
             raise InputError(
@@ -206,7 +206,7 @@ def direction(space: str, layer: LayersLike, vector: Any) -> Direction:
     >>> mn.direction("decoder", 5, np.eye(192)[:2]).vector.shape
     (2, 192)
     """
-    return Direction(site(space, layer), _array("vector", vector))
+    return Direction(site(space, layer), real_array("vector", vector))
 
 
 @dataclass(frozen=True, eq=False)
@@ -644,20 +644,6 @@ def _number(value: Any, name: str) -> float:
     return check_number(name, value)
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """What the user gave as float32: lists, arrays, and tensors of any precision, on any device, with a gradient."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().float()
-    elif isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
-        value = [each.detach().cpu().float().numpy() if hasattr(each, "detach") else each for each in value]
-    try:
-        if np.iscomplexobj(value):
-            raise TypeError
-        return np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise refusal(name, "real numbers (a list, an array or a tensor)", value) from error
-
-
 def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     """A number, or float32 values per space: [layer, dim] for units, [dim] or [chosen layer, dim] for a site."""
     if isinstance(value, int | float | np.integer | np.floating):
@@ -667,7 +653,7 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
     if isinstance(target, Direction):
         return {target.site.space: _along(target, value)}
     if isinstance(target, Site):
-        vector = _array("value", value)
+        vector = real_array("value", value)
         if vector.ndim not in (1, 1 if target.is_one else 2) or not np.isfinite(vector).all():
             shapes = "[dim]" if target.is_one else "[dim] or [layer, dim]"
             raise InputError(
@@ -675,9 +661,9 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
             )
         return {target.space: _frozen(vector)}
     if isinstance(value, Mapping):
-        given = {str(tower): _array("value", array) for tower, array in value.items()}
+        given = {str(tower): real_array("value", array) for tower, array in value.items()}
     else:
-        listed = _array("value", value)
+        listed = real_array("value", value)
         if listed.shape != (target.count,):
             raise InputError(f"`value` must have one entry per unit ({target.count}), got shape {listed.shape}.")
         given, start = {}, 0
@@ -697,7 +683,7 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
 
 def _along(target: Direction, value: Any) -> Float[np.ndarray, " k"]:
     """A number along each direction of a subspace."""
-    numbers = _array("value", value)
+    numbers = real_array("value", value)
     count = len(np.atleast_2d(target.vector))
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise InputError(
@@ -723,7 +709,7 @@ def _of_site(
     where = target if isinstance(target, Site) else target.site
     if where.space not in over:
         raise InputError(f"`over` must have {what} of {where.space}, got {', '.join(map(str, over)) or 'none'}.")
-    array = _array("over", over[where.space])
+    array = real_array("over", over[where.space])
     if array.ndim != len(axes) or not array.size or not np.isfinite(array).all():
         raise InputError(
             f"The {what} of {where.space} must be finite, with axes [{', '.join(axes)}], got shape {array.shape}."
@@ -739,7 +725,7 @@ def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for space, mask in target.mask.items():
         if not mask.any():
             continue
-        array = _array("over", given[space]) if space in given else None
+        array = real_array("over", given[space]) if space in given else None
         if array is None or array.ndim != 3 or array.shape[1:] != mask.shape or not len(array):
             had = "nothing" if array is None else array.shape
             raise InputError(

@@ -248,9 +248,7 @@ def _is_per_stimulus(choice: Any) -> bool:
 
 def shown(choice: StimulusTokens | PerSpace) -> str:
     """A choice of tokens as a message names it."""
-    if isinstance(choice, PerStimulus):
-        return str(choice)
-    if isinstance(choice, PerSpace):
+    if isinstance(choice, PerStimulus | PerSpace):
         return str(choice)
     return f"{choice} tokens" if isinstance(choice, str) else f"tokens {list(choice)}"
 

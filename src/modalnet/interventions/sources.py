@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from modalnet._validation import refusal
 from modalnet.errors import InputError
-from modalnet.interventions.content import content_digest
+from modalnet.interventions.content import content_digest, real_array
 from modalnet.interventions.positions import StimulusTokens, TokenChoice
 
 if TYPE_CHECKING:
@@ -107,16 +106,21 @@ class Recorded:
     whole
         Whether the rows of other spaces are all tokens of a stimulus, from which those that are patched are picked;
         otherwise they are those that are patched.
-    roles
-        Per source, the tokens by space, where it is known which are image tokens.
+    run
+        The run that read them, which knows what the tokens are; None for arrays.
     """
 
     rows: tuple[dict[str, Float[np.ndarray, "layer token dim"]], ...]
     layers: Mapping[str, tuple[int, ...]]
     pooled: Mapping[str, StimulusTokens | None]
     whole: bool = False
-    roles: Sequence[Mapping[str, TokenRow]] = ()
+    run: HasActivations | None = None
     what: str = "an array"
+
+    def roles(self, index: int, space: str) -> TokenRow | None:
+        """The tokens of a source in a space, which are named when this is asked; None where they are not known."""
+        rows: Sequence[Mapping[str, TokenRow]] = getattr(self.run, "token_rows", ())
+        return rows[index][space] if rows else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -171,16 +175,12 @@ def recorded_run(run: HasActivations) -> Recorded:
         raise InputError('`source` is a run without activations (read=[]). Read them with tokens="all".')
     pooled = {name: choice for name, choice in run.tokens.items() if choice != "all"}
     counts = [len(values) for values in run.activations.values()]
-    rows = tuple(
-        {
-            name: _plain(values[index])[:, None] if name in pooled else _plain(values[index])
-            for name, values in run.activations.items()
-        }
-        for index in range(counts[0])
-    )
-    roles = getattr(run, "token_rows", ())
+    rows = []
+    for index in range(counts[0]):
+        read = {name: real_array("source", values[index]) for name, values in run.activations.items()}
+        rows.append({name: array[:, None] if name in pooled else array for name, array in read.items()})
     what = f"a run of {_count(counts[0], 'stimulus', 'stimuli')}"
-    return Recorded(rows, dict(run.layers), pooled, True, roles, what)
+    return Recorded(tuple(rows), dict(run.layers), pooled, True, run, what)
 
 
 def recorded_arrays(given: Sequence[Mapping[str, Any]], *, one_layer: bool) -> Recorded:
@@ -204,7 +204,7 @@ def recorded_arrays(given: Sequence[Mapping[str, Any]], *, one_layer: bool) -> R
     for each in given:
         row = {}
         for name, values in each.items():
-            array = _plain(values)[None] if one_layer else _plain(values)
+            array = real_array("source", values)[None] if one_layer else real_array("source", values)
             if array.ndim not in (2, 3) or not array.size or not np.isfinite(array).all():
                 shapes = "[dim] or [token, dim]" if one_layer else "[layer, dim] or [layer, token, dim]"
                 raise InputError(f"`source` must be finite, {shapes}, got shape {np.shape(values)} for {name}.")
@@ -214,15 +214,6 @@ def recorded_arrays(given: Sequence[Mapping[str, Any]], *, one_layer: bool) -> R
             row[name] = array
         rows.append(row)
     return Recorded(tuple(rows), {}, pooled)
-
-
-def _plain(values: Any) -> Float[np.ndarray, "..."]:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().float().numpy()
-    try:
-        return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise refusal("source", "real numbers (an array or a tensor)", values) from error
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -377,8 +377,8 @@ def _picked(  # noqa: PLR0917  # one call, above
         return rows
     choice = of_stimulus(tokens, index if one.source_at is not None else owner)
     label, tower, spared = f"{index} of its source", part.space.tower.name, _source_spared(one)
-    roles = recorded.roles[index][name] if isinstance(recorded, Recorded) and recorded.roles else None
-    if roles is not None and choice in ("image", "text", "cls"):
+    kind = choice in ("image", "text", "cls") and isinstance(recorded, Recorded)
+    if kind and (roles := recorded.roles(index, name)) is not None:
         mask = {"image": roles.image, "text": ~roles.image, "cls": roles.cls}[str(choice)]
         return rows[[place for place in np.flatnonzero(mask).tolist() if place >= spared]]
     return rows[places_among(choice, len(rows), tower=tower, label=label, spare_first=spared)]
