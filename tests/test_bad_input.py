@@ -432,6 +432,7 @@ def valid_arguments():
         "Model.on": {"self": model, "stimuli": words},
         "Model.run": {"self": model, "stimuli": words},
         "Model.score": {"self": model, "stimuli": words, "continuations": [" a"] * 6},
+        "Model.trace": {"self": model, "stimuli": words},
         "ModalityProfile.table": {"self": modality},
         "Patching.interval": {"self": patched},
         "TaskScores.interval": {"self": task["MinimalPairs"].scores(np.ones(1))},

@@ -38,6 +38,8 @@ from modalnet.units import Units
 if TYPE_CHECKING:
     import torch
 
+    from modalnet.execution.user_trace import UserTrace
+
 #: Attributes that were public once, and where they are now.
 _MOVED = {
     name: f"_executor.{name}"
@@ -61,6 +63,9 @@ _MOVED = {
         "token_rows",
     )
 } | {"at": "_at", "image_processor": "_executor.loaded.image_processor", "untrained": "_untrained"}
+
+#: Greedy decoding. What a checkpoint sets for sampling means nothing there, and transformers warns of it.
+_GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 
 class Model:
@@ -389,12 +394,68 @@ class Model:
             raise InputError("`stop_strings` is not supported; truncate the generated text instead.")
         settings = {"do_sample": False, "num_beams": 1, **settings}
         if settings["do_sample"] is False:
-            # What a checkpoint sets for sampling means nothing here, and transformers warns of it.
-            settings = {"temperature": None, "top_p": None, "top_k": None, **settings}
+            settings = {**_GREEDY, **settings}
         check_bool("details", details)
         made = self._executor.generate(given, interventions, max_new_tokens, settings, details=details)
         found = [generated(text, one, self.tokenizer) if details else text for text, one in made]
         return found if many else found[0]
+
+    def trace(
+        self,
+        stimuli: StimuliLike,
+        *interventions: Intervention | Sequence[Intervention],
+        max_new_tokens: int | None = None,
+    ) -> UserTrace:
+        """Open an nnsight trace of your own, on stimuli that are encoded and put in one batch for it.
+
+        ``with model.trace(stimuli) as (tracer, towers):`` is nnsight's trace of the model: its block reads and writes
+        what modules take and give, in the order in which they run, and what is saved is there after it. ``towers`` has
+        the blocks of each tower and the positions of tokens; the interventions are made in the same pass, at each site
+        before the block's own code.
+
+        Parameters
+        ----------
+        stimuli
+            One stimulus or several, which run in one batch: row i of a text is stimulus i. A plain string is a text
+            stimulus.
+        *interventions
+            As for :meth:`run`, before which those of a view (:meth:`with_`) are made.
+        max_new_tokens
+            None for one forward pass. A number generates after a single stimulus, greedily and with a key-value cache:
+            ``for step in tracer.iter[:n]`` goes through the passes, and ``tracer.result`` has the token ids.
+            Interventions hold at every step, as in :meth:`generate`; positions of tokens are those in the prompt.
+
+        Returns
+        -------
+        UserTrace
+            To be entered by ``with``; see :mod:`modalnet.execution.user_trace` for what it binds.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`run`; where the stimuli do not run in one batch (texts beside images, or a model that computes
+            something else where they share one); on a server.
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> with model.trace(["The dog sleeps.", "A child"], mn.zero(mn.site("decoder", 2))) as (tracer, towers):
+        ...     hidden = towers.decoder.blocks[5].output  # [row, column, dim], padded
+        ...     last = hidden[towers.decoder.tokens("last")].save()
+        ...     logits = towers.head.output[towers.decoder.tokens("last")].save()
+        >>> last.shape, logits.shape[0]
+        (torch.Size([2, 192]), 2)
+        """
+        given = as_stimuli(stimuli)
+        settings = None
+        if max_new_tokens is not None:
+            check_int("max_new_tokens", max_new_tokens, minimum=1)
+            if len(given) != 1:
+                raise InputError(
+                    f"A trace generates after one stimulus at a time, got {len(given)}. Trace each by itself."
+                )
+            settings = {**_GREEDY, "max_new_tokens": max_new_tokens, "use_cache": True}
+        return self._executor.opened(given, interventions, settings)
 
     def with_(self, *interventions: Intervention | Sequence[Intervention]) -> Model:
         """Return the model under interventions, as a model that every other function takes.

@@ -306,6 +306,14 @@ class Engine:
             after = dict(counts)
         return {path: after.get(place, 0) - before.get(place, 0) for path, place in places.items()}
 
+    def outlines(self, inputs: Inputs, plan: Plan) -> list[tuple[int, ...]]:
+        """The shape of what each module has that a plan reads, in forward order and as the module has it."""
+        program = self.compiler.forward(inputs, plan)
+        program.body = trace.outlines
+        with self._running(inputs, [program]):
+            (saved,) = self.backend.run(self.envoy, [program])
+        return [tuple(shape) for shape in saved["shapes"]]
+
     def generate(
         self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], *, details: bool = False, **settings: Any
     ) -> Continued:
@@ -412,6 +420,7 @@ class Engine:
         """In evaluation mode, under edits of the user; say it where these inputs make the model leave out a block."""
         from nnsight.intervention.interleaver import OutOfOrderError
 
+        check_outside(type(self.module).__name__)
         try:
             alone = turn(self.module) if self.edited else contextlib.nullcontext()
             with alone, evaluating(self.module), holding(self.envoy, programs):
@@ -430,6 +439,17 @@ class Engine:
                 f"{type(self.module).__name__} does not run {path} on these inputs ({', '.join(inputs)}): some models "
                 "skip blocks for text without an image. Read other layers, or use stimuli with an image."
             ) from error
+
+
+def check_outside(name: str) -> None:
+    """Refuse to run a model inside the block of a trace: it is running, and what is asked for would wait for itself."""
+    from nnsight.intervention.interleaver import getcurrent
+
+    if getattr(getcurrent(), "mediator", None) is not None:
+        raise InputError(
+            f"{name} is running: this is the block of a trace. Call modalnet before the block or after it, and read in "
+            "the block what the pass gives."
+        )
 
 
 def _of_steps(rows: Sequence[torch.Tensor]) -> Float[torch.Tensor, "step vocab"] | None:

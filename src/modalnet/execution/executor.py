@@ -26,7 +26,7 @@ from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
 from modalnet.execution.generated import Continued
-from modalnet.execution.generation import generate
+from modalnet.execution.generation import generate, one_by_one
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from modalnet.execution.reduction import Observations
+    from modalnet.execution.user_trace import UserTrace
 
 
 @dataclass
@@ -660,6 +661,12 @@ class Executor:
                 )
         return ReadValues({name: total / counts[name] for name, total in sums.items()}, choices, spare_first)
 
+    def check_generates(self) -> None:
+        """Raise an InputError where the model generates no text."""
+        self.runner.engine.head()
+        if not hasattr(self.module, "generate"):
+            raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
+
     def generate(
         self,
         stimuli: Sequence[Stimulus],
@@ -670,13 +677,28 @@ class Executor:
         details: bool = False,
     ) -> list[tuple[str, Continued]]:
         """The text that is generated after each stimulus, and its tokens; see :meth:`modalnet.Model.generate`."""
-        self.runner.engine.head()
-        if not hasattr(self.module, "generate"):
-            raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
+        self.check_generates()
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared)
         made = generate(self.runner, prepared, edits, max_new_tokens, settings, details=details)
         return [(self.loaded.tokenizer.decode(one.tokens, skip_special_tokens=True), one) for one in made]
+
+    def opened(
+        self,
+        stimuli: Sequence[Stimulus],
+        interventions: Sequence[Intervention | Sequence[Intervention]],
+        settings: Mapping[str, Any] | None,
+    ) -> UserTrace:
+        """A trace of stimuli that the user enters; see :meth:`modalnet.Model.trace`."""
+        from modalnet.execution.user_trace import open_trace
+
+        if settings is not None:
+            self.check_generates()
+            settings = one_by_one(self.runner, settings)
+        prepared = self.encoder.prepare(stimuli)
+        edits = self.edits(interventions, prepared)
+        spaces = [self.spaces[name] for name in self.reached_spaces(stimuli)]
+        return open_trace(self.runner, prepared, edits, spaces, settings)
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -54,13 +54,13 @@ def generate(
     ModalnetError
         Where the model lays out its tokens in an unknown way.
     """
-    alone = _one_by_one(runner, settings)
+    alone = one_by_one(runner, settings)
     for item in encoded_ahead(runner.encoder.encode, prepared):
         runner.encoder.check_open(item)
         yield _continued(runner, item, edits, steps, alone | {"details": details})
 
 
-def _one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
+def one_by_one(runner: Runner, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with which each pass decides on one token, whatever the checkpoint or the caller asks for.
 
     Candidates that a pass over several tokens confirms only make generation faster.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from modalnet._warnings import warn
@@ -60,6 +61,7 @@ class Layouts:
         self._shares: dict[Any, Share] = {}
         self._together: dict[Any, bool] = {}
         self._stacked: dict[Any, int] = {}
+        self._outlines: dict[str, tuple[tuple[int, ...], ...]] = {}
         self._beside: dict[Any, int] = {}
         self._beside_seen: dict[Any, torch.Tensor] = {}
         self._in_front: dict[str, bool] = {}
@@ -259,6 +261,26 @@ class Layouts:
             parts.setdefault(self._stage(sites.tower.name, layer), []).append(layer)
         return [Sites(sites.space, tuple(layers)) for layers in parts.values()]
 
+    def firsts(self, tower: str) -> tuple[int, ...]:
+        """The first block of each part of a tower that has positions of its own; a tower that merges has several."""
+        return self._merging.get(tower, (0,))
+
+    def outlines(self, item: Encoded, tower: str) -> tuple[tuple[int, ...], ...]:
+        """The shape of what each block of a tower puts out for a stimulus alone, as the block has it.
+
+        Measured once per tower. Where blocks differ in their number of positions, the tower is known to merge patches.
+        """
+        if tower not in self._outlines:
+            batch = self.encoder.collate([item])
+            whole = Sites(Space(self.towers[tower]), tuple(range(self.towers[tower].n_layers)))
+            shapes = self.engine.outlines(batch.inputs, Plan(((whole, Pool(0)),), root=batch.root))
+            counts = [prod(shape) for shape in shapes]
+            firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
+            if firsts:
+                self._merging.setdefault(tower, (0, *firsts))
+            self._outlines[tower] = tuple(shapes)
+        return self._outlines[tower]
+
     def look_for_merging(self, item: Encoded) -> bool:
         """Measure every block that a stimulus' images reach; return whether a new merging tower was found."""
         found = False
@@ -278,24 +300,25 @@ class Layouts:
             rows *= size
         return Share(rows, shape[-2], shape[:-1])
 
-    def shape(self, batch: Batch, tower: str) -> tuple[int, ...]:
+    def shape(self, batch: Batch, tower: str, layer: int = 0) -> tuple[int, ...]:
         """The shape of a block's output in a batch, without its width: ``[row, token]``, or ``[token]`` where packed.
 
         The dimension along which stimuli are concatenated is measured with a batch of two copies of one stimulus.
         """
         if self.towers[tower].modality == "text":
             return len(batch.items), self.spans(batch, tower)[1] // len(batch.items)
-        shapes = [self.share(item, tower).shape for item in batch.items]
+        shapes = [self.share(item, tower, layer).shape for item in batch.items]
         if len(shapes) == 1:
             return shapes[0]
         item = batch.items[0]
         key = (tower, item.kind)
         if key not in self._stacked:
             double = self._first_block([item, item], [tower])[1][tower][:-1]
-            grown = [place for place, (one, two) in enumerate(zip(shapes[0], double, strict=True)) if two == 2 * one]
+            alone = self.share(item, tower).shape
+            grown = [place for place, (one, two) in enumerate(zip(alone, double, strict=True)) if two == 2 * one]
             if len(grown) != 1:
                 raise LayoutError(
-                    f"the {tower} tower has shape {double} for two copies of a stimulus and {shapes[0]} for one"
+                    f"the {tower} tower has shape {double} for two copies of a stimulus and {alone} for one"
                 )
             self._stacked[key] = grown[0]
         along = self._stacked[key]

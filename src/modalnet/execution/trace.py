@@ -300,6 +300,22 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
     }
 
 
+def outlines(program: ForwardProgram) -> Saved:
+    """One pass up to the last site, for the shape of each as its module has it."""
+    import nnsight
+    import torch
+
+    steps, whole = program.steps, program.whole
+    with torch.no_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
+        shapes = nnsight.save([])
+        for step in steps:
+            found = step.module.input if step.form[3] else step.module.output
+            shapes.append(tuple((found[0] if isinstance(found, tuple | list) else found).shape))
+        if not whole:
+            tracer.stop()
+    return {"shapes": list(shapes), "wrong": []}
+
+
 def entrance(program: EntranceProgram) -> Saved:
     """One pass up to a block, for its input."""
     import nnsight
@@ -422,6 +438,11 @@ def plain_logits(program: GenerationProgram) -> torch.Tensor:
         output = program.root._module(**program.moved)
     logits: torch.Tensor = output.logits if hasattr(output, "logits") else output[0]
     return logits
+
+
+def opened(root: Envoy, tracer: Any, call: str, given: Mapping[str, Any]) -> Any:
+    """A trace that the user enters, whose body is the user's own; see :mod:`modalnet.execution.user_trace`."""
+    return root.trace(fn=call, tracer_cls=tracer, **given)
 
 
 # Jobs
