@@ -22,6 +22,7 @@ from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.causality import known_causality
+from modalnet.execution.cell_gradients import read_cell_gradients
 from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
@@ -818,6 +819,18 @@ class Executor:
         chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
         edits = self.edits((), prepared, batch_size)
         yield from read_gradients(self.runner, prepared, chosen, measure, edits, batch_size)
+
+    def cell_gradients(
+        self,
+        states: Sequence[State],
+        cells: Sequence[Cell],
+        measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, Float[torch.Tensor, "token dim"]]]:
+        """Yield (number, gradient at its site) of every cell, not in order; see :mod:`.cell_gradients`."""
+        edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
+        yield from read_cell_gradients(self.sweep, states, cells, measure, edits, batch_size)
 
     def check_input_gradients(self) -> None:
         """Raise an InputError where the backend takes no gradients at model inputs."""

@@ -1,8 +1,10 @@
-"""Attribution patching: a gradient-based approximation to activation patching.
+"""Attribution patching: gradient-based approximations to activation patching.
 
 The effect of patching activation ``a`` at a site is, to first order, ``(a_source - a_base) . dm/da`` at the base run.
-Two forward passes and one backward pass give this estimate for every site, token and unit of a pair. The approximation
-is linear; :func:`modalnet.patching.agreement` compares it with exact activation patching of the same pairs.
+Two forward passes and one backward pass give this estimate for every site, token and unit of a pair. Integrated
+gradients take the mean gradient along the path of the site's activations from base to source instead, so that the
+effects of the units of a layer add up to the effect of patching the layer, at the cost of several passes per layer.
+:func:`modalnet.patching.agreement` compares estimates with exact activation patching of the same pairs.
 """
 
 from __future__ import annotations
@@ -15,19 +17,16 @@ import numpy as np
 
 from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
-from modalnet.execution.cells import State
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
-from modalnet.patching.activation import DIRECTIONS, TOGETHER, first_picture
+from modalnet.patching.activation import DIRECTIONS, first_picture
+from modalnet.patching.estimates import Method, MethodName, check_differentiable, estimates
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import Patching
 from modalnet.results.cache import Access, CacheLike, cached
 
 if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Float
-
     from modalnet.model import Model
 
 
@@ -43,17 +42,28 @@ def attribution_patching(
     tokens: Any = None,
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
+    method: MethodName = "gradient",
+    steps: int | None = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: bool | str | None = None,
     cache: CacheLike = True,
     progress: bool = True,
 ) -> Patching:
-    """Estimate the effects of activation patching at every site, token and unit from one gradient per pair.
+    """Estimate the effects of activation patching at every site, token and unit from gradients.
 
     Parameters
     ----------
     model, clean, corrupt, metric, sites, towers, tokens, direction, align, batch_size, remote, progress
         As for :func:`modalnet.activation_patching`. A function as metric must be differentiable.
+    method
+        Where the gradient is taken. ``"gradient"``: at the unpatched run; per pair two forward passes and one backward
+        pass, for all sites. ``"integrated"``: the mean over the straight path of the site's activations, at all
+        patched tokens together, from the unpatched run to the run that is patched in; per pair two forward passes, and
+        ``steps`` forward and backward passes for each patched layer. The path is that of one layer at a time, which
+        activation patching changes, too. A path of the inputs (Hanna et al. 2024) needs ``steps`` passes for all layers
+        together, but its effects do not add up to those of patching a layer.
+    steps
+        Number of steps of an integrated gradient, which is taken in the middle of each; None for 10.
     cache
         Whether the result is stored and reused. That of a function as metric is not stored, because a function has no
         identity.
@@ -63,35 +73,37 @@ def attribution_patching(
     Patching
         Estimates ``.effect[tower]`` ``[layer, column]``, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
         effect of each unit, patched at all columns, oriented as ``.effect``. The effects of the units of a layer sum to
-        that of patching the layer at all columns.
+        that of patching the layer at all columns. With ``method="integrated"`` this sum approaches, as the steps grow,
+        the exact effect of that patch (completeness), and ``.effect`` is the part of each column in it.
 
     Raises
     ------
     InputError
         As for :func:`modalnet.activation_patching`; also for the KL divergence with ``direction="noise"``, whose
-        gradient is zero at the clean run; inside ``torch.inference_mode()``, where there is no gradient.
+        gradient is zero at the clean run, unless the method is ``"integrated"``; for ``steps`` below 1, or with another
+        method; inside ``torch.inference_mode()``, where there is no gradient.
 
     References
     ----------
     Nanda (2023), Attribution patching. Syed, Rager & Conmy (2024), Attribution patching outperforms automated circuit
-    discovery, BlackboxNLP.
+    discovery, BlackboxNLP. Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML, for
+    integrated gradients and completeness. Hanna, Pezzelle & Belinkov (2024), Have faith in faithfulness, COLM, for
+    their use in patching.
     """
     check_shared(batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
     _refuse_inference_mode()
+    how = Method.checked(method, steps)
     access = Access.of(cache)
     model = as_model(model, remote)
     stimuli = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *stimuli)
-    if measure.needs_clean and direction == "noise":
-        raise InputError(
-            "`direction='noise'` cannot estimate KL(clean || run): its gradient is zero in the clean run, where it has "
-            'its minimum. Use `direction="denoise"` or another metric.'
-        )
+    check_differentiable(measure, direction, how)
     layout = lay_out(model, stimuli, measure, sites=sites, towers=towers, tokens=tokens, align=align)
     settings = {
         "direction": direction,
         "metric": [measure.metric.kind, measure.metric.answers, measure.metric.distractors],
+        "method": [how.name, how.steps],
     }
     inputs = {
         "name": model.name,
@@ -103,7 +115,7 @@ def attribution_patching(
     }
 
     def compute() -> Patching:
-        return _estimate(model, measure, layout, direction, batch_size, progress=progress)
+        return _estimate(model, measure, layout, direction, how, batch_size, progress=progress)
 
     kept = access if measure.metric.function is None else False
     return cached(model, "attribution", inputs, settings, compute, result=Patching, cache=kept)
@@ -119,55 +131,25 @@ def _refuse_inference_mode() -> None:
         )
 
 
-def _estimate(
-    model: Model, measure: Measure, layout: Layout, direction: str, batch_size: Any, *, progress: bool
+def _estimate(  # noqa: PLR0917  # one call, above
+    model: Model, measure: Measure, layout: Layout, direction: str, method: Method, batch_size: Any, *, progress: bool
 ) -> Patching:
     from tqdm.auto import tqdm
 
     n = len(layout.clean)
-    answers = measure.continuations
     values = {t: np.full((n, len(layout.layers[t]), len(layout.columns[t])), np.nan) for t in layout.layers}
-    units = {t: np.zeros(model.spaces[t].shape) for t in layout.layers}
-    whole = {"clean": np.zeros(n), "corrupt": np.zeros(n)}
-    base, source = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
-    sides = {"clean": layout.clean, "corrupt": layout.corrupt}
-    side = 1 if base == "corrupt" else 0
+    units = {t: np.zeros((len(layout.layers[t]), model.spaces[t].width)) for t in layout.layers}
+    clean, corrupt = np.zeros(n), np.zeros(n)
+    base, source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
     with tqdm(total=n, unit="pair", disable=not progress) as bar:
-        for start in range(0, n, TOGETHER):
-            some = list(range(start, min(start + TOGETHER, n)))
-            continuations = None if answers is None else [answers[pair] for pair in some]
-            options: dict[str, Any] = {"continuations": continuations, "batch_size": batch_size}
-            towers = list(layout.layers)
-            outcome = measure.outcome_of(some)
-            states = model._executor.states(
-                [sides[source][pair] for pair in some], spaces=towers, outcome=outcome, **options
-            )
-            measure.refer(some, states)
-            for pair, state in zip(some, states, strict=True):
-                whole[source][pair] = measure.value(state.outcome, pair)
-            tokens = _answer_tokens(model, [sides[base][pair] for pair in some], continuations)
-
-            def measured(logits: torch.Tensor, places: Sequence[int], some: Any = some, tokens: Any = tokens) -> Any:
-                return measure.of_logits(logits, [some[p] for p in places], [tokens[p] for p in places])
-
-            run = model._executor.gradients([sides[base][pair] for pair in some], measured, spaces=towers, **options)
-            for place, state, gradient, value in run:
-                pair = some[place]
-                whole[base][pair] = float(value)
-                for tower, layers in layout.layers.items():
-                    slopes = gradient[tower].double()
-                    for column, per_pair in enumerate(layout.matches[tower]):
-                        if not per_pair[pair]:
-                            continue
-                        each = _products(tower, per_pair[pair], side, state, states[place], slopes)
-                        values[tower][pair, :, column] = float(value) + each.sum(1)[list(layers)]
-                    everywhere = sorted({match for per_pair in layout.matches[tower] for match in per_pair[pair]})
-                    each = _products(tower, everywhere, side, state, states[place], slopes)
-                    # Patching a clean run removes the contribution of the units.
-                    units[tower] += each if base == "corrupt" else -each
-                bar.update()
-            measure.reference.clear()
-    total = float((whole["clean"] - whole["corrupt"]).sum())
+        for found in estimates(model, measure, layout, direction, method, batch_size):
+            base[found.pair], source[found.pair] = found.base, found.source
+            for tower, change in found.columns.items():
+                values[tower][found.pair] = found.base + change
+                # Patching a clean run removes the contribution of the units.
+                units[tower] += found.units[tower] if direction == "denoise" else -found.units[tower]
+            bar.update()
+    total = float((clean - corrupt).sum())
     return Patching(
         model.name,
         measure.metric.name,
@@ -176,24 +158,11 @@ def _estimate(
         tuple(stimulus.label for stimulus in layout.clean),
         {tower: tuple(columns) for tower, columns in layout.columns.items()},
         layout.layers,
-        whole["clean"],
-        whole["corrupt"],
+        clean,
+        corrupt,
         values,
-        unit_effect={t: own[list(layout.layers[t])] / total if total else own * np.nan for t, own in units.items()},
+        unit_effect={tower: own / total if total else own * np.nan for tower, own in units.items()},
         picture=first_picture(layout.clean),
+        method=method.name,
+        steps=method.steps,
     )
-
-
-def _products(  # noqa: PLR0917  # one call, above
-    tower: str, match: Sequence[tuple[int, int]], side: int, into: State, out_of: State, slopes: torch.Tensor
-) -> Float[np.ndarray, "layer dim"]:
-    """Activation difference times gradient, summed over the patched tokens; ``side`` is that of the patched run."""
-    first, second = [pair[side] for pair in match], [pair[1 - side] for pair in match]
-    difference = out_of.activations[tower][:, second] - into.activations[tower][:, first]
-    return (difference.double() * slopes[:, first]).sum(1).numpy()
-
-
-def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:
-    if continuations is None:
-        return [() for _ in stimuli]
-    return [model._executor.next_tokens(stimulus, text) for stimulus, text in zip(stimuli, continuations, strict=True)]

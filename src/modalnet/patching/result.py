@@ -101,6 +101,9 @@ class Patching(Result):
         Per tower ``[layer, dim]``: the estimated effect of each unit over all columns; attribution patching only.
     picture
         ``[height, width, 3]``: the image of the first clean stimulus, to draw on; None without one.
+    method, steps
+        How the values were estimated, ``"gradient"`` or ``"integrated"``, and over how many steps (0 for other
+        methods); ``"exact"`` where they were measured.
     """
 
     NAME = "a patching result"
@@ -120,6 +123,8 @@ class Patching(Result):
     networks: dict[str, NetworkPatch] = field(default_factory=dict)
     unit_effect: dict[str, Float[np.ndarray, "layer dim"]] = field(default_factory=dict)
     picture: UInt8[np.ndarray, "height width 3"] | None = None
+    method: str = "exact"
+    steps: int = 0
 
     @property
     def n(self) -> int:
@@ -252,7 +257,7 @@ class Patching(Result):
 
     def summary(self) -> str:
         """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
-        how = "attribution patching (estimated)" if self.estimated else "activation patching"
+        how = f"attribution patching ({self._method_in_words()})" if self.estimated else "activation patching"
         into = "clean into corrupt" if self._restores else "corrupt into clean"
         lines = [
             f"{how} of {self.model}, {into}: {self.n} pair{'s' if self.n > 1 else ''}, {self.metric}",
@@ -294,7 +299,9 @@ class Patching(Result):
         return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
 
     def _sources(self) -> Sequence[str]:
-        return ("syed2024", "heimersheim2024") if self.estimated else self.SOURCES
+        if not self.estimated:
+            return self.SOURCES
+        return (*(("sundararajan2017",) if self.method == "integrated" else ()), "syed2024", "heimersheim2024")
 
     def _labelled(self) -> tuple[Labelled, Labelled]:
         sites = [
@@ -346,6 +353,8 @@ class Patching(Result):
             "columns": json.dumps({tower: [asdict(one) for one in columns] for tower, columns in self.columns.items()}),
             "layers": {tower: list(own) for tower, own in self.layers.items()},
             "networks": networks,
+            "method": self.method,
+            "steps": self.steps,
         }
         return arrays, document
 
@@ -383,7 +392,13 @@ class Patching(Result):
             networks,
             {tower: arrays[f"units/{tower}"] for tower in columns if f"units/{tower}" in arrays},
             arrays.get("picture"),
+            # Absent from files of earlier versions, which had one way to estimate.
+            document.get("method", "gradient" if document["estimated"] else "exact"),
+            document.get("steps", 0),
         )
+
+    def _method_in_words(self) -> str:
+        return f"integrated gradients, {self.steps} steps" if self.method == "integrated" else "estimated"
 
     # -- numbers -------------------------------------------------------------------------------------------------
 
@@ -439,20 +454,23 @@ class Patching(Result):
         return bounds.reshape(2, *values.shape[1:])
 
 
-def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
+def agreement(exact: Patching, estimate: Patching, *others: Patching) -> pd.DataFrame:
     """Compare attribution patching with exact activation patching on the same pairs.
 
     Parameters
     ----------
-    exact, estimate
-        Two results of the same pairs, sites and columns.
+    exact, estimate, *others
+        Results of the same pairs, sites and columns: of exact patching, and of one or more methods of attribution
+        patching.
 
     Returns
     -------
     DataFrame
-        Per tower: the number of cells (sites x columns), the Pearson and Spearman correlation of their effects, and the
-        Pearson correlation over the cells of single pairs (``pearson_pairs``). The approximation is best for small
-        effects and known to fail in the first blocks and for saturated softmaxes (Nanda 2023).
+        Per method and tower: the number of cells (sites x columns), the Pearson and Spearman correlation of their
+        effects, the slope of the estimated on the exact effects (least squares; 1 where the scale is right), the
+        largest difference between an estimated and an exact effect, and the Pearson correlation over the cells of
+        single pairs (``pearson_pairs``). The linear approximation is best for small effects and known to fail in the
+        first blocks and for saturated softmaxes (Nanda 2023).
 
     Raises
     ------
@@ -460,26 +478,33 @@ def agreement(exact: Patching, estimate: Patching) -> pd.DataFrame:
         If the results differ in pairs, sites or columns.
     """
     import pandas as pd
+
+    for other in (estimate, *others):
+        if (exact.labels, exact.columns, exact.layers) != (other.labels, other.columns, other.layers):
+            raise InputError("`exact` and `estimate` must be of the same pairs, sites and columns.")
+    return pd.DataFrame([_compared(exact, other, tower) for other in (estimate, *others) for tower in exact.effect])
+
+
+def _compared(exact: Patching, estimate: Patching, tower: str) -> dict[str, Any]:
+    """Return one row of :func:`agreement`."""
     from scipy import stats
 
-    if exact.labels != estimate.labels or exact.columns != estimate.columns or exact.layers != estimate.layers:
-        raise InputError("`exact` and `estimate` must be of the same pairs, sites and columns.")
-    rows = []
-    for tower, effect in exact.effect.items():
-        one, two = effect.ravel(), estimate.effect[tower].ravel()
-        first, second = (result._carried(result.values[tower]).ravel() for result in (exact, estimate))
-        there = np.isfinite(first) & np.isfinite(second)
-        finite = np.isfinite(one) & np.isfinite(two)
-        rows.append(
-            {
-                "tower": tower,
-                "cells": int(finite.sum()),
-                "pearson": _correlation(stats.pearsonr, one[finite], two[finite]),
-                "spearman": _correlation(stats.spearmanr, one[finite], two[finite]),
-                "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
-            }
-        )
-    return pd.DataFrame(rows)
+    one, two = exact.effect[tower].ravel(), estimate.effect[tower].ravel()
+    first, second = (result._carried(result.values[tower]).ravel() for result in (exact, estimate))
+    there = np.isfinite(first) & np.isfinite(second)
+    finite = np.isfinite(one) & np.isfinite(two)
+    one, two = one[finite], two[finite]
+    varies = len(one) > 1 and np.ptp(one) > 0
+    return {
+        "method": estimate.method,
+        "tower": tower,
+        "cells": len(one),
+        "pearson": _correlation(stats.pearsonr, one, two),
+        "spearman": _correlation(stats.spearmanr, one, two),
+        "slope": float(stats.linregress(one, two).slope) if varies else math.nan,
+        "largest_error": float(np.abs(one - two).max(initial=0.0)),
+        "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
+    }
 
 
 def _correlation(measure: Any, one: np.ndarray, two: np.ndarray) -> float:
