@@ -69,7 +69,7 @@ def shape_of(module: Any) -> tuple[int, int] | None:
         return (inner.in_channels, inner.out_channels) if alone else None
     if "linear" not in type(inner).__name__.lower():
         return None
-    weight = getattr(inner, "weight", None)
+    weight: Any = getattr(inner, "weight", None)
     if getattr(weight, "ndim", 0) == 2:
         return int(weight.shape[1]), int(weight.shape[0])
     held = [shape for child in inner.children() if (shape := shape_of(child)) is not None]
