@@ -16,6 +16,7 @@ from .execution.run import Run as Run
 from .interventions.operations import (
     Intervention as Intervention,
     add as add,
+    apply as apply,
     direction as direction,
     mean as mean,
     patch as patch,

@@ -38,13 +38,21 @@ CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 24
 
 @dataclass
 class Edit(Shipped):
-    """A write as tensors where the model is: ``a * x + b`` for some dims or along directions, at some positions."""
+    """A write as tensors where the model is: ``a * x + b`` for some dims or along directions, at some positions.
+
+    Where there is a ``function``, its result is put in: of the positions of each stimulus, of which there are
+    ``lengths``, and of units that have ``size`` numbers each.
+    """
 
     rows: Int[torch.Tensor, "position 1"]
     dims: Int[torch.Tensor, "1 dims"] | None
     vector: Float[torch.Tensor, "axis dim"] | None
     a: float
     b: Float[torch.Tensor, "... dims"]
+    function: Callable[[torch.Tensor], torch.Tensor] | None = None
+    lengths: Sequence[int] = ()
+    size: int = 1
+    label: str = ""
 
 
 @dataclass
@@ -406,7 +414,10 @@ class Compiler:
         device = self._device if self.in_place else "cpu"
         dims = None if write.dims is None else write.dims.to(device)[None, :]
         vector = None if write.vector is None else write.vector.to(device)
-        return Edit(write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device))
+        edit = Edit(write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device))
+        if write.call is not None:
+            edit.function, edit.lengths, edit.label = write.call.function, write.call.lengths, write.call.label
+        return edit
 
     def _rows_at_once(self) -> int:
         """How many rows of logits are converted to float32 at once."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.plan import Write
+from modalnet.execution.plan import Call, Write
+from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import PerSpace, PerStimulus, Span, of_stimulus, select
 from modalnet.interventions.values import Affine, Part, Positions, parts_of
@@ -92,6 +93,11 @@ class Edits:
         return list(dict.fromkeys(part.space.tower.name for one, parts in pairs if one.spares_sinks for part in parts))
 
     @property
+    def by_row(self) -> bool:
+        """Whether what is edited at one token may depend on the other tokens, those of a continuation included."""
+        return any(one.kind == "apply" for one in self.interventions)
+
+    @property
     def by_owner(self) -> bool:
         """Whether the same tokens of two stimuli may be edited differently: by draws, or by sources of their own."""
         return any(
@@ -147,7 +153,7 @@ class Edits:
                             for item, owner, span in zip(batch.items, owners, own, strict=True)
                         ]
                     at = Positions(labels, owners, contents, known[total])
-                    write = _write(part, at.positions, total, values(part, at))
+                    write = _write(one, part, at.positions, total, values(part, at))
                     made.append(self._sparing_sinks(write, batch, own) if one.spares_sinks else write)
         return tuple(write for write in made if len(write.rows))
 
@@ -162,7 +168,8 @@ class Edits:
         ]
         kept = ~torch.isin(write.rows, torch.cat(sinks))
         b = write.b[kept] if write.b.ndim == 2 else write.b
-        return replace(write, rows=write.rows[kept], b=b)
+        call = None if write.call is None else write.call.at(kept)
+        return replace(write, rows=write.rows[kept], b=b, call=call)
 
     def constants(self) -> Iterator[tuple[Intervention, Part, float, Float[torch.Tensor, " dims"]]]:
         """Each block that is written to, with the factor and the summand, where the stimuli have no say in them."""
@@ -198,7 +205,7 @@ class Edits:
                 index = item.index
                 a, b = values(part, Positions([item.label], [self.owners[index]], [self.contents[index]], [whole]))
                 one_token = torch.zeros(1, dtype=torch.long)
-                made.append(_write(part, [one_token], 1, (a, b[-steps:] if b.ndim == 2 else b)))
+                made.append(_write(one, part, [one_token], 1, (a, b[-steps:] if b.ndim == 2 else b)))
         return tuple(made)
 
 
@@ -240,10 +247,15 @@ def _picked(  # one call, above
     return kept
 
 
-def _write(part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]) -> Write:
+def _write(
+    one: Intervention, part: Part, picked: Sequence[torch.Tensor], total: int, affine: tuple[float, torch.Tensor]
+) -> Write:
     import torch
 
     a, b = affine
     dims = None if part.dims is None else torch.from_numpy(part.dims)
     vector = None if part.vector is None else torch.from_numpy(np.atleast_2d(part.vector).copy())
-    return Write(part.space, part.layer, total, torch.cat(list(picked)), dims, vector, a, b)
+    call = None
+    if isinstance(one.values, Function):
+        call = Call(one.values.at(part.layer), tuple(map(len, picked)), str(one))
+    return Write(part.space, part.layer, total, torch.cat(list(picked)), dims, vector, a, b, call)

@@ -34,6 +34,7 @@ from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.plan import Sites, choose_sites, named_layers
 from modalnet.execution.references import References, worth_keeping
 from modalnet.execution.run import Run
+from modalnet.execution.shipping import check_ships
 from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
@@ -43,6 +44,7 @@ from modalnet.execution.turns import modules_of, step, turn
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
+from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import (
     PerStimulus,
@@ -214,7 +216,7 @@ class Executor:
         if reason := why_not_stored(self.module, self.loaded.envoy):
             return Identity(numbers, f"{self.name}: {reason}")
         for one in self.interventions:
-            if isinstance(one.values, Source) and (reason := one.values.not_stored):
+            if isinstance(one.values, Source | Function) and (reason := one.values.not_stored):
                 return Identity(numbers, f"{one}: {reason}")
         if not self.module_is_empty and (weight := unread_weights(self.module)):
             return Identity(numbers, f"the weight {weight} of {self.name} cannot be read", unexpected=True)
@@ -470,6 +472,10 @@ class Executor:
                         f"{one} is on the {name} tower, which these stimuli do not reach, so it would have no effect. "
                         f"Use stimuli with {self.towers[name].noun}, or omit it."
                     )
+        if not self.backend.capabilities.in_place:
+            for one in ordered:
+                if isinstance(one.values, Function):
+                    check_ships(one.values.call, str(one))
         owned = range(len(stimuli)) if owners is None else owners
         return Edits(ordered, self.spaces, self._values, owned, contents)
 
@@ -749,8 +755,10 @@ class Executor:
             cuts=[request.cuts for request in requests],
         )
         edits = self.edits_under(variants, prepared, owners, batch_size)
-        apart = any(each is not None and each.by_owner for each in edits)
-        rows = rows_of(requests, prepared, (owners or range(len(requests))) if apart else None)
+        alone = any(each is not None and each.by_row for each in edits)
+        apart = alone or any(each is not None and each.by_owner for each in edits)
+        own = range(len(requests)) if alone or owners is None else owners
+        rows = rows_of(requests, prepared, own if apart else None)
         by_place = {row.item.index: row for row in rows}
         running = [row.item for row in rows if row.item.places]
         nothing, likelihoods = torch.zeros(0), [dict[int, Likelihood]() for _ in variants]

@@ -6,8 +6,8 @@ paths, which can be sent to a remote server as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet._validation import refusal
@@ -16,7 +16,7 @@ from modalnet.models.sites import Space, choose_spaces, get_space, layers_of
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from modalnet.models.towers import Tower
 
@@ -81,6 +81,29 @@ class Pool:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A function of activations, stimulus by stimulus.
+
+    Attributes
+    ----------
+    function
+        From ``[token, unit]`` to the same shape.
+    lengths
+        How many of the positions that are edited belong to each stimulus.
+    label
+        What messages call the intervention.
+    """
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    lengths: tuple[int, ...]
+    label: str
+
+    def at(self, kept: Bool[torch.Tensor, " position"]) -> Call:
+        """The same at some of the positions."""
+        return replace(self, lengths=tuple(int(own.sum()) for own in kept.split(list(self.lengths))))
+
+
+@dataclass(frozen=True)
 class Write:
     """One edit of a site: ``a * x + b`` for some units, or along some directions, at some positions.
 
@@ -99,6 +122,8 @@ class Write:
     a, b
         The factor, and what is added: ``[dims]`` (one for all positions) or ``[position, dims]``, where each direction
         counts as one dim.
+    call
+        A function of the activations that are edited, whose result is put in, in the place of ``a`` and ``b``.
     """
 
     space: Space
@@ -109,6 +134,7 @@ class Write:
     vector: Float[torch.Tensor, "axis dim"] | None
     a: float
     b: Float[torch.Tensor, "... dims"]
+    call: Call | None = None
 
     @property
     def tower(self) -> Tower:

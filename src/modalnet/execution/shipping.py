@@ -7,6 +7,21 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from modalnet.errors import InputError
+
+
+def check_ships(function: Any, label: str) -> None:
+    """Refuse a function that nnsight cannot write into a job."""
+    from nnsight.intervention.serialization import dumps
+
+    try:
+        dumps(function)
+    except Exception as error:  # whatever the objects that it refers to raise when they are pickled
+        raise InputError(
+            f"{label}: its function cannot be sent to a server: {type(error).__name__}: {error}. Write it as a def "
+            "or a lambda that uses torch, numbers and tensors alone, or load the model locally."
+        ) from error
+
 
 class Shipped:
     """Plain data that is unpickled as a ``SimpleNamespace`` of the same attributes, so that no class travels."""

@@ -44,6 +44,9 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[Edit]) -> 
     """Apply edits in their order to the activations of a site; the values are computed in float32."""
     flat = flat.clone()
     for edit in edits:
+        if edit.function is not None:
+            applied(flat, edit)
+            continue
         # On a server values arrive on the CPU; indices may stay there.
         b = edit.b.to(flat.device)
         if edit.vector is None:
@@ -55,6 +58,57 @@ def edited(flat: Float[torch.Tensor, "position dim"], edits: Sequence[Edit]) -> 
             change = (edit.a - 1) * (old @ axes.T) + b
             flat[rows] = (old + change @ axes).to(flat.dtype)
     return flat
+
+
+def applied(flat: Float[torch.Tensor, "position dim"], edit: Edit) -> None:
+    """Put what a function makes of activations in their place, stimulus by stimulus."""
+    import torch
+
+    rows = edit.rows[:, 0].to(flat.device)
+    axes = None if edit.vector is None else edit.vector.to(flat.device)
+    dims = None if edit.dims is None else edit.dims[0].to(flat.device)
+    before = flat[rows].float()
+    values = before @ axes.T if axes is not None else before[:, dims]
+    made = []
+    for given in values.split(list(edit.lengths)):
+        units = given.unflatten(-1, (-1, edit.size)) if edit.size > 1 else given
+        found = called(edit, units) if len(units) else units
+        made.append(found.to(given.device, given.dtype).reshape(given.shape))
+    after = torch.cat(made)
+    if axes is not None:
+        flat[rows] = (before + (after - values) @ axes).to(flat.dtype)
+    else:
+        flat[rows[:, None], dims] = after.to(flat.dtype)
+
+
+def called(edit: Edit, given: Float[torch.Tensor, "token unit ..."]) -> Float[torch.Tensor, "token unit ..."]:
+    """What a user's function makes of activations, if it can take their place."""
+    import torch
+
+    refused: type[Exception]
+    try:
+        from modalnet.errors import InputError as refused
+    except ImportError:  # on a server
+        refused = ValueError
+    assert edit.function is not None
+    try:
+        found = edit.function(given.clone())
+    except Exception as error:
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            raise  # fewer stimuli may fit
+        raise refused(f"{edit.label}: its function raised {type(error).__name__}: {error}") from error
+    wrong = ""
+    if not isinstance(found, torch.Tensor):
+        wrong = f"a {type(found).__name__}, and a tensor is expected"
+    elif found.shape != given.shape:
+        wrong = f"the shape {list(found.shape)}, and {list(given.shape)} is expected, as it was given"
+    elif found.is_complex():
+        wrong = "complex numbers"
+    elif not bool(found.isfinite().all()) and bool(given.isfinite().all()):
+        wrong = "numbers that are not finite, from activations that are"
+    if wrong:
+        raise refused(f"{edit.label}: its function returned {wrong}.")
+    return found
 
 
 def by_position(hidden: torch.Tensor, form: Form) -> Float[torch.Tensor, "... dim"]:
@@ -408,14 +462,7 @@ def at_step(edits: Sequence[Edit], number: int) -> list[Any]:
     import types
 
     return [
-        types.SimpleNamespace(
-            rows=edit.rows,
-            dims=edit.dims,
-            vector=edit.vector,
-            a=edit.a,
-            b=edit.b[number] if edit.b.ndim == 2 else edit.b,
-        )
-        for edit in edits
+        types.SimpleNamespace(**{**vars(edit), "b": edit.b[number] if edit.b.ndim == 2 else edit.b}) for edit in edits
     ]
 
 

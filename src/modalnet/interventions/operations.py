@@ -6,7 +6,7 @@ to any model that has the units. Interventions compose from left to right::
 
     zero(language), scale(vision, 2.0).at("image"), patch(site("decoder", 5), donor).at("last")
 
-Every operation on units is affine in the activation ``x`` of a unit at a token, ``a * x + b``:
+Every operation on units but ``apply`` is affine in the activation ``x`` of a unit at a token, ``a * x + b``:
 
 ==================  =====  ====================================================================================
 ``zero``            a = 0  b = 0
@@ -19,7 +19,7 @@ Every operation on units is affine in the activation ``x`` of a unit at a token,
 ==================  =====  ====================================================================================
 
 On a direction ``v`` of a site's output (a unit vector), the same is done to the component ``x . v`` and the rest of
-``x`` stays as it is.
+``x`` stays as it is. ``apply`` puts in what a function makes of the activations.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from modalnet._deprecation import moved_method, renamed_arguments
 from modalnet._validation import check_bool, check_int, check_number, check_option, check_seed, check_type
 from modalnet.errors import InputError
 from modalnet.interventions.content import content_digest, real_array
+from modalnet.interventions.functions import Change, Function
 from modalnet.interventions.positions import PerSpace, StimulusTokens, TokenChoice, check_choices, shown
 from modalnet.interventions.read_values import ReadValues
 from modalnet.interventions.sources import HasActivations, Recorded, Source, recorded_arrays, recorded_run
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 #: What is accepted as the layers of a site.
 LayersLike: TypeAlias = "int | slice | range | Sequence[int] | Sequence[bool] | np.ndarray | torch.Tensor"
 
-KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch")
+KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch", "apply")
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Intervention:
     spared
         How many tokens at the start of each stimulus are left alone.
     values
-        What the operation needs: a factor, a number, arrays per space, or stimuli to compute them from.
+        What the operation needs: a factor, a number, arrays per space, stimuli to compute them from, or a function.
     seed
         Of random draws.
     spares_sinks
@@ -335,7 +336,7 @@ class Intervention:
                 parts += [self.target.vector.shape, self.target.vector.tobytes()]
         if isinstance(self.values, Mapping):
             parts += [(space, array.shape, content_digest(array)) for space, array in sorted(self.values.items())]
-        elif isinstance(self.values, Source | Recorded):
+        elif isinstance(self.values, Source | Recorded | Function):
             parts.append(self.values.digest)
         elif isinstance(self.values, tuple):
             parts += [one.inspect().digest for one in self.values]
@@ -586,6 +587,43 @@ def patch(target: Target, source: Any, *, source_at: Any = None, source_layer: i
     return Intervention("patch", target, values=_source(target, source), source_at=at, source_layer=source_layer)
 
 
+def apply(target: Target, function: Change, *, name: str | None = None) -> Intervention:
+    """Put in what a function makes of the activations: any operation that the others are not.
+
+    Parameters
+    ----------
+    target
+        Units, a site, or a direction.
+    function
+        From the activations of one stimulus' chosen tokens in one layer to others of the same shape: a float32 tensor
+        ``[token, unit]`` on the model's device, in the order of the tokens and of the target's units in that layer;
+        along a direction or a subspace, the components ``[token, axis]``; ``[token, unit, number]`` for units that are
+        vectors. With a keyword ``layer`` it is told the layer. In a generation it is called for the prompt, and then
+        for each new token alone, ``[1, unit]``: a function that treats tokens independently does the same there as in
+        :meth:`modalnet.Model.score`.
+    name
+        What identifies the function in the store: results under it are stored for this name, its source, and the
+        numbers, texts and arrays that it refers to directly. Anything else that it depends on has to be told by the
+        name. None: they are not stored.
+
+    Raises
+    ------
+    InputError
+        For something that is no function of one argument. When it runs: for an error of the function; where what it
+        returns is no tensor, of another shape, complex, or not finite where the activations are; on a server, where it
+        cannot be sent.
+
+    Examples
+    --------
+    >>> model = mn.load("tiny")
+    >>> clip = mn.apply(mn.site("decoder", 3), lambda x: x.clamp(-1, 1), name="clip to 1")
+    >>> run = model.run(["The dog sleeps."], clip.at("last"))
+    >>> bool(run.activations["decoder"][0, 3].abs().max() <= 1)
+    True
+    """
+    return Intervention("apply", _upright(target, "apply"), values=Function.checked(function, name))
+
+
 def _source(target: Target, source: Any) -> tuple[Stimulus, ...] | Source | Recorded:
     """What a patch takes activations from."""
     if isinstance(source, Source):
@@ -763,7 +801,7 @@ def _argument(one: Intervention) -> str:
         return f", {one.values:g}" if isinstance(one.values, float) else ", one value per unit"
     if isinstance(one.values, Mapping):
         return ""
-    if isinstance(one.values, Source | Recorded):
+    if isinstance(one.values, Source | Recorded | Function):
         return f", {one.values}"
     return f", {len(one.values)} {'stimulus' if len(one.values) == 1 else 'stimuli'}"
 

@@ -160,8 +160,9 @@ def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: i
     import torch
 
     _check_tokens(one)
-    if one.kind in ("zero", "scale"):
-        factor = 0.0 if one.kind == "zero" else one.values
+    if one.kind in ("zero", "scale", "apply"):
+        # A function is no factor, and is called where it is.
+        factor = {"zero": 0.0, "apply": 1.0}.get(one.kind, one.values)
         return lambda part, at: (factor, torch.zeros(part.width))
     if one.kind == "resample" and isinstance(one.values, Mapping):
         return lambda part, at: (0.0, _drawn(one, _given(one, part), at))

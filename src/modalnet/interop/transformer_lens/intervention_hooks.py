@@ -14,6 +14,7 @@ from modalnet.execution.compile import Edit
 from modalnet.execution.edits import Edits
 from modalnet.execution.trace import edited
 from modalnet.interop.transformer_lens.hook_points import BRIDGE_NEEDED, decoder_hook_points, towers_of
+from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention, flatten, zero
 from modalnet.interventions.positions import PerStimulus, places_among
 from modalnet.interventions.values import Part, values_of
@@ -73,6 +74,10 @@ class Hook:
             self.a,
             self.b,
         )
+        if isinstance(self.intervention.values, Function):
+            edit.function = self.intervention.values.at(self.part.layer)
+            edit.lengths = [rows.shape[1]] * len(rows)
+            edit.label = str(self.intervention)
         # In place, as TransformerLens' own patching does: transformers has recorded this very tensor as the block's
         # hidden state by now, and some decoders read the recorded one of an image encoder.
         return value.copy_(edited(flat, [edit]).reshape(value.shape))
@@ -97,10 +102,10 @@ def hooks(
     Parameters
     ----------
     interventions
-        One or several, applied from left to right: ``zero``, ``scale``, ``add``, ``set_to``, and ``mean`` over means
-        that are known (``over=model.means(stimuli)``). Units are zeroed. ``.at("all")``, ``.at("last")``, indices and
-        ``spare_first`` count in the rows that the bridge runs, padding and beginning-of-sequence token included: run
-        texts of one length, or one at a time.
+        One or several, applied from left to right: ``zero``, ``scale``, ``add``, ``set_to``, ``apply`` (its function is
+        called row by row), and ``mean`` over means that are known (``over=model.means(stimuli)``). Units are zeroed.
+        ``.at("all")``, ``.at("last")``, indices and ``spare_first`` count in the rows that the bridge runs, padding and
+        beginning-of-sequence token included: run texts of one length, or one at a time.
     bridge
         The ``TransformerBridge`` that will run the hooks; hook names are taken from it, and units are checked against
         it. If None, all units must be in the decoder, and hooks get the names of a decoder-only model.
