@@ -388,6 +388,8 @@ OTHER = {
     ("LocalizationJob.from_id", "cache"): "may be None",
     ("activation_patching", "metric"): "a metric of the answer",
     ("attribution_patching", "metric"): "a metric of the answer",
+    ("localize", "metric"): "a metric of the answer",
+    ("localize", "by"): "activation or attribution",
     ("LesionStudy.dissociation", "operation"): "one that the study has",
     ("dose_curves", "operations"): "those that the study has",
     ("save_dose_curves", "operations"): "those that the study has",
@@ -428,6 +430,11 @@ def valid_arguments():
         "Localization.plot": {"self": found},
         "Localization.table": {"self": found},
         "Localization.top": {"self": found, "k": 3},
+        "Metric.unit_effects": {
+            "self": pairs["metric"],
+            **{name: pairs[name] for name in ("clean", "corrupt", "align")},
+        }
+        | {"model": model},
         "Model.means": {"self": model, "stimuli": words},
         "Model.on": {"self": model, "stimuli": words},
         "Model.run": {"self": model, "stimuli": words},

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from modalnet.stats.moments import fdr
 from modalnet.stats.regression import CrossMoments, intercept, slope
 from simulated.quantity import EFFECT, NOMINAL, NULL, Observed, quantity
 from simulated.stats import UNITS, _activations
@@ -68,3 +69,28 @@ def adjusted_t(rng: np.random.Generator, n: int, kind: str) -> Iterator[Observed
     for column, effect in ((NULL, 0.0), (EFFECT, 0.5)):
         x = np.column_stack([length, other])
         yield "slope of a unit", column, _rejected(_cross(x, noise + other[:, None] + effect * length[:, None]))
+
+
+@quantity(
+    {
+        f"{n} pairs, {kind} gradients": {"n": n, "kind": kind}
+        for n in (16, 40, 100)
+        for kind in ("normal", "skewed", "correlated")
+    },
+    simulations=200,
+)
+def attributed_t(rng: np.random.Generator, n: int, kind: str) -> Iterator[Observed]:
+    """Effects of units: differences of activations times gradients, of pairs some of which count more than others.
+
+    Without an effect the answers say nothing of the pair, so each pair's gradient has a sign of its own.
+    """
+    size = rng.lognormal(sigma=0.5, size=(n, 1))
+    difference = 1 + _activations(rng, (n, UNITS), kind)
+    gradient = size * (1 + _activations(rng, (n, UNITS), kind))
+    sign = rng.choice([-1.0, 1.0], size=(n, 1))
+    for column, effects in ((NULL, sign * difference * gradient), (EFFECT, difference * gradient)):
+        tested = intercept(_cross(np.zeros((n, 0)), effects))
+        yield "t of effects over pairs of a unit", column, float((tested.p < NOMINAL).mean())
+        if column == NULL:
+            found = fdr(tested.p) < NOMINAL
+            yield "units selected by their effect, q < 0.05", NULL, float(found.mean())

@@ -6,6 +6,7 @@ test           when                                                        what 
 ``welch``      two sides of different stimuli                              the difference of their means
 ``paired``     every item is on both sides                                 the mean difference within items
 ``regression`` covariates without pairs, or a regressor                    the slope of the side or the regressor
+``attribution`` by causal effect (see :mod:`.localization.attribution`)    the mean effect over pairs
 =============  ==========================================================  =====================================
 
 Covariates of a paired test enter as their differences within items, so what an item's stimuli share needs none.
@@ -31,7 +32,7 @@ from modalnet.stimuli.covariates import check_separable
 if TYPE_CHECKING:
     from modalnet.inputs.batch import Prepared
 
-Test: TypeAlias = Literal["welch", "paired", "regression"]
+Test: TypeAlias = Literal["welch", "paired", "regression", "attribution"]
 Paired: TypeAlias = bool | Literal["auto"]
 
 # Bytes of activations of items of which some stimuli have not run yet.
@@ -62,6 +63,11 @@ class Design:
     of_stimulus: Int[np.ndarray, " stimulus"]
     weights: Float[np.ndarray, " stimulus"]
 
+    @property
+    def of_activations(self) -> bool:
+        """Whether the test needs cross moments of activations; moments of the sides are always taken."""
+        return self.test not in ("welch", "attribution")
+
     def meta(self, contrast: Contrast) -> dict[str, object]:
         """What a result says of its test; nothing where it is Welch's, as in results of earlier versions."""
         if self.test == "welch":
@@ -74,8 +80,8 @@ class Design:
         return found
 
     def observations(self, folds: Int[np.ndarray, " stimulus"], n_folds: int) -> Observations | None:
-        """What a server needs to form the cross moments; None of Welch's test, which needs none."""
-        if self.test == "welch":
+        """What a server needs to form the cross moments; None of a test that needs none."""
+        if not self.of_activations:
             return None
         return Observations(
             self.of_stimulus.tolist(),

@@ -21,6 +21,7 @@ from modalnet.execution.backends.choice import RemoteLike
 from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.execution.reduction import Observations
 from modalnet.interventions.positions import TokenChoice, TokensLike, choose
+from modalnet.localization.attribution import Attribution
 from modalnet.localization.design import CrossSums, Design, Paired, design_of
 from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.permuted import check_contrast
@@ -74,6 +75,7 @@ class _Setup:
     magnitude: str
     protocol: str | None
     design: Design
+    attribution: Attribution | None = None
 
     @property
     def towers(self) -> list[str]:
@@ -98,6 +100,7 @@ class _Setup:
             "text_tokens": self._text_tokens(prepared),
             "folds": N_FOLDS,
             "version": __version__,
+            **({} if self.attribution is None else {"attribution": self.attribution.meta()}),
         }
 
     def _text_tokens(self, prepared: Sequence[Prepared]) -> dict[str, float]:
@@ -139,6 +142,11 @@ def localize(  # the options are documented once, here
     magnitude: Literal["absolute", "signed"] = "absolute",
     protocol: str | None = None,
     paired: Paired = "auto",
+    by: Literal["activation", "attribution"] = "activation",
+    metric: Any = None,
+    method: Literal["gradient", "integrated"] = "gradient",
+    steps: int | None = None,
+    align: Any = None,
     batch_size: int | Literal["auto"] = "auto",
     remote: RemoteLike | None = None,
     blocking: bool = True,
@@ -179,6 +187,18 @@ def localize(  # the options are documented once, here
         Whether stimuli of one item (:attr:`modalnet.Stimulus.item`) are compared with one another: per item the mean of
         its positive minus that of its negative stimuli, and the t of these differences. ``"auto"``: where every item is
         on both sides, and no protocol is given. ``summary()`` says which test was used.
+    by
+        ``"activation"``: how much a unit responds. ``"attribution"``: how much an answer depends on it. The stimuli are
+        then pairs, those of one item (or, without items, in their order): the positive one is the clean, the negative
+        one the corrupt run. A unit's value is the estimated change of the metric when its clean activations are patched
+        into the corrupt run, at all tokens (:func:`modalnet.attribution_patching`); t is that of the mean effect over
+        pairs. ``tokens`` and ``magnitude`` decide what ``means`` and ``mean_abs`` are of. Besides one forward pass of
+        each stimulus it costs the passes of the method.
+    metric
+        With ``by="attribution"``, a metric of :mod:`modalnet.patching`, with one answer for all pairs or one per pair
+        in the order of the positive stimuli.
+    method, steps, align
+        With ``by="attribution"``, as for :func:`modalnet.attribution_patching`.
     batch_size
         Number of stimuli per forward pass; ``"auto"`` chooses it and halves it when memory runs out.
     remote
@@ -203,8 +223,9 @@ def localize(  # the options are documented once, here
     Raises
     ------
     InputError
-        If the contrast does not fit the model, or for an invalid argument. Everything is checked before the first
-        forward pass, images included.
+        If the contrast does not fit the model, or for an invalid argument; with ``by="attribution"``, if the stimuli do
+        not pair; for ``metric``, ``steps`` or ``align`` without it. Everything is checked before the first forward
+        pass, images included.
 
     Notes
     -----
@@ -230,8 +251,11 @@ def localize(  # the options are documented once, here
     check_shared(batch_size=batch_size, progress=progress)
     check_bool("blocking", blocking)
     check_option("magnitude", magnitude, ("absolute", "signed"))
-    design = _resolve_design(contrast, protocol, paired)
-    access = Access.of(cache)
+    given = {"metric": metric, "method": method, "steps": steps, "align": align}
+    attribution = _resolve_attribution(contrast, by, given, protocol, paired, blocking=blocking)
+    contrast = contrast if attribution is None else attribution.contrast
+    design = _resolve_design(contrast, protocol, paired) if attribution is None else attribution.design
+    access = Access.of(cache if attribution is None or attribution.storable else False)
     model = as_model(model, remote)
     capabilities = model._executor.backend.capabilities
     if not blocking and not capabilities.deferred:
@@ -250,7 +274,8 @@ def localize(  # the options are documented once, here
                 f"`tokens` must pool over tokens, got 'all' for {tower}: a unit has one value per stimulus. Use "
                 "'mean' to pool over all tokens."
             )
-    setup = _Setup(model, contrast, choices, reading.magnitude, protocol, design)
+    setup = _Setup(model, contrast, choices, reading.magnitude, protocol, design, attribution)
+    effects = None if attribution is None else attribution.effects(model, names, batch_size)
     digests = _inspect(contrast, progress=progress)
     meta = setup.meta(prepared) | {
         "max_tokens": reading.max_tokens,
@@ -270,6 +295,10 @@ def localize(  # the options are documented once, here
         sums = _run_reduced(setup, prepared, batch_size, slot.journal(), progress=progress)
     else:
         sums = _run(setup, prepared, batch_size, progress=progress)
+    if attribution is not None and effects is not None:
+        folds = assign_folds(contrast.labels, N_FOLDS, items=contrast.items).tolist()
+        shapes = {name: model.spaces[name].shape for name in names}
+        sums.cross = attribution.cross(effects, folds, N_FOLDS, shapes, progress=progress)
     made = made_of(sums, meta)
     slot.write(made)
     slot.journal().forget()
@@ -305,6 +334,37 @@ def _resolve_design(contrast: Contrast, protocol: str | None, paired: Paired) ->
             "covariates and regressors, or leave out `protocol`."
         )
     return design_of(contrast, paired=False)
+
+
+def _resolve_attribution(  # one call, above
+    contrast: Contrast,
+    by: str,
+    given: dict[str, Any],
+    protocol: str | None,
+    paired: Paired,
+    *,
+    blocking: bool,
+) -> Attribution | None:
+    """The pairs of a contrast and how effects are estimated; None where units are tested by their activation."""
+    check_option("by", by, ("activation", "attribution"))
+    check_option("method", given["method"], ("gradient", "integrated"))
+    if by == "activation":
+        extra = [name for name, value in given.items() if value is not None and value != "gradient"]
+        if extra:
+            raise InputError(f"`{extra[0]}` is for by='attribution' alone, got by='activation'. Add by='attribution'.")
+        return None
+    if given["metric"] is None:
+        raise InputError(
+            "by='attribution' needs a `metric`, such as modalnet.patching.logit_difference(answers, distractors), got "
+            "None."
+        )
+    if protocol is not None:
+        raise InputError(f"`protocol` {find_protocol(protocol).id!r} is by activation. Leave out `protocol` or `by`.")
+    if paired is False:
+        raise InputError("`paired` must be True or 'auto' with by='attribution', whose stimuli are pairs, got False.")
+    if not blocking:
+        raise InputError("`blocking` must be True with by='attribution', whose gradients are taken pass by pass.")
+    return Attribution.of(contrast, **given)
 
 
 def _choose_towers(model: Model, contrast: Contrast, towers: str | Sequence[str] | None) -> list[str]:
@@ -373,7 +433,7 @@ class _Sums:
         self.labels = contrast.labels
         self.sides = contrast.sides
         self.folds = assign_folds(self.labels, N_FOLDS, items=contrast.items)
-        self.sums = None if design.test == "welch" else CrossSums(design, self.folds, N_FOLDS, shapes)
+        self.sums = CrossSums(design, self.folds, N_FOLDS, shapes) if design.of_activations else None
         self.cross = None if self.sums is None else self.sums.cross
         self.by_side = {
             side: {tower: [Moments.zeros(shape) for _ in range(N_FOLDS)] for tower, shape in shapes.items()}
@@ -496,7 +556,7 @@ def _tally(setup: _Setup) -> tuple[Tally, list[int], Observations | None]:
     # Side, fold and condition: the finest groups of which statistics are reported.
     groups = list(zip(contrast.sides, folds.tolist(), contrast.labels, strict=True))
     names = sorted(set(groups))
-    n_regressors = None if design.test == "welch" else design.x.shape[1]
+    n_regressors = design.x.shape[1] if design.of_activations else None
     tally = Tally(names, shapes, N_FOLDS, n_regressors)
     return tally, [names.index(group) for group in groups], design.observations(folds, N_FOLDS)
 

@@ -73,9 +73,10 @@ class Localization(Result):
 
     Notes
     -----
-    t is Welch's, that of paired differences or that of a coefficient (:attr:`test`), positive where the positive side's
-    mean is larger; see :func:`modalnet.localization.testing.evaluate`. A unit whose activation was ever NaN or
-    infinite, or that is constant on both sides, has t = NaN; it is never selected and is counted in :attr:`undefined`.
+    t is Welch's, that of paired differences, of a coefficient or of effects (:attr:`test`), positive where the positive
+    side's mean is larger, or where a unit raises the metric; see :func:`modalnet.localization.testing.evaluate`. A unit
+    whose activation was ever NaN or infinite, or that is constant on both sides, has t = NaN; it is never selected and
+    is counted in :attr:`undefined`.
     All arrays are float64 [layer, dim] and read-only.
     """
 
@@ -210,7 +211,10 @@ class Localization(Result):
 
     @property
     def test(self) -> str:
-        """``"welch"``, ``"paired"`` (differences within items) or ``"regression"`` (covariates, or a regressor)."""
+        """``"welch"``, ``"paired"`` (differences within items), ``"regression"`` or ``"attribution"``.
+
+        A regression has covariates or a regressor; an attribution tests the effects of units on a metric.
+        """
         return "welch" if self._cross is None else str(self._contrast.get("test", "welch"))
 
     @property
@@ -345,6 +349,8 @@ class Localization(Result):
     @cached_property
     def effect_size(self) -> PerTower:
         """Hedges' g, positive side against negative, per tower; of a parametric contrast the partial correlation.
+
+        Of an attribution the mean effect over pairs in units of its standard deviation, corrected for few pairs.
 
         g is in units of the pooled standard deviation within the sides for every test, so that paired and unpaired
         contrasts are comparable. With covariates the difference is the adjusted one.
@@ -754,6 +760,9 @@ class Localization(Result):
         adjusted = f" adjusted for {', '.join(covariates)}" if covariates else ""
         if self.test == "paired":
             return f"paired t over {self._contrast['observations']} items{adjusted}"
+        if self.test == "attribution":
+            metric = (self._meta.get("attribution") or {}).get("metric", "metric")
+            return f"t of effects on the {metric} over {self._contrast['observations']} pairs{adjusted}"
         return f"t of the {'slope' if self.parametric else 'difference'}{adjusted}"
 
     # -- inside --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import gammaln
 
 from modalnet.stats import moments as statistics
 from modalnet.stats.moments import Moments, Welch
@@ -46,7 +47,7 @@ def evaluate(
     cross
         Cross moments, where the test is not Welch's.
     test
-        ``"welch"``, ``"paired"`` or ``"regression"``.
+        ``"welch"``, ``"paired"``, ``"regression"`` or ``"attribution"``.
     parametric
         Whether the slope is that of a number and not of the side.
 
@@ -57,11 +58,14 @@ def evaluate(
         g, whatever the test: that of a paired contrast is comparable with that of an unpaired one, while Cohen's d_z, t
         over the root of the number of pairs, grows with how alike the pairs are (Lakens 2013, Frontiers in Psychology
         4:863). Its small-sample correction is that for paired sides. A slope has the partial correlation, t / sqrt(t² +
-        df).
+        df). An attribution has the mean effect over pairs in units of its own standard deviation, corrected for few
+        pairs (Hedges 1981).
     """
     if cross is None or test == "welch":
         return Tested(statistics.welch(positive, negative), statistics.hedges_g(positive, negative))
-    estimate = intercept(cross) if test == "paired" else slope(cross)
+    estimate = slope(cross) if test == "regression" else intercept(cross)
+    if test == "attribution":
+        return Tested(estimate, _standardized_mean(estimate, cross))
     if parametric:
         with np.errstate(invalid="ignore"):
             return Tested(estimate, estimate.t / np.sqrt(np.square(estimate.t) + estimate.df))
@@ -70,6 +74,15 @@ def evaluate(
     g = statistics.standardized_difference(estimate.value, positive, negative, correlation)
     g = np.where(np.isnan(estimate.t), np.nan, g)
     return Tested(Estimate(estimate.value, np.where(np.isnan(g), np.nan, estimate.t), estimate.df), g)
+
+
+def _standardized_mean(estimate: Estimate, cross: CrossMoments) -> Float[np.ndarray, "layer dim"]:
+    """The mean in units of the standard deviation, with the small-sample correction; NaN where t is."""
+    df = max(cross.n - 1, 1)
+    correction = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / np.sqrt(df / 2) if df > 1 else np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = correction * estimate.value / np.sqrt(cross.yy / df)
+    return np.where(np.isnan(estimate.t), np.nan, found)
 
 
 def _correlation(positive: Moments, negative: Moments, cross: CrossMoments) -> Float[np.ndarray, "layer dim"] | float:

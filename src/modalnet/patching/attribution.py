@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._validation import check_option, check_shared
-from modalnet.errors import InputError
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.activation import DIRECTIONS, first_picture
-from modalnet.patching.estimates import Method, MethodName, check_differentiable, estimates
+from modalnet.patching.estimates import Method, MethodName, check_differentiable, estimates, refuse_inference_mode
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
 from modalnet.patching.result import Patching
@@ -92,7 +91,7 @@ def attribution_patching(
     """
     check_shared(batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
-    _refuse_inference_mode()
+    refuse_inference_mode()
     how = Method.checked(method, steps)
     access = Access.of(cache)
     model = as_model(model, remote)
@@ -119,16 +118,6 @@ def attribution_patching(
 
     kept = access if measure.metric.function is None else False
     return cached(model, "attribution", inputs, settings, compute, result=Patching, cache=kept)
-
-
-def _refuse_inference_mode() -> None:
-    import torch
-
-    # no_grad() is undone for the backward pass; this mode is not, as the tensors made in it never have a gradient.
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "attribution_patching() needs gradients, which torch.inference_mode() forbids. Call it outside of it."
-        )
 
 
 def _estimate(  # noqa: PLR0917  # one call, above

@@ -59,6 +59,17 @@ class Method:
         return cls(name, STEPS if steps is None else check_int("steps", steps, minimum=1))
 
 
+def refuse_inference_mode() -> None:
+    """Raise an InputError inside ``torch.inference_mode()``."""
+    import torch
+
+    # no_grad() is undone for the backward pass; this mode is not, as the tensors made in it never have a gradient.
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "attribution_patching() needs gradients, which torch.inference_mode() forbids. Call it outside of it."
+        )
+
+
 def check_differentiable(measure: Measure, direction: str, method: Method) -> None:
     """Raise an InputError for a metric whose gradient at the unpatched run is zero, where that is the one taken."""
     if measure.needs_clean and direction == "noise" and method.name != "integrated":

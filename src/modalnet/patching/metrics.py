@@ -9,17 +9,22 @@ differentiates them, measure the same quantity.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modalnet._validation import check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import Outcome, State
+from modalnet.model import as_model
+from modalnet.patching.estimates import Method, MethodName, estimates, refuse_inference_mode
+from modalnet.patching.pairs import as_pairs, lay_out
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
 
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
@@ -82,6 +87,46 @@ class Metric:
                     model._executor.next_tokens(stimulus, text)
             return Measure(self, Outcome("logprob"), tuple(answers))
         return Measure(self, Outcome("logits"))
+
+    def unit_effects(
+        self,
+        model: Model,
+        clean: Any,
+        corrupt: Any,
+        *,
+        sites: Any = "residual",
+        align: Any = None,
+        method: MethodName = "gradient",
+        steps: int | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, dict[str, Float[np.ndarray, "layer dim"]]]]:
+        """Estimate the effect of each unit on the metric, pair by pair.
+
+        Parameters
+        ----------
+        model, clean, corrupt, sites, align, method, steps, batch_size
+            As for :func:`modalnet.attribution_patching`.
+
+        Returns
+        -------
+        iterator of (int, dict)
+            The index of each pair, not in order, and per space ``[layer, dim]``: the estimated change of the metric
+            when the unit's clean activations are patched into the corrupt run, at all aligned tokens.
+
+        Raises
+        ------
+        InputError
+            As for :func:`modalnet.attribution_patching`, before any pass.
+        """
+        check_shared(batch_size=batch_size)
+        refuse_inference_mode()
+        how = Method.checked(method, steps)
+        model = as_model(model)
+        pairs = as_pairs(clean, corrupt)
+        measure = self.bind(model, *pairs)
+        layout = lay_out(model, pairs, measure, sites=sites, towers=None, tokens=None, align=align)
+        found = estimates(model, measure, layout, "denoise", how, batch_size)
+        return ((one.pair, one.units) for one in found)
 
 
 @dataclass
