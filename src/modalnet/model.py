@@ -28,7 +28,7 @@ from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.read_values import ReadValues
 from modalnet.interventions.sources import Source
 from modalnet.models.loading import load_source
-from modalnet.models.sites import Space, choose_spaces
+from modalnet.models.sites import RESIDUAL, Space, choose_spaces
 from modalnet.models.towers import Tower
 from modalnet.models.untrained import untrained_copy
 from modalnet.results.cache import Identity
@@ -176,7 +176,7 @@ class Model:
         """
         chosen = choose_spaces(self.spaces, spaces, self.name)
         held = {*choose_spaces(self.spaces, None), *chosen}
-        return Units({name: np.full(self.spaces[name].shape, name in chosen) for name in self.spaces if name in held})
+        return Units({name: self.spaces[name].exists & (name in chosen) for name in self.spaces if name in held})
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())
@@ -198,13 +198,17 @@ class Model:
                 _path_range(space),
             )
             for space in self.spaces.values()
+            if space.kind == RESIDUAL
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             name, *numbers, path = row
             padded = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
             lines.append("  " + "  ".join([name.ljust(widths[0]), *padded, path]))
-        lines.append(f"  {sum(space.n_units for space in self.spaces.values()):,} units in all")
+            inside = [space for space in self.spaces.values() if space.tower.name == name and space.kind != RESIDUAL]
+            lines += [f"    {line}" for line in _by_shape(inside)]
+        total = sum(tower.n_units for tower in self.towers.values())
+        lines.append(f"  {total:,} units in the residual stream")
         lines += [f"  {tower.name} is {tower.stage}" for tower in self.towers.values() if tower.stage]
         encoder = self._executor.encoder
         reads = [what for what, able in (("text", encoder.reads_text), ("images", encoder.sees)) if able]
@@ -636,7 +640,7 @@ def load(
     tiny (LlavaForConditionalGeneration, 5.1M parameters, float32 on cpu)
       vision   6 blocks  x 128    = 768 units  model.vision_tower.encoder.layers.0 .. 5
       decoder  8 blocks  x 192  = 1,536 units  model.language_model.layers.0 .. 7
-      2,304 units in all
+      2,304 units in the residual stream
       reads text and images, encoded by LlavaProcessor
 
     >>> model = mn.load("Qwen/Qwen2.5-VL-3B-Instruct", dtype="bfloat16")  # doctest: +SKIP
@@ -678,6 +682,19 @@ def as_model(source: Any, remote: RemoteLike | None = None) -> Model:
 
 def _seed(untrained: bool | int) -> int:
     return 0 if untrained is True else check_seed(untrained, "untrained")
+
+
+def _by_shape(spaces: Sequence[Space]) -> list[str]:
+    """The spaces inside the blocks of a tower, those of one shape in one line."""
+    found: dict[tuple[int, int, tuple[int, ...]], list[str]] = {}
+    for space in spaces:
+        found.setdefault((space.width, space.size, space.layers), []).append(space.name)
+    lines = []
+    for (width, size, layers), names in found.items():
+        each = f" of {size} numbers" if size > 1 else ""
+        some = "" if len(layers) == next(iter(spaces)).n_layers else f" in {len(layers)} blocks"
+        lines.append(f"{', '.join(names)}: {width}{each}{some}")
+    return lines
 
 
 def _path_range(space: Space) -> str:

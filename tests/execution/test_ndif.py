@@ -238,7 +238,7 @@ def test_moments_on_a_server_are_those_here() -> None:
         sums: dict[str, dict[str, torch.Tensor]] = {}
         for batch in (slice(0, 3), slice(3, 8)):
             vectors = [torch.from_numpy(data[batch, layer]) for layer in range(2)]
-            gathered(sums, vectors, Reduction(["decoder", "decoder"], groups[batch], 4, absolute))
+            gathered(sums, vectors, Reduction({"decoder": [0, 1]}, groups[batch], 4, absolute))
         for group in range(3):
             expected = Moments.zeros((2, 5))
             members = [place for place, one in enumerate(groups) if one == group]

@@ -1,4 +1,4 @@
-"""Spaces: a kind of activation that is one entry of the registry works everywhere units do."""
+"""Spaces: every kind of activation inside a block works everywhere units do."""
 
 from __future__ import annotations
 
@@ -9,40 +9,21 @@ from hypothesis import given, settings, strategies as st
 
 import modalnet as mn
 from modalnet.models import sites
-from modalnet.models.sites import KINDS, Kind, Space
+from modalnet.models.sites import Space
 
-#: What the attention of a block puts out: the toy kind of these tests.
-TOY = Kind(
-    "toy",
-    suffix="toy",
-    find=lambda tower, block: next((name for name, _ in block.named_children() if name == "self_attn"), None),
-    width=lambda tower, module: tower.width,
-    place=10,
-)
-#: What enters the last projection of a block's MLP: another width than the block's, read and written as an input.
-INNER = Kind(
-    "inner",
-    suffix="inner",
-    find=lambda tower, block: next(
-        (name for name, _ in block.named_modules() if name in ("mlp.down_proj", "mlp.fc2")), None
-    ),
-    width=lambda tower, module: module.in_features,
-    side="input",
-    place=50,
-)
 TEXTS = ["the cat sat on a mat", "two dogs ran", "a bird sang in the old tree", "one fish"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KINDS, "toy", TOY)
-        patch.setitem(KINDS, "inner", INNER)
-        yield mn.load("tiny")
+    return mn.load("tiny")
+
+
+INSIDE = ["pre", "mid", "attention", "mlp", "neurons", "gate", "activation", "heads"]
 
 
 def hooked(model, texts, path, what, edit=None):
-    """Activations of a module by a plain torch hook, per text ``[token, unit]``, and the last logits."""
+    """Activations of a module by a plain torch hook, per text ``[token, number]``, and the last logits."""
     found, logits = [], []
     module = model.module.get_submodule(path)
 
@@ -70,7 +51,7 @@ def hooked(model, texts, path, what, edit=None):
 
 def test_the_residual_stream_is_named_by_its_tower():
     model = mn.load("tiny")
-    assert list(model.spaces) == ["vision", "decoder"]
+    assert [name for name, space in model.spaces.items() if space.kind == "residual"] == ["vision", "decoder"]
     for name, tower in model.towers.items():
         space = model.spaces[name]
         assert space == Space(tower)
@@ -86,70 +67,150 @@ def test_the_residual_stream_is_named_by_its_tower():
 
 
 def test_names_that_transformerlens_has(model):
-    assert sites.canonical_name("resid_post") == "decoder"
-    assert sites.canonical_name("vision.resid_post") == "vision"
-    assert sites.canonical_name("decoder.residual") == "decoder"
-    assert sites.canonical_name("decoder.toy") == "decoder.toy"
+    for theirs, ours in {
+        "resid_post": "decoder",
+        "hook_resid_post": "decoder",
+        "vision.resid_post": "vision",
+        "decoder.residual": "decoder",
+        "resid_pre": "decoder.pre",
+        "resid_mid": "decoder.mid",
+        "attn_out": "decoder.attention",
+        "hook_mlp_out": "decoder.mlp",
+        "mlp.hook_pre": "decoder.gate",
+        "mlp.hook_post": "decoder.neurons",
+        "vision.mlp.hook_post": "vision.neurons",
+        "hook_z": "decoder.heads",
+        "decoder.hook_z": "decoder.heads",
+        "vision.attn.hook_z": "vision.heads",
+        "decoder.heads": "decoder.heads",
+    }.items():
+        assert sites.canonical_name(theirs) == ours, theirs
     assert mn.site("resid_post", 3) == mn.site("decoder", 3)
-    one, other = (model.run(TEXTS[0], read={name: [2]}).activations for name in ("resid_post", "decoder"))
-    torch.testing.assert_close(one["decoder"], other["decoder"])
+    assert mn.site("hook_z", 3) == mn.site("decoder.heads", 3)
+    one, other = (model.run(TEXTS[0], read={name: [2]}).activations for name in ("mlp.hook_post", "decoder.neurons"))
+    torch.testing.assert_close(one["decoder.neurons"], other["decoder.neurons"])
 
 
-def test_a_kind_is_listed_with_the_towers_that_have_it(model):
-    assert list(model.spaces) == ["vision", "vision.toy", "vision.inner", "decoder", "decoder.toy", "decoder.inner"]
-    assert (
-        model.spaces["decoder.inner"].width
-        == model.module.get_submodule(model.spaces["decoder.inner"].paths[0]).in_features
-    )
-    for name, space in model.spaces.items():
+def test_a_model_lists_the_spaces_of_each_tower(model):
+    names = [f"{tower}.{kind}" for tower in ("vision", "decoder") for kind in INSIDE]
+    names = [name for name in names if name != "vision.activation"]  # its MLPs have no gate
+    expected = [name for tower in ("vision", "decoder") for name in [tower, *names] if name.partition(".")[0] == tower]
+    assert list(model.spaces) == expected
+    shapes = {"neurons": (8, 512), "heads": (8, 6), "attention": (8, 192), "mlp": (8, 192), "gate": (8, 512)}
+    assert {kind: model.spaces[f"decoder.{kind}"].shape for kind in shapes} == shapes
+    heads = model.spaces["decoder.heads"]
+    assert (heads.size, heads.n_numbers, heads.n_units) == (32, 192, 48)
+    for name in model.spaces:
         assert name in str(model)
-        assert f"{space.n_units:,} units" in str(model)
+    assert "decoder.heads: 6 of 32 numbers" in str(model)
 
 
 def test_an_unknown_space_is_refused_with_those_of_the_model(model):
     for bad in (
-        lambda: model.run(TEXTS, read="decoder.heads"),
-        lambda: model.run(TEXTS, mn.zero(mn.site("decoder.heads", 1))),
-        lambda: model.units("decoder.heads"),
-        lambda: mn.localize(model, mn.stimuli.language(4), units="heads"),
+        lambda: model.run(TEXTS, read="decoder.attentions"),
+        lambda: model.run(TEXTS, mn.zero(mn.site("decoder.attentions", 1))),
+        lambda: model.units("decoder.attentions"),
+        lambda: mn.localize(model, mn.stimuli.language(4), units="toys"),
     ):
-        with pytest.raises(mn.InputError, match=r"no space '(decoder\.)?heads'; its spaces are vision, vision\.toy"):
+        with pytest.raises(
+            mn.InputError, match=r"no space '(decoder\.)?(attentions|toys)'; its spaces are vision, vision\.pre"
+        ):
             bad()
 
 
-@pytest.mark.parametrize("kind", ["toy", "inner"])
+def test_units_that_there_are_not_are_refused_before_any_pass(model):
+    heads = model.spaces["decoder.heads"]
+    with pytest.raises(mn.InputError, match=r"units 0\.\.5"):
+        mn.Units.from_indices({heads.name: heads.shape}, [(heads.name, 3, 6)])
+    wide = mn.Units.from_indices({heads.name: (8, 7)}, [(heads.name, 3, 6)])
+    with pytest.raises(mn.InputError, match=r"decoder\.heads"):
+        model.run(TEXTS, mn.zero(wide))
+    with pytest.raises(mn.InputError, match=r"Layer 8 does not exist: decoder\.heads has layers 0\.\.7"):
+        model.run(TEXTS, mn.zero(mn.site(heads.name, 8)))
+    one = mn.Units.from_indices({heads.name: heads.shape}, [(heads.name, 3, 2)])
+    for intervention in (mn.set_to(one, 1.0), mn.add(one, 1.0), mn.add(mn.site(heads.name, 3), 1.0)):
+        with pytest.raises(mn.InputError, match=r"a unit of decoder\.heads is a vector of 32 numbers"):
+            model.run(TEXTS, intervention)
+    with pytest.raises(mn.InputError, match=r"6 units of 32 numbers each, got values of shape \(6,\)"):
+        model.run(TEXTS, mn.add(mn.site(heads.name, 3), np.ones(6)))
+    run = model.run(TEXTS[0], read=heads.name, tokens="all")
+    with pytest.raises(mn.InputError, match="A run has the length of each; patch from stimuli"):
+        model.run(TEXTS[0], mn.patch(one, run))
+
+
+@pytest.mark.parametrize("kind", INSIDE)
 def test_reads_and_zeroing_are_those_of_plain_hooks(model, kind):
     space = model.spaces[f"decoder.{kind}"]
+    if kind == "mid":
+        pytest.skip("the sum of two modules; see below")
     path, side = space.site(3)
     run = model.run(TEXTS, read={space.name: [3], "decoder": [3, 5]}, tokens="all", logits="last")
-    assert list(run.activations) == ["decoder", space.name]
     assert run.layers == {"decoder": (3, 5), space.name: (3,)}
     expected, logits = hooked(model, TEXTS, path, side)
     for mine, theirs in zip(run.activations[space.name], expected, strict=True):
-        torch.testing.assert_close(mine[0], theirs, rtol=1e-5, atol=1e-6)
+        lengths = theirs.unflatten(-1, (space.width, space.size)).norm(dim=-1) if space.size > 1 else theirs
+        torch.testing.assert_close(mine[0], lengths, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(run.logits, logits, rtol=1e-4, atol=1e-4)
     dims = [1, 5, space.width - 1]
     units = mn.Units.from_indices({space.name: space.shape}, [(space.name, 3, dim) for dim in dims])
-    assert units.indices() == [(space.name, 3, dim) for dim in dims]
     lesioned = model.run(TEXTS, mn.zero(units), read={space.name: [3]}, tokens="all", logits="last")
-    expected, logits = hooked(model, TEXTS, path, side, edit=dims)
-    for mine, theirs in zip(lesioned.activations[space.name], expected, strict=True):
+    numbers = space.numbers(np.array(dims)).tolist()
+    expected, logits = hooked(model, TEXTS, path, side, edit=numbers)
+    for mine in lesioned.activations[space.name]:
         assert not mine[0][:, dims].any()
-        torch.testing.assert_close(mine[0], theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(lesioned.logits, logits, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(lesioned.logits, run.logits, atol=1e-4)
 
 
+def test_what_sublayers_add_is_what_the_stream_changes_by(model):
+    names = ["decoder", "decoder.pre", "decoder.mid", "decoder.attention", "decoder.mlp"]
+    for edit in ([], [mn.scale(mn.site("decoder.mid", 2), 0.5)], [mn.zero(mn.site("decoder.attention", 4))]):
+        read = model.run(TEXTS, *edit, read=names, tokens="all").activations
+        for text in range(len(TEXTS)):
+            after, before, mid, attention, mlp = (read[name][text] for name in names)
+            torch.testing.assert_close(before[1:], after[:-1])
+            torch.testing.assert_close(after, mid + mlp, rtol=1e-4, atol=1e-5)
+            kept = [layer for layer in range(8) if not edit or layer not in (2, 4)]
+            torch.testing.assert_close(mid[kept], (before + attention)[kept], rtol=1e-4, atol=1e-5)
+    halved = model.run(TEXTS, mn.scale(mn.site("decoder.mid", 2), 0.5), read={"decoder.mid": [2]}, tokens="all")
+    whole = model.run(TEXTS, read={"decoder.mid": [2]}, tokens="all")
+    for one, other in zip(halved.activations["decoder.mid"], whole.activations["decoder.mid"], strict=True):
+        torch.testing.assert_close(one, other / 2)
+
+
+def test_the_mean_of_a_head_is_a_vector(model):
+    """Mean ablation of a head puts in the mean of its part, not a part with the mean length."""
+    space = model.spaces["decoder.heads"]
+    path, _ = space.site(3)
+    numbers = space.numbers(np.array([1, 4]))
+    parts, _ = hooked(model, TEXTS, path, "input")
+    mean = torch.stack([part.mean(0) for part in parts]).mean(0)[numbers]
+    handle = model.module.get_submodule(path).register_forward_pre_hook(
+        lambda _, args: args[0].__setitem__((..., torch.from_numpy(numbers)), mean)
+    )
+    try:
+        with torch.no_grad():
+            ids = model.tokenizer(model._executor.prepare([mn.Stimulus(TEXTS[1])])[0].prompt, return_tensors="pt")
+            expected = model.module(input_ids=ids.input_ids).logits[0, -1]
+    finally:
+        handle.remove()
+    units = mn.Units.from_indices({space.name: space.shape}, [(space.name, 3, 1), (space.name, 3, 4)])
+    for over in (TEXTS, model.means(TEXTS, spaces=space.name, spare_sinks=False)):
+        ablated = mn.mean(units, over=over, spare_sinks=False)
+        logits = model.run(TEXTS[1], ablated, read=[], logits="last").logits[0]
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_network_of_another_kind_goes_through_the_analyses(model):
     contrast = mn.stimuli.language(6)
-    found = mn.localize(model, contrast, units=["inner", "residual"], towers="decoder", cache=False, progress=False)
-    assert found.spaces == ("decoder", "decoder.inner")
+    found = mn.localize(model, contrast, units=["neurons", "residual"], towers="decoder", cache=False, progress=False)
+    assert found.spaces == ("decoder", "decoder.neurons")
     assert found.towers == ("decoder",)
     assert found.shapes == {name: model.spaces[name].shape for name in found.spaces}
-    alone = mn.localize(model, contrast, units="inner", cache=False, progress=False)
-    np.testing.assert_array_equal(alone.t["decoder.inner"], found.t["decoder.inner"])
+    alone = mn.localize(model, contrast, units="neurons", cache=False, progress=False)
+    np.testing.assert_array_equal(alone.t["decoder.neurons"], found.t["decoder.neurons"])
     network = alone.top(k=12)
-    assert {space for space, _, _ in network.indices()} == {"decoder.inner"}
+    assert {space for space, _, _ in network.indices()} == {"decoder.neurons"}
     assert len(network.random(3, match="activation")) == 3
     assert network.model == model.fingerprint()
     layer = network.indices()[0][1]
@@ -157,24 +218,24 @@ def test_a_network_of_another_kind_goes_through_the_analyses(model):
     assert isinstance(generated, str)
     scores = model.score(["the cat"], [" sat"], mn.mean(network, over=TEXTS))
     assert np.isfinite(scores.logprob[0]).all()
-    means = model.means(TEXTS, spaces="decoder.inner")
-    assert means["decoder.inner"].shape == model.spaces["decoder.inner"].shape
+    means = model.means(TEXTS, spaces="decoder.neurons")
+    assert means["decoder.neurons"].shape == model.spaces["decoder.neurons"].shape
     patched = mn.activation_patching(
         model,
         mn.Stimulus("the cat sat"),
         mn.Stimulus("the dog sat"),
         mn.patching.custom(lambda logits: logits[..., 5]),
-        sites=[mn.site("decoder.inner", layer)],
+        sites=[mn.site("decoder.neurons", layer)],
         units={"network": network},
         n_controls=2,
         cache=False,
         progress=False,
     )
-    assert list(patched.values) == ["decoder.inner"]
-    assert np.isfinite(patched.values["decoder.inner"]).any()
+    assert list(patched.values) == ["decoder.neurons"]
+    assert np.isfinite(patched.values["decoder.neurons"]).any()
     study = mn.lesion_study(
         model,
-        {"inner": network},
+        {"neurons": network},
         mn.tasks.perplexity(TEXTS),
         n_controls=2,
         operations=("zero",),
@@ -188,9 +249,11 @@ def test_patching_inside_a_block_runs_whole_at_every_depth(model):
     """Blocks may be skipped behind a block's output, and not behind what is computed inside of one."""
     clean, corrupt = "the cat sat", "the dog sat"
     metric = mn.patching.custom(lambda logits: logits[..., 5])
-    space = model.spaces["decoder.toy"]
+    space = model.spaces["decoder.attention"]
     options = {"tokens": {"all": (0, 1, 2)}, "progress": False}
-    found = mn.activation_patching(model, clean, corrupt, metric, sites="toy", towers="decoder", cache=False, **options)
+    found = mn.activation_patching(
+        model, clean, corrupt, metric, sites="attention", towers="decoder", cache=False, **options
+    )
     source = model.run(clean, read=space.name, tokens="all").activations[space.name][0]
     for layer in range(space.n_layers):
         for column, tokens in enumerate([(0, 1, 2)]):
@@ -200,7 +263,7 @@ def test_patching_inside_a_block_runs_whole_at_every_depth(model):
     assert source.shape[0] == space.n_layers
 
 
-SHAPES = {"vision": (2, 3), "decoder": (3, 4), "decoder.toy": (3, 4), "decoder.inner": (3, 7)}
+SHAPES = {"vision": (2, 3), "decoder": (3, 4), "decoder.attention": (3, 4), "decoder.neurons": (3, 7)}
 
 
 @st.composite

@@ -117,7 +117,7 @@ def test_the_print_shows_what_there_is(name):
         assert f"x {tower.width}" in line
         assert f"{tower.n_units:,} units" in line
         assert tower.paths[0] in line
-    assert f"{len(model.units()):,} units in all" in shown
+    assert f"{len(model.units()):,} units in the residual stream" in shown
     assert type(model.module).__name__ in shown
     assert ("images" in shown) == ("vision" in model.towers)
     assert ("text" in shown.splitlines()[-1].split(",")[0]) == bool({"decoder", "encoder"} & set(model.towers))

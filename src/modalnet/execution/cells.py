@@ -23,7 +23,7 @@ class State:
     encoded
         Its inputs.
     activations
-        Per space ``[layer, token, dim]`` float32, at the stimulus' own tokens.
+        Per space ``[layer, token, number]`` float32, at the stimulus' own tokens; all numbers of a unit.
     outcome
         What was taken from its logits (see :class:`Outcome`); None for nothing.
     """
@@ -46,7 +46,7 @@ class Swap:
     values
         ``[token, dims]``.
     dims
-        Which units of the layer; None for all.
+        Which of the layer's numbers; None for all.
     """
 
     space: Space

@@ -23,12 +23,16 @@ from modalnet.models.state import global_hooks, hooks_of
 from modalnet.models.towers import Tower
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from jaxtyping import Float, Int
     from nnsight import Envoy
 
 #: How a site lays out its activations: width, number of streams, whether streams come first, whether it is an input.
 Form: TypeAlias = tuple[int, int, bool, bool]
+#: Which part of what a module has is a site: the first of its columns and the one behind the last, what they are
+#: multiplied by (None for nothing), how many numbers a unit has, and how many those of a layer are in the whole space.
+Part: TypeAlias = "tuple[int, int, torch.Tensor | None, int, int]"
 #: Model inputs by name: tensors, or packed ones on their way to a server.
 Inputs: TypeAlias = dict[str, Any]
 
@@ -80,6 +84,14 @@ class SiteStep(Shipped):
         As in a :class:`~modalnet.execution.plan.Pool`.
     instead
         Stands for the output of a block that is skipped.
+    part
+        Which part of what the module has is the site; None for all of it.
+    keeps
+        A name under which what is here is kept for a later site of the pass, and nothing else is done; empty for none.
+    base
+        The name under which what is added to this site was kept; empty for none.
+    numbers
+        Whether all numbers of a unit are read, where it has several, or its length.
     """
 
     module: Envoy
@@ -94,6 +106,10 @@ class SiteStep(Shipped):
     lengths: list[int] | None = None
     taken: Taken = "mean"
     instead: Float[torch.Tensor, "..."] | None = None
+    part: Part | None = None
+    keeps: str = ""
+    base: str = ""
+    numbers: bool = False
 
 
 @dataclass
@@ -236,16 +252,19 @@ class Compiler:
         # Positions are moved once for all blocks that share a pool.
         indices = {id(pool): self._index(pool) for _, pool in plan.reads}
         stimuli = len(inputs["input_ids"]) if "input_ids" in inputs else 1
-        steps = self._skips(plan)
+        made = []
         for space, layer, writes, pool in plan.steps():
             step = self._step(space, layer, writes)
-            step.rows = stimuli if space.modality == "text" else 1
+            # Inside of a block, rows may be one after the other.
+            step.rows = stimuli if space.modality == "text" and space.whole else 1
             if pool is not None:
                 # A pool of no positions is one that asks how many there are.
                 step.positions = step.positions or pool.n_positions or None
                 step.read, step.index, step.taken = True, indices[id(pool)], pool.taken
+                step.numbers = pool.numbers
                 step.lengths = None if pool.lengths is None else pool.lengths.tolist()
-            steps.append(step)
+            made.append((space, layer, step))
+        steps = [*self._skips(plan), *self._with_bases(made)]
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (step.order, step.instead is None))
         size = self._rows_at_once()
@@ -273,7 +292,7 @@ class Compiler:
             {name: self._placed(value) for name, value in inputs.items()},
             self._skips(plan),
             block=self.envoy.get(tower.paths[0]),
-            form=_form(Space(tower)),
+            form=_form(Space(tower), 0),
             whole=self.edited,
         )
 
@@ -377,15 +396,31 @@ class Compiler:
         return SiteStep(
             self.envoy.get(space.paths[layer]),
             space.tower.name,
-            _form(space),
+            _form(space, layer),
             space.tower.order,
             positions=writes[0].n_positions if writes else None,
             edits=[self._edit(write) for write in writes],
+            part=_part(space, layer),
+            base=f"{space.tower.name} {layer}" if space.base(layer) else "",
         )
+
+    def _with_bases(self, made: Sequence[tuple[Space, int, SiteStep]]) -> list[SiteStep]:
+        """Steps in forward order, with those that keep what a later one adds to its site."""
+        ordered = [(space.order(layer), step) for space, layer, step in made]
+        for space, layer, step in made:
+            base = space.base(layer)
+            if base is not None and step.base not in {other.keeps for _, other in ordered}:
+                tower = space.tower
+                form = (tower.width, 1, False, base[1] == "input")
+                keeps = SiteStep(self.envoy.get(base[0]), tower.name, form, tower.order, keeps=step.base)
+                # After an edit of the block's input, which comes first of all.
+                ordered.append(((tower.order, layer, -0.5), keeps))
+        return [step for _, step in sorted(ordered, key=lambda each: each[0])]
 
     def _written(self, writes: Sequence[Write]) -> list[SiteStep]:
         """The sites that are written to, in forward order."""
-        return [self._step(space, layer, here) for space, layer, here, _ in Plan((), writes=tuple(writes)).steps()]
+        steps = Plan((), writes=tuple(writes)).steps()
+        return self._with_bases([(space, layer, self._step(space, layer, here)) for space, layer, here, _ in steps])
 
     def _skips(self, plan: Plan) -> list[SiteStep]:
         """The blocks that a plan skips."""
@@ -492,7 +527,24 @@ def _with_streams(output: torch.Tensor, tower: Tower) -> torch.Tensor:
     return output.unflatten(-1, (tower.streams, -1)).movedim(-2, 0) if tower.streams_first else output
 
 
-def _form(space: Space) -> Form:
+def _form(space: Space, layer: int) -> Form:
     # What is inside a block is computed for one stream.
-    streams = space.tower.streams if space.whole else 1
-    return space.width, streams, space.tower.streams_first, space.side == "input"
+    streams, place = space.tower.streams if space.whole else 1, space.place(layer)
+    return place.columns, streams, space.tower.streams_first, place.side == "input"
+
+
+def _part(space: Space, layer: int) -> Part | None:
+    place = space.place(layer)
+    stop = place.start + place.width * place.size
+    plain = isinstance(place.scale, float) and place.scale == 1.0 and place.base is None
+    if plain and (place.start, stop) == (0, place.columns) and place.size == 1 and place.width == space.width:
+        return None
+    scale = None if isinstance(place.scale, float) and place.scale == 1.0 else torch_of(place.scale)
+    return place.start, stop, scale, place.size, space.n_numbers
+
+
+def torch_of(scale: float | Float[np.ndarray, " column"]) -> torch.Tensor:
+    """What the columns of a site are multiplied by, as a tensor."""
+    import torch
+
+    return torch.as_tensor(scale, dtype=torch.float32)

@@ -169,7 +169,7 @@ class Engine:
         programs = [self.compiler.forward(inputs, plan) for inputs, plan in passes]
         observed: Sequence[Observations | None] = observations or [None] * len(passes)
         reductions = [
-            Reduction(plan.names(), list(members), n_groups, absolute, observes)
+            Reduction(plan.places(), list(members), n_groups, absolute, observes)
             for (_, plan), members, observes in zip(passes, groups, observed, strict=True)
         ]
         return programs, reductions

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as memoized
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +38,7 @@ from modalnet.execution.shipping import check_ships
 from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
+from modalnet.execution.sublayers import Sublayers
 from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.execution.turns import modules_of, step, turn
@@ -71,7 +72,7 @@ from modalnet.models.fingerprint import (
     why_not_stored,
 )
 from modalnet.models.loading import Loaded
-from modalnet.models.sites import Space, choose_spaces, find_spaces, get_space, layers_of
+from modalnet.models.sites import Space, check_exist, choose_spaces, find_spaces, get_space, layers_of
 from modalnet.models.towers import Tower, find_towers, renewed
 from modalnet.models.untrained import untrained_copy
 from modalnet.results.cache import Identity
@@ -97,6 +98,7 @@ class _Machinery:
     sweep: Sweep | None = None
     sinks: Sinks | None = None
     causal: dict[str, bool] = field(default_factory=dict)
+    sublayers: Sublayers | None = None
 
 
 class Executor:
@@ -294,6 +296,40 @@ class Executor:
             made.engine = made.runner = made.sweep = made.sinks = None
         return made
 
+    def measure(self, spaces: Iterable[str], prepared: Sequence[Prepared]) -> None:
+        """Check where the units of spaces are, before they are used for the first time.
+
+        Parameters
+        ----------
+        spaces
+            Names of spaces.
+        prepared
+            Stimuli that will run, of which one that reaches the tower runs now.
+        """
+        for name in spaces:
+            space = self.spaces[name]
+            if space.measured or not space.places:
+                continue
+            item = next((one for one in prepared if space.tower.name in self.reached([one.stimulus])), None)
+            if item is None:
+                continue
+            with step(self.engine):
+                made = self._machinery
+                if made.sublayers is None:
+                    layouts = self.runner.layouts
+                    made.sublayers = Sublayers(self.engine, self.encoder, self.towers, layouts.spans)
+                found = made.sublayers.places(space.tower, self.encoder.encode(item))
+            # In place, as views of the model share them.
+            for other in [each for each in self.spaces.values() if each.tower == space.tower and each.places]:
+                if other.kind in found:
+                    self.spaces[other.name] = other.found_at(found[other.kind])
+
+    def sites(self, read: Any, prepared: Sequence[Prepared], reached: Sequence[str] | None = None) -> tuple[Sites, ...]:
+        """The sites that ``read=`` names, measured; see :func:`modalnet.execution.plan.choose_sites`."""
+        reached = self.reached([item.stimulus for item in prepared]) if reached is None else reached
+        self.measure([site.name for site in choose_sites(self.spaces, read, reached)], prepared)
+        return choose_sites(self.spaces, read, reached)
+
     def sinks(
         self,
         prepared: Sequence[Prepared],
@@ -438,10 +474,9 @@ class Executor:
         InputError
             For units of another model, or a tower that the stimuli do not reach.
         """
-        stimuli = [item.stimulus for item in prepared]
         with weights_read_once():
             contents = memoized(lambda: tuple(item.seed for item in prepared))
-            made = [self._edits(interventions, stimuli, owners, contents) for interventions in variants]
+            made = [self._edits(interventions, prepared, owners, contents) for interventions in variants]
             sparing = [edits for edits in made if edits is not None and edits.sparing]
             if sparing:
                 towers = [name for name in self.towers if any(name in edits.sparing for edits in sparing)]
@@ -453,14 +488,14 @@ class Executor:
     def _edits(
         self,
         interventions: Sequence[Intervention | Sequence[Intervention]],
-        stimuli: Sequence[Stimulus],
+        prepared: Sequence[Prepared],
         owners: Sequence[int] | None,
         contents: Callable[[], Sequence[int]],
     ) -> Edits | None:
         ordered = [*self.interventions, *flatten(interventions)]
         if not ordered:
             return None
-        reached = self.reached(stimuli)
+        reached = self.reached([item.stimulus for item in prepared])
         with weights_read_once():
             for one in ordered:
                 if isinstance(one.target, Units):
@@ -476,7 +511,11 @@ class Executor:
             for one in ordered:
                 if isinstance(one.values, Function):
                     check_ships(one.values.call, str(one))
-        owned = range(len(stimuli)) if owners is None else owners
+        for one in ordered:
+            self.measure([name for name in one.spaces if name in self.spaces], prepared)
+            if isinstance(one.target, Units):
+                check_exist(self.spaces, one.target, f"{one}: ")
+        owned = range(len(prepared)) if owners is None else owners
         return Edits(ordered, self.spaces, self._values, owned, contents)
 
     def _values(self, one: Intervention, parts: Sequence[Part], n_stimuli: int) -> Affine:
@@ -538,10 +577,12 @@ class Executor:
         without_sinks: bool = False,
         edits: Edits | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        sites = choose_sites(self.spaces, layers, self.reached([item.stimulus for item in prepared]))
+        sites = self.sites(layers, prepared)
         choices = dict.fromkeys(layers, tokens)
         sinks = self.sinks_of(prepared, sites) if without_sinks else None
-        readout = Readout(sites, choices, variants=[edits], pooled=False, spare_first=spare_first, sinks=sinks)
+        readout = Readout(
+            sites, choices, variants=[edits], pooled=False, spare_first=spare_first, sinks=sinks, numbers=True
+        )
         for result in self.runner.stream(prepared, readout):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
@@ -573,6 +614,7 @@ class Executor:
         )
         _check_one_each(choices, len(stimuli))
         prepared = self.encoder.prepare(stimuli)
+        sites = self.sites(read, prepared)
         edits = self.edits(interventions, prepared, batch_size)
         found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
         rows: list[Any] = [None] * len(stimuli)
@@ -607,7 +649,7 @@ class Executor:
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[BatchResult]:
         """Yield pooled activations batch by batch, of all layers or of some, for analyses that reduce as they go."""
-        sites = choose_sites(self.spaces, spaces, list(self.towers))
+        sites = self.sites(spaces, prepared, list(self.towers))
         edits = self.edits((), prepared, batch_size)
         yield from self.runner.stream(prepared, Readout(sites, tokens, variants=[edits]), batch_size)
 
@@ -624,7 +666,7 @@ class Executor:
         later: list[bytes] | None = None,
     ) -> Iterator[tuple[list[int], dict[str, dict[str, torch.Tensor]]]]:
         """Yield moments of groups of stimuli that the backend reduced; see :meth:`.stream.Runner.moments`."""
-        sites = choose_sites(self.spaces, list(spaces), list(self.towers))
+        sites = self.sites(list(spaces), prepared, list(self.towers))
         edits = self.edits((), prepared, batch_size)
         yield from self.runner.moments(
             prepared,
@@ -646,15 +688,16 @@ class Executor:
         spare_sinks: bool = True,
     ) -> ReadValues:
         """Mean activation of every unit over stimuli, in float64; see :meth:`modalnet.Model.means`."""
-        sites = choose_sites(self.spaces, spaces, self.reached(stimuli))
+        choose_sites(self.spaces, spaces, self.reached(stimuli))
         choice = check_choice("mean" if tokens == "all" else tokens)
         prepared = self.encoder.prepare(stimuli)
-        sums = {site.name: np.zeros(site.space.shape) for site in sites}
+        sites = self.sites(spaces, prepared)
+        sums = {site.name: np.zeros((site.space.n_layers, site.space.n_numbers)) for site in sites}
         counts = {site.name: np.zeros((site.space.n_layers, 1)) for site in sites}
         sinks = self.sinks_of(prepared, sites) if spare_sinks else None
         variants = [self.edits((), prepared)]
         choices = dict.fromkeys(sums, choice)
-        readout = Readout(sites, choices, variants=variants, spare_first=spare_first, sinks=sinks)
+        readout = Readout(sites, choices, variants=variants, spare_first=spare_first, sinks=sinks, numbers=True)
         for result in self.runner.stream(prepared, readout):
             for name, values in result.activations.items():
                 there = result.counts[name] > 0  # the mean over no token is NaN: such a stimulus is left out
@@ -798,7 +841,9 @@ class Executor:
             As for :meth:`modalnet.Model.run`.
         """
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
-        chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
+        names = self.reached_spaces(stimuli, spaces)
+        self.measure(names, prepared)
+        chosen = [self.spaces[name] for name in names]
         return read_states(self.runner, prepared, chosen, self.edits((), prepared, batch_size), batch_size, outcome)
 
     def run_cells(
@@ -824,7 +869,9 @@ class Executor:
     ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
         """Run stimuli forward and backward; see :func:`modalnet.execution.states.read_gradients`."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
-        chosen = [self.spaces[name] for name in self.reached_spaces(stimuli, spaces)]
+        names = self.reached_spaces(stimuli, spaces)
+        self.measure(names, prepared)
+        chosen = [self.spaces[name] for name in names]
         edits = self.edits((), prepared, batch_size)
         yield from read_gradients(self.runner, prepared, chosen, measure, edits, batch_size)
 
@@ -861,9 +908,9 @@ class Executor:
         See :meth:`modalnet.execution.engine.Engine.inward`.
         """
         self.check_input_gradients()
-        sites = choose_sites(self.spaces, layers, list(self.towers))
         prepared = encoded.prepared
-        edits = self._edits((), [prepared.stimulus], None, lambda: (prepared.seed,))
+        sites = self.sites(layers, [prepared], list(self.towers))
+        edits = self._edits((), [prepared], None, lambda: (prepared.seed,))
         if edits is not None and edits.sparing:
             # The inputs are given: an image that is being optimized is not that of the stimulus.
             edits.sinks = Sinks(self.runner).alone(encoded, edits.sparing)

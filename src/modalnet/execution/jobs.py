@@ -112,7 +112,7 @@ def _bytes_back(plan: Plan, engine: Engine) -> float:
     size = 0
     for sites, pool in plan.reads:
         rows = pool.n_positions if pool.lengths is None else len(pool.lengths)
-        size += rows * len(sites.layers) * pool.width(sites.space.width)
+        size += rows * len(sites.layers) * pool.width(sites.space)
     if plan.logit_rows is not None and plan.targets is None:
         size += plan.columns.numel() if plan.columns is not None else len(plan.logit_rows) * engine.vocabulary
     return 4.0 * size

@@ -51,6 +51,8 @@ class Readout:
     taken
         What is taken of the chosen tokens: their ``"mean"``, or the ``"length"`` of each; or ``"moments"``, with the
         same of the sink tokens among them apart.
+    numbers
+        Whether all numbers of a unit are read, where it has several, or one activation for each.
     draw
         Some of the chosen tokens, each by itself: from the index of a stimulus, the name of a tower and the number of
         its chosen tokens, the places of some of these.
@@ -65,6 +67,7 @@ class Readout:
     sinks: SinkTable | None = None
     keeps_sinks: bool = False
     taken: Taken = "mean"
+    numbers: bool = False
     draw: Callable[[int, str, int], Int[torch.Tensor, " drawn"]] | None = None
 
     def pools(self, space: str) -> bool:
@@ -277,13 +280,14 @@ def _read(
     if readout.draw is not None:
         picked = [own[readout.draw(item.index, tower, len(own))] for item, own in zip(batch.items, picked, strict=True)]
         flat = _cat(picked)
-        return picked, Pool(total, flat, torch.ones(len(flat), dtype=torch.long))
+        return picked, Pool(total, flat, torch.ones(len(flat), dtype=torch.long), numbers=readout.numbers)
     if readout.taken == "length" or not readout.pools(sites.name):
-        return picked, Pool(total, taken=readout.taken)
+        return picked, Pool(total, taken=readout.taken, numbers=readout.numbers)
     groups = picked
     if readout.taken == "moments":
         groups = [group for pair in zip(picked, apart, strict=True) for group in pair]
-    return picked, Pool(total, _cat(groups), torch.tensor([len(index) for index in groups]), readout.taken)
+    counts = torch.tensor([len(index) for index in groups])
+    return picked, Pool(total, _cat(groups), counts, readout.taken, readout.numbers)
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
-from modalnet.models.sites import Space, choose_spaces, get_space, layers_of
+from modalnet.models.sites import Space, absent_everywhere, choose_spaces, get_space, layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +68,20 @@ class Pool:
         Number of them that belong to each stimulus; their mean is taken.
     taken
         What comes back: see ``Taken``.
+    numbers
+        Whether all numbers of a unit come back, where it has several, or one activation for each.
     """
 
     n_positions: int
     index: Int[torch.Tensor, " position"] | None = None
     lengths: Int[torch.Tensor, " stimulus"] | None = None
     taken: Taken = "mean"
+    numbers: bool = False
 
-    def width(self, dim: int) -> int:
-        """How many numbers come back of each position, or of each stimulus, of a layer with so many units."""
-        return {"mean": dim, "length": 1, "moments": 3 * dim}[self.taken]
+    def width(self, space: Space) -> int:
+        """How many numbers come back of each position, or of each stimulus, of a layer of a space."""
+        mean = space.n_numbers if self.numbers else space.width
+        return {"mean": mean, "length": 1, "moments": 3 * space.n_numbers}[self.taken]
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Write:
     rows
         Flat positions to edit.
     dims
-        Which units of the layer; None where ``vector`` is given.
+        Which of the layer's numbers, ``[number]``: those of its units in their order; None where ``vector`` is given.
     vector
         Orthogonal directions of length one, ``[axis, dim]``; then the components along them are edited.
     a, b
@@ -206,16 +210,29 @@ class Plan:
 
     def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
         """The sites that are touched, in forward order: what is written there, and how it is then read."""
-        pools = {(sites.space, layer): pool for sites, pool in self.reads for layer in sites.layers}
+        pools = {
+            (sites.space, layer): pool
+            for sites, pool in self.reads
+            for layer in sites.layers
+            if sites.space.widths[layer]
+        }
         writes: dict[tuple[Space, int], list[Write]] = {}
         for write in self.writes:
             writes.setdefault((write.space, write.layer), []).append(write)
         touched = sorted({*pools, *writes}, key=lambda site: site[0].order(site[1]))
         return [(*site, tuple(writes.get(site, ())), pools.get(site)) for site in touched]
 
-    def names(self) -> list[str]:
-        """Of each site that is read, in forward order, the name of its space."""
-        return [space.name for space, _, _, pool in self.steps() if pool is not None]
+    def sites(self) -> list[tuple[Space, int]]:
+        """Each site that is read, in forward order: its space and its layer. Layers without units are none."""
+        return [(space, layer) for space, layer, _, pool in self.steps() if pool is not None]
+
+    def places(self) -> dict[str, list[int]]:
+        """Per space that is read, of each of its layers the place among the sites; -1 for one that has no units."""
+        known = {(space.name, layer): place for place, (space, layer) in enumerate(self.sites())}
+        wanted: dict[str, set[int]] = {}
+        for sites, _ in self.reads:
+            wanted.setdefault(sites.name, set()).update(sites.layers)
+        return {name: [known.get((name, layer), -1) for layer in sorted(layers)] for name, layers in wanted.items()}
 
 
 def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str]) -> tuple[Sites, ...]:
@@ -245,6 +262,11 @@ def choose_sites(spaces: Mapping[str, Space], read: Any, reached: Sequence[str])
         tower = spaces[name].tower
         if tower.name not in reached:
             raise InputError(f"The {tower.name} tower is not reached by these stimuli. Use stimuli with {tower.noun}.")
+    for name in wanted:
+        if reason := absent_everywhere(spaces[name]):
+            raise InputError(f"{name} cannot be read: {reason}.")
+        for layer in () if wanted[name] is None else layers_of(spaces[name], wanted[name]):
+            spaces[name].place(layer)
     return tuple(
         Sites(space, tuple(sorted(set(layers_of(space, wanted[name])))))
         for name, space in spaces.items()

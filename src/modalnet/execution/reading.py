@@ -110,23 +110,22 @@ def _stacked(
     import torch
 
     reading = Reading()
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(plan.names()):
-        places.setdefault(name, []).append(place)
-    pools = {sites.name: (sites.space, pool) for sites, pool in plan.reads}
-    for name, own in places.items():
-        space, pool = pools[name]
-        held = [shapes[place] for place in own]
-        for shape in held:
-            if shape[-1] != space.width:
+    sites = plan.sites()
+    for name, places in plan.places().items():
+        pool = next(pool for sites, pool in plan.reads if sites.name == name)
+        held = [(*sites[place], shapes[place]) for place in places if place >= 0]
+        for space, layer, shape in held:
+            columns = space.place(layer).columns
+            if shape[-1] != columns:
                 raise ModalnetError(
-                    f"A layer of {name} has {shape[-1]} activations per token, but {space.width} were expected. "
+                    f"Layer {layer} of {name} has {shape[-1]} activations per token, but {columns} were expected. "
                     "Please report this model."
                 )
-        if pool.index is None and len(set(held)) > 1:
-            raise LayoutError(f"layers of {name} have shapes {[shape[:-1] for shape in held]}")
-        device = vectors[own[0]].device
-        stacked = torch.stack([vectors[place].to(device) for place in own]).cpu()
+        if pool.index is None and len({shape[:-1] for _, _, shape in held}) > 1:
+            raise LayoutError(f"layers of {name} have shapes {[shape[:-1] for _, _, shape in held]}")
+        first = vectors[max(places)]
+        none = first.new_full(first.shape, 0.0 if pool.numbers else float("nan"))
+        stacked = torch.stack([vectors[place].to(first.device) if place >= 0 else none for place in places]).cpu()
         reading.activations[name] = stacked if pool.index is None else stacked.transpose(0, 1).contiguous()
-        reading.shapes[name] = held[0]
+        reading.shapes[name] = held[0][2]
     return reading

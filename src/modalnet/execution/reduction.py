@@ -64,8 +64,8 @@ class Reduction(Shipped):
 
     Attributes
     ----------
-    names
-        Of each vector, the name of its space.
+    places
+        Per space, of each of its layers the place among the vectors; -1 for one that has no units.
     groups
         Group of each stimulus.
     n_groups
@@ -76,7 +76,7 @@ class Reduction(Shipped):
         Of these stimuli, where cross moments are needed.
     """
 
-    names: list[str]
+    places: dict[str, list[int]]
     groups: list[int]
     n_groups: int
     absolute: bool
@@ -97,10 +97,10 @@ def gathered(sums: Sums, vectors: Sequence[torch.Tensor], reduction: Reduction) 
     """
     import torch
 
-    for name in dict.fromkeys(reduction.names):
-        layers = [vectors[place] for place, other in enumerate(reduction.names) if other == name]
-        device = layers[0].device
-        read = torch.stack([layer.to(device) for layer in layers], dim=1).double()
+    for name, places in reduction.places.items():
+        first = vectors[max(places)]
+        device, none = first.device, torch.full_like(first, float("nan"))
+        read = torch.stack([vectors[at].to(device) if at >= 0 else none for at in places], dim=1).double()
         size = read.abs()
         values = size if reduction.absolute else read
         if name not in sums:

@@ -45,7 +45,7 @@ def read_states(  # noqa: PLR0917
     tokens: dict[str, TokenChoice] = {space.name: "all" for space in spaces}
     made: list[Any] = [None] * len(prepared)
     logits: Any = None if outcome is None else "score" if outcome.kind == "logprob" else "last"
-    for result in runner.stream(prepared, Readout(sites, tokens, logits, [edits]), batch_size):
+    for result in runner.stream(prepared, Readout(sites, tokens, logits, [edits], numbers=True), batch_size):
         for place, index in enumerate(result.indices):
             # A copy: a slice would keep its whole batch in memory.
             activations = {name: values[place].clone() for name, values in result.activations.items()}
@@ -120,7 +120,7 @@ def _backward(
     rows, n_text = logit_rows(runner.layouts, batch)
     indices = [item.index for item in items]
     plan = Plan(
-        tuple((site, Pool(spans[site.name][1])) for site in sites),
+        tuple((site, Pool(spans[site.name][1], numbers=True)) for site in sites),
         torch.cat(rows),
         n_text_positions=n_text,
         root=batch.root,

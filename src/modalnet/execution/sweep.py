@@ -101,7 +101,7 @@ class Sweep:
         groups: Groups = {}
         for number, cell in enumerate(cells):
             # Where every block runs anyway, cells may share a batch wherever they begin.
-            entry = self._entry(cell) if self.skipping.possible else None
+            entry = self._entry(cell, states[cell.state]) if self.skipping.possible else None
             groups.setdefault((design.encoded(cell).kind, entry), []).append(number)
         if self.engine.capabilities.jobs:
             yield from self._as_jobs(design, cells, list(groups.values()), limit)
@@ -137,13 +137,18 @@ class Sweep:
                 found.update(self._batch(design, cells, batch, limit, run))
         return found
 
-    def _entry(self, cell: Cell) -> tuple[str, int] | None:
-        """The first block that a cell writes to, where the blocks up to it need not run; None where they do."""
-        # Behind a site that is not all that later layers see, blocks before it cannot be stood in for by its values.
-        if not cell.swaps or not all(swap.space.whole for swap in cell.swaps):
+    def _entry(self, cell: Cell, state: State) -> tuple[str, int] | None:
+        """A tower, and how many of its first blocks need not run for a cell; None where all do.
+
+        Where the first site that is written to is what its block puts out, that is all that later blocks see. Inside of
+        a block it is not, and that block has to run.
+        """
+        if not cell.swaps:
             return None
         first = min(cell.swaps, key=lambda swap: swap.space.order(swap.layer))
-        return first.space.tower.name, first.layer
+        tower = first.space.tower.name
+        depth = first.layer + 1 if first.space.whole else first.layer
+        return (tower, depth) if tower in state.activations else None
 
     def _is_text(self, tower: str) -> bool:
         return self.layouts.towers[tower].modality == "text"
@@ -242,16 +247,17 @@ class Sweep:
 
     def _starts(self, entry: tuple[str, int], image: Tower | None) -> list[Start]:
         """Where passes that enter at a block may start, most blocks skipped first."""
-        tower, layer = entry
-        start: Start = ((tower, layer + 1),)
+        tower, depth = entry
+        start: Start = ((tower, depth),) if depth else ()
         if image is None or not self._is_text(tower):
-            return [start]
+            return [start] if start else []
         seen: Start = ((image.name, image.n_layers),)
         both = (*start, *seen)
         known = self.skipping.known
         if known.get(start) and known.get(both) is False:
             known[seen] = False  # it is the vision tower that the model does not do without
-        return [start] if known.get(seen) is False else [both, start]
+        found = [start] if known.get(seen) is False else [both, start]
+        return [one for one in found if one]
 
     def _is_known(self, entry: tuple[str, int], image: Tower | None) -> bool:
         """Whether it is known where passes that enter at a block start."""
@@ -350,9 +356,10 @@ class Sweep:
         for place, cell in enumerate(cells):
             for swap in cell.swaps:
                 own, total = spans[swap.space.tower.name]
-                dims = torch.arange(swap.space.width) if swap.dims is None else swap.dims
+                count = swap.space.widths[swap.layer] * swap.space.size
+                dims = torch.arange(count) if swap.dims is None else swap.dims
                 where = own[place].index[swap.tokens]
-                made.append(Write(swap.space, swap.layer, total, where, dims, None, 0.0, swap.values))
+                made.append(Write(swap.space, swap.layer, total, where, dims, None, 0.0, swap.values[:, : len(dims)]))
         return made
 
     def _agree(self, skipping: torch.Tensor, whole: torch.Tensor, wholes: Mapping[int, torch.Tensor]) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.execution.passes import Readout
-from modalnet.execution.plan import choose_sites
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +23,13 @@ _OR_SINKS = " or are sinks; spare_sinks=False keeps these"
 
 
 class Statistics(NamedTuple):
-    """Statistics of one space: arrays float64 ``[layer, unit]``, and counts at its first layer."""
+    """Statistics of one space: arrays float64 ``[layer, unit]``, and counts at its first layer.
 
-    mean: Float[np.ndarray, "layer unit"]
+    The mean of units that have several numbers is that of their numbers, ``[layer, number]``, and their deviation is
+    the root mean squared distance from it.
+    """
+
+    mean: Float[np.ndarray, "layer number"]
     sd: Float[np.ndarray, "layer unit"]
     mean_abs: Float[np.ndarray, "layer unit"]
     sink_mean_abs: Float[np.ndarray, "layer unit"]
@@ -45,7 +48,7 @@ def read_statistics(
     batch_size: int | Literal["auto"] = "auto",
 ) -> dict[str, Statistics]:
     """Per space the statistics of its units at the chosen tokens; see :func:`modalnet.activations.token_statistics`."""
-    sites = choose_sites(executor.spaces, list(choices), list(executor.towers))
+    sites = executor.sites(list(choices), prepared, list(executor.towers))
     readout = Readout(
         sites,
         choices,
@@ -56,7 +59,7 @@ def read_statistics(
         taken="moments",
     )
     # [tokens or sinks, layer, x, x squared or |x|, unit]; per layer, stimuli that have such tokens, and the tokens.
-    sums = {site.name: np.zeros((2, site.space.n_layers, 3, site.space.width)) for site in sites}
+    sums = {site.name: np.zeros((2, site.space.n_layers, 3, site.space.n_numbers)) for site in sites}
     stimuli = {site.name: np.zeros((2, site.space.n_layers), dtype=int) for site in sites}
     tokens = {site.name: np.zeros((2, site.space.n_layers), dtype=int) for site in sites}
     for result in executor.runner.stream(prepared, readout, batch_size):
@@ -75,9 +78,13 @@ def read_statistics(
             means = total / stimuli[name][:, :, None, None]
         mean, square, size = means[0].swapaxes(0, 1)
         # The mean square about the mean: x squared is summed in float64, so that little is lost.
-        sd = np.sqrt(np.maximum(square - mean**2, 0.0))
+        space = executor.spaces[name]
+        sd = np.sqrt(space.of_units(np.maximum(square - mean**2, 0.0)).sum(-1))
         n_tokens, n_sinks = tokens[name][:, 0].tolist()
-        made[name] = Statistics(mean, sd, size, means[1][:, 2], int(stimuli[name][0, 0]), n_tokens, n_sinks)
+        sizes, at_sinks = (  # every number of a unit has the unit's length beside it
+            np.where(space.exists, space.of_units(each)[..., 0], np.nan) for each in (size, means[1][:, 2])
+        )
+        made[name] = Statistics(mean, sd, sizes, at_sinks, int(stimuli[name][0, 0]), n_tokens, n_sinks)
     return made
 
 
@@ -94,7 +101,7 @@ def draw_donors(
     """Per space the activations of random tokens of stimuli; see :func:`modalnet.activations.donors`."""
     import torch
 
-    sites = choose_sites(executor.spaces, list(spaces), list(executor.towers))
+    sites = executor.sites(list(spaces), prepared, list(executor.towers))
     sinks = executor.sinks_of(prepared, sites) if spare_sinks else None
     each = -(-n_tokens // len(prepared))
     contents = [int(item.content[:16], 16) for item in prepared]
@@ -103,7 +110,9 @@ def draw_donors(
         # The same tokens in every space of a tower, whatever batch the stimulus is in.
         return torch.from_numpy(np.random.default_rng([seed, contents[index]]).permutation(count)[:each].copy())
 
-    readout = Readout(sites, dict.fromkeys(spaces, "all"), spare_first=spare_first, sinks=sinks, draw=draw)
+    readout = Readout(
+        sites, dict.fromkeys(spaces, "all"), spare_first=spare_first, sinks=sinks, draw=draw, numbers=True
+    )
     read: dict[str, list[torch.Tensor]] = {name: [torch.empty(0)] * len(prepared) for name in spaces}
     for result in executor.runner.stream(prepared, readout):
         for name, values in result.activations.items():

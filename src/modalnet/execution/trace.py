@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from nnsight import Envoy
 
-    from modalnet.execution.compile import Edit, EntranceProgram, Form, ForwardProgram, GenerationProgram, Program
+    from modalnet.execution.compile import (
+        Edit,
+        EntranceProgram,
+        Form,
+        ForwardProgram,
+        GenerationProgram,
+        Part,
+        Program,
+        SiteStep,
+    )
     from modalnet.execution.reduction import Reduction, Sums
 
 #: What a body saved: lists of tensors and plain Python by name. ``"wrong"`` names what kept it from running to its end.
@@ -118,6 +127,8 @@ def by_position(hidden: torch.Tensor, form: Form) -> Float[torch.Tensor, "... di
         return hidden
     if streams > 1 and hidden.shape[-1] * streams == width:
         return (hidden.movedim(0, -2) if first else hidden).flatten(-2)
+    if streams == 1 and hidden.dim() > 2 and hidden.shape[-2] * hidden.shape[-1] == width:  # head by head
+        return hidden.flatten(-2)
     if hidden.dim() == 4 and hidden.shape[1] == width:  # a convolution's channels
         return hidden.movedim(1, -1)
     return hidden
@@ -126,7 +137,8 @@ def by_position(hidden: torch.Tensor, form: Form) -> Float[torch.Tensor, "... di
 def as_before(flat: Float[torch.Tensor, "position dim"], hidden: torch.Tensor, form: Form) -> torch.Tensor:
     """The reverse of ``by_position``: ``[position, width]`` in the shape of the site."""
     width, streams, first, _ = form
-    if hidden.shape[-1] == width or (streams > 1 and not first):
+    by_head = streams == 1 and hidden.dim() > 2 and hidden.shape[-2] * hidden.shape[-1] == width
+    if hidden.shape[-1] == width or by_head or (streams > 1 and not first):
         return flat.reshape(hidden.shape)
     at, to = (0, -2) if streams > 1 else (1, -1)
     return flat.reshape(hidden.movedim(at, to).shape).movedim(to, at)
@@ -152,28 +164,71 @@ def misplaced(placed: Float[torch.Tensor, "... dim"], positions: int | None, row
     return None
 
 
-def rewritten(  # noqa: PLR0917  # called by position, as short as the bodies allow
-    module: Envoy, form: Form, positions: int | None, rows: int, edits: Sequence[Edit], leaf: bool
+def part_of(
+    flat: Float[torch.Tensor, "position column"],
+    part: Part | None,
+    beside: Float[torch.Tensor, "position number"] | None = None,
+) -> Float[torch.Tensor, "position number"]:
+    """The numbers of a site's units, from all that its module has: their columns, scaled, and what is added."""
+    if part is None:
+        return flat
+    start, stop, scale, _, _ = part
+    own = flat[:, start:stop]
+    if scale is not None:
+        own = own * scale.to(own.device, own.dtype)
+    return own if beside is None else own + beside.to(own.device)
+
+
+def whole_of(
+    flat: Float[torch.Tensor, "position column"],
+    part: Part | None,
+    beside: Float[torch.Tensor, "position number"] | None,
+    before: Float[torch.Tensor, "position number"],
+    after: Float[torch.Tensor, "position number"],
+) -> Float[torch.Tensor, "position column"]:
+    """The reverse of ``part_of``: all that the module has, with other numbers of the site's units."""
+    if part is None:
+        return after
+    start, stop, scale, _, _ = part
+    if scale is not None or beside is not None:
+        change = after - before
+        after = flat[:, start:stop] + (change if scale is None else change / scale.to(change.device, change.dtype))
+    flat = flat.clone()
+    flat[:, start:stop] = after
+    return flat
+
+
+def rewritten(
+    step: SiteStep,
+    rows: int,
+    edits: Sequence[Edit],
+    kept: dict[str, torch.Tensor],
+    *,
+    leaf: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...], tuple[str, str] | None]:
     """Read the activations of a site, edit them and write them back.
 
     Parameters
     ----------
-    module, form
-        The module whose output or input the site is, and how it is laid out.
-    positions, rows
+    step
+        The module whose output or input the site is, how it is laid out, and which part of it is the site.
+    rows
         As for ``misplaced``; nothing is written where the activations lie otherwise.
     edits
         In their order.
+    kept
+        What other sites kept for this one, by name.
     leaf
         Begin a graph for gradients here where there is none.
 
     Returns
     -------
     tuple
-        The hidden state in its own shape; the same as ``[position, width]``; the shape ``[..., width]``; what
+        The hidden state in its own shape; the site's numbers ``[position, number]``; the shape ``[..., column]``; what
         ``misplaced`` gives.
     """
+    module, form = step.module, step.form
+    beside = kept.get(step.base)
     before = module.input if form[3] else module.output
     hidden = before[0] if isinstance(before, tuple | list) else before
     changed = leaf and not hidden.requires_grad
@@ -182,10 +237,15 @@ def rewritten(  # noqa: PLR0917  # called by position, as short as the bodies al
         hidden = hidden.detach().requires_grad_()
     placed = by_position(hidden, form)
     flat = placed.reshape(-1, placed.shape[-1])
-    otherwise = misplaced(placed, positions, rows)
+    if step.keeps:
+        kept[step.keeps] = flat
+        return hidden, flat, tuple(placed.shape), None
+    otherwise = misplaced(placed, step.positions, rows)
+    own = part_of(flat, step.part, beside)
     if edits and otherwise is None:
-        flat = edited(flat, edits)
-        hidden = as_before(flat, hidden, form)
+        new = edited(own, edits)
+        hidden = as_before(whole_of(flat, step.part, beside, own, new), hidden, form)
+        own = new
         changed = True
     if changed:
         # With everything else that a block returns beside its hidden state.
@@ -194,27 +254,54 @@ def rewritten(  # noqa: PLR0917  # called by position, as short as the bodies al
             module.input = after
         else:
             module.output = after
-    return hidden, flat, tuple(placed.shape), otherwise
+    return hidden, own, tuple(placed.shape), otherwise
 
 
-def pooled(
-    flat: Float[torch.Tensor, "position dim"], index: torch.Tensor | None, lengths: list[int] | None, taken: str
-) -> Float[torch.Tensor, "row numbers"]:
+def activations(
+    values: Float[torch.Tensor, "position number"], part: Part | None, *, numbers: bool
+) -> Float[torch.Tensor, "position value"]:
+    """What is read of a site's units: their numbers, or one for each, the length of a unit that has several.
+
+    A layer with fewer units than others is filled up: with zeros where numbers are read, which change nothing where
+    they are put in, and otherwise with NaN, which no unit is selected by.
+    """
+    import torch
+
+    if part is None:
+        return values.float()
+    _, _, _, size, n_numbers = part
+    missing = n_numbers - values.shape[-1]
+    values = values.float()
+    if size > 1 and not numbers:
+        values, missing = torch.linalg.vector_norm(values.unflatten(-1, (-1, size)), dim=-1), missing // size
+    if missing:
+        values = torch.nn.functional.pad(values, (0, missing), value=0.0 if numbers else float("nan"))
+    return values
+
+
+def pooled(flat: Float[torch.Tensor, "position number"], step: SiteStep) -> Float[torch.Tensor, "row numbers"]:
     """What a pool takes of a site: see :class:`modalnet.execution.plan.Pool`. Means are NaN over no positions."""
     import torch
 
+    index, lengths, taken = step.index, step.lengths, step.taken
     if taken == "length":
         return torch.linalg.vector_norm(flat.detach().float(), dim=-1, keepdim=True)
     if index is None or lengths is None:
-        return flat.detach().float()
+        return activations(flat.detach(), step.part, numbers=step.numbers)
     if len(index) or not sum(lengths):
         flat = flat[index.to(flat.device)]
-    if not lengths:
-        return flat.detach().float()
     if taken == "moments":
-        flat = flat.detach().double()
-        flat = torch.cat([flat, flat.square(), flat.abs()], dim=1)
+        flat = flat.detach()
+        size = activations(flat, step.part, numbers=False).abs().double()
+        flat = activations(flat, step.part, numbers=True).double()
+        if size.shape != flat.shape:  # each of a unit's numbers has its length beside it
+            size = size.repeat_interleave(flat.shape[-1] // size.shape[-1], dim=-1)
+        flat = torch.cat([flat, flat.square(), size], dim=1)
         return torch.stack([part.mean(0) for part in flat.split(lengths)])
+    if not lengths:
+        return activations(flat.detach(), step.part, numbers=step.numbers)
+    if step.part is not None:
+        flat = activations(flat, step.part, numbers=step.numbers)
     if min(lengths) == max(lengths):
         return flat.reshape(len(lengths), lengths[0], flat.shape[-1]).mean(1, dtype=torch.float32)
     return torch.stack([part.mean(0, dtype=torch.float32) for part in flat.split(lengths)])
@@ -239,16 +326,20 @@ def scored(
 
 
 def slopes(
-    measured: Float[torch.Tensor, " value"], sources: Sequence[torch.Tensor], forms: Sequence[Form]
-) -> list[Float[torch.Tensor, "position dim"]]:
-    """The gradient of a measure at each site, ``[position, width]``; zero where the measure does not depend on it."""
+    measured: Float[torch.Tensor, " value"], sources: Sequence[torch.Tensor], steps: Sequence[SiteStep]
+) -> list[Float[torch.Tensor, "position number"]]:
+    """The gradient of a measure at each site, ``[position, number]``; zero where the measure does not depend on it."""
     import torch
 
     gradients = []
     found = torch.autograd.grad(measured.sum(), list(sources), allow_unused=True)
-    for source, form, gradient in zip(sources, forms, found):  # noqa: B905  # plain arguments of one length
-        placed = by_position(torch.zeros_like(source) if gradient is None else gradient, form)
-        gradients.append(placed.reshape(-1, placed.shape[-1]).float())
+    for source, step, gradient in zip(sources, steps, found):  # noqa: B905  # plain arguments of one length
+        placed = by_position(torch.zeros_like(source) if gradient is None else gradient, step.form)
+        flat = placed.reshape(-1, placed.shape[-1])
+        if step.part is not None:
+            start, stop, scale, _, _ = step.part
+            flat = flat[:, start:stop] if scale is None else flat[:, start:stop] / scale.to(flat.device, flat.dtype)
+        gradients.append(activations(flat, step.part, numbers=True))
     return gradients
 
 
@@ -277,14 +368,13 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
         likeliest = nnsight.save([])
         gradients = nnsight.save([])
         sources: list[Any] = []
-        forms: list[Any] = []
+        read_at: list[Any] = []
+        kept: dict[str, Any] = {}
         for step in steps:
             if step.instead is not None:
                 step.module.skip(step.instead)
                 continue
-            hidden, flat, shape, otherwise = rewritten(
-                step.module, step.form, step.positions, step.rows, step.edits, backward and not sources
-            )
+            hidden, flat, shape, otherwise = rewritten(step, step.rows, step.edits, kept, leaf=backward and not sources)
             if otherwise is not None:
                 wrong.append((step.tower, *otherwise))
                 if whole:
@@ -292,10 +382,10 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 tracer.stop()  # the indices were made for another layout: they would pick the wrong tokens
             if step.read:
                 shapes.append(shape)
-                vectors.append(pooled(flat, step.index, step.lengths, step.taken))
+                vectors.append(pooled(flat, step))
                 if backward:
                     sources.append(hidden)
-                    forms.append(step.form)
+                    read_at.append(step)
         if leaf is not None and not wrong:
             measured = measure(vectors)
             values.append(measured.detach())
@@ -334,7 +424,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 given = logits[0].float()
                 measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                 values.append(measured.detach())
-                gradients.extend(slopes(measured, sources, forms))
+                gradients.extend(slopes(measured, sources, read_at))
             elif columns is not None:
                 values.append(logits[0].gather(1, columns.to(logits.device)).float())
             elif targets is None:
@@ -436,9 +526,10 @@ def generation(program: GenerationProgram) -> Saved:
                 for number in tracer.iter[:]:
                     if number > 0:
                         fed.append(tuple((fed_to.inputs[1][ids] if ids else fed_to.input).shape))
+                    kept: dict[str, Any] = {}
                     for step in [] if wrong else prompt if number == 0 else after:
                         now = step.edits if number == 0 else at_step(step.edits, number - 1)
-                        otherwise = rewritten(step.module, step.form, step.positions, 1, now, False)[3]
+                        otherwise = rewritten(step, 1, now, kept)[3]
                         if otherwise is not None:
                             wrong.append((step.tower, *otherwise))
                             if whole:

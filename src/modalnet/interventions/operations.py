@@ -711,12 +711,25 @@ def _values(target: Target, value: Any) -> float | dict[str, np.ndarray]:
             given[tower][mask] = listed[start : start + count]
             start += count
     for tower, mask in target.mask.items():
-        if mask.any() and (tower not in given or given[tower].shape != mask.shape):
+        if mask.any() and (tower not in given or not _fits(given[tower], mask, 2)):
             found = given[tower].shape if tower in given else "nothing"
             raise InputError(f"The values for {tower} must have shape {mask.shape}, got {found}.")
-        if mask.any() and not np.isfinite(given[tower][mask]).all():
+        if mask.any() and not np.isfinite(_of_units(given[tower], mask)).all():
             raise InputError(f"The values for units of {tower} must be finite.")
     return {tower: _frozen(given[tower]) for tower, mask in target.mask.items() if mask.any()}
+
+
+def _fits(array: np.ndarray, mask: np.ndarray, ndim: int) -> bool:
+    """Whether an array has a value for each unit in its last two dimensions, or as many numbers for each."""
+    if array.ndim != ndim:
+        return False
+    (layers, numbers), (depth, width) = array.shape[-2:], mask.shape
+    return bool(layers == depth and numbers and numbers % width == 0)
+
+
+def _of_units(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The values of the units in a set: one of each, or all numbers of each."""
+    return array.reshape(*array.shape[:-1], mask.shape[-1], -1)[..., mask, :]
 
 
 def _along(target: Direction, value: Any) -> Float[np.ndarray, " k"]:
@@ -764,12 +777,12 @@ def _donors(target: Units, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if not mask.any():
             continue
         array = real_array("over", given[space]) if space in given else None
-        if array is None or array.ndim != 3 or array.shape[1:] != mask.shape or not len(array):
+        if array is None or not _fits(array, mask, 3) or not len(array):
             had = "nothing" if array is None else array.shape
             raise InputError(
                 f"The donors for {space} must have shape (donor, {mask.shape[0]}, {mask.shape[1]}), got {had}."
             )
-        if not np.isfinite(array[:, mask]).all():
+        if not np.isfinite(_of_units(array, mask)).all():
             raise InputError(f"The donors for units of {space} must be finite.")
         if counts.setdefault(tower_of(space), len(array)) != len(array):
             raise InputError(f"The donors must be as many in every space of the {tower_of(space)} tower.")

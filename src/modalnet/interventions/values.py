@@ -51,7 +51,8 @@ class Part:
     space, layer
         Which site.
     dims, vector
-        One of the two: which units of the layer, or which orthonormal directions, ``[axis, dim]``.
+        One of the two: which of the layer's numbers (those of its units, in their order), or which orthonormal
+        directions, ``[axis, dim]``.
     place, n_layers
         Its row in values that are given for several layers, and how many those are.
     """
@@ -112,32 +113,57 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
     """
     target = one.target
     if isinstance(target, Units):
-        return [
-            Part(get_space(spaces, name), layer, np.flatnonzero(mask[layer]), None, layer, len(mask))
+        parts = [
+            (get_space(spaces, name), layer, np.flatnonzero(mask[layer]), len(mask))
             for name, mask in target.mask.items()
             for layer in np.flatnonzero(mask.any(axis=1)).tolist()
         ]
+        for space in {part[0].name: part[0] for part in parts}.values():
+            _check_vectors(one, space)
+            given = one.values.get(space.name) if isinstance(one.values, Mapping) else None
+            if given is not None and given.shape[-1] != space.n_numbers:
+                raise _misfit(one, space, given)
+        return [Part(space, layer, space.numbers(units), None, layer, depth) for space, layer, units, depth in parts]
     where = target if isinstance(target, Site) else target.site
     space = get_space(spaces, where.space, f"{one}: the model")
     try:
         layers = layers_of(space, where.layer)
+        places = [space.place(layer) for layer in layers]
     except InputError as error:
         raise InputError(f"{one}: {error}") from error
+    if isinstance(target, Site):
+        _check_vectors(one, space)
     given = one.values[space.name] if isinstance(one.values, Mapping) else None
     along = one.kind in ("add", "set_to") and isinstance(target, Direction)
     values = [] if given is None or along else [given]
     for array in [*values, *([target.vector] if isinstance(target, Direction) else [])]:
-        if array.shape[-1] != space.width:
-            raise InputError(
-                f"{one}: a layer of {space.name} has {space.width} units, got values of shape {array.shape}."
-            )
+        counts = {place.width * place.size for place in places}
+        if counts != {array.shape[-1]}:
+            raise _misfit(one, space, array)
     if values and given is not None and given.ndim > 1 and given.shape[-2] != len(layers):
         raise InputError(f"{one}: it is on {len(layers)} layers, got values of shape {given.shape}.")
-    everything = np.arange(space.width)
     axes = np.atleast_2d(target.vector) if isinstance(target, Direction) else None
     found = {layer: place for place, layer in enumerate(layers)}
-    dims = everything if axes is None else None
-    return [Part(space, layer, dims, axes, found[layer], len(layers)) for layer in sorted(found)]
+    made = []
+    for layer in sorted(found):
+        dims = np.arange(space.widths[layer] * space.size) if axes is None else None
+        made.append(Part(space, layer, dims, axes, found[layer], len(layers)))
+    return made
+
+
+def _misfit(one: Intervention, space: Space, array: np.ndarray) -> InputError:
+    each = f" of {space.size} numbers each" if space.size > 1 else ""
+    widths = " or ".join(map(str, sorted(set(space.widths) - {0})))
+    return InputError(f"{one}: a layer of {space.name} has {widths} units{each}, got values of shape {array.shape}.")
+
+
+def _check_vectors(one: Intervention, space: Space) -> None:
+    """Refuse a single number for units that are vectors: which vector of that length is meant is not said."""
+    if space.size > 1 and one.kind in ("add", "set_to") and not isinstance(one.values, Mapping):
+        raise InputError(
+            f"{one}: a unit of {space.name} is a vector of {space.size} numbers, got a single number. Give an array of "
+            f"{space.n_numbers} numbers for a site (unit by unit), a direction, or use scale() or zero()."
+        )
 
 
 def values_of(one: Intervention, parts: Sequence[Part], read: Read, n_stimuli: int) -> Affine:
@@ -244,10 +270,16 @@ def _layer_of(
     """One layer of a source, which may be another model or an array, if it fits what is patched."""
     if counted and len(values) != part.n_layers:
         raise InputError(f"its source has {len(values)} layers of {part.space.name}, and {part.n_layers} are needed.")
-    if values.shape[-1] != part.space.width:
+    if values.shape[-1] != part.space.n_numbers:
+        each = f" of {part.space.size} numbers each" if part.space.size > 1 else ""
         raise InputError(
-            f"its source has {values.shape[-1]} units in a layer of {part.space.name}, and {part.space.width} are "
-            "needed."
+            f"its source has {values.shape[-1]} units in a layer of {part.space.name}, and {part.space.width}{each} "
+            "are needed."
+            + (
+                " A run has the length of each; patch from stimuli, or from model.on(stimuli)."
+                if values.shape[-1] == part.space.width
+                else ""
+            )
         )
     return values[at]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from modalnet.activations import TokenStatistics, donors, token_statistics
 from modalnet.errors import InputError
@@ -119,22 +119,11 @@ class Reference:
         if not spaces:
             return None
 
-        def of(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " unit"]:
-            return np.concatenate([values[space][units.mask[space]] for space in spaces])
-
-        mean_abs, sd, centre = (
-            of({space: getattr(self.statistics[space], name)[space] for space in spaces})
-            for name in ("mean_abs", "sd", "mean")
+        mean_abs, sd, sinks = (
+            np.concatenate([getattr(self.statistics[space], name)[space][units.mask[space]] for space in spaces])
+            for name in ("mean_abs", "sd", "sink_mean_abs")
         )
-        sinks = of({space: self.statistics[space].sink_mean_abs[space] for space in spaces})
-        if operation == "mean":
-            squares = (of({space: self.means(space) for space in spaces}) - centre) ** 2
-        elif operation == "resample":
-            bank = np.concatenate([self.donors(space)[:, units.mask[space]] for space in spaces], axis=1)
-            squares = ((bank.astype(np.float64) - centre) ** 2).mean(axis=0)
-        else:
-            factor = 0.0 if operation == "zero" else float(operation.removeprefix("scale "))
-            squares = ((factor - 1) * centre) ** 2 + (factor * sd) ** 2
+        squares = np.concatenate([self._change(space, units.mask[space], operation) for space in spaces])
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.sqrt(squares) / sd
         known = distance[np.isfinite(distance)]
@@ -144,6 +133,21 @@ class Reference:
             float(np.median(known)) if known.size else math.nan,
             float(known.max()) if known.size else math.nan,
         )
+
+    def _change(self, space: str, mask: Bool[np.ndarray, "layer unit"], operation: str) -> Float[np.ndarray, " unit"]:
+        """How far a lesion takes units of a space from their means: the mean squared distance, of vectors as well."""
+
+        def of(values: Float[np.ndarray, "... layer number"]) -> Float[np.ndarray, "... unit number"]:
+            return self.model.spaces[space].of_units(values)[..., mask, :].astype(np.float64)
+
+        statistics = self.statistics[space]
+        centre = of(statistics.mean[space])
+        if operation == "mean":
+            return ((of(self.means(space)) - centre) ** 2).sum(-1)
+        if operation == "resample":
+            return ((of(self.donors(space)) - centre) ** 2).sum(-1).mean(axis=0)
+        factor = 0.0 if operation == "zero" else float(operation.removeprefix("scale "))
+        return ((factor - 1) * centre**2 * (factor - 1)).sum(-1) + (factor * statistics.sd[space][mask]) ** 2
 
     def _given(self, space: str) -> list[Stimulus]:
         return fitting(self.model, self.given or (), space)

@@ -1,84 +1,93 @@
 """Spaces: the kinds of activations along a tower that have units, and where in a block each one is.
 
 A *space* is one kind of activation along a tower, such as the residual stream, which is named by the tower alone
-(``"decoder"``). A *site* is one layer of a space: the output or the input of one module of the block. What a kind of
-space is, is one entry of :data:`KINDS`; everything else in modalnet works on spaces and knows no kind by name.
-
-The residual stream is read at the output of each block. A unit is one of its dimensions there.
+(``"decoder"``), or the neurons of its MLPs (``"decoder.neurons"``). A *site* is one layer of a space: some of the
+numbers that one module of the block puts out or takes in (a :class:`~modalnet.models.places.Place`). What kinds there
+are is :data:`KINDS`; where a block has them is found by its structure (:mod:`modalnet.models.sublayers`) and checked by
+measurement when a space is first used (:mod:`modalnet.execution.sublayers`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
+from modalnet.models.places import Absent, Place, Side
+from modalnet.models.streams import plain
+from modalnet.models.sublayers import find_places
 from modalnet.models.towers import Tower
 
-RESIDUAL = "residual"
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
-Side = Literal["output", "input"]
+    from modalnet.units import Units
+
+RESIDUAL = "residual"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of activation is found in a block.
+    """One kind of activation.
 
     Attributes
     ----------
     name
-        Such as ``"residual"``.
-    suffix
-        What follows the tower's name in the name of the space, such as ``"mlp"`` for ``"decoder.mlp"``; empty for the
-        residual stream.
-    find
-        From a tower and one of its blocks (a torch module) to the path, inside the block, of the module whose output or
-        input is read and written: empty for the block itself, None where the block has no such module.
-    width
-        From the tower and that module to the number of units per layer.
-    side
-        Whether the module's ``"output"`` or its ``"input"`` is read and written.
-    place
-        Where in a block it is computed: of the sites of one block, those with smaller places come first.
+        Such as ``"residual"``; a space has it after the tower's name, but for the residual stream.
+    what
+        What its activations are, for people.
     whole
         Whether the activations of one layer are all that later layers see of the layers before, so that these need not
         run again when the activations are known.
-    unit_shape
-        From the tower and the module to the shape of one unit's activation: ``()`` for a number.
     """
 
     name: str
-    suffix: str
-    find: Callable[[Tower, Any], str | None]
-    width: Callable[[Tower, Any], int]
-    side: Side = "output"
-    place: int = 0
+    what: str
     whole: bool = False
-    unit_shape: Callable[[Tower, Any], tuple[int, ...]] = lambda tower, module: ()
+
+    @property
+    def suffix(self) -> str:
+        """What follows the tower's name in the name of the space, such as ``"mlp"``; empty for the residual stream."""
+        return "" if self.name == RESIDUAL else self.name
 
 
 #: The kinds of spaces by name, in the order in which a model lists them.
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(
-            RESIDUAL,
-            suffix="",
-            find=lambda tower, block: "",
-            width=lambda tower, block: tower.width,
-            place=100,
-            whole=True,
-        ),
+        Kind(RESIDUAL, "the residual stream, as a block puts it out", whole=True),
+        Kind("pre", "the residual stream, as it enters a block"),
+        Kind("mid", "the residual stream between attention and MLP"),
+        Kind("attention", "what the attention adds to the residual stream"),
+        Kind("mlp", "what the MLP adds to the residual stream"),
+        Kind("neurons", "what enters the last projection of the MLP"),
+        Kind("gate", "what enters the non-linearity of the MLP"),
+        Kind("activation", "what the non-linearity of a gated MLP gives"),
+        Kind("heads", "what enters the output projection of the attention, head by head"),
+        Kind("experts", "the weights that the router of a mixture of experts gives"),
     )
 }
 
 #: Names that TransformerLens has for kinds of spaces.
-ALIASES = {"resid_post": RESIDUAL}
+ALIASES = {
+    "resid_post": RESIDUAL,
+    "resid_pre": "pre",
+    "resid_mid": "mid",
+    "attn_out": "attention",
+    "mlp_out": "mlp",
+    "mlp.hook_pre": "gate",
+    "mlp.hook_post": "neurons",
+    "hook_z": "heads",
+    "attn.hook_z": "heads",
+}
+ALIASES |= {f"hook_{name}": kind for name, kind in ALIASES.items() if "hook" not in name}
 
 
 @dataclass(frozen=True)
@@ -91,20 +100,27 @@ class Space:
         The tower.
     kind
         The name of the kind of activation, a key of :data:`KINDS`.
+    places
+        For each layer where its units are, or why there are none; empty for the residual stream.
+    measured
+        Whether the places were checked by measurement.
     """
 
     tower: Tower
     kind: str = RESIDUAL
-
-    @cached_property
-    def _kind(self) -> Kind:
-        return KINDS[self.kind]
+    places: tuple[Place | Absent, ...] = field(default=(), compare=False, repr=False)
+    measured: bool = field(default=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """What it is called wherever units are named, such as ``"decoder"`` for the residual stream of the decoder."""
-        suffix = self._kind.suffix
+        suffix = KINDS[self.kind].suffix
         return f"{self.tower.name}.{suffix}" if suffix else self.tower.name
+
+    @property
+    def what(self) -> str:
+        """What its activations are, in words."""
+        return KINDS[self.kind].what
 
     @property
     def modality(self) -> str:
@@ -117,93 +133,170 @@ class Space:
         return self.tower.n_layers
 
     @cached_property
-    def width(self) -> int:
-        """Number of units per layer."""
-        return self._kind.width(self.tower, self._first[1])
+    def widths(self) -> tuple[int, ...]:
+        """Number of units of each layer; 0 where there are none."""
+        if not self.places:
+            return (self.tower.width,) * self.n_layers
+        return tuple(place.width if isinstance(place, Place) else 0 for place in self.places)
 
     @cached_property
-    def unit_shape(self) -> tuple[int, ...]:
-        """The shape of one unit's activation at one token; ``()`` for a number."""
-        return self._kind.unit_shape(self.tower, self._first[1])
+    def width(self) -> int:
+        """Number of units per layer: of the widest, where layers differ."""
+        return max(self.widths)
+
+    @cached_property
+    def size(self) -> int:
+        """How many numbers one unit has at one token: 1, or those of a head's part."""
+        return max((place.size for place in self.places if isinstance(place, Place)), default=1)
+
+    @property
+    def n_numbers(self) -> int:
+        """How many numbers the units of a layer have at one token, ``width * size``."""
+        return self.width * self.size
 
     @property
     def shape(self) -> tuple[int, int]:
         """``(n_layers, width)``: the shape of every map over the space's units."""
         return self.n_layers, self.width
 
+    @cached_property
+    def exists(self) -> Bool[np.ndarray, "layer unit"]:
+        """Which units there are: not all, where some layers have fewer than others, or none."""
+        return np.arange(self.width) < np.array(self.widths)[:, None]
+
     @property
     def n_units(self) -> int:
-        """Number of units, ``n_layers * width``."""
-        return self.n_layers * self.width
+        """Number of units."""
+        return sum(self.widths)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that have units."""
+        return tuple(layer for layer, width in enumerate(self.widths) if width)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """Module path of each layer's site."""
-        if not self.tower.blocks:
+        """Module path of each layer's site; empty where there is none."""
+        if not self.places:
             return self.tower.paths
-        inside = [self._kind.find(self.tower, block) or "" for block in self.tower.blocks]
-        return tuple(f"{path}.{sub}" if sub else path for path, sub in zip(self.tower.paths, inside, strict=True))
-
-    @property
-    def side(self) -> Side:
-        """Whether the ``"output"`` or the ``"input"`` of those modules is read and written."""
-        return self._kind.side
+        return tuple(
+            _joined(path, place.path) if isinstance(place, Place) else ""
+            for path, place in zip(self.tower.paths, self.places, strict=True)
+        )
 
     @property
     def whole(self) -> bool:
         """Whether the activations of one layer are all that later layers see of the layers before."""
-        return self._kind.whole
+        return KINDS[self.kind].whole
+
+    def place(self, layer: int) -> Place:
+        """Where the units of a layer are.
+
+        Raises
+        ------
+        InputError
+            The layer has none.
+        """
+        if not self.places:
+            numbers = self.tower.width
+            return Place("", "output", numbers, numbers, order=100.0)
+        place = self.places[layer]
+        if isinstance(place, Absent):
+            having = ", ".join(map(str, self.layers)) or "no layer"
+            raise InputError(
+                f"Block {layer} of the {self.tower.name} tower has no {self.name}: {place.reason}. {having} "
+                f"{'has' if len(self.layers) < 2 else 'have'} it."
+            )
+        return place
 
     def site(self, layer: int) -> tuple[str, Side]:
         """The module path of a layer's site, and whether its output or its input is meant."""
-        return self.paths[layer], self.side
+        return self.paths[layer], self.place(layer).side
 
-    def order(self, layer: int) -> tuple[int, int, int]:
+    def base(self, layer: int) -> tuple[str, Side] | None:
+        """The same of the module whose numbers are added to those of the site; None for most spaces."""
+        base = self.place(layer).base
+        return None if base is None else (_joined(self.tower.paths[layer], base[0]), base[1])
+
+    def numbers(self, units: Int[np.ndarray, " unit"]) -> Int[np.ndarray, " number"]:
+        """Of some units of a layer, which of its numbers are theirs."""
+        return (units[:, None] * self.size + np.arange(self.size)).ravel()
+
+    def of_units(self, values: Float[np.ndarray, "... number"]) -> Float[np.ndarray, "... unit number"]:
+        """Numbers along the last axis, unit by unit."""
+        return values.reshape(*values.shape[:-1], self.width, self.size)
+
+    def lengths(self, values: Float[np.ndarray, "... number"]) -> Float[np.ndarray, "... unit"]:
+        """The activation of each unit, from its numbers: their Euclidean length where there are several."""
+        return values if self.size == 1 else np.linalg.norm(self.of_units(values), axis=-1)
+
+    def order(self, layer: int) -> tuple[int, int, float]:
         """Sorts the sites of a model in the order in which a forward pass reaches them."""
-        return self.tower.order, layer, self._kind.place
+        return self.tower.order, layer, self.place(layer).order
 
-    @cached_property
-    def _first(self) -> tuple[str | None, Any]:
-        """Path and module of the first layer's site; without a module for a tower that is known by its paths alone."""
-        if not self.tower.blocks:
-            return "", None
-        block = self.tower.blocks[0]
-        path = self._kind.find(self.tower, block)
-        return path, block.get_submodule(path) if path else block
+    def found_at(self, places: Iterable[Place | Absent]) -> Space:
+        """The same space where its units were measured to be."""
+        return replace(self, places=tuple(places), measured=True)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.n_layers} layers x {self.width} = {self.n_units:,} units"
+        numbers = f" of {self.size} numbers each" if self.size > 1 else ""
+        layers = f"{len(self.layers)} of {self.n_layers}" if len(self.layers) < self.n_layers else str(self.n_layers)
+        return f"{self.name}: {layers} layers x {self.width} = {self.n_units:,} units{numbers}"
+
+
+def _joined(path: str, inside: str) -> str:
+    return f"{path}.{inside}" if inside else path
 
 
 def find_spaces(towers: Mapping[str, Tower]) -> dict[str, Space]:
-    """The spaces of a model.
+    """The spaces of a model, as far as its structure tells.
 
     Returns
     -------
     dict
-        Space by name: tower by tower, in the order of :data:`KINDS`; without what some block of a tower does not have.
+        Space by name: tower by tower, in the order of :data:`KINDS`; without those that no block of the tower has.
     """
     found = {}
     for tower in towers.values():
+        # What is recorded of an image tower is what its blocks put out inside of a wrapper, so places are inside, too.
+        blocks = [plain(block) if tower.modality == "image" else block for block in tower.blocks]
+        inside = [find_places(tower, block) for block in blocks]
         for kind in KINDS.values():
-            if all(kind.find(tower, block) is not None for block in tower.blocks):
-                space = Space(tower, kind.name)
-                found[space.name] = space
+            space = Space(tower, kind.name)
+            if kind.name != RESIDUAL:
+                candidates = [each.get(kind.name, Absent(NOT_FOUND)) for each in inside]
+                places = tuple(each if isinstance(each, Absent) else each[0] for each in candidates)
+                if not any(isinstance(place, Place) for place in places):
+                    continue
+                space = Space(tower, kind.name, places)
+            found[space.name] = space
     return found
+
+
+#: Why a block has no units of a space that its structure shows no trace of.
+NOT_FOUND = "its modules show none"
+
+
+def absent_everywhere(space: Space) -> str:
+    """Why no layer of a space has units; empty where some has."""
+    reasons = [place.reason for place in space.places if isinstance(place, Absent)]
+    return reasons[0] if space.places and len(reasons) == len(space.places) else ""
 
 
 def canonical_name(name: str) -> str:
     """The name of a space as a model lists it.
 
     ``"resid_post"``, TransformerLens' name, is the decoder's residual stream, ``"decoder"``; ``"vision.resid_post"``
-    and ``"vision.residual"`` are ``"vision"``.
+    and ``"vision.residual"`` are ``"vision"``; ``"mlp.hook_post"`` is ``"decoder.neurons"``.
     """
-    tower, _, kind = name.rpartition(".")
-    known = ALIASES.get(kind) or (kind if tower and kind in KINDS else None)
-    if known is None:
+    if name in ALIASES:
+        tower, known = "decoder", ALIASES[name]
+    else:
+        tower, _, kind = name.partition(".")
+        known = ALIASES.get(kind) or (kind if kind in KINDS else "")
+    if not known:
         return name
     suffix = KINDS[known].suffix
-    tower = tower or "decoder"
     return f"{tower}.{suffix}" if suffix else tower
 
 
@@ -219,6 +312,25 @@ def get_space(spaces: Mapping[str, Space], name: str, model: str = "this model")
     if known not in spaces:
         raise InputError(f"{model} has no space {name!r}; its spaces are {', '.join(spaces)}.")
     return spaces[known]
+
+
+def check_exist(spaces: Mapping[str, Space], units: Units, where: str = "") -> None:
+    """Refuse units that a model does not have, where its layers have different ones.
+
+    Raises
+    ------
+    InputError
+        Which unit it is, and why there is none.
+    """
+    for name, mask in units.mask.items():
+        space = spaces.get(name)
+        if space is None or not (mask & ~space.exists).any():
+            continue
+        layer, unit = np.argwhere(mask & ~space.exists)[0].tolist()
+        space.place(layer)
+        raise InputError(
+            f"{where}layer {layer} of {name} has units 0..{space.widths[layer] - 1}, but unit {unit} is among them."
+        )
 
 
 def choose_spaces(

@@ -272,7 +272,8 @@ class _Job:
         values = source.activations[tower][layer][out_of]
         if units is None:
             return Swap(space, layer, into, values)
-        dims = torch.from_numpy(np.flatnonzero(units.mask[tower][layer])) if tower in units.mask else values[:0, 0]
+        chosen = units.mask[tower][layer] if tower in units.mask else np.zeros(space.width, dtype=bool)
+        dims = torch.from_numpy(space.numbers(np.flatnonzero(chosen)))
         return Swap(space, layer, into, values[:, dims], dims) if len(dims) else None
 
     def _shape(self, name: str, pair: int) -> tuple[int, ...]:
