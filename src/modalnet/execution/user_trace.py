@@ -247,10 +247,11 @@ class Alongside(Mediator):
         LayoutError
             Where stimuli lie otherwise than expected.
         """
+        kept: dict[str, torch.Tensor] = {}
         for each in steps:
             edits = each.edits if token is None else trace.at_step(each.edits, token)
             try:
-                otherwise = trace.rewritten(each.module, each.form, each.positions, each.rows, edits, False)[3]
+                otherwise = trace.rewritten(each, each.rows, edits, kept)[3]
             except OutOfOrderError as error:
                 if self.stopped or token is not None:  # the user stopped the pass, or the generation is over
                     return False
