@@ -92,6 +92,8 @@ class SiteStep(Shipped):
         The name under which what is added to this site was kept; empty for none.
     numbers
         Whether all numbers of a unit are read, where it has several, or its length.
+    experts
+        Number of experts, where the module is their router; 0 elsewhere.
     """
 
     module: Envoy
@@ -110,6 +112,7 @@ class SiteStep(Shipped):
     keeps: str = ""
     base: str = ""
     numbers: bool = False
+    experts: int = 0
 
 
 @dataclass
@@ -402,6 +405,7 @@ class Compiler:
             edits=[self._edit(write) for write in writes],
             part=_part(space, layer),
             base=f"{space.tower.name} {layer}" if space.base(layer) else "",
+            experts=space.widths[layer] if space.kind == "experts" else 0,
         )
 
     def _with_bases(self, made: Sequence[tuple[Space, int, SiteStep]]) -> list[SiteStep]:

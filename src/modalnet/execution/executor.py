@@ -33,6 +33,7 @@ from modalnet.execution.likelihood import Likelihood, Request, answers, check_re
 from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.plan import Sites, choose_sites, named_layers
 from modalnet.execution.references import References, worth_keeping
+from modalnet.execution.routing import routers
 from modalnet.execution.run import Run
 from modalnet.execution.shipping import check_ships
 from modalnet.execution.sinks import Sinks, SinkTable
@@ -318,11 +319,14 @@ class Executor:
                 if made.sublayers is None:
                     layouts = self.runner.layouts
                     made.sublayers = Sublayers(self.engine, self.encoder, self.towers, layouts.spans)
-                found = made.sublayers.places(space.tower, self.encoder.encode(item))
+                encoded = self.encoder.encode(item)
+                found = made.sublayers.places(space.tower, encoded)
+                experts = self.spaces.get(f"{space.tower.name}.experts")
+                if experts is not None:
+                    found |= {"experts": routers(self.engine, self.encoder, experts, encoded)}
             # In place, as views of the model share them.
             for other in [each for each in self.spaces.values() if each.tower == space.tower and each.places]:
-                if other.kind in found:
-                    self.spaces[other.name] = other.found_at(found[other.kind])
+                self.spaces[other.name] = other.found_at(found.get(other.kind, other.places))
 
     def sites(self, read: Any, prepared: Sequence[Prepared], reached: Sequence[str] | None = None) -> tuple[Sites, ...]:
         """The sites that ``read=`` names, measured; see :func:`modalnet.execution.plan.choose_sites`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from modalnet.execution.packing import unpacked
 from modalnet.execution.reduction import gathered
+from modalnet.execution.routing import routed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -228,6 +229,10 @@ def rewritten(
         ``misplaced`` gives.
     """
     module, form = step.module, step.form
+    if step.experts:
+        own, known = routed(step.module, edits, step.experts, edited)
+        otherwise = misplaced(own, step.positions, 1) if known else ("no weights of experts", "some")
+        return own, own, tuple(own.shape), otherwise
     beside = kept.get(step.base)
     before = module.input if form[3] else module.output
     hidden = before[0] if isinstance(before, tuple | list) else before

@@ -123,6 +123,8 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
             given = one.values.get(space.name) if isinstance(one.values, Mapping) else None
             if given is not None and given.shape[-1] != space.n_numbers:
                 raise _misfit(one, space, given)
+        for space, layer, units, _ in parts:
+            _check_left(one, space, layer, len(units))
         return [Part(space, layer, space.numbers(units), None, layer, depth) for space, layer, units, depth in parts]
     where = target if isinstance(target, Site) else target.site
     space = get_space(spaces, where.space, f"{one}: the model")
@@ -133,6 +135,8 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
         raise InputError(f"{one}: {error}") from error
     if isinstance(target, Site):
         _check_vectors(one, space)
+        for layer in layers:
+            _check_left(one, space, layer, space.widths[layer])
     given = one.values[space.name] if isinstance(one.values, Mapping) else None
     along = one.kind in ("add", "set_to") and isinstance(target, Direction)
     values = [] if given is None or along else [given]
@@ -149,6 +153,16 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
         dims = np.arange(space.widths[layer] * space.size) if axes is None else None
         made.append(Part(space, layer, dims, axes, found[layer], len(layers)))
     return made
+
+
+def _check_left(one: Intervention, space: Space, layer: int, n_units: int) -> None:
+    """Refuse to leave a router no expert."""
+    if space.kind == "experts" and one.kind == "zero" and n_units == space.widths[layer]:
+        raise InputError(
+            f"{one}: all {n_units} experts of {space.name}[{layer}] are left out, so the router has none to choose. "
+            "Leave some, or lesion what the mixture adds: "
+            f'modalnet.zero(modalnet.site("{space.tower.name}.mlp", {layer})).'
+        )
 
 
 def _misfit(one: Intervention, space: Space, array: np.ndarray) -> InputError:

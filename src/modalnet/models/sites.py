@@ -21,6 +21,7 @@ import numpy as np
 from modalnet._validation import refusal
 from modalnet.errors import InputError
 from modalnet.models.places import Absent, Place, Side
+from modalnet.models.routers import find_router
 from modalnet.models.streams import plain
 from modalnet.models.sublayers import find_places
 from modalnet.models.towers import Tower
@@ -260,7 +261,7 @@ def find_spaces(towers: Mapping[str, Tower]) -> dict[str, Space]:
     for tower in towers.values():
         # What is recorded of an image tower is what its blocks put out inside of a wrapper, so places are inside, too.
         blocks = [plain(block) if tower.modality == "image" else block for block in tower.blocks]
-        inside = [find_places(tower, block) for block in blocks]
+        inside = [{**find_places(tower, block), "experts": find_router(block)} for block in blocks]
         for kind in KINDS.values():
             space = Space(tower, kind.name)
             if kind.name != RESIDUAL:
