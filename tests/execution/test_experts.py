@@ -88,11 +88,10 @@ def test_weights_are_those_of_the_router(model):
     assert space.layers == ((1, 2) if "Deepseek" in model.name else (0, 1, 2))
     read = model.run(TEXTS, read=space.name, tokens="all").activations[space.name]
     for text, mine in zip(TEXTS, read, strict=True):
-        seen = []
+        seen, kept = [], []
         for layer in space.layers:
             router = model.module.get_submodule(space.paths[layer])
-            seen.append(router.register_forward_hook(lambda _, args, output: kept.append(output)))
-        kept: list = []
+            seen.append(router.register_forward_hook(lambda _, args, output, kept=kept: kept.append(output)))
         logits_of(model, text)
         for handle in seen:
             handle.remove()
