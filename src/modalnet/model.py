@@ -233,6 +233,7 @@ class Model:
         read: str | Sequence[str] | Mapping[str, Any] | None = None,
         tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
+        vectors: bool = False,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
         """Run stimuli, with or without interventions, and read the residual stream, the logits, or both.
@@ -255,6 +256,10 @@ class Model:
             mean elsewhere.
         logits
             ``"last"`` for the next-token logits after each stimulus, ``"all"`` for those at every token.
+        vectors
+            Also keep all numbers of each unit that has several, in :attr:`.Run.vectors`. An attention head is one unit
+            whose activation is a length; its vector is what TransformerLens calls ``z``. Where tokens are pooled, this
+            runs the stimuli once more.
         batch_size
             Number of stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
 
@@ -276,12 +281,18 @@ class Model:
         >>> run = model.run(["The dog sleeps.", "A child drinks tea."], tokens="last", logits="last")
         >>> run.activations["decoder"].shape, run.logits.shape[0]
         (torch.Size([2, 8, 192]), 2)
+        >>> heads = model.run("The dog sleeps.", read="decoder.heads", tokens="all", vectors=True)
+        >>> heads.activations["decoder.heads"][0].shape, heads.vectors["decoder.heads"][0].shape
+        (torch.Size([8, 4, 6]), torch.Size([8, 4, 6, 32]))
         """
         given = as_stimuli(stimuli)
         check_batch_size(batch_size)
         if logits is not None:
             check_option("logits", logits, ("last", "all"))
-        return self._executor.run(given, interventions, read=read, tokens=tokens, logits=logits, batch_size=batch_size)
+        check_bool("vectors", vectors)
+        return self._executor.run(
+            given, interventions, read=read, tokens=tokens, logits=logits, vectors=vectors, batch_size=batch_size
+        )
 
     def score(
         self,

@@ -134,7 +134,9 @@ def test_units_that_there_are_not_are_refused_before_any_pass(model):
     with pytest.raises(mn.InputError, match=r"6 units of 32 numbers each, got values of shape \(6,\)"):
         model.run(TEXTS, mn.add(mn.site(heads.name, 3), np.ones(6)))
     run = model.run(TEXTS[0], read=heads.name, tokens="all")
-    with pytest.raises(mn.InputError, match="A run has the length of each; patch from stimuli"):
+    with pytest.raises(
+        mn.InputError, match="A run has the length of each; read it with vectors=True, or patch from stimuli"
+    ):
         model.run(TEXTS[0], mn.patch(one, run))
 
 

@@ -456,6 +456,7 @@ class Compiler:
         edit = Edit(write.rows.to(device)[:, None], dims, vector, write.a, write.b.to(device))
         if write.call is not None:
             edit.function, edit.lengths, edit.label = write.call.function, write.call.lengths, write.call.label
+            edit.size = write.space.size if dims is not None else 1
         return edit
 
     def _rows_at_once(self) -> int:

@@ -34,7 +34,7 @@ from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.plan import Sites, choose_sites, named_layers
 from modalnet.execution.references import References, worth_keeping
 from modalnet.execution.routing import routers
-from modalnet.execution.run import Run
+from modalnet.execution.run import Run, as_vectors
 from modalnet.execution.shipping import check_ships
 from modalnet.execution.sinks import Sinks, SinkTable
 from modalnet.execution.states import read_gradients, read_states, token_row
@@ -607,6 +607,7 @@ class Executor:
         read: Any = None,
         tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
+        vectors: bool = False,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
         """Run stimuli and read activations and logits; see :meth:`modalnet.Model.run`."""
@@ -620,21 +621,27 @@ class Executor:
         prepared = self.encoder.prepare(stimuli)
         sites = self.sites(read, prepared)
         edits = self.edits(interventions, prepared, batch_size)
-        found: dict[str, list[Any]] = {site.name: [None] * len(stimuli) for site in sites}
-        rows: list[Any] = [None] * len(stimuli)
-        for result in self.runner.stream(prepared, Readout(sites, choices, logits, [edits]), batch_size):
-            for name, values in result.activations.items():
-                for index, value in zip(result.indices, values, strict=True):
-                    found[name][index] = value
-            for index, value in zip(result.indices, result.logits or (), strict=False):
-                rows[index] = value
+        # At one token the length of a unit is that of its numbers; over several, it is the mean of their lengths.
+        several = [site for site in sites if vectors and site.space.size > 1]
+        apart = frozenset(site.name for site in several if choices[site.name] == "all")
+        readout = Readout(sites, choices, logits, [edits], numbers=apart)
+        found, rows = _collected(self.runner.stream(prepared, readout, batch_size), sites, len(stimuli))
+        numbers = {name: found[name] for name in apart}
+        if pooled := [site for site in several if site.name not in apart]:
+            readout = Readout(pooled, choices, variants=[edits], numbers=True)
+            numbers |= _collected(self.runner.stream(prepared, readout, batch_size), pooled, len(stimuli))[0]
         layers = {site.name: site.layers for site in sites}
+        for name, each in numbers.items():
+            numbers[name] = [as_vectors(self.spaces[name], layers[name], value) for value in each]
+            if name in apart:
+                found[name] = [value.norm(dim=-1) for value in numbers[name]]
         given = {} if read is None else named_layers(self.spaces, read)
         for name in (name for name, some in given.items() if some is not None):
             order = layers_of(self.spaces[name], given[name])
             at = [layers[name].index(layer) for layer in order]
             if at != list(range(len(layers[name]))):
-                found[name] = [values[at] for values in found[name]]
+                for values in [each[name] for each in (found, numbers) if name in each]:
+                    values[:] = [value[at] for value in values]
                 layers[name] = order
         return Run(
             activations={name: values if choices[name] == "all" else _stack(values) for name, values in found.items()},
@@ -642,6 +649,7 @@ class Executor:
             layers=layers,
             tokens=choices,
             named=lambda: self.token_rows(stimuli, list(found)),
+            vectors={name: values if choices[name] == "all" else _stack(values) for name, values in numbers.items()},
         )
 
     def stream(
@@ -931,6 +939,21 @@ def _check_one_each(choices: Mapping[str, StimulusTokens], n_stimuli: int) -> No
                 f"`tokens` has a list of {len(choice.each)} choices for {name}, but {n_stimuli} stimuli. Give "
                 "one for each, in their order."
             )
+
+
+def _collected(
+    results: Iterable[BatchResult], sites: Sequence[Sites], n_stimuli: int
+) -> tuple[dict[str, list[Any]], list[Any]]:
+    """Per space the values of each stimulus, and the logits of each, in their order."""
+    found: dict[str, list[Any]] = {site.name: [None] * n_stimuli for site in sites}
+    rows: list[Any] = [None] * n_stimuli
+    for result in results:
+        for name, values in result.activations.items():
+            for index, value in zip(result.indices, values, strict=True):
+                found[name][index] = value
+        for index, value in zip(result.indices, result.logits or (), strict=False):
+            rows[index] = value
+    return found, rows
 
 
 def _stack(values: list[torch.Tensor]) -> Float[torch.Tensor, "stimulus ..."]:

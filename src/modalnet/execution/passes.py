@@ -52,7 +52,8 @@ class Readout:
         What is taken of the chosen tokens: their ``"mean"``, or the ``"length"`` of each; or ``"moments"``, with the
         same of the sink tokens among them apart.
     numbers
-        Whether all numbers of a unit are read, where it has several, or one activation for each.
+        Whether all numbers of a unit are read, where it has several, or one activation for each; names of spaces for
+        these alone.
     draw
         Some of the chosen tokens, each by itself: from the index of a stimulus, the name of a tower and the number of
         its chosen tokens, the places of some of these.
@@ -67,8 +68,12 @@ class Readout:
     sinks: SinkTable | None = None
     keeps_sinks: bool = False
     taken: Taken = "mean"
-    numbers: bool = False
+    numbers: bool | frozenset[str] = False
     draw: Callable[[int, str, int], Int[torch.Tensor, " drawn"]] | None = None
+
+    def reads_numbers(self, space: str) -> bool:
+        """Whether all numbers of the units of a space are read."""
+        return self.numbers if isinstance(self.numbers, bool) else space in self.numbers
 
     def pools(self, space: str) -> bool:
         """Whether the tokens of a space are pooled."""
@@ -266,6 +271,7 @@ def _read(
     import torch
 
     tower, choice = sites.tower.name, readout.tokens[sites.name]
+    numbers = readout.reads_numbers(sites.name)
     picked, total = _chosen(batch, held, tower, choice, readout.spare_first)
     if readout.sinks is not None:
         sinks = [
@@ -280,14 +286,14 @@ def _read(
     if readout.draw is not None:
         picked = [own[readout.draw(item.index, tower, len(own))] for item, own in zip(batch.items, picked, strict=True)]
         flat = _cat(picked)
-        return picked, Pool(total, flat, torch.ones(len(flat), dtype=torch.long), numbers=readout.numbers)
+        return picked, Pool(total, flat, torch.ones(len(flat), dtype=torch.long), numbers=numbers)
     if readout.taken == "length" or not readout.pools(sites.name):
-        return picked, Pool(total, taken=readout.taken, numbers=readout.numbers)
+        return picked, Pool(total, taken=readout.taken, numbers=numbers)
     groups = picked
     if readout.taken == "moments":
         groups = [group for pair in zip(picked, apart, strict=True) for group in pair]
     counts = torch.tensor([len(index) for index in groups])
-    return picked, Pool(total, _cat(groups), counts, readout.taken, readout.numbers)
+    return picked, Pool(total, _cat(groups), counts, readout.taken, numbers)
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from modalnet.interventions.positions import StimulusTokens, TokenRow
+    from modalnet.models.sites import Space
 
 
 @dataclass
@@ -28,6 +29,11 @@ class Run:
     activations
         Per space, in float32 on the CPU: ``[stimulus, layer, unit]`` where tokens are pooled; with ``tokens="all"`` a
         list with one ``[layer, token, unit]`` per stimulus, without padding.
+    vectors
+        Per space whose units have several numbers, such as heads, the numbers of each unit, with ``vectors=True``: as
+        ``activations``, with a last axis for the numbers, so ``[stimulus, layer, unit, number]``, or a list of
+        ``[layer, token, unit, number]``. Where tokens are pooled, the mean vector, whose length is at most the mean
+        length that ``activations`` has.
     logits
         ``[stimulus, vocab]`` for ``logits="last"``; for ``"all"`` a list with one ``[token, vocab]`` per stimulus,
         without padding; None where they were not requested.
@@ -44,6 +50,7 @@ class Run:
     layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tokens: dict[str, StimulusTokens] = field(default_factory=dict)
     named: Callable[[], list[dict[str, TokenRow]]] | None = field(default=None, repr=False, compare=False)
+    vectors: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def token_rows(self) -> list[dict[str, TokenRow]]:
@@ -63,7 +70,8 @@ class Run:
         -------
         xarray.Dataset
             A variable per space, with dimensions ``stimulus``, ``<space>_layer`` (labelled with the layers), where
-            tokens are not pooled ``<space>_token``, and ``<space>_unit``; and ``logits``, with ``stimulus``, where they
+            tokens are not pooled ``<space>_token``, and ``<space>_unit``; ``<space>_vectors``, with ``<space>_number``
+            after these, for each of :attr:`vectors`; and ``logits``, with ``stimulus``, where they
             are those of all tokens ``logits_token``, and ``vocab``. Stimuli with fewer tokens than others are filled up
             with NaN; ``<space>_token_name`` says what each token reads (empty where there is none).
         """
@@ -74,7 +82,12 @@ class Run:
             apart = isinstance(values, list)
             axes = ("stimulus", f"{name}_layer", *([f"{name}_token"] if apart else []), f"{name}_unit")
             array = _filled(values, axis=1) if apart else values.numpy()
-            data[name] = xr.DataArray(array, dims=axes, coords={f"{name}_layer": list(self.layers[name])})
+            coords = {f"{name}_layer": list(self.layers[name])}
+            data[name] = xr.DataArray(array, dims=axes, coords=coords)
+            if name in self.vectors:
+                numbers = self.vectors[name]
+                numbers = _filled(numbers, axis=1) if apart else numbers.numpy()
+                data[f"{name}_vectors"] = xr.DataArray(numbers, dims=(*axes, f"{name}_number"), coords=coords)
             if apart and self.token_rows:
                 names = np.full(array.shape[:1] + array.shape[2:3], "", dtype=object)
                 for index, row in enumerate(self.token_names[name]):
@@ -96,6 +109,17 @@ class Run:
         return self.activations
 
     to_cache = moved_method("to_cache", "modalnet.interop.transformer_lens:cache")
+
+
+def as_vectors(
+    space: Space, layers: Sequence[int], values: Float[torch.Tensor, "layer ... number"]
+) -> Float[torch.Tensor, "layer ... unit number"]:
+    """Numbers along the last axis, unit by unit; NaN for units that a layer does not have."""
+    import torch
+
+    units = values.unflatten(-1, (space.width, space.size))
+    missing = torch.from_numpy(~space.exists[list(layers)])
+    return units.masked_fill(missing.reshape(len(layers), *(1,) * (units.ndim - 3), space.width, 1), float("nan"))
 
 
 def _filled(parts: Sequence[torch.Tensor], axis: int) -> Float[np.ndarray, "stimulus ..."]:

@@ -178,6 +178,9 @@ def recorded_run(run: HasActivations) -> Recorded:
     rows = []
     for index in range(counts[0]):
         read = {name: real_array("source", values[index]) for name, values in run.activations.items()}
+        for name, vectors in getattr(run, "vectors", {}).items():
+            array = real_array("source", vectors[index])
+            read[name] = array.reshape(*array.shape[:-2], -1)
         rows.append({name: array[:, None] if name in pooled else array for name, array in read.items()})
     what = f"a run of {_count(counts[0], 'stimulus', 'stimuli')}"
     return Recorded(tuple(rows), dict(run.layers), pooled, True, run, what)

@@ -290,7 +290,7 @@ def _layer_of(
             f"its source has {values.shape[-1]} units in a layer of {part.space.name}, and {part.space.width}{each} "
             "are needed."
             + (
-                " A run has the length of each; patch from stimuli, or from model.on(stimuli)."
+                " A run has the length of each; read it with vectors=True, or patch from stimuli."
                 if values.shape[-1] == part.space.width
                 else ""
             )

@@ -44,17 +44,26 @@ def steps(path: str) -> tuple[str, ...]:
     return tuple(step for step in path.split(".") if step and step not in _WRAPPERS)
 
 
-def projections(module: Any, path: str = "") -> Iterator[Projection]:
-    """The projections of a block, in the order in which it lists them; one in a wrapper is the wrapper's."""
-    for name, child in module._modules.items():
-        if child is None:
-            continue
-        here = f"{path}.{name}" if path else name
-        shape = shape_of(child)
-        if shape is None:
-            yield from projections(child, here)
-        else:
-            yield Projection(here, *shape)
+def projections(module: Any) -> Iterator[Projection]:
+    """The projections of a block, in the order in which it lists them; one in a wrapper is the wrapper's.
+
+    A module that stands at several paths, as those of TransformerLens' wrappers do, counts at the first.
+    """
+    seen: set[int] = set()
+
+    def below(module: Any, path: str) -> Iterator[Projection]:
+        for name, child in module._modules.items():
+            if child is None or id(child) in seen:
+                continue
+            seen.add(id(child))
+            here = f"{path}.{name}" if path else name
+            shape = shape_of(child)
+            if shape is None:
+                yield from below(child, here)
+            else:
+                yield Projection(here, *shape)
+
+    return below(module, "")
 
 
 def shape_of(module: Any) -> tuple[int, int] | None:
