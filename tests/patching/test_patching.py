@@ -104,7 +104,7 @@ def test_patches_without_skipping_blocks_are_the_same(name):
     """Where a model hands on more than its residual stream, cells run whole; both ways must agree."""
     pair = pair_of(name)
     quick, whole = load(name), load(name)
-    whole._executor.sweep._entry = lambda cell: None
+    whole._executor.sweep._entry = lambda cell, state: None
     one, two = (
         mn.activation_patching(model, *pair, difference, cache=False, progress=False) for model in (quick, whole)
     )
@@ -475,8 +475,8 @@ def test_pairs_that_cannot_be_patched():
         patch(clean, mn.Stimulus("words"), difference)
     with pytest.raises(InputError, match=r"cannot be aligned one to one.*align"):
         patch(clean, mn.Stimulus("Describe it.", image=corrupt.image), difference)
-    with pytest.raises(InputError, match="no space 'mlp'"):
-        patch(clean, corrupt, difference, sites="mlp")
+    with pytest.raises(InputError, match="no space 'mlps'"):
+        patch(clean, corrupt, difference, sites="mlps")
     with pytest.raises(InputError, match=r"layers 0\.\.3"):
         patch(clean, corrupt, difference, sites=[mn.site("decoder", 9)])
     with pytest.raises(InputError, match=r"`towers` must be among .*, got 'audio'"):
