@@ -249,6 +249,7 @@ class Compiler:
         self.module: torch.nn.Module = envoy._module
         self.in_place = in_place
         self._envoys: dict[torch.nn.Module, Envoy] = {}
+        self._all = False  # whether the envoys of all modules are known
 
     def forward(self, inputs: Inputs, plan: Plan) -> ForwardProgram:
         """The program of a forward pass."""
@@ -329,6 +330,26 @@ class Compiler:
             fed_to=embedding,
             ids="" if own else "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids",
             details=details,
+        )
+
+    def watched(
+        self,
+        inputs: Inputs,
+        tower: Tower,
+        root: str,
+        sites: Sequence[tuple[torch.nn.Module, Form, Int[torch.Tensor, " position"] | None]],
+    ) -> Program:
+        """A program over some sites of a tower, in the order in which they are given."""
+        if not self._all:
+            self._envoys.update({envoy._module: envoy for envoy in self.envoy.modules()})
+            self._all = True
+        steps = [SiteStep(self.at(module), tower.name, form, tower.order, index=index) for module, form, index in sites]
+        return Program(
+            trace.glimpses,
+            self.envoy.get(root) if root else self.envoy,
+            self.moved(inputs, root),
+            steps,
+            whole=self.edited,
         )
 
     @property

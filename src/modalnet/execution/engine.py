@@ -16,7 +16,7 @@ from modalnet.errors import InputError, RemoteError
 from modalnet.execution import trace
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import DeferredBackend
-from modalnet.execution.compile import Compiler, ForwardProgram, Inputs, Program, output_head
+from modalnet.execution.compile import Compiler, Form, ForwardProgram, Inputs, Program, output_head
 from modalnet.execution.generated import Continued
 from modalnet.execution.mode import evaluating
 from modalnet.execution.plan import Plan, Write
@@ -414,6 +414,47 @@ class Engine:
         (reading,) = self._read([program], [plan])
         reading.measured = measured.detach()
         return reading
+
+    def calls(
+        self, inputs: Inputs, tower: Tower, root: str, modules: Sequence[torch.nn.Module]
+    ) -> list[tuple[int, int, tuple[int, ...] | None, tuple[int, ...] | None]]:
+        """Which of some modules run in a pass, in the order in which they are called.
+
+        Returns
+        -------
+        list
+            The number of a module in ``modules``, how often it is called, and the shapes of what it is first called
+            with and of what it gives; None for shapes where it is called more than once, or with no tensor.
+        """
+        program = self.compiler.watched(
+            inputs, tower, root, [(module, (0, 1, False, False), None) for module in modules]
+        )
+        program.body = trace.calls
+        found: list[Any] = self._to_the_end(inputs, program)["calls"]
+        return found
+
+    def glimpses(
+        self,
+        inputs: Inputs,
+        tower: Tower,
+        root: str,
+        sites: Sequence[tuple[torch.nn.Module, Form, Int[torch.Tensor, " position"]]],
+    ) -> list[Float[torch.Tensor, "position number"]]:
+        """A few positions of some sites, which are given in the order of the forward pass; float32 on the CPU."""
+        seen: list[torch.Tensor] = self._to_the_end(inputs, self.compiler.watched(inputs, tower, root, sites))["seen"]
+        return [each.cpu() for each in seen]
+
+    def _to_the_end(self, inputs: Inputs, program: Program) -> Mapping[str, Any]:
+        """Run a program that stops behind its last site; whole where the pass does not reach that."""
+        try:
+            with self._running(inputs, [program]):
+                return self.backend.run(self.envoy, [program])[0]
+        except InputError:
+            if not program.stop or program.body is not trace.calls:
+                raise
+        program.stop = False
+        with self._running(inputs, [program]):
+            return self.backend.run(self.envoy, [program])[0]
 
     @contextlib.contextmanager
     def _running(self, inputs: Mapping[str, Any], programs: Sequence[Program]) -> Iterator[None]:

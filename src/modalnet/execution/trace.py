@@ -562,6 +562,56 @@ def at_step(edits: Sequence[Edit], number: int) -> list[Any]:
     ]
 
 
+def calls(program: Program) -> Saved:
+    """One pass that notes which of some modules run, in which order, how often, and on what shapes."""
+    import torch
+
+    steps, whole = program.steps, program.whole or not program.stop
+    with torch.no_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
+        # On the meta device a copy has a shape and holds nothing.
+        cache = tracer.cache(modules=[step.module for step in steps], device="meta", include_inputs=True)
+        if whole:
+            program.root.output  # noqa: B018  # runs to the end
+        else:
+            steps[-1].module.output  # noqa: B018
+            tracer.stop()
+    numbers = {step.module.path: number for number, step in enumerate(steps)}
+    made = []
+    for path in cache.keys():  # noqa: SIM118  # not a mapping
+        visits = len(cache[path])
+        if visits == 1:
+            ends = [cache[path].input, cache[path].output]
+            ends = [end[0] if isinstance(end, tuple | list) and len(end) else end for end in ends]
+            shapes = [tuple(end.shape) if isinstance(end, torch.Tensor) else None for end in ends]
+            made.append((numbers[path], 1, *shapes))
+        else:
+            made.append((numbers[path], visits, None, None))
+    return {"calls": made, "wrong": []}
+
+
+def glimpses(program: Program) -> Saved:
+    """A few positions of some sites, in float32 on the CPU: the first, the last, and some between."""
+    import nnsight
+    import torch
+
+    steps, whole = program.steps, program.whole or not program.stop
+    with torch.no_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
+        seen = nnsight.save([])
+        for step in steps:
+            value = step.module.input if step.form[3] else step.module.output
+            hidden = value[0] if isinstance(value, tuple | list) else value
+            placed = by_position(hidden, step.form)
+            flat = placed.reshape(-1, placed.shape[-1])
+            index: Any = step.index
+            # A copy, since some blocks add in place.
+            seen.append(flat[index.to(flat.device)].float().cpu())
+        if whole:
+            program.root.output  # noqa: B018
+        else:
+            tracer.stop()
+    return {"seen": list(seen), "wrong": []}
+
+
 def walk(root: Envoy, moved: Mapping[str, Any], block: Envoy, head: Envoy | None) -> None:
     """One trace to the end of the forward pass, with next to nothing for the head to do."""
     import torch

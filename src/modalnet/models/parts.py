@@ -30,7 +30,9 @@ _DOWN = re.compile(
 _GATE = re.compile(r"gate|^w_?1$|^wi?_0$", re.I)
 _EXPERTS = re.compile(r"(?<!shared)(?<!shared_)expert", re.I)
 #: What is neither attention nor MLP, though it may hold two projections.
-_BESIDE = re.compile(r"norm|router|gating|gate$|adapter|altup|laurel|hyper|_hc$|residual|indexer|conv|inject", re.I)
+_BESIDE = re.compile(
+    r"norm|router|gating$|gate$|adapter|altup|laurel|hyper_?conn|_hc$|residual|indexer|conv|inject", re.I
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +191,7 @@ def mixer_of(block: Any) -> str | None:
     """The class of the part of a block that mixes tokens without being an attention."""
     for name, child in plain(block).named_children():
         kind = type(plain(child)).__name__
-        if "norm" not in f"{name} {kind}".lower() and (_MIXER.search(name) or _MIXER.search(kind)):
+        beside = re.search("norm|mlp|moe|feed_?forward", f"{name} {kind}", re.IGNORECASE)
+        if not beside and (_MIXER.search(name) or _MIXER.search(kind)):
             return kind
     return None

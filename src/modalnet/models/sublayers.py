@@ -84,7 +84,7 @@ def _one_attention(parts: Parts) -> Attention | Absent:
     mixer = mixer_of(parts.block)
     if mixer is not None:
         return Absent(f"its {mixer} mixes tokens without attention heads")
-    return Absent("no output projection of an attention is found in it")
+    return Absent("it has no attention with an output projection")
 
 
 def _one_mlp(parts: Parts) -> Mlp | Absent:
@@ -94,7 +94,7 @@ def _one_mlp(parts: Parts) -> Mlp | Absent:
         return Absent(f"it has {len(parts.mlps)} MLPs ({', '.join(each.down.path for each in parts.mlps)})")
     if parts.experts is not None:
         return Absent("its MLP is a mixture of experts without one that every token goes through")
-    return Absent("no MLP is found in it")
+    return Absent("it has no MLP")
 
 
 def _heads(parts: Parts, attention: Attention) -> Candidates:
