@@ -27,7 +27,7 @@ def measured(module, tokenizer=None, processor=None, stimulus=None, change=None)
         change(module)
     model = mn.load(module.eval(), tokenizer=tokenizer, processor=processor)
     executor = model._executor
-    sublayers = Sublayers(executor.engine, executor.encoder)
+    sublayers = Sublayers(executor.engine, executor.encoder, executor.towers, executor.runner.layouts.spans)
     (prepared,) = executor.encoder.prepare([stimulus])
     item = executor.encoder.encode(prepared)
     found = {name: sublayers.places(tower, item) for name, tower in model.towers.items()}
@@ -53,7 +53,7 @@ def test_bundled_model():
     stimulus = mn.Stimulus("what is this", image=np.full((20, 20, 3), 90, np.uint8))
     (prepared,) = executor.encoder.prepare([stimulus])
     item = executor.encoder.encode(prepared)
-    sublayers = Sublayers(executor.engine, executor.encoder)
+    sublayers = Sublayers(executor.engine, executor.encoder, executor.towers, executor.runner.layouts.spans)
     for tower in model.towers.values():
         found = sublayers.places(tower, item)
         for kind in (*KINDS, "pre", "mid"):

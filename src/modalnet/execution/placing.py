@@ -62,7 +62,8 @@ class Placing:
         begin, end = (self.seen.rank.get(("", side), 0) for side in ("input", "output"))
         if isinstance(found, Absent) or kind == "pre":
             return found
-        at = self.seen.rank[found.path, found.side]
+        # The stream between is made of what the attention adds, so whatever is done to that comes first.
+        at = self.seen.rank[found.path, found.side] + (0.5 if kind == "mid" else 0)
         return replace(found, order=100 * (at - begin) / max(1, end - begin))
 
     def _first(self, kind: str) -> Found:

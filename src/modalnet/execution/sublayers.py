@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import ModalnetError
 from modalnet.execution.additions import End, Seen
+from modalnet.execution.measurement import Measurement
 from modalnet.execution.placing import Found, Placing
 from modalnet.models.places import Absent
 from modalnet.models.projections import projections
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from modalnet.execution.compile import Form
     from modalnet.execution.engine import Engine
-    from modalnet.inputs.batch import Encoded
+    from modalnet.inputs.batch import Batch, Encoded
     from modalnet.inputs.encoding import Encoder
+    from modalnet.interventions.positions import Span
     from modalnet.models.places import Side
     from modalnet.models.towers import Tower
 
@@ -35,13 +37,8 @@ if TYPE_CHECKING:
 N_POSITIONS = 6
 
 
-class Sublayers:
+class Sublayers(Measurement):
     """Measures where the units in blocks are, once per tower.
-
-    Parameters
-    ----------
-    engine, encoder
-        Those of the model.
 
     Attributes
     ----------
@@ -49,9 +46,14 @@ class Sublayers:
         Names of towers whose places are those that structure alone says, since no pass could be looked into.
     """
 
-    def __init__(self, engine: Engine, encoder: Encoder) -> None:
-        self.engine = engine
-        self.encoder = encoder
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: Encoder,
+        towers: dict[str, Tower],
+        spans: Callable[[Batch, str, int], tuple[list[Span], int]],
+    ) -> None:
+        super().__init__(engine, encoder, towers, spans)
         self.unmeasured: set[str] = set()
         self._known: dict[str, list[dict[str, Found] | None]] = {}
         self._tried: set[Any] = set()
