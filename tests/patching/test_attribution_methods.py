@@ -187,3 +187,19 @@ def test_a_result_says_how_it_was_estimated(tmp_path):
 def test_methods_and_steps_that_there_are_not(options, message):
     with pytest.raises(InputError, match=message):
         mn.attribution_patching(load("llama"), *pair_of("llama"), difference, **options, **OPTIONS)
+
+
+KINDS = ("pre", "mid", "attention", "mlp", "neurons", "gate", "activation", "heads")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_of_every_space_add_up(kind):
+    """A head counts with all of its numbers."""
+    name, options = (
+        f"decoder.{kind}",
+        {"sites": kind, "towers": "decoder", "tokens": {f"decoder.{kind}": {"noun": (2,)}}},
+    )
+    exact = mn.activation_patching(*agreeing(), **options, **OPTIONS).effect[name][:, 0]
+    found = mn.attribution_patching(*agreeing(), method="integrated", steps=8, **options, **OPTIONS)
+    assert found.unit_effect[name].shape == mn.load("tiny").spaces[name].shape
+    np.testing.assert_allclose(found.unit_effect[name].sum(1), exact, atol=0.005)

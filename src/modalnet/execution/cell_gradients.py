@@ -31,7 +31,7 @@ def read_cell_gradients(  # noqa: PLR0917
     measure: Measure,
     edits: Edits | None,
     batch_size: int | Literal["auto"],
-) -> Iterator[tuple[int, Float[torch.Tensor, "token dim"]]]:
+) -> Iterator[tuple[int, Float[torch.Tensor, "token number"]]]:
     """Run cells forward and backward; not in their order.
 
     Parameters
@@ -93,7 +93,7 @@ def _backward(
     rows, n_text = logit_rows(sweep.layouts, batch)
     writes = list(edits.writes(batch, sweep.layouts.spans)) if edits else []
     plan = Plan(
-        ((Sites(space, (layer,)), Pool(total)),),
+        ((Sites(space, (layer,)), Pool(total, numbers=True)),),
         torch.cat(rows),
         n_text_positions=n_text,
         root=batch.root,

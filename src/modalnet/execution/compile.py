@@ -94,6 +94,8 @@ class SiteStep(Shipped):
         Whether all numbers of a unit are read, where it has several, or its length.
     experts
         Number of experts, where the module is their router; 0 elsewhere.
+    direct
+        The name under which what entered a block was kept, where the block's contribution to it passes no gradient on.
     """
 
     module: Envoy
@@ -113,6 +115,7 @@ class SiteStep(Shipped):
     base: str = ""
     numbers: bool = False
     experts: int = 0
+    direct: str = ""
 
 
 @dataclass
@@ -172,6 +175,8 @@ class ForwardProgram(Program):
         The input that the measure, then of what is read, is differentiated by.
     narrow
         Weight and bias of the LM head at some columns alone.
+    through
+        Pairs of sites that are read, by their numbers: see :class:`~modalnet.execution.plan.Plan`.
     whole_head
         Whether the LM head runs at every position, since someone else looks at what it gives.
     """
@@ -188,6 +193,7 @@ class ForwardProgram(Program):
     leaf: Float[torch.Tensor, "..."] | None = None
     narrow: tuple[torch.Tensor, torch.Tensor | None] | None = None
     whole_head: bool = False
+    through: Sequence[tuple[int, int]] = ()
 
 
 @dataclass
@@ -268,10 +274,12 @@ class Compiler:
                 step.numbers = pool.numbers
                 step.lengths = None if pool.lengths is None else pool.lengths.tolist()
             made.append((space, layer, step))
+        for tower, layer in plan.direct:
+            self._pass_by(tower, layer, made)
         steps = [*self._skips(plan), *self._with_bases(made)]
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (step.order, step.instead is None))
-        size = self._rows_at_once()
+        size, sites = self._rows_at_once(), plan.sites()
         return ForwardProgram(
             trace.forward,
             self._root(plan),
@@ -286,6 +294,7 @@ class Compiler:
             idle=None if self.in_place or output_head(self.module) is None else self.head(),
             whole=self.edited,
             whole_head=self.head_is_watched(),
+            through=[(sites.index(one), sites.index(other)) for one, other in plan.through if one in sites],
         )
 
     def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:
@@ -429,10 +438,22 @@ class Compiler:
             experts=space.widths[layer] if space.kind == "experts" else 0,
         )
 
+    def _pass_by(self, tower: Tower, layer: int, made: list[tuple[Space, int, SiteStep]]) -> None:
+        """Make the gradient at a block's output pass it by, at the site of the stream there."""
+        here = [step for space, at, step in made if (space.name, at) == (tower.name, layer)]
+        if not here:
+            here = [self._step(Space(tower), layer)]
+            made.append((Space(tower), layer, here[0]))
+        here[0].direct = f"{tower.name} {layer} entered"
+
     def _with_bases(self, made: Sequence[tuple[Space, int, SiteStep]]) -> list[SiteStep]:
         """Steps in forward order, with those that keep what a later one adds to its site."""
         ordered = [(space.order(layer), step) for space, layer, step in made]
         for space, layer, step in made:
+            if step.direct:
+                form = (*step.form[:3], True)
+                keeps = SiteStep(step.module, space.tower.name, form, space.tower.order, keeps=step.direct)
+                ordered.append(((space.tower.order, layer, -0.5), keeps))
             base = space.base(layer)
             if base is not None and step.base not in {other.keeps for _, other in ordered}:
                 tower = space.tower

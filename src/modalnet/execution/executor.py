@@ -22,6 +22,7 @@ from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
 from modalnet.execution.backends.protocol import Backend
 from modalnet.execution.causality import known_causality
+from modalnet.execution.cell_activations import read_cell_activations
 from modalnet.execution.cell_gradients import read_cell_gradients
 from modalnet.execution.cells import Cell, Outcome, State
 from modalnet.execution.edits import Edits
@@ -37,7 +38,7 @@ from modalnet.execution.routing import routers
 from modalnet.execution.run import Run, as_vectors
 from modalnet.execution.shipping import check_ships
 from modalnet.execution.sinks import Sinks, SinkTable
-from modalnet.execution.states import read_gradients, read_states, token_row
+from modalnet.execution.states import EVERY_PATH, Paths, read_gradients, read_states, token_row
 from modalnet.execution.stream import Runner
 from modalnet.execution.sublayers import Sublayers
 from modalnet.execution.sweep import Sweep
@@ -878,6 +879,7 @@ class Executor:
         spaces: Sequence[str] | None = None,
         continuations: Sequence[str] | None = None,
         batch_size: int | Literal["auto"] = "auto",
+        paths: Paths = EVERY_PATH,
     ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
         """Run stimuli forward and backward; see :func:`modalnet.execution.states.read_gradients`."""
         prepared = self.encoder.prepare(stimuli, continuations=continuations)
@@ -885,7 +887,7 @@ class Executor:
         self.measure(names, prepared)
         chosen = [self.spaces[name] for name in names]
         edits = self.edits((), prepared, batch_size)
-        yield from read_gradients(self.runner, prepared, chosen, measure, edits, batch_size)
+        yield from read_gradients(self.runner, prepared, chosen, measure, edits, batch_size, paths)
 
     def cell_gradients(
         self,
@@ -898,6 +900,18 @@ class Executor:
         """Yield (number, gradient at its site) of every cell, not in order; see :mod:`.cell_gradients`."""
         edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
         yield from read_cell_gradients(self.sweep, states, cells, measure, edits, batch_size)
+
+    def cell_activations(
+        self,
+        states: Sequence[State],
+        cells: Sequence[Cell],
+        sites: Sequence[tuple[Space, int]],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, Float[torch.Tensor, "token number"]]]:
+        """Yield (number, activations at its site) of every cell, not in order; see :mod:`.cell_activations`."""
+        edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
+        yield from read_cell_activations(self.sweep, states, cells, sites, edits, batch_size)
 
     def check_input_gradients(self) -> None:
         """Raise an InputError where the backend takes no gradients at model inputs."""

@@ -196,6 +196,10 @@ class Plan:
         Edits, in the order in which they apply where they meet at a site. A site is read after its edits.
     prefixes
         Blocks that are skipped, one entry per tower; nothing is read of them or written to them.
+    direct
+        Blocks whose contribution to the stream passes no gradient on, by tower and layer; what enters them does.
+    through
+        Pairs of sites that are read: the gradient at the first is wanted, too, of the paths through the second alone.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -207,6 +211,8 @@ class Plan:
     prefixes: tuple[Prefix, ...] = ()
     columns: Int[torch.Tensor, "position token"] | None = None
     target_rows: Int[torch.Tensor, " target"] | None = None
+    direct: tuple[tuple[Tower, int], ...] = ()
+    through: tuple[tuple[tuple[Space, int], tuple[Space, int]], ...] = ()
 
     def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
         """The sites that are touched, in forward order: what is written there, and how it is then read."""

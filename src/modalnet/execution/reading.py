@@ -47,6 +47,8 @@ class Reading:
         ``[value]``: the values of the measure.
     inward
         In the shape of an input: of the measure with respect to it; None where it was not requested.
+    through
+        For each of the plan's pairs of sites, the gradient at the first of the paths through the second.
     """
 
     activations: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Reading:
     gradient: dict[str, Float[torch.Tensor, "layer position dim"]] = field(default_factory=dict)
     measured: Float[torch.Tensor, " value"] | None = None
     inward: Float[torch.Tensor, "..."] | None = None
+    through: list[Float[torch.Tensor, "position number"]] = field(default_factory=list)
 
 
 def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
@@ -85,7 +88,9 @@ def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
             raise LayoutError("the input of the LM head is not one vector per text token")
         if saved["gradients"]:
             reading.measured = values[0].cpu()
-            reading.gradient = _stacked(plan, saved["gradients"], saved["shapes"]).activations
+            n_sites = len(saved["shapes"])
+            reading.gradient = _stacked(plan, saved["gradients"][:n_sites], saved["shapes"]).activations
+            reading.through = [gradient.cpu() for gradient in saved["gradients"][n_sites:]]
         elif plan.columns is not None:
             reading.picked = values[0].cpu()
         elif plan.targets is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,9 +28,32 @@ if TYPE_CHECKING:
 
     from modalnet.inputs.batch import Batch, Encoded, Prepared
     from modalnet.models.sites import Space
+    from modalnet.models.towers import Tower
 
 #: From logits ``[row, vocab]`` of some stimuli, and their indices, to one value for each.
 Measure = Callable[["torch.Tensor", Sequence[int]], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Which paths gradients take.
+
+    Attributes
+    ----------
+    direct, through
+        As in a :class:`~modalnet.execution.plan.Plan`.
+    """
+
+    direct: tuple[tuple[Tower, int], ...] = ()
+    through: tuple[tuple[tuple[Space, int], tuple[Space, int]], ...] = ()
+
+    @staticmethod
+    def name(space: Space) -> str:
+        """The name of the gradient at a space of the paths through other sites, among those of the spaces."""
+        return f"{space.name} through"
+
+
+EVERY_PATH = Paths()
 
 
 def read_states(  # noqa: PLR0917
@@ -68,6 +92,7 @@ def read_gradients(  # noqa: PLR0917
     measure: Measure,
     edits: Edits | None,
     batch_size: int | Literal["auto"],
+    paths: Paths = EVERY_PATH,
 ) -> Iterator[tuple[int, State, dict[str, Float[torch.Tensor, "layer token dim"]], torch.Tensor]]:
     """Run stimuli forward and backward; not in their order.
 
@@ -83,6 +108,8 @@ def read_gradients(  # noqa: PLR0917
         See ``Measure``.
     edits, batch_size
         As for every run.
+    paths
+        Which paths gradients take.
 
     Yields
     ------
@@ -102,7 +129,7 @@ def read_gradients(  # noqa: PLR0917
         while waiting:
             group = waiting.popleft()
             try:
-                yield from _backward(runner, group, sites, measure, edits)
+                yield from _backward(runner, group, sites, measure, edits, paths)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(group) == 1:
                     raise
@@ -110,8 +137,13 @@ def read_gradients(  # noqa: PLR0917
                 free_memory()
 
 
-def _backward(
-    runner: Runner, items: list[Encoded], sites: Sequence[Sites], measure: Measure, edits: Edits | None
+def _backward(  # noqa: PLR0917  # one call, above
+    runner: Runner,
+    items: list[Encoded],
+    sites: Sequence[Sites],
+    measure: Measure,
+    edits: Edits | None,
+    paths: Paths,
 ) -> list[tuple[int, State, dict[str, torch.Tensor], torch.Tensor]]:
     import torch
 
@@ -125,6 +157,8 @@ def _backward(
         n_text_positions=n_text,
         root=batch.root,
         writes=edits.writes(batch, runner.layouts.spans) if edits else (),
+        direct=paths.direct,
+        through=paths.through,
     )
     reading = runner.engine.run(batch.inputs, plan, lambda logits: measure(logits, indices))
     assert reading.measured is not None
@@ -135,6 +169,9 @@ def _backward(
         at = {name: own[place].index for name, (own, _) in spans.items()}
         state = State(item, {name: values[:, at[name]] for name, values in reading.activations.items()})
         gradient = {name: values[:, at[name]] for name, values in reading.gradient.items()}
+        for ((space, layer), _), values in zip(paths.through, reading.through, strict=True):
+            part = gradient.setdefault(paths.name(space), torch.zeros_like(gradient[space.name]))
+            part[layer] = values[at[space.name]]
         made.append((item.index, state, gradient, reading.measured[place]))
     return made
 

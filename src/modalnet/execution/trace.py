@@ -236,8 +236,11 @@ def rewritten(
     beside = kept.get(step.base)
     before = module.input if form[3] else module.output
     hidden = before[0] if isinstance(before, tuple | list) else before
-    changed = leaf and not hidden.requires_grad
-    if changed:
+    changed = bool(step.direct)
+    if step.direct:
+        hidden = past(hidden, kept[step.direct], form)
+    if leaf and not hidden.requires_grad:
+        changed = True
         # With frozen weights nothing before the first site asks for a gradient.
         hidden = hidden.detach().requires_grad_()
     placed = by_position(hidden, form)
@@ -260,6 +263,11 @@ def rewritten(
         else:
             module.output = after
     return hidden, own, tuple(placed.shape), otherwise
+
+
+def past(hidden: torch.Tensor, entered: Float[torch.Tensor, "position dim"], form: Form) -> torch.Tensor:
+    """What a block puts out, with the gradient of what entered it alone: its contribution passes none on."""
+    return hidden.detach() + as_before(entered - entered.detach(), hidden, form)
 
 
 def activations(
@@ -331,21 +339,43 @@ def scored(
 
 
 def slopes(
-    measured: Float[torch.Tensor, " value"], sources: Sequence[torch.Tensor], steps: Sequence[SiteStep]
+    measured: Float[torch.Tensor, " value"],
+    sources: Sequence[torch.Tensor],
+    steps: Sequence[SiteStep],
+    through: Sequence[tuple[int, int]] = (),
 ) -> list[Float[torch.Tensor, "position number"]]:
-    """The gradient of a measure at each site, ``[position, number]``; zero where the measure does not depend on it."""
+    """The gradient of a measure at each site, ``[position, number]``; zero where the measure does not depend on it.
+
+    Then, for pairs of sites, the gradient at the first of the paths through the second.
+    """
     import torch
 
+    found = torch.autograd.grad(measured.sum(), list(sources), allow_unused=True, retain_graph=bool(through))
     gradients = []
-    found = torch.autograd.grad(measured.sum(), list(sources), allow_unused=True)
     for source, step, gradient in zip(sources, steps, found):  # noqa: B905  # plain arguments of one length
-        placed = by_position(torch.zeros_like(source) if gradient is None else gradient, step.form)
-        flat = placed.reshape(-1, placed.shape[-1])
-        if step.part is not None:
-            start, stop, scale, _, _ = step.part
-            flat = flat[:, start:stop] if scale is None else flat[:, start:stop] / scale.to(flat.device, flat.dtype)
-        gradients.append(activations(flat, step.part, numbers=True))
+        gradients.append(slope_of(source, step, gradient))
+    for place, behind in through:
+        gradient = found[behind]
+        if gradient is not None:
+            gradient = torch.autograd.grad(
+                sources[behind], sources[place], gradient, allow_unused=True, retain_graph=True
+            )[0]
+        gradients.append(slope_of(sources[place], steps[place], gradient))
     return gradients
+
+
+def slope_of(
+    source: torch.Tensor, step: SiteStep, gradient: torch.Tensor | None
+) -> Float[torch.Tensor, "position number"]:
+    """The gradient at the numbers of a site, from that at all that its module has."""
+    import torch
+
+    placed = by_position(torch.zeros_like(source) if gradient is None else gradient, step.form)
+    flat = placed.reshape(-1, placed.shape[-1])
+    if step.part is not None:
+        start, stop, scale, _, _ = step.part
+        flat = flat[:, start:stop] if scale is None else flat[:, start:stop] / scale.to(flat.device, flat.dtype)
+    return activations(flat, step.part, numbers=True)
 
 
 # Bodies
@@ -362,7 +392,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
     slope: Any = program.slope
     leaf, narrow = program.leaf, program.narrow
     columns, targets, size, n_text, stop = program.columns, program.targets, program.size, program.n_text, program.stop
-    whole, whole_head = program.whole, program.whole_head
+    whole, whole_head, through = program.whole, program.whole_head, program.through
     backward = leaf is None and (measure is not None or slope is not None)
     graph = backward or leaf is not None
     with torch.set_grad_enabled(graph), root.trace(fn=program.call, **program.moved) as tracer:
@@ -379,7 +409,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
             if step.instead is not None:
                 step.module.skip(step.instead)
                 continue
-            hidden, flat, shape, otherwise = rewritten(step, step.rows, step.edits, kept, leaf=backward and not sources)
+            hidden, flat, shape, otherwise = rewritten(step, step.rows, step.edits, kept, leaf=backward)
             if otherwise is not None:
                 wrong.append((step.tower, *otherwise))
                 if whole:
@@ -429,7 +459,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 given = logits[0].float()
                 measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                 values.append(measured.detach())
-                gradients.extend(slopes(measured, sources, read_at))
+                gradients.extend(slopes(measured, sources, read_at, through))
             elif columns is not None:
                 values.append(logits[0].gather(1, columns.to(logits.device)).float())
             elif targets is None:

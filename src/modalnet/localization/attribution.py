@@ -100,9 +100,17 @@ class Attribution:
             sides[side][item] = stimulus
         order = list(sides["positive"])  # answers are in the order of the positive stimuli
         clean, corrupt = ([sides[side][item] for item in order] for side in ("positive", "negative"))
-        sites = [Site(space, tuple(range(model.spaces[space].n_layers))) for space in spaces]
+        # Some blocks may have no units of a space.
+        layers = {space: list(model.spaces[space].layers) for space in spaces}
+        sites = [Site(space, tuple(own)) for space, own in layers.items()]
         found = self.metric.unit_effects(model, clean, corrupt, sites=sites, batch_size=batch_size, **self.options)
-        return ((order[pair], units) for pair, units in found)
+
+        def whole(space: str, values: Float[np.ndarray, "some dim"]) -> Float[np.ndarray, "layer dim"]:
+            full = np.full(model.spaces[space].shape, np.nan)
+            full[layers[space]] = values
+            return full
+
+        return ((order[pair], {space: whole(space, own) for space, own in units.items()}) for pair, units in found)
 
     def cross(
         self, effects: Effects, folds: Sequence[int], n_folds: int, shapes: dict[str, tuple[int, int]], progress: bool

@@ -1,8 +1,9 @@
 """Estimates of the effects of patches from gradients, pair by pair.
 
-The effect of patching an activation ``a`` is estimated as ``(a_source - a_base) . g``. The methods differ in where the
-gradient ``g`` of the metric is taken: at the unpatched run (``"gradient"``), or as a mean along the straight path from
-``a_base`` to ``a_source`` (``"integrated"``).
+The effect of patching an activation ``a`` is estimated as ``(a_source - a_base) . g``. The methods differ in the
+gradient ``g`` of the metric: that at the unpatched run (``"gradient"``), its mean along the straight path from
+``a_base`` to ``a_source`` (``"integrated"``), or several, each without the paths through one block (``"atp*"``, see
+:mod:`modalnet.patching.atp_star`).
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from modalnet.model import Model
     from modalnet.patching.metrics import Measure
     from modalnet.patching.pairs import Layout
+    from modalnet.patching.token_alignment import Match
 
-    #: Gradients of a pair: per space [layer, token, dim].
-    Slopes: TypeAlias = dict[str, Float[torch.Tensor, "layer token dim"]]
+    #: Gradients of a pair: per space [layer, token, number].
+    Slopes: TypeAlias = dict[str, Float[torch.Tensor, "layer token number"]]
 
-MethodName: TypeAlias = Literal["gradient", "integrated"]
-METHODS = ("gradient", "integrated")
+MethodName: TypeAlias = Literal["gradient", "integrated", "atp*"]
+METHODS = ("gradient", "integrated", "atp*")
+#: Those whose effects have a sign.
+SIGNED = ("gradient", "integrated")
 STEPS = 10  # of a path, where the user gives no number
 # Pairs per batch of states, which bounds memory.
 TOGETHER = 16
@@ -37,7 +41,7 @@ TOGETHER = 16
 
 @dataclass(frozen=True)
 class Method:
-    """How effects are estimated: ``"gradient"``, or ``"integrated"`` over a number of steps (0 for other methods)."""
+    """How effects are estimated: a name, and the number of steps of a path (0 for other methods)."""
 
     name: str = "gradient"
     steps: int = 0
@@ -90,9 +94,10 @@ class Estimated:
     base, source
         The metric of the run that is patched, and of the run that activations come from.
     columns
-        Per space [layer, column], of the patched layers: the change of the metric; NaN where the pair lacks the column.
+        Per space [layer, column], of the patched layers: the change of the metric, of ``"atp*"`` its magnitude; NaN
+        where the pair lacks the column.
     units
-        Per space [layer, dim], of the patched layers: the change by each unit, patched at all columns.
+        Per space [layer, dim], of the patched layers: the same by each unit, patched at all columns.
     """
 
     pair: int
@@ -113,12 +118,12 @@ def estimates(  # noqa: PLR0917
     """Yield the estimates of every pair, not in order."""
     for start in range(0, len(layout.clean), TOGETHER):
         some = list(range(start, min(start + TOGETHER, len(layout.clean))))
-        yield from _Chunk(model, measure, layout, direction, batch_size, some).estimates(method)
+        yield from Chunk(model, measure, layout, direction, batch_size, some).estimates(method)
         measure.reference.clear()
 
 
 @dataclass
-class _Chunk:
+class Chunk:
     """Some pairs, which run together."""
 
     model: Model
@@ -128,48 +133,57 @@ class _Chunk:
     batch_size: int | Literal["auto"]
     some: list[int]
 
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Of the runs that are patched, and of those that activations come from."""
+        return ("corrupt", "clean") if self.direction == "denoise" else ("clean", "corrupt")
+
     def estimates(self, method: Method) -> Iterator[Estimated]:
-        base, source = ("corrupt", "clean") if self.direction == "denoise" else ("clean", "corrupt")
-        sources = self._states(source)
+        """Yield the estimates of each pair, not in order, by a method whose effects have a sign."""
+        base, source = self.sides
+        sources = self.states(source)
         runs = self._at_base(base) if method.name == "gradient" else self._along(base, sources, method.steps)
         for place, state, slopes, value in runs:
             pair = self.some[place]
             columns, units = {}, {}
             for space, layers in self.layout.layers.items():
-                matches = [per_pair[pair] for per_pair in self.layout.matches[space]]
-                products = [self._products(space, match, state, sources[place], slopes) for match in matches]
                 columns[space] = np.stack(
                     [
-                        each.sum(1)[list(layers)] if match else np.full(len(layers), np.nan)
-                        for each, match in zip(products, matches, strict=True)
+                        self.products(space, match, state, sources[place], slopes[space]).sum(1)[list(layers)]
+                        if match
+                        else np.full(len(layers), np.nan)
+                        for match in self.matches(space, pair)
                     ],
                     axis=1,
                 )
-                everywhere = self._everywhere(space, pair)
-                units[space] = self._products(space, everywhere, state, sources[place], slopes)[list(layers)]
+                everywhere = self.everywhere(space, pair)
+                units[space] = self.products(space, everywhere, state, sources[place], slopes[space])[list(layers)]
             yield Estimated(pair, value, self.measure.value(sources[place].outcome, pair), columns, units)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
-    def _options(self) -> dict[str, Any]:
+    def options(self, more: Sequence[str] = ()) -> dict[str, Any]:
+        """What the runs of either side have in common; ``more`` spaces than those that are patched may be read."""
         answers = self.measure.continuations
         continuations = None if answers is None else [answers[pair] for pair in self.some]
-        return {"continuations": continuations, "batch_size": self.batch_size, "spaces": list(self.layout.layers)}
+        return {"continuations": continuations, "batch_size": self.batch_size, "spaces": [*self.layout.layers, *more]}
 
-    def _stimuli(self, side: str) -> list[Any]:
+    def stimuli(self, side: str) -> list[Any]:
+        """The stimuli of one side."""
         stimuli = self.layout.clean if side == "clean" else self.layout.corrupt
         return [stimuli[pair] for pair in self.some]
 
-    def _states(self, side: str) -> list[State]:
+    def states(self, side: str, more: Sequence[str] = ()) -> list[State]:
+        """The runs of one side, with the metric's part of the logits."""
         outcome = self.measure.outcome_of(self.some)
-        states = self.model._executor.states(self._stimuli(side), outcome=outcome, **self._options())
+        states = self.model._executor.states(self.stimuli(side), outcome=outcome, **self.options(more))
         if side == "clean":
             self.measure.refer(self.some, states)
         return states
 
-    def _measured(self, side: str) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
+    def measured(self, side: str) -> Callable[[torch.Tensor, Sequence[int]], torch.Tensor]:
         """The metric as a differentiable function of the logits of some of the pairs."""
-        tokens = _answer_tokens(self.model, self._stimuli(side), self._options()["continuations"])
+        tokens = _answer_tokens(self.model, self.stimuli(side), self.options()["continuations"])
 
         def measured(logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
             return self.measure.of_logits(logits, [self.some[p] for p in places], [tokens[p] for p in places])
@@ -178,7 +192,7 @@ class _Chunk:
 
     def _at_base(self, base: str) -> Iterator[tuple[int, State, Slopes, float]]:
         """The gradients at the unpatched runs."""
-        run = self.model._executor.gradients(self._stimuli(base), self._measured(base), **self._options())
+        run = self.model._executor.gradients(self.stimuli(base), self.measured(base), **self.options())
         for place, state, slopes, value in run:
             yield place, state, slopes, float(value)
 
@@ -189,20 +203,22 @@ class _Chunk:
         """
         import torch
 
-        states = self._states(base)
+        states = self.states(base)
         slopes = [{space: torch.zeros_like(values) for space, values in each.activations.items()} for each in states]
         cells: list[Cell] = []
         for place, pair in enumerate(self.some):
             for name, layers in self.layout.layers.items():
-                match = self._everywhere(name, pair)
-                into, out_of = self._tokens(match)
+                match = self.everywhere(name, pair)
+                into, out_of = self.tokens(match)
                 for layer in layers if match else ():
+                    if not self.model.spaces[name].widths[layer]:
+                        continue
                     start, end = states[place].activations[name][layer], sources[place].activations[name][layer]
                     for step in range(steps):
                         values = torch.lerp(start[into], end[out_of], (step + 0.5) / steps)
                         cells.append(Cell(place, (Swap(self.model.spaces[name], layer, into, values),)))
         for number, gradient in self.model._executor.cell_gradients(
-            states, cells, self._measured(base), batch_size=self.batch_size
+            states, cells, self.measured(base), batch_size=self.batch_size
         ):
             (swap,) = cells[number].swaps
             slopes[cells[number].state][swap.space.name][swap.layer] += gradient / steps
@@ -211,11 +227,15 @@ class _Chunk:
 
     # -- products --------------------------------------------------------------------------------------------------
 
-    def _everywhere(self, space: str, pair: int) -> list[tuple[int, int]]:
+    def matches(self, space: str, pair: int) -> list[Match]:
+        """The tokens of each column of a pair; none where the pair lacks the column."""
+        return [per_pair[pair] for per_pair in self.layout.matches[space]]
+
+    def everywhere(self, space: str, pair: int) -> list[tuple[int, int]]:
         """The tokens of all columns of a pair, each once."""
         return sorted({match for per_pair in self.layout.matches[space] for match in per_pair[pair]})
 
-    def _tokens(self, match: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, match: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """The patched tokens, and those that their activations come from."""
         import torch
 
@@ -223,13 +243,19 @@ class _Chunk:
         pairs = torch.tensor(match, dtype=torch.long).reshape(-1, 2)
         return pairs[:, side], pairs[:, 1 - side]
 
-    def _products(
-        self, space: str, match: Sequence[tuple[int, int]], into: State, out_of: State, slopes: Slopes
+    def products(
+        self,
+        space: str,
+        match: Sequence[tuple[int, int]],
+        into: State,
+        out_of: State,
+        slopes: Float[torch.Tensor, "layer token number"],
     ) -> Float[np.ndarray, "layer dim"]:
-        """Activation difference times gradient, summed over the patched tokens."""
-        first, second = self._tokens(match)
+        """Activation difference times gradient, summed over the patched tokens and the numbers of each unit."""
+        first, second = self.tokens(match)
         difference = out_of.activations[space][:, second] - into.activations[space][:, first]
-        return (difference.double() * slopes[space][:, first].double()).sum(1).numpy()
+        each = (difference.double() * slopes[:, first].double()).sum(1).numpy()
+        return self.model.spaces[space].of_units(each).sum(-1)
 
 
 def _answer_tokens(model: Model, stimuli: Sequence[Any], continuations: Sequence[str] | None) -> list[tuple[int, ...]]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._validation import check_shared
+from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
 from modalnet.execution.cells import Outcome, State
 from modalnet.model import as_model
-from modalnet.patching.estimates import Method, MethodName, estimates, refuse_inference_mode
+from modalnet.patching.estimates import SIGNED, Method, estimates, refuse_inference_mode
 from modalnet.patching.pairs import as_pairs, lay_out
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Metric:
         *,
         sites: Any = "residual",
         align: Any = None,
-        method: MethodName = "gradient",
+        method: Literal["gradient", "integrated"] = "gradient",
         steps: int | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, dict[str, Float[np.ndarray, "layer dim"]]]]:
@@ -119,6 +119,7 @@ class Metric:
             As for :func:`modalnet.attribution_patching`, before any pass.
         """
         check_shared(batch_size=batch_size)
+        check_option("method", method, SIGNED)
         refuse_inference_mode()
         how = Method.checked(method, steps)
         model = as_model(model)

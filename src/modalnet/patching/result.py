@@ -102,8 +102,8 @@ class Patching(Result):
     picture
         ``[height, width, 3]``: the image of the first clean stimulus, to draw on; None without one.
     method, steps
-        How the values were estimated, ``"gradient"`` or ``"integrated"``, and over how many steps (0 for other
-        methods); ``"exact"`` where they were measured.
+        How the values were estimated, ``"gradient"``, ``"integrated"`` or ``"atp*"``, and over how many steps (0 for
+        other methods); ``"exact"`` where they were measured. Effects by ``"atp*"`` are magnitudes: never negative.
     """
 
     NAME = "a patching result"
@@ -301,7 +301,8 @@ class Patching(Result):
     def _sources(self) -> Sequence[str]:
         if not self.estimated:
             return self.SOURCES
-        return (*(("sundararajan2017",) if self.method == "integrated" else ()), "syed2024", "heimersheim2024")
+        own = {"integrated": ("sundararajan2017",), "atp*": ("kramar2024",)}
+        return (*own.get(self.method, ()), "syed2024", "heimersheim2024")
 
     def _labelled(self) -> tuple[Labelled, Labelled]:
         sites = [
@@ -398,7 +399,8 @@ class Patching(Result):
         )
 
     def _method_in_words(self) -> str:
-        return f"integrated gradients, {self.steps} steps" if self.method == "integrated" else "estimated"
+        names = {"integrated": f"integrated gradients, {self.steps} steps", "atp*": "AtP*, magnitudes"}
+        return names.get(self.method, "estimated")
 
     # -- numbers -------------------------------------------------------------------------------------------------
 
@@ -426,6 +428,11 @@ class Patching(Result):
         there = np.isfinite(values)
         over = np.where(there, self._carried(values), 0)
         return over, np.where(there, np.broadcast_to(self._whole[spread], values.shape), 0)
+
+    def _magnitudes(self, tower: str) -> Float[np.ndarray, "layer column"]:
+        """Return the magnitudes of the effects of single pairs, over that of the difference of their runs."""
+        over, under = self._parts(self.values[tower])
+        return _divided(np.abs(over).sum(0), np.abs(under.sum(0)))
 
     def _ratio(self, values: np.ndarray) -> np.ndarray:
         over, under = self._parts(values)
@@ -469,7 +476,8 @@ def agreement(exact: Patching, estimate: Patching, *others: Patching) -> pd.Data
         Per method and tower: the number of cells (sites x columns), the Pearson and Spearman correlation of their
         effects, the slope of the estimated on the exact effects (least squares; 1 where the scale is right), the
         largest difference between an estimated and an exact effect, and the Pearson correlation over the cells of
-        single pairs (``pearson_pairs``). The linear approximation is best for small effects and known to fail in the
+        single pairs (``pearson_pairs``). Magnitudes (``"atp*"``) are compared with the exact magnitudes, summed over
+        pairs. The linear approximation is best for small effects and known to fail in the
         first blocks and for saturated softmaxes (Nanda 2023).
 
     Raises
@@ -491,6 +499,8 @@ def _compared(exact: Patching, estimate: Patching, tower: str) -> dict[str, Any]
 
     one, two = exact.effect[tower].ravel(), estimate.effect[tower].ravel()
     first, second = (result._carried(result.values[tower]).ravel() for result in (exact, estimate))
+    if estimate.method == "atp*":
+        one, first, second = exact._magnitudes(tower).ravel(), np.abs(first), np.abs(second)
     there = np.isfinite(first) & np.isfinite(second)
     finite = np.isfinite(one) & np.isfinite(two)
     one, two = one[finite], two[finite]

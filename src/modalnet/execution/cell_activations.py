@@ -1,0 +1,159 @@
+"""Activations in edited runs: what a site behind the swaps of a cell gets to be.
+
+As in a sweep, the blocks before the first edited one are not run again where the model does without them: a pass that
+starts from stored outputs and reads the site behind the edit runs little more than what lies between the two. For each
+start, one cell runs whole as well, and where the two differ, all of them do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from modalnet.execution.batching import BatchLimit, batches, halves
+from modalnet.execution.memory import free_memory, is_out_of_memory
+from modalnet.execution.plan import Plan, Pool, Sites
+from modalnet.execution.states import side_by_side
+from modalnet.execution.sweep import AGREE, AGREE_HALF
+from modalnet.execution.turns import step_by_step
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+    from modalnet.execution.cells import Cell, State
+    from modalnet.execution.edits import Edits
+    from modalnet.execution.plan import Prefix
+    from modalnet.execution.skipping import Start
+    from modalnet.execution.sweep import Sweep
+    from modalnet.models.sites import Space
+
+    #: A layer of a space.
+    At: TypeAlias = tuple[Space, int]
+
+
+@step_by_step
+def read_cell_activations(  # noqa: PLR0917
+    sweep: Sweep,
+    states: Sequence[State],
+    cells: Sequence[Cell],
+    sites: Sequence[At],
+    edits: Edits | None,
+    batch_size: int | Literal["auto"],
+) -> Iterator[tuple[int, Float[torch.Tensor, "token number"]]]:
+    """Run cells up to a site of each; not in their order.
+
+    Parameters
+    ----------
+    sweep
+        Of the model.
+    states
+        The runs that the cells edit, with the residual streams of the towers that they reach.
+    cells
+        Each with one swap, of the residual stream or of what enters a block.
+    sites
+        For each cell, the site that is read.
+    edits, batch_size
+        As for every run.
+
+    Yields
+    ------
+    tuple
+        The number of a cell, and what is at its site, at all of its stimulus' tokens.
+    """
+    limit = BatchLimit(batch_size, sweep.engine)
+    known: dict[Start, bool] = {}
+    groups: dict[tuple[object, str, int, str, int], list[int]] = {}
+    for number, (cell, (space, layer)) in enumerate(zip(cells, sites, strict=True)):
+        (swap,) = cell.swaps
+        key = (states[cell.state].encoded.kind, swap.space.name, swap.layer, space.name, layer)
+        groups.setdefault(key, []).append(number)
+    for numbers in groups.values():
+        numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
+        tower = cells[numbers[0]].swaps[0].space.tower.name
+        for batch in batches(numbers, lambda number: states[cells[number].state].encoded, limit):
+            items = [states[cells[number].state].encoded for number in batch]
+            order = iter(batch)
+            waiting = deque([[next(order) for _ in part] for part in side_by_side(sweep.layouts, items, [tower])])
+            while waiting:
+                some = waiting.popleft()
+                reader = _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits)
+                try:
+                    found = reader.read(known)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error) or len(some) == 1:
+                        raise
+                    limit.count = max(1, len(some) // 2)
+                    waiting.extendleft(reversed(halves(some)))
+                    free_memory()
+                    continue
+                yield from zip(some, found, strict=True)
+
+
+class _Reader:
+    """Reads one site in cells that share a batch."""
+
+    def __init__(
+        self, sweep: Sweep, states: Sequence[State], cells: Sequence[Cell], at: At, edits: Edits | None
+    ) -> None:
+        self.sweep, self.states, self.cells, self.at, self.edits = sweep, states, cells, at, edits
+
+    def read(self, known: dict[Start, bool]) -> list[Float[torch.Tensor, "token number"]]:
+        """What is at the site in each cell; what is found out of the starts of passes is remembered."""
+        for start in self._starts():
+            if start not in known:
+                known[start] = self._agrees(start)
+            if known[start]:
+                return self._pass(self.cells, start)
+        return self._pass(self.cells, ())
+
+    def _starts(self) -> list[Start]:
+        """Where passes may start, most blocks skipped first."""
+        (swap,) = self.cells[0].swaps
+        tower = swap.space.tower
+        depth = swap.layer + 1 if swap.space.whole else swap.layer
+        if not self.sweep.skipping.possible:
+            return []
+        start: Start = ((tower.name, depth),) if depth else ()
+        image = self.sweep.layouts.image_tower
+        seen = image is not None and all(image.name in self.states[cell.state].activations for cell in self.cells)
+        seen = seen and self.states[self.cells[0].state].encoded.n_images > 0 and tower.modality == "text"
+        starts = [(*start, (image.name, image.n_layers))] if seen and image is not None else []
+        return [*starts, *([start] if start else [])]
+
+    def _agrees(self, start: Start) -> bool:
+        """Whether one cell has the same there with and without the blocks that are skipped."""
+        weights = self.sweep.engine.module.parameters()
+        half = next((each.dtype.itemsize < 4 for each in weights if each.is_floating_point()), False)
+        (whole,) = self._pass(self.cells[:1], ())
+        try:
+            (found,) = self._pass(self.cells[:1], start)
+        except Exception as error:  # whatever it is, the cells run whole, and show it again
+            if is_out_of_memory(error):
+                raise
+            return False
+        return bool((found - whole).abs().max() <= (AGREE_HALF if half else AGREE) * whole.abs().max())
+
+    def _pass(self, cells: Sequence[Cell], start: Start) -> list[Float[torch.Tensor, "token number"]]:
+        sweep, (space, layer) = self.sweep, self.at
+        batch = sweep.encoder.collate([self.states[cell.state].encoded for cell in cells])
+        prefixes: tuple[Prefix, ...] = tuple(
+            sweep._prefix(batch, self.states, cells, tower, depth) for tower, depth in start
+        )
+        skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
+        writes = list(self.edits.writes(batch, sweep.layouts.spans)) if self.edits else []
+        writes += sweep._writes(batch, cells)
+        spans, total = sweep.layouts.spans(batch, space.tower.name, layer)
+        plan = Plan(
+            ((Sites(space, (layer,)), Pool(total, numbers=True)),),
+            root=batch.root,
+            writes=tuple(
+                one
+                for one in writes
+                if one.layer >= skipped.get(one.tower.name, 0) and one.space.order(one.layer) <= space.order(layer)
+            ),
+            prefixes=prefixes,
+        )
+        values = sweep.engine.run(batch.inputs, plan).activations[space.name][0]
+        return [values[span.index] for span in spans]
