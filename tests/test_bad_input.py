@@ -435,6 +435,10 @@ def valid_arguments():
             **{name: pairs[name] for name in ("clean", "corrupt", "align")},
         }
         | {"model": model},
+        "Model.dictionary_error": {
+            "self": model.with_dictionary("decoder", {1: (np.eye(model.decoder.width), np.eye(model.decoder.width))}),
+            "stimuli": words,
+        },
         "Model.means": {"self": model, "stimuli": words},
         "Model.on": {"self": model, "stimuli": words},
         "Model.run": {"self": model, "stimuli": words},

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
-from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed
+from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed, check_type
 from modalnet._warnings import warn
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
@@ -36,6 +36,7 @@ from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 from modalnet.units import Units
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from modalnet.execution.user_trace import UserTrace
@@ -496,6 +497,111 @@ class Model:
             raise InputError("with_() requires at least one intervention, such as modalnet.zero(units).")
         return self._with(self._executor.under(added))
 
+    def with_dictionary(
+        self,
+        space: str,
+        dictionaries: Mapping[int, Any],
+        *,
+        name: str = "latents",
+        reads: str | None = None,
+    ) -> Model:
+        """Return the model with the latents of dictionaries (sparse autoencoders, transcoders) as one more space.
+
+        The space, such as ``"decoder.latents"``, is one like any other: it is read, localized, lesioned, steered and
+        patched. Where its latents ``z = encode(x)`` become ``z'``, the activations become ``x + decode(z') -
+        decode(z)``: what the dictionary does not reconstruct stays in place, and so does a token of which no latent is
+        changed. What is read after an intervention are the latents that it left.
+
+        Parameters
+        ----------
+        space
+            The space that the dictionaries reconstruct: ``"decoder"`` for residual streams, ``"decoder.mlp"``, ...
+        dictionaries
+            By layer, something with ``encode`` (``[token, dim]`` to ``[token, latent]``) and ``decode``: an SAE of
+            SAELens, an ``AutoEncoder`` of dictionary_learning, a transcoder of circuit-tracer, a torch module; or
+            matrices ``(encoder [dim, latent], decoder [latent, dim])``, or a dict of these with ``encoder_bias``,
+            ``decoder_bias``, ``threshold`` (a latent below it is zero) and ``activation`` (``"relu"``, or
+            ``"identity"``). All have the same number of latents. Objects stay where they are and as they are; put them
+            on the model's device.
+        name
+            Of the space, behind the tower's.
+        reads
+            For transcoders, the space that is encoded, where it is another: ``"mlp_in"``, which enters the MLP's first
+            projection, ``"mid"``, ``"pre"``, ...
+
+        Returns
+        -------
+        Model
+            A view that shares the weights; other layers have no latents.
+
+        Raises
+        ------
+        InputError
+            For layers or spaces that do not exist; for something that does not encode and decode so many activations,
+            or whose latents depend on the other tokens of a batch; for different numbers of latents. When it runs on a
+            server, for dictionaries that are no matrices.
+
+        References
+        ----------
+        Marks, Rager, Michaud, Belinkov, Bau & Mueller (2025). Sparse feature circuits. ICLR. (The error in place.)
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> axes = np.linalg.qr(np.random.default_rng(0).normal(size=(192, 192)))[0]
+        >>> view = model.with_dictionary("decoder", {3: (np.hstack([axes, -axes]), np.vstack([axes.T, -axes.T]))})
+        >>> view.spaces["decoder.latents"].shape
+        (8, 384)
+        >>> run = view.run("The dog", mn.zero(mn.site("decoder.latents", 3)), read=["decoder"], tokens="last")
+        >>> bool(run.activations["decoder"][0, 3].abs().max() < 1e-3)
+        True
+        """
+        check_type("dictionaries", dictionaries, Mapping, "a dict with a dictionary by layer, such as {5: sae}")
+        return self._with(self._executor.with_dictionaries(space, dictionaries, name, reads))
+
+    def dictionary_error(
+        self,
+        stimuli: StimuliLike,
+        *,
+        tokens: Any = "all",
+        spare_sinks: bool = True,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> pd.DataFrame:
+        """How well the dictionaries of this view reconstruct activations, per layer.
+
+        Parameters
+        ----------
+        stimuli
+            Whose tokens are encoded.
+        tokens
+            Which of them, as for an intervention's ``at``.
+        spare_sinks
+            Leave sink tokens (:func:`modalnet.sink_tokens`) out: they have most of the variance.
+        batch_size
+            As for :meth:`run`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per space and layer: ``explained_variance`` (one minus the squared error in units of the variance of
+            the activations over tokens), ``relative_error`` (mean over tokens, of the length of the error in units of
+            the activation's), ``n_active`` (mean number of latents that are not zero) and ``n_tokens``.
+
+        Raises
+        ------
+        InputError
+            As for :meth:`run`; for a model without dictionaries.
+        """
+        import pandas as pd
+
+        given = as_stimuli(stimuli)
+        check_batch_size(batch_size)
+        check_bool("spare_sinks", spare_sinks)
+        if not self._executor.dictionaries:
+            raise InputError(f"{self.name} has no dictionaries; model.with_dictionary(...) gives a view that has.")
+        found = self._executor.dictionary_error(given, tokens, spare_sinks=spare_sinks, batch_size=batch_size)
+        return pd.DataFrame([vars(one) for one in found])
+
     def on(self, stimuli: StimuliLike) -> Source:
         """Stimuli on this model, as the source of a patch of another view or of another checkpoint.
 
@@ -568,6 +674,7 @@ class Model:
         loaded = replace(executor.loaded, module=copy.deepcopy(self.module, memo), envoy=None)
         made = Executor(loaded, chat_template=executor.chat_template)
         made.interventions, made.backend = executor.interventions, executor.backend
+        made.dictionaries = executor.dictionaries
         return self._with(made)
 
     def _with(self, executor: Executor) -> Model:

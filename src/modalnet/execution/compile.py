@@ -8,12 +8,14 @@ namespaces of the same fields (:class:`modalnet.execution.shipping.Shipped`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.errors import InputError
 from modalnet.execution import trace
+from modalnet.execution.dictionaries import Code, placed
 from modalnet.execution.plan import Plan, Pool, Taken, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
@@ -33,6 +35,8 @@ Form: TypeAlias = tuple[int, int, bool, bool]
 #: Which part of what a module has is a site: the first of its columns and the one behind the last, what they are
 #: multiplied by (None for nothing), how many numbers a unit has, and how many those of a layer are in the whole space.
 Part: TypeAlias = "tuple[int, int, torch.Tensor | None, int, int]"
+#: Between steps of one site: those that write follow each other, and what is kept for other sites comes after them.
+_IN_TURN, _KEPT = 1e-6, 5e-4
 #: Model inputs by name: tensors, or packed ones on their way to a server.
 Inputs: TypeAlias = dict[str, Any]
 
@@ -96,6 +100,13 @@ class SiteStep(Shipped):
         Number of experts, where the module is their router; 0 elsewhere.
     direct
         The name under which what entered a block was kept, where the block's contribution to it passes no gradient on.
+    code
+        The dictionary whose latents are read and edited here; None: the activations themselves.
+    source
+        The name under which what it encodes was kept; empty where it encodes what is here.
+    holds, shows
+        The name under which the edited latents are kept for a later step of the same site that reads them, and of that
+        step.
     """
 
     module: Envoy
@@ -116,6 +127,10 @@ class SiteStep(Shipped):
     numbers: bool = False
     experts: int = 0
     direct: str = ""
+    code: Code | None = None
+    source: str = ""
+    holds: str = ""
+    shows: str = ""
 
 
 @dataclass
@@ -266,7 +281,7 @@ class Compiler:
         for space, layer, writes, pool in plan.steps():
             step = self._step(space, layer, writes)
             # Inside of a block, rows may be one after the other.
-            step.rows = stimuli if space.modality == "text" and space.whole else 1
+            step.rows = stimuli if space.modality == "text" and space.carrier.whole else 1
             if pool is not None:
                 # A pool of no positions is one that asks how many there are.
                 step.positions = step.positions or pool.n_positions or None
@@ -276,7 +291,7 @@ class Compiler:
             made.append((space, layer, step))
         for tower, layer in plan.direct:
             self._pass_by(tower, layer, made)
-        steps = [*self._skips(plan), *self._with_bases(made)]
+        steps = [*self._skips(plan), *self._ordered(made, plan.writes)]
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (step.order, step.instead is None))
         size, sites = self._rows_at_once(), plan.sites()
@@ -426,16 +441,19 @@ class Compiler:
         return self.envoy.get(plan.root) if plan.root else self.envoy
 
     def _step(self, space: Space, layer: int, writes: Sequence[Write] = ()) -> SiteStep:
+        carrier = space.carrier
         return SiteStep(
-            self.envoy.get(space.paths[layer]),
+            self.envoy.get(carrier.paths[layer]),
             space.tower.name,
-            _form(space, layer),
+            _form(carrier, layer),
             space.tower.order,
             positions=writes[0].n_positions if writes else None,
             edits=[self._edit(write) for write in writes],
-            part=_part(space, layer),
-            base=f"{space.tower.name} {layer}" if space.base(layer) else "",
             experts=space.widths[layer] if space.kind == "experts" else 0,
+            part=_part(carrier, layer),
+            base=f"{space.tower.name} {layer}" if carrier.base(layer) else "",
+            code=self._code(space, layer),
+            source="" if space.encoded is carrier else f"{space.encoded.name} {layer}",
         )
 
     def _pass_by(self, tower: Tower, layer: int, made: list[tuple[Space, int, SiteStep]]) -> None:
@@ -446,27 +464,77 @@ class Compiler:
             made.append((Space(tower), layer, here[0]))
         here[0].direct = f"{tower.name} {layer} entered"
 
-    def _with_bases(self, made: Sequence[tuple[Space, int, SiteStep]]) -> list[SiteStep]:
-        """Steps in forward order, with those that keep what a later one adds to its site."""
-        ordered = [(space.order(layer), step) for space, layer, step in made]
+    def _code(self, space: Space, layer: int) -> Code | None:
+        """The dictionary of a layer, where the model is."""
+        code: Code | None = space.code(layer)
+        if code is None or code.thing is None:
+            return None if code is None else placed(code, self._device if self.in_place else None)
+        if not self.in_place:
+            raise InputError(
+                f"{space.name} is of {type(code.thing).__name__} objects, which a server cannot be sent. Give "
+                "the matrices of the dictionaries, or load the model locally."
+            )
+        return code
+
+    def _ordered(self, made: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write]) -> list[SiteStep]:
+        """Steps in forward order, with those that keep what a later one encodes or adds to its site."""
+        ordered = [each for group in _by_site(made) for each in self._in_turn(group, writes)]
         for space, layer, step in made:
             if step.direct:
                 form = (*step.form[:3], True)
                 keeps = SiteStep(step.module, space.tower.name, form, space.tower.order, keeps=step.direct)
                 ordered.append(((space.tower.order, layer, -0.5), keeps))
-            base = space.base(layer)
-            if base is not None and step.base not in {other.keeps for _, other in ordered}:
-                tower = space.tower
-                form = (tower.width, 1, False, base[1] == "input")
-                keeps = SiteStep(self.envoy.get(base[0]), tower.name, form, tower.order, keeps=step.base)
+            if step.source and step.source not in {other.keeps for _, other in ordered}:
+                keeps = self._step(space.encoded, layer)
+                keeps.keeps = step.source
+                tower, block, place = space.encoded.order(layer)
+                ordered.append(((tower, block, place + _KEPT), keeps))
+        sites = [(space, layer) for space, layer, _ in made]
+        sites += [(space.encoded, layer) for space, layer, step in made if step.source]
+        for space, layer in sites:
+            base, name = space.carrier.base(layer), f"{space.tower.name} {layer}"
+            if base is not None and name not in {other.keeps for _, other in ordered}:
+                form = (space.tower.width, 1, False, base[1] == "input")
+                keeps = SiteStep(self.envoy.get(base[0]), space.tower.name, form, space.tower.order, keeps=name)
                 # After an edit of the block's input, which comes first of all.
-                ordered.append(((tower.order, layer, -0.5), keeps))
+                ordered.append(((space.tower.order, layer, -0.5), keeps))
         return [step for _, step in sorted(ordered, key=lambda each: each[0])]
+
+    def _in_turn(
+        self, group: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write]
+    ) -> Iterator[tuple[tuple[int, int, float], SiteStep]]:
+        """The steps of one site, by their order; what is written there in several spaces comes before what is read."""
+        space, layer, first = group[0]
+        if len(group) == 1:
+            yield space.order(layer), first
+            return
+        tower, block, place = space.carrier.order(layer)
+        here = [write for write in writes if (write.space.carrier, write.layer) == (space.carrier, layer)]
+        turns = [list(run) for _, run in groupby(here, key=lambda write: write.space.name)]
+        steps = {one.name: step for one, _, step in group}
+        writers = [
+            replace(steps[run[0].space.name], edits=[self._edit(one) for one in run], read=False) for run in turns
+        ]
+        made = [((tower, block, place + _IN_TURN * number), writer) for number, writer in enumerate(writers)]
+        for one, _, step in group:
+            if step.read:
+                shows = bool(turns) and step.code is not None and turns[-1][0].space.name == one.name
+                if shows:
+                    writers[-1].holds = f"latents {one.name} {layer}"
+                order = (tower, block, one.order(layer)[2] + _KEPT)
+                made.append((order, replace(step, edits=(), shows=writers[-1].holds if shows else "")))
+        made.sort(key=lambda each: each[0])
+        # A gradient passes the block by before anything else is done there.
+        direct = next((step.direct for _, _, step in group if step.direct), "")
+        for number, (_, step) in enumerate(made):
+            step.direct = "" if number else direct
+        yield from made
 
     def _written(self, writes: Sequence[Write]) -> list[SiteStep]:
         """The sites that are written to, in forward order."""
         steps = Plan((), writes=tuple(writes)).steps()
-        return self._with_bases([(space, layer, self._step(space, layer, here)) for space, layer, here, _ in steps])
+        made = [(space, layer, self._step(space, layer, here)) for space, layer, here, _ in steps]
+        return self._ordered(made, writes)
 
     def _skips(self, plan: Plan) -> list[SiteStep]:
         """The blocks that a plan skips."""
@@ -572,6 +640,14 @@ def _by_part(plan: Plan, size: int) -> list[tuple[torch.Tensor, torch.Tensor]] |
 def _with_streams(output: torch.Tensor, tower: Tower) -> torch.Tensor:
     """What a block puts out, with streams that it stacks in a dimension of their own."""
     return output.unflatten(-1, (tower.streams, -1)).movedim(-2, 0) if tower.streams_first else output
+
+
+def _by_site(made: Sequence[tuple[Space, int, SiteStep]]) -> list[list[tuple[Space, int, SiteStep]]]:
+    """Steps whose spaces are in the same place, such as a residual stream and latents of it."""
+    groups: dict[tuple[Space, int], list[tuple[Space, int, SiteStep]]] = {}
+    for space, layer, step in made:
+        groups.setdefault((space.carrier, layer), []).append((space, layer, step))
+    return list(groups.values())
 
 
 def _form(space: Space, layer: int) -> Form:

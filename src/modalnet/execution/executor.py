@@ -25,10 +25,12 @@ from modalnet.execution.causality import known_causality
 from modalnet.execution.cell_activations import read_cell_activations
 from modalnet.execution.cell_gradients import read_cell_gradients
 from modalnet.execution.cells import Cell, Outcome, State
+from modalnet.execution.dictionaries import Dictionaries
 from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
 from modalnet.execution.generated import Continued
 from modalnet.execution.generation import generate, one_by_one
+from modalnet.execution.latents import ReconstructionError, dictionaries_over, latents_of, reconstruction_error
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
@@ -119,8 +121,8 @@ class Executor:
         As given.
     towers
         Tower by name, in forward order.
-    spaces
-        Space by name, tower by tower.
+    dictionaries
+        Those of this view, whose latents are spaces, too.
     encoder
         Turns stimuli into model inputs.
     interventions
@@ -133,7 +135,8 @@ class Executor:
         self.loaded = loaded
         self.chat_template: bool | Literal["auto"] = chat_template
         self.towers: dict[str, Tower] = find_towers(loaded.module)
-        self.spaces: dict[str, Space] = find_spaces(self.towers)
+        self._spaces: dict[str, Space] = find_spaces(self.towers)
+        self.dictionaries: tuple[Dictionaries, ...] = ()
         self.encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self.interventions: tuple[Intervention, ...] = ()
         self.backend: Backend = LocalBackend()
@@ -146,6 +149,13 @@ class Executor:
         """The same model with more interventions in every run."""
         view = copy.copy(self)
         view.interventions = (*self.interventions, *interventions)
+        return view
+
+    def with_dictionaries(self, space: str, dictionaries: Mapping[Any, Any], name: str, reads: str | None) -> Executor:
+        """The same model with latents as one more space; see :meth:`modalnet.Model.with_dictionary`."""
+        made = dictionaries_over(self.spaces, space, dictionaries, name, reads, self.name)
+        view = copy.copy(self)
+        view.dictionaries = (*self.dictionaries, made)
         return view
 
     def at(self, remote: RemoteLike | None) -> Executor:
@@ -173,6 +183,14 @@ class Executor:
     def name(self) -> str:
         """A readable name of the model."""
         return self.loaded.name
+
+    @property
+    def spaces(self) -> dict[str, Space]:
+        """Space by name, tower by tower; then those of dictionaries."""
+        if not self.dictionaries:
+            return self._spaces
+        made = [latents_of(one, self._spaces, number) for number, one in enumerate(self.dictionaries)]
+        return self._spaces | {space.name: space for space in made}
 
     @property
     def module(self) -> torch.nn.Module:
@@ -217,6 +235,8 @@ class Executor:
             "padding_side": self.padding_side,
             "interventions": [one.digest for one in self.interventions],
         }
+        if self.dictionaries:
+            numbers["dictionaries"] = {one.name: one.digest for one in self.dictionaries}
         if reason := why_not_stored(self.module, self.loaded.envoy):
             return Identity(numbers, f"{self.name}: {reason}")
         for one in self.interventions:
@@ -291,8 +311,8 @@ class Executor:
             # In place: views of the model share them, and so do its encoder and layouts.
             self.towers.clear()
             self.towers.update(towers)
-            self.spaces.clear()
-            self.spaces.update(find_spaces(towers))
+            self._spaces.clear()
+            self._spaces.update(find_spaces(towers))
             self._modules[:] = now
         if made.engine is not None and (made.engine.modules != now or made.engine.outdated):
             made.engine = made.runner = made.sweep = made.sinks = None
@@ -308,9 +328,9 @@ class Executor:
         prepared
             Stimuli that will run, of which one that reaches the tower runs now.
         """
-        for name in spaces:
-            space = self.spaces[name]
-            if space.measured or not space.places:
+        for name in dict.fromkeys(source for each in spaces for source in self.spaces[each].sources):
+            space = self._spaces.get(name)
+            if space is None or space.measured or not space.places:
                 continue
             item = next((one for one in prepared if space.tower.name in self.reached([one.stimulus])), None)
             if item is None:
@@ -326,8 +346,8 @@ class Executor:
                 if experts is not None:
                     found |= {"experts": routers(self.engine, self.encoder, experts, encoded)}
             # In place, as views of the model share them.
-            for other in [each for each in self.spaces.values() if each.tower == space.tower and each.places]:
-                self.spaces[other.name] = other.found_at(found.get(other.kind, other.places))
+            for other in [each for each in self._spaces.values() if each.tower == space.tower and each.places]:
+                self._spaces[other.name] = other.found_at(found.get(other.kind, other.places))
 
     def sites(self, read: Any, prepared: Sequence[Prepared], reached: Sequence[str] | None = None) -> tuple[Sites, ...]:
         """The sites that ``read=`` names, measured; see :func:`modalnet.execution.plan.choose_sites`."""
@@ -729,6 +749,30 @@ class Executor:
         self.runner.engine.head()
         if not hasattr(self.module, "generate"):
             raise InputError(f"{type(self.module).__name__} cannot generate text: it has no generate().")
+
+    def dictionary_error(
+        self,
+        stimuli: Sequence[Stimulus],
+        tokens: Any,
+        *,
+        spare_sinks: bool = True,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[ReconstructionError]:
+        """How well the dictionaries reconstruct; see :meth:`modalnet.Model.dictionary_error`."""
+        choice = check_choice("all" if tokens == "mean" else tokens)
+        prepared = self.encoder.prepare(stimuli)
+        found = []
+        for one in self.dictionaries:
+            space = latents_of(one, self._spaces)
+            self.measure([space.name], prepared)
+            space = latents_of(one, self._spaces)
+            sites = [Sites(each, tuple(one.codes)) for each in dict.fromkeys((space.carrier, space.encoded))]
+            sinks = self.sinks_of(prepared, sites, batch_size) if spare_sinks else None
+            choices: dict[str, TokenChoice] = {site.name: choice for site in sites}
+            edits = self.edits((), prepared, batch_size)
+            readout = Readout(sites, choices, variants=[edits], pooled=False, sinks=sinks, numbers=True)
+            found += reconstruction_error(one, space, self.runner.stream(prepared, readout, batch_size))
+        return found
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import linecache
 from typing import TYPE_CHECKING, Any
 
+from modalnet.execution.dictionaries import decoded, encoded
 from modalnet.execution.packing import unpacked
 from modalnet.execution.reduction import gathered
 from modalnet.execution.routing import routed
@@ -228,6 +229,8 @@ def rewritten(
         The hidden state in its own shape; the site's numbers ``[position, number]``; the shape ``[..., column]``; what
         ``misplaced`` gives.
     """
+    import torch
+
     module, form = step.module, step.form
     if step.experts:
         own, known = routed(step.module, edits, step.experts, edited)
@@ -246,14 +249,23 @@ def rewritten(
     placed = by_position(hidden, form)
     flat = placed.reshape(-1, placed.shape[-1])
     if step.keeps:
-        kept[step.keeps] = flat
+        kept[step.keeps] = part_of(flat, step.part, beside)
         return hidden, flat, tuple(placed.shape), None
     otherwise = misplaced(placed, step.positions, rows)
     own = part_of(flat, step.part, beside)
+    shown = own
+    if step.code is not None and otherwise is None:
+        source = kept.get(step.source, own)
+        new, shown = recoded(step, own, source, edits)
+        if step.holds:
+            kept[step.holds] = shown
+        shown = kept.pop(step.shows, shown)
+        if torch.is_grad_enabled():
+            kept[f"encoded {id(step)}"] = source.detach()
+    elif edits and otherwise is None:
+        new = shown = edited(own, edits)
     if edits and otherwise is None:
-        new = edited(own, edits)
         hidden = as_before(whole_of(flat, step.part, beside, own, new), hidden, form)
-        own = new
         changed = True
     if changed:
         # With everything else that a block returns beside its hidden state.
@@ -262,7 +274,62 @@ def rewritten(
             module.input = after
         else:
             module.output = after
-    return hidden, own, tuple(placed.shape), otherwise
+    return hidden, shown, tuple(placed.shape), otherwise
+
+
+def recoded(
+    step: SiteStep,
+    own: Float[torch.Tensor, "position number"],
+    source: Float[torch.Tensor, "position number"],
+    edits: Sequence[Edit],
+) -> tuple[Float[torch.Tensor, "position number"], Float[torch.Tensor, "row latent"]]:
+    """Edit the latents of a dictionary and leave what it does not reconstruct where it is.
+
+    Parameters
+    ----------
+    step
+        The site.
+    own, source
+        What is at the site, and what is encoded.
+    edits
+        Of the latents, in their order.
+
+    Returns
+    -------
+    tuple
+        What is then at the site, ``x + decode(z') - decode(z)``; the latents at the positions that are pooled, or at
+        all, with those that were edited.
+    """
+    import types
+
+    import torch
+
+    code, index = step.code, step.index
+    assert code is not None
+    picks = None if index is None or step.lengths is None or not (len(index) or not sum(step.lengths)) else index
+    shown = own[:0]
+    if (step.read and not step.shows) or step.holds:
+        shown = encoded(code, source if picks is None else source[picks.to(source.device)])
+    if not edits:
+        return own, shown
+    where = torch.cat([edit.rows[:, 0] for edit in edits]).unique()
+    moved: list[Any] = [
+        types.SimpleNamespace(**{**vars(edit), "rows": torch.searchsorted(where, edit.rows)}) for edit in edits
+    ]
+    where = where.to(own.device)
+    given = source[where.to(source.device)].to(own.device)
+    before = encoded(code, given)
+    after = edited(before, moved)
+    new, old = decoded(code, torch.stack([after, before]), given)
+    changed = own.clone()
+    changed[where] = (own[where].float() + new - old).to(own.dtype)
+    if len(shown):
+        rows = torch.arange(len(own), device=own.device) if picks is None else picks.to(own.device)
+        at = torch.searchsorted(where, rows).clamp(max=len(where) - 1)
+        hit = where[at] == rows
+        shown = shown.clone()
+        shown[hit] = after[at[hit]].to(shown.device)
+    return changed, shown
 
 
 def past(hidden: torch.Tensor, entered: Float[torch.Tensor, "position dim"], form: Form) -> torch.Tensor:
@@ -297,24 +364,25 @@ def pooled(flat: Float[torch.Tensor, "position number"], step: SiteStep) -> Floa
     import torch
 
     index, lengths, taken = step.index, step.lengths, step.taken
+    whole = None if step.code is not None else step.part  # latents are numbers, all of a layer
     if taken == "length":
         return torch.linalg.vector_norm(flat.detach().float(), dim=-1, keepdim=True)
     if index is None or lengths is None:
-        return activations(flat.detach(), step.part, numbers=step.numbers)
-    if len(index) or not sum(lengths):
+        return activations(flat.detach(), whole, numbers=step.numbers)
+    if step.code is None and (len(index) or not sum(lengths)):
         flat = flat[index.to(flat.device)]
     if taken == "moments":
         flat = flat.detach()
-        size = activations(flat, step.part, numbers=False).abs().double()
-        flat = activations(flat, step.part, numbers=True).double()
+        size = activations(flat, whole, numbers=False).abs().double()
+        flat = activations(flat, whole, numbers=True).double()
         if size.shape != flat.shape:  # each of a unit's numbers has its length beside it
             size = size.repeat_interleave(flat.shape[-1] // size.shape[-1], dim=-1)
         flat = torch.cat([flat, flat.square(), size], dim=1)
         return torch.stack([part.mean(0) for part in flat.split(lengths)])
     if not lengths:
-        return activations(flat.detach(), step.part, numbers=step.numbers)
-    if step.part is not None:
-        flat = activations(flat, step.part, numbers=step.numbers)
+        return activations(flat.detach(), whole, numbers=step.numbers)
+    if whole is not None:
+        flat = activations(flat, whole, numbers=step.numbers)
     if min(lengths) == max(lengths):
         return flat.reshape(len(lengths), lengths[0], flat.shape[-1]).mean(1, dtype=torch.float32)
     return torch.stack([part.mean(0, dtype=torch.float32) for part in flat.split(lengths)])
@@ -342,32 +410,38 @@ def slopes(
     measured: Float[torch.Tensor, " value"],
     sources: Sequence[torch.Tensor],
     steps: Sequence[SiteStep],
+    shown: Sequence[torch.Tensor],
+    given: Sequence[torch.Tensor | None],
+    *,
     through: Sequence[tuple[int, int]] = (),
 ) -> list[Float[torch.Tensor, "position number"]]:
     """The gradient of a measure at each site, ``[position, number]``; zero where the measure does not depend on it.
 
-    Then, for pairs of sites, the gradient at the first of the paths through the second.
+    Then, for pairs of sites, the gradient at the first of the paths through the second. That of latents is what their
+    decoder makes of the gradient at the activations, with the reconstruction error held.
     """
     import torch
 
     found = torch.autograd.grad(measured.sum(), list(sources), allow_unused=True, retain_graph=bool(through))
-    gradients = []
-    for source, step, gradient in zip(sources, steps, found):  # noqa: B905  # plain arguments of one length
-        gradients.append(slope_of(source, step, gradient))
+    pairs = [(place, gradient) for place, gradient in enumerate(found)]
     for place, behind in through:
         gradient = found[behind]
         if gradient is not None:
             gradient = torch.autograd.grad(
                 sources[behind], sources[place], gradient, allow_unused=True, retain_graph=True
             )[0]
-        gradients.append(slope_of(sources[place], steps[place], gradient))
-    return gradients
+        pairs.append((place, gradient))
+    return [slope_of(sources[place], steps[place], gradient, shown[place], given[place]) for place, gradient in pairs]
 
 
 def slope_of(
-    source: torch.Tensor, step: SiteStep, gradient: torch.Tensor | None
+    source: torch.Tensor,
+    step: SiteStep,
+    gradient: torch.Tensor | None,
+    shown: Float[torch.Tensor, "position value"],
+    given: Float[torch.Tensor, "position number"] | None,
 ) -> Float[torch.Tensor, "position number"]:
-    """The gradient at the numbers of a site, from that at all that its module has."""
+    """The gradient at the numbers of a site, or at the latents shown there, from that at all that its module has."""
     import torch
 
     placed = by_position(torch.zeros_like(source) if gradient is None else gradient, step.form)
@@ -375,7 +449,14 @@ def slope_of(
     if step.part is not None:
         start, stop, scale, _, _ = step.part
         flat = flat[:, start:stop] if scale is None else flat[:, start:stop] / scale.to(flat.device, flat.dtype)
-    return activations(flat, step.part, numbers=True)
+    if step.code is None or given is None:
+        return activations(flat, step.part, numbers=True)
+    with torch.enable_grad():
+        encoded(step.code, given)  # what is decoded next may be scaled as this was
+        inner = shown.detach().to(flat.device).requires_grad_()
+        back = decoded(step.code, inner, given)
+        (found,) = torch.autograd.grad(back, inner, flat.to(back.dtype))
+    return found.float()
 
 
 # Bodies
@@ -404,6 +485,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
         gradients = nnsight.save([])
         sources: list[Any] = []
         read_at: list[Any] = []
+        encodes: list[Any] = []
         kept: dict[str, Any] = {}
         for step in steps:
             if step.instead is not None:
@@ -421,6 +503,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 if backward:
                     sources.append(hidden)
                     read_at.append(step)
+                    encodes.append(kept.pop(f"encoded {id(step)}", None))
         if leaf is not None and not wrong:
             measured = measure(vectors)
             values.append(measured.detach())
@@ -459,7 +542,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 given = logits[0].float()
                 measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                 values.append(measured.detach())
-                gradients.extend(slopes(measured, sources, read_at, through))
+                gradients.extend(slopes(measured, sources, read_at, vectors, encodes, through=through))
             elif columns is not None:
                 values.append(logits[0].gather(1, columns.to(logits.device)).float())
             elif targets is None:

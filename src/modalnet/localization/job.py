@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from modalnet.results.cache import CacheLike, Slot
 from modalnet.stats.moments import Moments
 from modalnet.stats.regression import CrossMoments
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
 FOLDER = "jobs"
 
 
@@ -36,10 +39,13 @@ class Sums(Protocol):
     cross: dict[str, list[CrossMoments]] | None
 
 
-def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
+def made_of(
+    sums: Sums, meta: dict[str, Any], exists: Mapping[str, Bool[np.ndarray, "layer unit"]] | None = None
+) -> Localization:
     """Make a localization of moments; warn if activations of some units were not finite.
 
-    The t of such units is undefined, and they are never selected.
+    The t of such units is undefined, and they are never selected. Of units that the model does not have, in layers
+    with fewer or none, nothing else is expected.
     """
     made = Localization(
         sides=sums.by_side,
@@ -48,13 +54,10 @@ def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
         meta=meta,
         cross=sums.cross,
     )
-    broken = {
-        tower: int((~np.isfinite(sizes)).sum())
-        for tower, sizes in made.mean_abs.items()
-        if not np.isfinite(sizes).all()
-    }
-    if broken:
-        counts = ", ".join(f"{count:,} of {made.t[tower].size:,} in {tower}" for tower, count in broken.items())
+    there = {name: (exists or {}).get(name, np.ones(sizes.shape, dtype=bool)) for name, sizes in made.mean_abs.items()}
+    broken = {name: int((~np.isfinite(sizes[there[name]])).sum()) for name, sizes in made.mean_abs.items()}
+    if any(broken.values()):
+        counts = ", ".join(f"{n:,} of {there[name].sum():,} in {name}" for name, n in broken.items() if n)
         warn(
             f"units with NaN or infinite activations: {counts}. Their t is undefined and they are never selected. If "
             'activations overflow in float16, load the model with dtype="bfloat16" or "float32".',

@@ -299,7 +299,7 @@ def localize(  # the options are documented once, here
         folds = assign_folds(contrast.labels, N_FOLDS, items=contrast.items).tolist()
         shapes = {name: model.spaces[name].shape for name in names}
         sums.cross = attribution.cross(effects, folds, N_FOLDS, shapes, progress=progress)
-    made = made_of(sums, meta)
+    made = made_of(sums, meta, {name: model.spaces[name].exists for name in names})
     slot.write(made)
     slot.journal().forget()
     return made

@@ -124,6 +124,25 @@ class Space:
         return KINDS[self.kind].what
 
     @property
+    def carrier(self) -> Space:
+        """The space that its sites are read and written in: itself, but for latents of a dictionary."""
+        return self
+
+    @property
+    def encoded(self) -> Space:
+        """The space that its activations are made of: itself, but for latents of a dictionary."""
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the spaces that it is computed from."""
+        return (self.name,)
+
+    def code(self, layer: int) -> Any:
+        """What encodes and decodes the activations of a layer; None but for latents of a dictionary."""
+        return None
+
+    @property
     def modality(self) -> str:
         """What its tower reads: ``"image"``, ``"audio"`` or ``"text"``."""
         return self.tower.modality
