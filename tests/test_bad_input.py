@@ -363,7 +363,7 @@ BAD: dict[str, list[tuple[object, str]]] = {
     "logits": [("first", "`logits` must be one of 'last', 'all', got 'first'.")],
     "operation": [("scale", "`operation` must be one of 'mean', 'zero', got 'scale'.")],
     "operations": [("melt", "`operations` must be one of 'zero', 'mean', 'resample', 'scale', got 'melt'.")],
-    "by": [("p", "`by` must be one of 't', 'effect_size', got 'p'.")],
+    "by": [("p", "`by` must be one of 't', 'effect_size', 'mean_effect', got 'p'.")],
     "normalize": [("rank", "`normalize` must be one of 'z', 'minmax', 'none', got 'rank'.")],
     "regression": [("lasso", "`regression` must be one of 'ridge', 'banded', got 'lasso'.")],
     "metric": [("auc", "`metric` must be one of 'pearson', 'r2', got 'auc'.")],

@@ -29,7 +29,7 @@ from modalnet.models.towers import tower_of
 from modalnet.results.result import Labelled, Result
 from modalnet.stats import moments as statistics
 from modalnet.stats.moments import Moments
-from modalnet.stats.regression import CrossMoments
+from modalnet.stats.regression import CrossMoments, Estimate
 from modalnet.units import Units, as_units_within
 
 if TYPE_CHECKING:
@@ -358,6 +358,25 @@ class Localization(Result):
         return {tower: _frozen(found.effect_size) for tower, found in self._tested.items()}
 
     @cached_property
+    def mean_effect(self) -> PerTower:
+        """Mean effect of each unit on the metric over pairs, per tower, in units of the metric; NaN where t is.
+
+        With covariates that of pairs in which these do not differ. Only of ``localize(by="attribution")``; InputError
+        otherwise.
+        """
+        if self.test != "attribution":
+            raise InputError(
+                f"`mean_effect` is of a localization by attribution, but this one tests activations ({self.test}). Use "
+                'localize(by="attribution", metric=...).'
+            )
+        return {tower: _frozen(self._effect(tower)) for tower in self._spaces}
+
+    def _effect(self, tower: str) -> Float[np.ndarray, "layer dim"]:
+        estimate = self._tested[tower].test
+        assert isinstance(estimate, Estimate)
+        return estimate.value
+
+    @cached_property
     def undefined(self) -> dict[str, int]:
         """Number of units without a defined t per tower: constant on both sides, or with a non-finite activation."""
         return {tower: int(np.isnan(t).sum()) for tower, t in self.t.items()}
@@ -370,7 +389,7 @@ class Localization(Result):
         k: int | None = None,
         towers: str | Sequence[str] | None = None,
         *,
-        by: Literal["t", "effect_size"] = "t",
+        by: Literal["t", "effect_size", "mean_effect"] = "t",
         exclude: Units | None = None,
     ) -> Units:
         """Select exactly k units with the largest t.
@@ -385,7 +404,8 @@ class Localization(Result):
         towers
             The towers to select from jointly; by default all that were localized.
         by
-            Rank by ``"t"``, or by ``"effect_size"`` (Hedges' g), which does not grow with the number of stimuli.
+            Rank by ``"t"``, or by ``"effect_size"`` (Hedges' g), which does not grow with the number of stimuli; of an
+            attribution also by ``"mean_effect"``: t is large where an effect is consistent, if small.
         exclude
             Units that are not selected, such as :meth:`massive`; the number of selected units does not change.
 
@@ -405,9 +425,10 @@ class Localization(Result):
         ----------
         AlKhamissi et al. (2025), The LLM Language Network, arXiv:2411.02280, section 3: the top 1% by t.
         """
-        check_option("by", by, ("t", "effect_size"))
+        check_option("by", by, ("t", "effect_size", "mean_effect"))
         towers = selection.check_towers(towers, self._spaces)
-        values = selection.flatten(self.t if by == "t" else self.effect_size, towers)
+        ranked: PerTower = getattr(self, by)
+        values = selection.flatten(ranked, towers)
         if exclude is not None:
             if exclude.shapes != self.shapes:
                 raise InputError(
