@@ -81,6 +81,26 @@ def test_the_class_token_and_patches_of_a_vision_tower():
     assert image[1].tolist() == [*range(1, 17)] * 2
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "llava_clip", "gemma3"])
+def test_sites_of_spaces_are_where_a_run_reads_them(name):
+    model = load(name)
+    stimuli = one_batch(name)
+    kinds = ["residual", "pre", "attention", "mlp", "neurons", "gate", "heads", "mlp.hook_post", "resid_post"]
+    spaces = [mn.site(f"decoder.{kind}" if "hook" not in kind else "mlp.hook_post", 1).space for kind in kinds]
+    spaces = ["decoder" if space in ("decoder.residual", "decoder.resid_post") else space for space in spaces]
+    run = model.run(stimuli, read={space: [1] for space in spaces}, tokens="all")
+    for kind, space in zip(kinds, spaces, strict=True):
+        with model.trace(stimuli) as (_, towers):
+            site = towers.decoder.space(kind, 1)
+            value = getattr(site.envoy, site.side)
+            value = value[0] if isinstance(value, tuple) else value
+            values = value[towers.decoder.tokens()][:, site.columns] * site.scale
+            values = values.unflatten(-1, (-1, site.size)) if site.size > 1 else values
+            values = (values.norm(dim=-1) if site.size > 1 else values).save()
+        expected = torch.cat([each[0] for each in run.activations[space]])
+        close(values.detach(), expected)
+
+
 @pytest.mark.parametrize("name", ["llama", "llava_clip", "qwen2_5_vl"])
 def test_interventions_and_those_of_a_view_are_made_in_the_pass(name):
     model = load(name)
@@ -299,6 +319,8 @@ def test_what_cannot_be_traced_is_refused_before_the_pass():
     [
         (lambda towers: towers.vision, "vision tower is not reached by these stimuli"),
         (lambda towers: towers.nothing, "they reach decoder"),
+        (lambda towers: towers.decoder.space("nothing", 1), "has no 'nothing'; its spaces are residual, pre"),
+        (lambda towers: towers.decoder.space("mlp", 99), "Layer 99 does not exist"),
         (lambda towers: towers.decoder.tokens("first"), "first"),
         (lambda towers: towers.decoder.tokens("image"), "no image tokens"),
         (lambda towers: towers.decoder.tokens([99]), "selects token 99"),

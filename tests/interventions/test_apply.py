@@ -80,6 +80,36 @@ def test_along_a_subspace_the_rest_stays():
     close(edited @ rest, plain @ rest)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_heads_are_given_as_vectors(name):
+    model = load(name)
+    space = model.spaces["decoder.heads"]
+    units = mn.Units.from_indices({"decoder.heads": space.shape}, [("decoder.heads", 1, 0), ("decoder.heads", 1, 2)])
+    shapes = []
+
+    def turned(values):
+        shapes.append(tuple(values.shape[1:]))
+        return values.flip(-1) * 2
+
+    path, side = space.site(1)
+    assert side == "input"
+
+    def edit(module, args):
+        by_head = args[0].unflatten(-1, (-1, space.size)).clone()
+        by_head[..., [0, 2], :] = by_head[..., [0, 2], :].flip(-1) * 2
+        return (by_head.flatten(-2), *args[1:])
+
+    family = build(name)
+    handle = family.model.get_submodule(path).register_forward_pre_hook(edit)
+    stimulus = stimuli_for(name, n=1)[0]
+    with torch.no_grad():
+        expected = family.model(**encode(family, stimulus.text)).logits[0, -1]
+    handle.remove()
+    run = model.run(stimulus, mn.apply(units, turned), logits="last")
+    close(run.logits[0], expected)
+    assert set(shapes) == {(2, space.size)}
+
+
 def test_it_composes_from_left_to_right_and_with_the_other_operations():
     model = load("llama")
     site = mn.site("decoder", 1)

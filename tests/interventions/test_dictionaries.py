@@ -287,7 +287,19 @@ def test_a_generation_a_score_and_the_analyses_run_on_latents():
     assert len(study.table())
     pair = {"clean": "a dog", "corrupt": "a cat", "metric": mn.patching.logit_difference(" a", " b"), "align": "last"}
     patched = mn.activation_patching(view, **pair, sites=[mn.site("decoder.latents", 1)], tokens="last", **quiet)
-    assert np.isfinite(patched.table().select_dtypes("number").to_numpy()).any()
+    every = mn.activation_patching(view, **pair, sites="latents", tokens="last", **quiet)
+    assert np.isfinite(every.table().select_dtypes("number").to_numpy()).any()
+    np.testing.assert_allclose(every.effect["decoder.latents"], patched.effect["decoder.latents"], rtol=1e-4)
+    ids = [model._executor.next_tokens(mn.Stimulus("a dog"), text)[0] for text in (" a", " b")]
+
+    def metric(text, *edits):
+        logits = view.run(text, *edits, logits="last").logits[0]
+        return float(logits[ids[0]] - logits[ids[1]])
+
+    corrupt, clean = metric("a cat"), metric("a dog")
+    swapped = metric("a cat", mn.patch(mn.site("decoder.latents", 1), "a dog").at("last"))
+    share = (swapped - corrupt) / (clean - corrupt)
+    np.testing.assert_allclose(patched.effect["decoder.latents"], share, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["standard", "topk", "norm rescaled", "AutoEncoder", "matrices"])

@@ -175,7 +175,9 @@ class Executor:
 
     def untrained(self, seed: int = 0) -> Executor:
         """The same architecture with random weights; see ``untrained=`` of :func:`modalnet.load`."""
-        return Executor(untrained_copy(self.loaded, seed), chat_template=self.chat_template)
+        made = Executor(untrained_copy(self.loaded, seed), chat_template=self.chat_template)
+        made.dictionaries = self.dictionaries
+        return made
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -804,8 +806,11 @@ class Executor:
             settings = one_by_one(self.runner, settings)
         prepared = self.encoder.prepare(stimuli)
         edits = self.edits(interventions, prepared)
-        spaces = [self.spaces[name] for name in self.reached_spaces(stimuli)]
-        return open_trace(self.runner, prepared, edits, spaces, settings)
+        reached = self.reached(stimuli)
+        names = [name for name, space in self.spaces.items() if space.tower.name in reached]
+        if self.backend.capabilities.in_place:
+            self.measure(names, prepared)
+        return open_trace(self.runner, prepared, edits, {name: self.spaces[name] for name in names}, settings)
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
@@ -31,11 +31,12 @@ from modalnet.execution.reading import LayoutError
 from modalnet.execution.turns import step, turn
 from modalnet.execution.user_edits import holding
 from modalnet.interventions.positions import PerStimulus, Span, check_choices, of_stimulus, select
+from modalnet.models.sites import RESIDUAL, canonical_name, layers_of
 from modalnet.models.state import global_hooks, hooks_of
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
     from nnsight import Envoy
 
     from modalnet.execution.compile import Program, SiteStep
@@ -90,6 +91,28 @@ class Stage:
     channels_first: bool = False
 
 
+class TracedSite(NamedTuple):
+    """Where in a trace the activations of one layer of a space are.
+
+    Attributes
+    ----------
+    envoy, side
+        nnsight's envoy of the module, and whether its ``"output"`` or its ``"input"`` holds them.
+    columns
+        Which of the numbers along the last dimension.
+    size
+        How many of these are one unit's.
+    scale
+        What they are multiplied by to be the activations that a run reads: a number, or one each.
+    """
+
+    envoy: Envoy
+    side: str
+    columns: slice
+    size: int
+    scale: float | Float[np.ndarray, " column"]
+
+
 class TracedTower:
     """One tower in a trace: ``towers.decoder``.
 
@@ -102,11 +125,57 @@ class TracedTower:
     """
 
     def __init__(
-        self, tower: Tower, blocks: Sequence[Envoy], labels: Sequence[str], stages: Sequence[Stage] | Exception
+        self,
+        spaces: Mapping[str, Space],
+        find: Callable[[str], Envoy],
+        labels: Sequence[str],
+        stages: Sequence[Stage] | Exception,
     ) -> None:
+        tower = spaces[RESIDUAL].tower
         self.name = tower.name
-        self.blocks = list(blocks)
+        self.blocks = [find(path) for path in tower.paths]
         self._tower, self._labels, self._stages = tower, labels, stages
+        self._spaces, self._find = dict(spaces), find
+
+    def space(self, kind: str, layer: int) -> TracedSite:
+        """Where the activations of one layer of a space are, such as ``towers.decoder.space("neurons", 5)``.
+
+        Parameters
+        ----------
+        kind
+            What follows the tower's name in that of the space, or ``"residual"``.
+        layer
+            Which block.
+
+        Raises
+        ------
+        InputError
+            For a space that the tower does not have; for a layer that has none of its units; for activations that are a
+            sum over two modules, or latents of a dictionary.
+
+        Examples
+        --------
+        >>> model = mn.load("tiny")
+        >>> with model.trace("The dog") as (tracer, towers):
+        ...     site = towers.decoder.space("neurons", 5)
+        ...     neurons = site.envoy.input[..., site.columns].save()
+        >>> neurons.shape
+        torch.Size([1, 3, 512])
+        """
+        known = canonical_name(f"{self.name}.{kind}").partition(".")[2] or RESIDUAL
+        if known not in self._spaces:
+            raise InputError(f"The {self.name} tower has no {kind!r}; its spaces are {', '.join(self._spaces)}.")
+        space = self._spaces[known]
+        (at,) = layers_of(space, [layer])
+        place = space.place(at)
+        if place.base is not None or space.carrier is not space:
+            what = "a sum over two modules" if place.base is not None else "made of those of another space"
+            raise InputError(
+                f"The activations of {space.name} are {what}, so no module has them. Read them with model.run(..., "
+                f"read={space.name!r}), or intervene on them."
+            )
+        columns = slice(place.start, place.start + place.width * place.size)
+        return TracedSite(self._find(space.paths[at]), place.side, columns, place.size, place.scale)
 
     def tokens(self, choice: Any = "all", *, layer: int = 0, spare_first: int = 0) -> TokenIndex:
         """The positions of chosen tokens of each stimulus; padding never counts.
@@ -314,7 +383,7 @@ def open_trace(
     runner: Runner,
     prepared: Sequence[Prepared],
     edits: Edits | None,
-    spaces: Sequence[Space],
+    known: Mapping[str, Space],
     settings: Mapping[str, Any] | None,
 ) -> UserTrace:
     """A trace of stimuli in one batch, to be entered by the user; see :meth:`modalnet.Model.trace`.
@@ -327,8 +396,8 @@ def open_trace(
         The stimuli, in their order.
     edits
         The interventions.
-    spaces
-        The residual streams of the towers that all of the stimuli reach.
+    known
+        The spaces of the towers that all of the stimuli reach.
     settings
         For ``generate`` of transformers; None for one forward pass.
 
@@ -346,6 +415,7 @@ def open_trace(
         )
     with step(engine):
         items = [runner.encoder.encode(each) for each in prepared]
+        spaces = [space for space in known.values() if space.kind == RESIDUAL]
         towers = {space.tower.name: space.tower for space in spaces}
         _check_one_batch(runner, items, list(towers))
         batch = runner.encoder.collate(items)
@@ -366,8 +436,10 @@ def open_trace(
             alongside.later = program.after
     labels = [item.label for item in items]
     traced = {
-        name: TracedTower(tower, [engine.envoy.get(path) for path in tower.paths], labels, stages[name])
-        for name, tower in towers.items()
+        name: TracedTower(
+            {one.kind: one for one in known.values() if one.tower.name == name}, engine.envoy.get, labels, stages[name]
+        )
+        for name in towers
     }
     held = TracedTowers(program.root, program.moved, traced, engine.head)
     running = partial(_running, runner, program, alongside)

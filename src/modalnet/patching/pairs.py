@@ -213,9 +213,8 @@ def _layers(
     _check_towers(model, [model.spaces[name].tower.name for name in chosen], reached)
     layers: dict[str, tuple[int, ...]] = {}
     for name in (name for name in model.spaces if name in chosen):
-        depth = model.spaces[name].n_layers
         if not listed:
-            layers[name] = tuple(range(depth))
+            layers[name] = model.spaces[name].layers  # without those that have none of its units
             continue
         given = [layer for one in listed if one.space == name for layer in layers_of(model.spaces[name], one.layer)]
         layers[name] = tuple(sorted(set(given)))
