@@ -81,7 +81,8 @@ def activation_patching(
         The measure of each run: :func:`modalnet.patching.logit_difference`, ``log_probability``, ``kl_divergence``, or
         a function of the logits after a stimulus (see :func:`modalnet.patching.custom`).
     sites
-        ``"residual"``: the block outputs; the name of another kind of space; or a list of :func:`modalnet.site`.
+        ``"residual"``: the block outputs; the name of another kind of space, or a list of names; or a list of
+        :func:`modalnet.site`.
     towers
         Towers to patch. None: every tower that the stimuli reach, except the vision tower if no pair differs in its
         image.

@@ -190,34 +190,38 @@ def _layers(
     model: Model, stimuli: list[Stimulus], sites: Any, towers: Any, *, same_pictures: bool
 ) -> dict[str, tuple[int, ...]]:
     reached = model._executor.reached(stimuli)
-    listed = list(sites) if isinstance(sites, list | tuple) else []
-    if not isinstance(sites, str) and not (listed and all(isinstance(one, Site) for one in listed)):
+    given = [sites] if isinstance(sites, str) else list(sites) if isinstance(sites, list | tuple) else []
+    named = given and all(isinstance(one, str) for one in given)
+    if not named and not (given and all(isinstance(one, Site) for one in given)):
         raise InputError(
-            f"`sites` must be 'residual' (block outputs), the name of another kind of space, or a list of sites such "
-            f"as modalnet.site('decoder', 5), got {sites!r:.80}."
+            f"`sites` must be 'residual' (block outputs), the name of another kind of space, a list of such names, or "
+            f"a list of sites such as modalnet.site('decoder', 5), got {sites!r:.80}."
         )
+    listed = [] if named else given
     if listed and towers is not None:
         raise InputError("`sites` as a list or `towers` can be given, not both.")
     if listed:
         chosen = list(dict.fromkeys(one.space for one in listed))
     else:
-        named = choose_spaces(model.spaces, sites, model.name)
+        spaces = choose_spaces(model.spaces, given, model.name)
         if towers is None:
             here = [name for name in reached if not (model.towers[name].modality == "image" and same_pictures)]
         else:
             here = [towers] if isinstance(towers, str) else list(towers)
             _check_towers(model, here, reached)
-        chosen = [name for name in named if model.spaces[name].tower.name in here]
+        chosen = [name for name in spaces if model.spaces[name].tower.name in here]
     for name in chosen:
         get_space(model.spaces, name, model.name)
     _check_towers(model, [model.spaces[name].tower.name for name in chosen], reached)
+    model._executor.measure(chosen, model._executor.prepare(stimuli[:1]))
     layers: dict[str, tuple[int, ...]] = {}
     for name in (name for name in model.spaces if name in chosen):
+        space = model.spaces[name]
         if not listed:
-            layers[name] = model.spaces[name].layers  # without those that have none of its units
+            layers[name] = space.layers
             continue
-        given = [layer for one in listed if one.space == name for layer in layers_of(model.spaces[name], one.layer)]
-        layers[name] = tuple(sorted(set(given)))
+        own = [layer for one in listed if one.space == name for layer in layers_of(space, one.layer)]
+        layers[name] = tuple(sorted({layer for layer in own if space.place(layer)}))
     if not layers:
         raise InputError("No tower can be patched: the pairs do not differ in any input of a tower of this model.")
     return layers
