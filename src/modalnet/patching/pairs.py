@@ -191,19 +191,19 @@ def _layers(
 ) -> dict[str, tuple[int, ...]]:
     reached = model._executor.reached(stimuli)
     given = [sites] if isinstance(sites, str) else list(sites) if isinstance(sites, list | tuple) else []
-    named = given and all(isinstance(one, str) for one in given)
-    if not named and not (given and all(isinstance(one, Site) for one in given)):
+    listed = [one for one in given if isinstance(one, Site)]
+    names = [one for one in given if isinstance(one, str)]
+    if not given or len(given) not in (len(listed), len(names)):
         raise InputError(
             f"`sites` must be 'residual' (block outputs), the name of another kind of space, a list of such names, or "
             f"a list of sites such as modalnet.site('decoder', 5), got {sites!r:.80}."
         )
-    listed = [] if named else given
     if listed and towers is not None:
         raise InputError("`sites` as a list or `towers` can be given, not both.")
     if listed:
         chosen = list(dict.fromkeys(one.space for one in listed))
     else:
-        spaces = choose_spaces(model.spaces, given, model.name)
+        spaces = choose_spaces(model.spaces, names, model.name)
         if towers is None:
             here = [name for name in reached if not (model.towers[name].modality == "image" and same_pictures)]
         else:
