@@ -474,6 +474,7 @@ def valid_arguments():
         "save_layer_profile": {"localization": found, "path": os.devnull},
         "sheet": {"localizations": found},
         "t_histogram": {"localization": found},
+        "unit_t": {"localization": found},
         "units_profile": {"units": some, "n_controls": 2},
         "volcano": {"localization": found},
         "as_stimuli": {},

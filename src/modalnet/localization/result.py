@@ -657,7 +657,8 @@ class Localization(Result):
             ``"layers"``: the share of selected units over layers (:func:`modalnet.plotting.layer_profile`);
             ``"histogram"`` of t (:func:`modalnet.plotting.t_histogram`); ``"volcano"``: effect size against q
             (:func:`modalnet.plotting.volcano`); ``"sheet"``: t on a flat map of the model
-            (:func:`modalnet.plotting.sheet`); ``"glass"``: the network in depth (:func:`modalnet.plotting.glass`).
+            (:func:`modalnet.plotting.sheet`); ``"glass"``: the network in depth (:func:`modalnet.plotting.glass`);
+            ``"units"``: t by layer and unit, for heads (:func:`modalnet.plotting.unit_t`).
         units
             The network to show; by default the top 1% by t.
         **options
@@ -681,6 +682,7 @@ class Localization(Result):
             "volcano": plotting.volcano,
             "sheet": plotting.sheet,
             "glass": plotting.glass,
+            "units": plotting.unit_t,
         }
         check_option("kind", kind, tuple(kinds))
         return kinds[kind](self, units, **options)  # type: ignore[operator]  # each takes the localization and units

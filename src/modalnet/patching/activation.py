@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments
-from modalnet._validation import check_option, check_shared
+from modalnet._validation import check_bool, check_option, check_shared
 from modalnet.activations import check_units
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, State, Swap
@@ -29,12 +29,16 @@ from modalnet.stats.controls import Match, check_matches, draw_each, match_ratio
 from modalnet.units import NetworksLike, Units, as_networks, as_units
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
 # Pairs per batch of states, which bounds memory and what an interrupted sweep loses.
 TOGETHER = 16
 DIRECTIONS = ("denoise", "noise")
+# Units that are patched one by one, per pair.
+MOST_UNITS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ def activation_patching(
     direction: Literal["denoise", "noise"] = "denoise",
     align: Any = None,
     units: NetworksLike | None = None,
+    per_unit: bool = False,
     n_controls: int = 20,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
@@ -99,6 +104,10 @@ def activation_patching(
     units
         Networks to patch in addition to whole sites, per block and in all blocks jointly: Units, a Localization, or a
         mapping from names to these.
+    per_unit
+        Whether each unit of the patched sites is patched by itself, too, at all of the tokens jointly: ``.unit_effect``
+        then has the effect of each, such as that of each head. Costs one run per unit, layer and pair, 72 for the heads
+        of 12 layers of 6; for many units there is :func:`modalnet.attribution_patching`.
     n_controls, match, seed
         Number of sets of random units per network that are patched jointly as controls, the properties in which they
         match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. With fewer than 19 sets
@@ -118,13 +127,15 @@ def activation_patching(
     -------
     Patching
         ``.effect[tower]`` ``[layer, column]``: the share of the difference between the clean and the corrupt run that
-        patching restores (``"denoise"``) or destroys (``"noise"``).
+        patching restores (``"denoise"``) or destroys (``"noise"``). With ``per_unit`` ``.unit_effect[tower]``
+        ``[layer, unit]`` is the same for each unit, and ``.plot(on="units")`` draws it.
 
     Raises
     ------
     InputError
-        If an argument is invalid, the stimuli of a pair are equal or cannot be aligned, an answer is not a single token
-        where the metric requires one, or a network has no unit at the patched sites. Raised before any patched run.
+        If an argument is invalid, ``per_unit`` takes more than 10,000 runs per pair, the stimuli of a pair are equal or
+        cannot be aligned, an answer is not a single token where the metric requires one, or a network has no unit at
+        the patched sites. Raised before any patched run.
 
     References
     ----------
@@ -134,6 +145,7 @@ def activation_patching(
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
+    check_bool("per_unit", per_unit)
     kinds = check_matches(match)
     access = Access.of(cache)
     networks = _networks(units)
@@ -143,8 +155,10 @@ def activation_patching(
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
+    if per_unit:
+        _check_few(model, layout)
     sets = _sets(model, networks, layout, n_controls=n_controls, match=kinds, seed=seed)
-    job = _Job(model, measure, layout, direction, sets, batch_size)
+    job = _Job(model, measure, layout, direction, sets, batch_size, per_unit)
     found = job.run(access if measure.metric.function is None else False, progress=progress)
     return job.result(found)
 
@@ -157,6 +171,7 @@ class _Job:
     direction: str
     sets: list[_Set]
     batch_size: int | Literal["auto"]
+    per_unit: bool
 
     def run(self, cache: CacheLike, *, progress: bool) -> list[dict[str, np.ndarray]]:
         """Return the arrays of each pair, loaded from the store or computed and stored."""
@@ -242,14 +257,25 @@ class _Job:
                     swap = self._swap(tower, layer, per_pair[pair], source)
                     yield f"values/{tower}", (at, place), (swap,) if swap else ()
                     for name, units in networks.items():
-                        part = self._swap(tower, layer, per_pair[pair], source, units)
+                        part = self._swap(tower, layer, per_pair[pair], source, _in_layer(units, tower, layer))
                         yield f"networks/{name}/values/{tower}", (at, place), (part,) if part else ()
+        everywhere = {
+            tower: sorted({match for per_pair in self.layout.matches[tower] for match in per_pair[pair]})
+            for tower in self.layout.layers
+        }
+        for tower, layers in self.layout.layers.items() if self.per_unit else ():
+            space = self.model.spaces[tower]
+            for at, layer in enumerate(layers) if everywhere[tower] else ():
+                for unit in np.flatnonzero(space.exists[layer]).tolist():
+                    alone = self._swap(tower, layer, everywhere[tower], source, np.array([unit]))
+                    yield f"units/{tower}", (at, unit), (alone,) if alone else ()
         for one in self.sets:
             swaps = []
             for tower, layers in self.layout.layers.items():
-                everywhere = [match for per_pair in self.layout.matches[tower] for match in per_pair[pair]]
-                tokens = sorted(set(everywhere))
-                swaps += [self._swap(tower, layer, tokens, source, one.units) for layer in layers]
+                swaps += [
+                    self._swap(tower, layer, everywhere[tower], source, _in_layer(one.units, tower, layer))
+                    for layer in layers
+                ]
             made = tuple(swap for swap in swaps if swap)
             if one.match:
                 yield f"networks/{one.network}/controls/{one.match}", (one.draw,), made
@@ -262,8 +288,9 @@ class _Job:
         layer: int,
         match: Sequence[tuple[int, int]],
         source: State,
-        units: Units | None = None,
+        units: Int[np.ndarray, " unit"] | None = None,
     ) -> Swap | None:
+        """What some units of a layer, or all of them, have at some tokens of the source; None for no units."""
         import torch
 
         denoise = self.direction == "denoise"
@@ -273,8 +300,7 @@ class _Job:
         values = source.activations[tower][layer][out_of]
         if units is None:
             return Swap(space, layer, into, values)
-        chosen = units.mask[tower][layer] if tower in units.mask else np.zeros(space.width, dtype=bool)
-        dims = torch.from_numpy(space.numbers(np.flatnonzero(chosen)))
+        dims = torch.from_numpy(space.numbers(units))
         return Swap(space, layer, into, values[:, dims], dims) if len(dims) else None
 
     def _shape(self, name: str, pair: int) -> tuple[int, ...]:
@@ -282,6 +308,8 @@ class _Job:
         if "values" in parts:
             tower = parts[-1]
             return len(self.layout.layers[tower]), len(self.layout.columns[tower])
+        if parts[0] == "units":
+            return len(self.layout.layers[parts[1]]), self.model.spaces[parts[1]].width
         if "controls" in parts:
             return (sum(1 for one in self.sets if name == f"networks/{one.network}/controls/{one.match}"),)
         return ()
@@ -297,6 +325,7 @@ class _Job:
                 [one.network, one.match, one.draw, {t: np.flatnonzero(m).tolist() for t, m in one.units.mask.items()}]
                 for one in self.sets
             ],
+            **({"per_unit": True} if self.per_unit else {}),
         }
 
     def _of(self, pair: int) -> dict[str, Any]:
@@ -340,6 +369,7 @@ class _Job:
             {tower: stacked(f"values/{tower}") for tower in self.layout.layers},
             networks,
             picture=first_picture(self.layout.clean),
+            unit_values={tower: stacked(f"units/{tower}") for tower in self.layout.layers} if self.per_unit else {},
         )
 
 
@@ -348,8 +378,23 @@ def first_picture(stimuli: Sequence[Stimulus]) -> np.ndarray | None:
     return np.asarray(stimuli[0].images()[0]) if stimuli[0].n_images == 1 else None
 
 
+def _in_layer(units: Units, tower: str, layer: int) -> Int[np.ndarray, " unit"]:
+    return np.flatnonzero(units.mask[tower][layer]) if tower in units.mask else np.zeros(0, dtype=np.intp)
+
+
 def _text_of(texts: Any, pair: int) -> Any:
     return texts[pair] if isinstance(texts, tuple) else texts
+
+
+def _check_few(model: Model, layout: Layout) -> None:
+    """Refuse to patch one by one more units than anyone has the time for."""
+    count = sum(model.spaces[name].widths[layer] for name, layers in layout.layers.items() for layer in layers)
+    if count > MOST_UNITS:
+        raise InputError(
+            f"`per_unit` takes one run for each of {count:,} units per pair, and at most {MOST_UNITS:,} are allowed. "
+            'Name a space with fewer units, such as sites="heads", or fewer layers, as [mn.site("decoder.neurons", '
+            "5)]; or estimate the effect of every unit by mn.attribution_patching."
+        )
 
 
 def _networks(networks: NetworksLike | None) -> dict[str, Units]:

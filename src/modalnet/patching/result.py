@@ -98,7 +98,10 @@ class Patching(Result):
     networks
         Patches of networks, by name.
     unit_effect
-        Per tower ``[layer, dim]``: the estimated effect of each unit over all columns; attribution patching only.
+        Per tower ``[layer, unit]``, in the order of ``layers``: the effect of each unit at all columns jointly,
+        measured (``per_unit=True``) or estimated (attribution patching); NaN for a unit that a layer does not have.
+    unit_values
+        Per tower ``[pair, layer, unit]``: the metric with one unit patched at all columns; empty where it is estimated.
     picture
         ``[height, width, 3]``: the image of the first clean stimulus, to draw on; None without one.
     method, steps
@@ -121,10 +124,15 @@ class Patching(Result):
     corrupt: Float[np.ndarray, " pair"]
     values: dict[str, Float[np.ndarray, "pair layer column"]]
     networks: dict[str, NetworkPatch] = field(default_factory=dict)
-    unit_effect: dict[str, Float[np.ndarray, "layer dim"]] = field(default_factory=dict)
+    unit_effect: dict[str, Float[np.ndarray, "layer unit"]] = field(default_factory=dict)
     picture: UInt8[np.ndarray, "height width 3"] | None = None
     method: str = "exact"
     steps: int = 0
+    unit_values: dict[str, Float[np.ndarray, "pair layer unit"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        measured = {tower: self._ratio(values) for tower, values in self.unit_values.items()}
+        object.__setattr__(self, "unit_effect", {**self.unit_effect, **measured})
 
     @property
     def n(self) -> int:
@@ -247,6 +255,34 @@ class Patching(Result):
                 )
         return pd.DataFrame(rows)
 
+    def unit_table(self) -> pd.DataFrame:
+        """Return one row per tower, layer and unit: its effect and, where measured on several pairs, its interval.
+
+        Raises
+        ------
+        InputError
+            If the result has no effects of units.
+        """
+        import pandas as pd
+
+        self._check_units()
+        parts = []
+        for tower, effect in self.unit_effect.items():
+            at, unit = np.nonzero(np.isfinite(effect))
+            low = high = np.full(len(at), np.nan)
+            if self.n > 1 and tower in self.unit_values:
+                low, high = self._bounds(self.unit_values[tower])[:, at, unit]
+            layers = np.array(self.layers[tower])[at]
+            parts.append({"tower": tower, "layer": layers, "unit": unit, "effect": effect[at, unit]})
+            parts[-1] |= {"low": low, "high": high}
+        return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+
+    def _check_units(self) -> None:
+        if not self.unit_effect:
+            raise InputError(
+                "This result has no effects of units: patch with per_unit=True, or use mn.attribution_patching."
+            )
+
     def top(self, k: int = 10) -> pd.DataFrame:
         """Return the ``k`` sites and columns that carry most: those with the largest effect."""
         return self.table().nlargest(k, "effect").reset_index(drop=True)
@@ -289,14 +325,18 @@ class Patching(Result):
     def plot(self, **options: Any) -> Any:
         """Draw layer x position heatmaps: see :func:`modalnet.plotting.patching.heatmap`.
 
-        With ``on="picture"``, overlay the effects of image tokens on the image: see
-        :func:`modalnet.plotting.patching.picture_overlay`.
+        With ``on="units"``, draw layer x unit heatmaps of :attr:`unit_effect`: see
+        :func:`modalnet.plotting.unit_map.unit_effects`. With ``on="picture"``, overlay the effects of image tokens on
+        the image: see :func:`modalnet.plotting.patching.picture_overlay`.
         """
         from modalnet.plotting.patching import heatmap, picture_overlay
+        from modalnet.plotting.unit_map import unit_effects
 
         on = options.pop("on", "tokens")
-        check_option("on", on, ("tokens", "picture"))
-        return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
+        check_option("on", on, ("tokens", "units", "picture"))
+        if on == "units":
+            self._check_units()
+        return {"tokens": heatmap, "units": unit_effects, "picture": picture_overlay}[on](self, **options)
 
     def _sources(self) -> Sequence[str]:
         if not self.estimated:
@@ -336,6 +376,7 @@ class Patching(Result):
         arrays = {"clean": self.clean, "corrupt": self.corrupt}
         arrays |= {f"values/{tower}": values for tower, values in self.values.items()}
         arrays |= {f"units/{tower}": values for tower, values in self.unit_effect.items()}
+        arrays |= {f"unit values/{tower}": values for tower, values in self.unit_values.items()}
         if self.picture is not None:
             arrays["picture"] = np.ascontiguousarray(self.picture)
         networks = []
@@ -396,6 +437,7 @@ class Patching(Result):
             # Absent from files of earlier versions, which had one way to estimate.
             document.get("method", "gradient" if document["estimated"] else "exact"),
             document.get("steps", 0),
+            {tower: arrays[f"unit values/{tower}"] for tower in columns if f"unit values/{tower}" in arrays},
         )
 
     def _method_in_words(self) -> str:

@@ -16,3 +16,4 @@ from .patching import (
 from .profiles import response_profile as response_profile, specialization_panels as specialization_panels
 from .saving import save_figure as save_figure
 from .sheet import sheet as sheet
+from .unit_map import unit_effects as unit_effects, unit_t as unit_t
