@@ -336,7 +336,8 @@ class Patching(Result):
         check_option("on", on, ("tokens", "units", "picture"))
         if on == "units":
             self._check_units()
-        return {"tokens": heatmap, "units": unit_effects, "picture": picture_overlay}[on](self, **options)
+            return unit_effects(self, **options)
+        return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
 
     def _sources(self) -> Sequence[str]:
         if not self.estimated:
