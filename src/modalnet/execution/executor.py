@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._validation import check_option
+from modalnet._warnings import warn
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, chosen, is_at
 from modalnet.execution.backends.local import LocalBackend
@@ -344,6 +345,11 @@ class Executor:
                     made.sublayers = Sublayers(self.engine, self.encoder, self.towers, layouts.spans)
                 encoded = self.encoder.encode(item)
                 found = made.sublayers.places(space.tower, encoded)
+                if space.tower.name in made.sublayers.unmeasured:
+                    warn(
+                        f"{self.name}: where the units in the blocks of its {space.tower.name} tower are could not be "
+                        "checked by a pass, so they are taken from where its structure says they are."
+                    )
                 experts = self.spaces.get(f"{space.tower.name}.experts")
                 if experts is not None:
                     found |= {"experts": routers(self.engine, self.encoder, experts, encoded)}
