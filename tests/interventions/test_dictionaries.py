@@ -381,6 +381,26 @@ def test_weights_and_settings_of_a_dictionary_are_in_the_identity():
     assert numbers(sae) != kinds[0]
 
 
+def test_values_from_stimuli_are_those_of_the_dictionaries_of_the_view():
+    """What reference stimuli gave is kept for a model, of which several views have latents of one name."""
+    model = load("llama")
+    texts, lesion = ["a cat", "the dog ran"], mn.mean(mn.site("decoder.latents", 1), over=["a dog"])
+    sae = AutoEncoder(48, N)
+    given = [sae, AutoEncoder(48, N, seed=5)]
+    read = {"read": {"decoder.latents": [1]}, "tokens": "all"}
+    for one in (*given, given[0]):
+        view = model.with_dictionary("decoder", {1: one})
+        expected = view.means(["a dog"], spaces="decoder.latents")["decoder.latents"][1]
+        found = view.run(texts, lesion, **read).activations["decoder.latents"][0][0]
+        close(found, np.broadcast_to(expected, found.shape).astype(np.float32))
+    with torch.no_grad():
+        sae.encoder.weight.mul_(2)
+    view = model.with_dictionary("decoder", {1: sae})
+    expected = view.means(["a dog"], spaces="decoder.latents")["decoder.latents"][1]
+    found = view.run(texts, lesion, **read).activations["decoder.latents"][0][0]
+    close(found, np.broadcast_to(expected, found.shape).astype(np.float32))
+
+
 # ------------------------------------------------------------------------------------------------- what is refused
 
 

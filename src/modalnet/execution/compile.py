@@ -270,6 +270,7 @@ class Compiler:
         self.module: torch.nn.Module = envoy._module
         self.in_place = in_place
         self._envoys: dict[torch.nn.Module, Envoy] = {}
+        self._codes: dict[tuple[int, torch.device], tuple[Code, Code]] = {}  # dictionaries, as given and on a device
         self._all = False  # whether the envoys of all modules are known
 
     def forward(self, inputs: Inputs, plan: Plan) -> ForwardProgram:
@@ -467,8 +468,13 @@ class Compiler:
     def _code(self, space: Space, layer: int) -> Code | None:
         """The dictionary of a layer, where the model is."""
         code: Code | None = space.code(layer)
-        if code is None or code.thing is None:
-            return None if code is None else placed(code, self._device if self.in_place else None)
+        if code is None or (code.thing is None and not self.in_place):
+            return code
+        if code.thing is None:
+            key = id(code), self._device
+            if key not in self._codes:  # moved once for all passes
+                self._codes[key] = code, placed(code, self._device)
+            return self._codes[key][1]
         if not self.in_place:
             raise InputError(
                 f"{space.name} is of {type(code.thing).__name__} objects, which a server cannot be sent. Give "

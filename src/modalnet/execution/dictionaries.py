@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
@@ -102,14 +102,13 @@ def suited(code: Code, given: torch.Tensor) -> torch.Tensor:
     return given.float()
 
 
-def placed(code: Code, device: torch.device | None) -> Code:
-    """A dictionary of matrices on a device; None leaves it on the CPU. It is moved once for all passes."""
-    if device is not None:
-        for name in MATRICES:
-            part = getattr(code, name)
-            if part is not None and part.device != device:
-                setattr(code, name, part.to(device))
-    return code
+def placed(code: Code, device: torch.device) -> Code:
+    """A dictionary of matrices on a device."""
+    made = replace(code)
+    for name in MATRICES:
+        part = getattr(code, name)
+        setattr(made, name, None if part is None else part.to(device))
+    return made
 
 
 def rebuilt(code: Code, given: Float[torch.Tensor, "position dim"]) -> tuple[torch.Tensor, torch.Tensor]:

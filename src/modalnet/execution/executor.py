@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as memoized
@@ -138,6 +139,7 @@ class Executor:
         self.towers: dict[str, Tower] = find_towers(loaded.module)
         self._spaces: dict[str, Space] = find_spaces(self.towers)
         self.dictionaries: tuple[Dictionaries, ...] = ()
+        self._latents: tuple[tuple[Any, ...], dict[str, Space]] = (), {}
         self.encoder = Encoder(loaded, self.towers, chat_template=chat_template)
         self.interventions: tuple[Intervention, ...] = ()
         self.backend: Backend = LocalBackend()
@@ -192,8 +194,12 @@ class Executor:
         """Space by name, tower by tower; then those of dictionaries."""
         if not self.dictionaries:
             return self._spaces
-        made = [latents_of(one, self._spaces, number) for number, one in enumerate(self.dictionaries)]
-        return self._spaces | {space.name: space for space in made}
+        # Made anew where those that they are over were measured, or found in other modules, since.
+        now = (self.dictionaries, *self._spaces.values())
+        if len(now) != len(self._latents[0]) or not all(map(operator.is_, now, self._latents[0])):
+            made = [latents_of(one, self._spaces, number) for number, one in enumerate(self.dictionaries)]
+            self._latents = now, self._spaces | {space.name: space for space in made}
+        return self._latents[1]
 
     @property
     def module(self) -> torch.nn.Module:
@@ -574,7 +580,13 @@ class Executor:
         model = self._as_it_is(prepared)
         if model is None:
             return None
-        return one.digest, sources, tuple(item.content for item in prepared), json.dumps(model, sort_keys=True)
+        latents = {each.name: each.digest for each in self.dictionaries if self._is_on(one, each)}
+        contents = tuple(item.content for item in prepared)
+        return one.digest, sources, contents, json.dumps([model, latents], sort_keys=True)
+
+    def _is_on(self, one: Intervention, dictionaries: Dictionaries) -> bool:
+        """Whether an intervention is on latents of some dictionaries."""
+        return any(self.spaces[name].kind == dictionaries.name for name in one.spaces if name in self.spaces)
 
     def read_apart(
         self, stimuli: Sequence[Stimulus], layers: Mapping[str, Sequence[int]], tokens: TokenChoice, spare_first: int
