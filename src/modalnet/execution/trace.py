@@ -245,11 +245,11 @@ def rewritten(
     if leaf and not hidden.requires_grad:
         changed = True
         # With frozen weights nothing before the first site asks for a gradient.
-        hidden = hidden.detach().requires_grad_()
+        hidden = hidden.detach().requires_grad_().clone()  # which a module may add to in place
     placed = by_position(hidden, form)
     flat = placed.reshape(-1, placed.shape[-1])
     if step.keeps:
-        kept[step.keeps] = part_of(flat, step.part, beside)
+        kept[step.keeps] = part_of(flat, step.part, beside).clone()
         return hidden, flat, tuple(placed.shape), None
     otherwise = misplaced(placed, step.positions, rows)
     own = part_of(flat, step.part, beside)
@@ -368,7 +368,7 @@ def pooled(flat: Float[torch.Tensor, "position number"], step: SiteStep) -> Floa
     if taken == "length":
         return torch.linalg.vector_norm(flat.detach().float(), dim=-1, keepdim=True)
     if index is None or lengths is None:
-        return activations(flat.detach(), whole, numbers=step.numbers)
+        return untouched(activations(flat.detach(), whole, numbers=step.numbers), flat)
     if step.code is None and (len(index) or not sum(lengths)):
         flat = flat[index.to(flat.device)]
     if taken == "moments":
@@ -380,12 +380,17 @@ def pooled(flat: Float[torch.Tensor, "position number"], step: SiteStep) -> Floa
         flat = torch.cat([flat, flat.square(), size], dim=1)
         return torch.stack([part.mean(0) for part in flat.split(lengths)])
     if not lengths:
-        return activations(flat.detach(), whole, numbers=step.numbers)
+        return untouched(activations(flat.detach(), whole, numbers=step.numbers), flat)
     if whole is not None:
         flat = activations(flat, whole, numbers=step.numbers)
     if min(lengths) == max(lengths):
         return flat.reshape(len(lengths), lengths[0], flat.shape[-1]).mean(1, dtype=torch.float32)
     return torch.stack([part.mean(0, dtype=torch.float32) for part in flat.split(lengths)])
+
+
+def untouched(values: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Values that a module cannot change any more: some add to what another put out in place (Falcon)."""
+    return values.clone() if values.data_ptr() == hidden.data_ptr() else values
 
 
 def scored(

@@ -22,7 +22,7 @@ import numpy as np
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, Swap
 from modalnet.execution.states import Paths
-from modalnet.models.sites import RESIDUAL
+from modalnet.models.sites import RESIDUAL, absent_everywhere
 from modalnet.patching.estimates import Chunk, Estimated
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Corrections:
                     f"method='atp*' cannot pass by the blocks of the {tower.name} tower, which merges patches between "
                     "them. Use method='gradient' or 'integrated'."
                 )
+        attentions = [name for tower in towers if (name := f"{tower.name}.attention") in model.spaces]
+        model._executor.measure(attentions, model._executor.prepare([*layout.clean, *layout.corrupt]))
         blocks = [(tower, layer) for tower in towers for layer in range(tower.n_layers)]
         counted = {space.name: _counted(space, blocks) for space in spaces}
         behind: dict[tuple[str, int], tuple[Space, int]] = {}
@@ -112,9 +114,10 @@ def _behind(model: Model, space: Space, layers: Sequence[int]) -> dict[tuple[str
     """The attention that each of some layers of the stream enters; none behind the last block."""
     attention = model.spaces.get(f"{space.tower.name}.attention")
     if attention is None or not attention.layers:
+        reason = "they have none" if attention is None else absent_everywhere(attention)
         raise InputError(
-            f"method='atp*' reruns the attention that {space.name} enters, but the blocks of the {space.tower.name} "
-            "tower have none. Use method='gradient' or 'integrated'."
+            f"method='atp*' reruns the attention that {space.name} enters, but what the attention of its blocks adds "
+            f"cannot be read: {reason}. Use method='gradient' or 'integrated'."
         )
     ahead = 1 if space.kind == RESIDUAL else 0
     return {(space.name, layer): (attention, layer + ahead) for layer in layers if layer + ahead in attention.layers}

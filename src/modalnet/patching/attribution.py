@@ -93,7 +93,8 @@ def attribution_patching(
         Estimates ``.effect[tower]`` ``[layer, column]``, and ``.unit_effect[tower]`` ``[layer, dim]``: the estimated
         effect of each unit, patched at all columns, oriented as ``.effect``. The effects of the units of a layer sum to
         that of patching the layer at all columns. With ``method="integrated"`` this sum approaches, as the steps grow,
-        the exact effect of that patch (completeness), and ``.effect`` is the part of each column in it. Magnitudes
+        the exact effect of that patch (completeness; where the metric has no jumps along the path, such as those where
+        a router chooses other experts), and ``.effect`` is the part of each column in it. Magnitudes
         (``"atp*"``) do not add up.
 
     Raises

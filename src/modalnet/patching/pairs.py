@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
 from modalnet.model import as_model
-from modalnet.models.sites import choose_spaces, get_space, layers_of
+from modalnet.models.sites import absent_everywhere, choose_spaces, get_space, layers_of
 from modalnet.patching.token_alignment import Column, Match, Pair, check_tokens, needs_boxes, plan_columns
 from modalnet.stimuli.conversion import as_stimuli
 
@@ -213,7 +213,11 @@ def _layers(
     for name in chosen:
         get_space(model.spaces, name, model.name)
     _check_towers(model, [model.spaces[name].tower.name for name in chosen], reached)
+    # Where the units are is measured now, so that a space that there is not is refused before anything runs.
     model._executor.measure(chosen, model._executor.prepare(stimuli[:1]))
+    for name in chosen:
+        if reason := absent_everywhere(model.spaces[name]):
+            raise InputError(f"{name} of {model.name} cannot be patched: {reason}.")
     layers: dict[str, tuple[int, ...]] = {}
     for name in (name for name in model.spaces if name in chosen):
         space = model.spaces[name]
