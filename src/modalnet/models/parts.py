@@ -112,7 +112,7 @@ class Parts:
             path = max((_shared(out.path, query.path) for query in queries), key=len, default="")
             if path and not self._lists(path) and any(map(_ATTENTION.search, self.named(path))):
                 is_cross = any(map(_CROSS.search, self.named(path)))
-                found[path] = Attention(path, out, is_cross)
+                found.setdefault(path, Attention(path, out, is_cross))
         return list(found.values())
 
     @cached_property
