@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,80 @@ from .checks import Bench, first
 EXACT = 1e-5
 
 
+class Inside:
+    """The spaces inside of the blocks of a model that one stimulus reaches, and what hooks see there.
+
+    Parameters
+    ----------
+    bench
+        The model.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        (self.stimulus,) = bench.stimuli(1)
+        self.bench = bench
+        self.towers = bench.towers(self.stimulus)
+        executor = bench.model._executor
+        names = [name for tower in self.towers for name in executor.spaces if name.startswith(f"{tower.name}.")]
+        executor.measure(names, executor.encoder.prepare([self.stimulus]))
+        self.spaces = {name: executor.spaces[name] for name in names}
+        paths = {path for tower in self.towers for path in tower.paths}
+        self.seen = self.watched(paths.union(*map(_ends, self.spaces.values())))
+        # Some blocks do not run on every input.
+        ran = {path for path, _ in self.seen}
+        self.layers = {
+            name: [layer for layer in space.layers if space.tower.paths[layer] in ran]
+            for name, space in self.spaces.items()
+        }
+
+    @classmethod
+    def of(cls, bench: Bench) -> Inside:
+        """Those of a model, made once."""
+        found: Inside = bench.__dict__.get("inside") or bench.__dict__.setdefault("inside", cls(bench))
+        return found
+
+    def kind(self, kind: str) -> list[Space]:
+        """The spaces of one kind that have units here."""
+        return [space for name, space in self.spaces.items() if space.kind == kind and self.layers[name]]
+
+    def watched(self, paths: set[str]) -> dict[tuple[str, str], torch.Tensor]:
+        """What goes into and comes out of modules in a pass of transformers."""
+        with _seen(self.bench.module, paths) as seen, torch.no_grad():
+            self.bench.root(self.stimulus)(**self.bench.inputs(self.stimulus))
+        return seen
+
+    def lesioned(self, masks: dict[str, np.ndarray], paths: set[str]) -> dict[tuple[str, str], torch.Tensor]:
+        """The same in a pass of modalnet with units at zero."""
+        reads = {tower.name: [-1] for tower in self.towers}
+        with _seen(self.bench.module, paths) as seen:
+            self.bench.model.run([self.stimulus], mn.zero(mn.Units(masks)), read=reads, tokens="mean")
+        return seen
+
+    @cached_property
+    def read(self) -> dict[str, torch.Tensor]:
+        """What modalnet reads, ``[layer, token, unit]`` per space."""
+        reads = {name: layers for name, layers in self.layers.items() if layers}
+        run = self.bench.model.run([self.stimulus], read=reads, tokens="all")
+        return {name: values[0] for name, values in run.activations.items()}
+
+
 def _checked(kind: str, bench: Bench) -> str | None:
-    (stimulus,) = bench.stimuli(1)
-    executor, held = bench.model._executor, False
-    for tower in bench.towers(stimulus):
-        name = f"{tower.name}.{kind}"
-        if name not in executor.spaces:
-            continue
-        executor.measure([name], executor.encoder.prepare([stimulus]))
-        space = executor.spaces[name]
-        _say_why(bench, space)
-        if space.layers:
-            held = True
-            _reads(bench, stimulus, space)
-            _zeroes(bench, stimulus, space)
-            _is_what_it_says(bench, stimulus, space)
-    return None if held else f"no {kind}"
+    inside = Inside.of(bench)
+    for space in inside.spaces.values():
+        if space.kind == kind:
+            _say_why(bench, space)
+    spaces = inside.kind(kind)
+    if not spaces:
+        return f"no {kind}"
+    for space in spaces:
+        _reads(inside, space)
+    _zeroes(inside, spaces)
+    if kind in ("heads", "neurons"):
+        _leave_the_bias(inside, spaces)
+    elif kind == "mlp":
+        for tower in inside.towers:
+            _leave_the_stream(inside, tower)
+    return None
 
 
 def _say_why(bench: Bench, space: Space) -> None:
@@ -107,11 +166,12 @@ def _seen(module: Any, paths: set[str]) -> Iterator[dict[tuple[str, str], torch.
 
 
 @contextlib.contextmanager
-def _zeroed(module: Any, space: Space, numbers: torch.Tensor) -> Iterator[None]:
-    """Some units of a space are zero in every layer, by torch hooks."""
+def _zeroed(module: Any, space: Space, layers: list[int], count: int) -> Iterator[None]:
+    """The first units of a space are zero in some layers, by torch hooks."""
     handles: list[Any] = []
-    for layer in space.layers:
+    for layer in layers:
         place, path = space.place(layer), space.tower.paths[layer]
+        numbers = torch.arange(count * place.size)
         base: list[torch.Tensor] = []
         if place.base is not None:
             at = module.get_submodule(_joined(path, place.base[0]))
@@ -170,83 +230,69 @@ def _exact(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     assert error <= EXACT * max(size, 1e-3), f"{what} differs by {error / max(size, 1e-9)} of the largest"
 
 
-def _reads(bench: Bench, stimulus: mn.Stimulus, space: Space) -> None:
+def _reads(inside: Inside, space: Space) -> None:
     """What is read is what hooks see."""
-    with _seen(bench.module, _ends(space)) as seen, torch.no_grad():
-        bench.root(stimulus)(**bench.inputs(stimulus))
-    run = bench.model.run([stimulus], read={space.name: list(space.layers)}, tokens="all")
-    for found, layer in zip(run.activations[space.name][0], space.layers, strict=True):
+    for found, layer in zip(inside.read[space.name], inside.layers[space.name], strict=True):
         place = space.place(layer)
-        expected = _numbers(place, seen, space.tower.paths[layer])
+        expected = _numbers(place, inside.seen, space.tower.paths[layer])
         if len(expected) != len(found):
             continue  # rows with padding
         expected = expected.unflatten(-1, (place.width, place.size)).norm(dim=-1) if place.size > 1 else expected
         _exact(found[:, : place.width], expected, f"{space.name}[{layer}]")
 
 
-def _units(space: Space, part: int) -> tuple[mn.Units, torch.Tensor]:
-    """The first units of each layer, one in so many, and their numbers."""
-    count = max(1, min(width for width in space.widths if width) // part)
-    mask = np.zeros(space.shape, dtype=bool)
-    mask[list(space.layers), :count] = True
-    return mn.Units({space.name: mask}), torch.from_numpy(space.numbers(np.arange(count)))
+def _zeroes(inside: Inside, spaces: list[Space]) -> None:
+    """A lesion of a third of the units changes the last blocks as hooks do that set them to zero."""
+    masks = {}
+    with contextlib.ExitStack() as stack:
+        for space in spaces:
+            layers = inside.layers[space.name]
+            count = max(1, min(space.widths[layer] for layer in layers) // 3)
+            masks[space.name] = np.zeros(space.shape, dtype=bool)
+            masks[space.name][layers, :count] = True
+            stack.enter_context(_zeroed(inside.bench.module, space, layers, count))
+        last = {tower.paths[-1] for tower in inside.towers if (tower.paths[-1], "output") in inside.seen}
+        expected = inside.watched(last)
+    found = inside.lesioned(masks, last)
+    changed = False
+    for path in last:
+        one, two = found[path, "output"], expected[path, "output"]
+        _exact(one, two, f"after a lesion of {', '.join(masks)} {path}")
+        changed |= not torch.equal(two, inside.seen[path, "output"])
+    assert changed, f"a lesion of {', '.join(masks)} makes no difference"
 
 
-def _zeroes(bench: Bench, stimulus: mn.Stimulus, space: Space) -> None:
-    """A lesion of some units changes the tower as hooks do that set them to zero."""
-    if len({space.place(layer).size for layer in space.layers}) > 1:
-        return
-    units, numbers = _units(space, 3)
-    last = space.tower.paths[-1]
-    with _seen(bench.module, {last}) as seen, torch.no_grad():
-        root, inputs = bench.root(stimulus), bench.inputs(stimulus)
-        root(**inputs)
-        whole = seen[last, "output"]
-        with _zeroed(bench.module, space, numbers):
-            root(**inputs)
-        expected = seen[last, "output"]
-        bench.model.run([stimulus], mn.zero(units), read={space.tower.name: [-1]}, tokens="all")
-    _exact(seen[last, "output"], expected, f"a lesion of {space.name}")
-    assert not torch.equal(whole, expected), f"a lesion of {space.name} makes no difference"
-
-
-def _is_what_it_says(bench: Bench, stimulus: mn.Stimulus, space: Space) -> None:
-    """Without its units, what they are said to make is gone."""
-    units, _ = _units(space, 1)
-    if space.kind in ("heads", "neurons"):
-        _leave_the_bias(bench, stimulus, space)
-    elif space.kind in ("attention", "mlp"):
-        _leave_the_stream(bench, stimulus, space.tower)
-
-
-def _leave_the_bias(bench: Bench, stimulus: mn.Stimulus, space: Space) -> None:
+def _leave_the_bias(inside: Inside, spaces: list[Space]) -> None:
     """With all of its heads or neurons at zero, a projection puts out the same at every token."""
-    units = mn.Units({space.name: space.exists})
-    with _seen(bench.module, _ends(space)) as seen:
-        bench.model.run([stimulus], mn.zero(units), read={space.tower.name: [-1]}, tokens="all")
-    for layer in space.layers:
-        rows = _rows(seen[space.paths[layer], "output"], space.tower.width // space.tower.streams)
-        _exact(rows, rows[:1].expand_as(rows), f"without {space.name}[{layer}] its projection")
+    masks = {space.name: _of(space, inside.layers[space.name]) for space in spaces}
+    paths = {space.paths[layer] for space in spaces for layer in inside.layers[space.name]}
+    seen = inside.lesioned(masks, paths)
+    for space in spaces:
+        for layer in inside.layers[space.name]:
+            rows = _rows(seen[space.paths[layer], "output"], space.tower.width // space.tower.streams)
+            _exact(rows, rows[:1].expand_as(rows), f"without {space.name}[{layer}] what its projection puts out")
 
 
-def _leave_the_stream(bench: Bench, stimulus: mn.Stimulus, tower: Tower) -> None:
+def _leave_the_stream(inside: Inside, tower: Tower) -> None:
     """With all that attention and MLP add at zero, a block that adds nothing else hands on what enters it."""
-    executor = bench.model._executor
-    names = [f"{tower.name}.{kind}" for kind in ("attention", "mlp", "mid")]
-    if not all(name in executor.spaces for name in names):
+    found = [inside.spaces.get(f"{tower.name}.{kind}") for kind in ("attention", "mlp", "mid")]
+    spaces = [space for space in found if space is not None]
+    if len(spaces) < 3:
         return
-    executor.measure(names, executor.encoder.prepare([stimulus]))
-    attention, mlp, mid = (executor.spaces[name] for name in names)
-    layers = [layer for layer in attention.layers if layer in mlp.layers and layer in mid.layers]
-    masks = {space.name: space.exists & np.isin(np.arange(tower.n_layers), layers)[:, None] for space in (attention, mlp)}
+    layers = sorted(set.intersection(*(set(inside.layers[space.name]) for space in spaces)))
     if not layers:
         return
-    with _seen(bench.module, {tower.paths[layer] for layer in layers}) as seen:
-        bench.model.run([stimulus], mn.zero(mn.Units(masks)), read={tower.name: [-1]}, tokens="all")
+    masks = {space.name: _of(space, layers) for space in spaces[:2]}
+    seen = inside.lesioned(masks, {tower.paths[layer] for layer in layers})
     for layer in layers:
         before, after = (seen[tower.paths[layer], side] for side in ("input", "output"))
-        parallel = (before.abs() > 0).sum() and torch.allclose(after, before, atol=EXACT * float(before.abs().max()))
-        assert parallel, f"{tower.name}[{layer}] adds something beside its attention and its MLP"
+        if not torch.allclose(after, before, atol=EXACT * float(before.abs().max())):
+            inside.bench.notes.append(f"{tower.name}[{layer}] adds something beside its attention and its MLP")
+
+
+def _of(space: Space, layers: list[int]) -> np.ndarray:
+    """All units of some layers."""
+    return space.exists & np.isin(np.arange(space.n_layers), layers)[:, None]
 
 
 def _check(kind: str, what: str) -> Any:
@@ -261,9 +307,15 @@ SPACE_CHECKS: dict[str, Any] = {
     "pre": _check("pre", "The stream that enters blocks is read, and lesioned, as hooks do."),
     "attention": _check("attention", "What attentions add is read and lesioned as hooks do; see *MLP*."),
     "mid": _check("mid", "The stream between attention and MLP is read and lesioned as hooks do."),
-    "heads": _check("heads", "Heads are read and lesioned as hooks do; without any, the output projection gives its bias."),
-    "MLP": _check("mlp", "What MLPs add is read and lesioned as hooks do; blocks that add nothing hand on their input."),
+    "heads": _check(
+        "heads", "Heads are read and lesioned as hooks do; without any, the output projection gives its bias."
+    ),
+    "MLP": _check(
+        "mlp", "What MLPs add is read and lesioned as hooks do; blocks that add nothing hand on their input."
+    ),
     "gate": _check("gate", "What enters the non-linearity of MLPs is read and lesioned as hooks do."),
     "activation": _check("activation", "What leaves the non-linearity of gated MLPs is read and lesioned as hooks do."),
-    "neurons": _check("neurons", "Neurons are read and lesioned as hooks do; without any, the last projection gives its bias."),
+    "neurons": _check(
+        "neurons", "Neurons are read and lesioned as hooks do; without any, the last projection gives its bias."
+    ),
 }

@@ -143,3 +143,43 @@ def test_order_of_inputs_and_outputs():
         (0, "input"), (1, "input"), (2, "input"), (2, "output"), (1, "output"), (3, "input"), (3, "output"),
         (0, "output"), (4, "input"), (4, "output"),
     ]  # fmt: skip
+
+
+def test_heads_of_another_size_in_some_layers(tokenizer):
+    """A layer whose heads have fewer numbers is read and lesioned as torch hooks do."""
+    torch.manual_seed(0)
+    config = tr.Gemma4TextConfig(
+        **TEXT, num_key_value_heads=2, head_dim=8, global_head_dim=16, hidden_size_per_layer_input=0,
+        layer_types=["sliding_attention", "full_attention"], num_kv_shared_layers=0,
+    )  # fmt: skip
+    module = tr.Gemma4ForCausalLM(config).eval()
+    model = mn.load(module, tokenizer=tokenizer)
+    run = model.run("a dog ran", read="decoder.heads", tokens="all", vectors=True)
+    space = model.spaces["decoder.heads"]
+    assert (space.width, space.size, [place.size for place in space.places]) == (4, 16, [8, 16])
+    given = {}
+    outs = [layer.self_attn.o_proj for layer in module.model.layers]
+    hooks = [out.register_forward_pre_hook(lambda out, args: given.update({out: args[0][0].clone()})) for out in outs]
+    lesion = mn.zero(mn.Units.from_indices({space.name: space.shape}, [(space.name, layer, 1) for layer in (0, 1)]))
+    ids = tokenizer(["a dog ran"], return_tensors="pt")
+    with torch.no_grad():
+        module(**ids)
+    for hook in hooks:
+        hook.remove()
+    for layer, (out, size) in enumerate(zip(outs, (8, 16), strict=True)):
+        parts = given[out].unflatten(-1, (4, size))
+        torch.testing.assert_close(run.activations[space.name][0][layer], parts.norm(dim=-1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(run.vectors[space.name][0][layer, ..., :size], parts, rtol=1e-5, atol=1e-6)
+
+    def zero(size):
+        def hook(_, args):
+            args[0][..., size : 2 * size] = 0
+
+        return hook
+
+    hooks = [out.register_forward_pre_hook(zero(size)) for out, size in zip(outs, (8, 16), strict=True)]
+    with torch.no_grad():
+        expected = module(**ids).logits[0, -1]
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(model.run("a dog ran", lesion, read=[], logits="last").logits[0], expected)

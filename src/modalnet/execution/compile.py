@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 #: How a site lays out its activations: width, number of streams, whether streams come first, whether it is an input.
 Form: TypeAlias = tuple[int, int, bool, bool]
 #: Which part of what a module has is a site: the first of its columns and the one behind the last, what they are
-#: multiplied by (None for nothing), how many numbers a unit has, and how many those of a layer are in the whole space.
-Part: TypeAlias = "tuple[int, int, torch.Tensor | None, int, int]"
+#: multiplied by (None for nothing), how many numbers a unit has, how many those of a layer are in the whole space, and
+#: how many a unit has in the layer where it has most.
+Part: TypeAlias = "tuple[int, int, torch.Tensor | None, int, int, int]"
 #: Between steps of one site: those that write follow each other, and what is kept for other sites comes after them.
 _IN_TURN, _KEPT = 1e-6, 5e-4
 #: Model inputs by name: tensors, or packed ones on their way to a server.
@@ -271,7 +272,6 @@ class Compiler:
         self.in_place = in_place
         self._envoys: dict[torch.nn.Module, Envoy] = {}
         self._codes: dict[tuple[int, torch.device], tuple[Code, Code]] = {}  # dictionaries, as given and on a device
-        self._all = False  # whether the envoys of all modules are known
 
     def forward(self, inputs: Inputs, plan: Plan) -> ForwardProgram:
         """The program of a forward pass."""
@@ -365,9 +365,6 @@ class Compiler:
         sites: Sequence[tuple[torch.nn.Module, Form, Int[torch.Tensor, " position"] | None]],
     ) -> Program:
         """A program over some sites of a tower, in the order in which they are given."""
-        if not self._all:
-            self._envoys.update({envoy._module: envoy for envoy in self.envoy.modules()})
-            self._all = True
         steps = [SiteStep(self.at(module), tower.name, form, tower.order, index=index) for module, form, index in sites]
         return Program(
             trace.glimpses,
@@ -402,8 +399,13 @@ class Compiler:
         """The envoy of a module."""
         # nnsight gives a submodule that is called "output" another name, so a path does not always lead to it.
         if module not in self._envoys:
-            self._envoys[module] = next(envoy for envoy in self.envoy.modules() if envoy._module is module)
+            for envoy in self.envoy.modules():
+                self._envoys.setdefault(envoy._module, envoy)
         return self._envoys[module]
+
+    def at_path(self, path: str) -> Envoy:
+        """The envoy of a module by its path in the model."""
+        return self.at(self.module.get_submodule(path))
 
     def moved(self, inputs: Mapping[str, Any], root: str) -> Inputs:
         """The inputs of one forward pass where the model is."""
@@ -444,7 +446,7 @@ class Compiler:
     def _step(self, space: Space, layer: int, writes: Sequence[Write] = ()) -> SiteStep:
         carrier = space.carrier
         return SiteStep(
-            self.envoy.get(carrier.paths[layer]),
+            self.at_path(carrier.paths[layer]),
             space.tower.name,
             _form(carrier, layer),
             space.tower.order,
@@ -501,7 +503,7 @@ class Compiler:
             base, name = space.carrier.base(layer), f"{space.tower.name} {layer}"
             if base is not None and name not in {other.keeps for _, other in ordered}:
                 form = (space.tower.width, 1, False, base[1] == "input")
-                keeps = SiteStep(self.envoy.get(base[0]), space.tower.name, form, space.tower.order, keeps=name)
+                keeps = SiteStep(self.at_path(base[0]), space.tower.name, form, space.tower.order, keeps=name)
                 # After an edit of the block's input, which comes first of all.
                 ordered.append(((space.tower.order, layer, -0.5), keeps))
         return [step for _, step in sorted(ordered, key=lambda each: each[0])]
@@ -669,7 +671,7 @@ def _part(space: Space, layer: int) -> Part | None:
     if plain and (place.start, stop) == (0, place.columns) and place.size == 1 and place.width == space.width:
         return None
     scale = None if isinstance(place.scale, float) and place.scale == 1.0 else torch_of(place.scale)
-    return place.start, stop, scale, place.size, space.n_numbers
+    return place.start, stop, scale, place.size, space.n_numbers, space.size
 
 
 def torch_of(scale: float | Float[np.ndarray, " column"]) -> torch.Tensor:

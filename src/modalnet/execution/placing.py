@@ -83,8 +83,9 @@ class Placing:
         ends: list[End] = [("", "input"), ("", "output")] if self.whole_stream else []
         ends += [(path, side) for path in named for side in ("input", "output")]
         # What a sublayer puts out, and what a norm makes of that, is not the stream.
-        outputs = [*self.outputs["attention"], *self.outputs["mlp"]]
-        outputs += reached(self.seen, [mlp.down.path for mlp in self.parts.mlps], list(self.seen.visits))
+        begins = [self._begin(kind) for kind in ("attention", "mlp") if self.outputs[kind]]
+        begins += [mlp.down.path for mlp in self.parts.mlps]
+        outputs = reached(self.seen, begins, list(self.seen.visits))
         return [
             end
             for end in ends

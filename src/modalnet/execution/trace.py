@@ -174,11 +174,23 @@ def part_of(
     """The numbers of a site's units, from all that its module has: their columns, scaled, and what is added."""
     if part is None:
         return flat
-    start, stop, scale, _, _ = part
+    start, stop, scale, size, _, largest = part
     own = flat[:, start:stop]
     if scale is not None:
         own = own * scale.to(own.device, own.dtype)
-    return own if beside is None else own + beside.to(own.device)
+    own = own if beside is None else own + beside.to(own.device)
+    return widened(own, size, largest)
+
+
+def widened(
+    own: Float[torch.Tensor, "position number"], size: int, largest: int
+) -> Float[torch.Tensor, "position number"]:
+    """The numbers of units that have fewer here than in another layer, each unit filled up with zeros."""
+    import torch
+
+    if size == largest:
+        return own
+    return torch.nn.functional.pad(own.unflatten(-1, (-1, size)), (0, largest - size)).flatten(-2)
 
 
 def whole_of(
@@ -191,7 +203,9 @@ def whole_of(
     """The reverse of ``part_of``: all that the module has, with other numbers of the site's units."""
     if part is None:
         return after
-    start, stop, scale, _, _ = part
+    start, stop, scale, size, _, largest = part
+    if size < largest:
+        before, after = (each.unflatten(-1, (-1, largest))[..., :size].flatten(-2) for each in (before, after))
     if scale is not None or beside is not None:
         change = after - before
         after = flat[:, start:stop] + (change if scale is None else change / scale.to(change.device, change.dtype))
@@ -349,7 +363,7 @@ def activations(
 
     if part is None:
         return values.float()
-    _, _, _, size, n_numbers = part
+    *_, n_numbers, size = part
     missing = n_numbers - values.shape[-1]
     values = values.float()
     if size > 1 and not numbers:
@@ -452,8 +466,9 @@ def slope_of(
     placed = by_position(torch.zeros_like(source) if gradient is None else gradient, step.form)
     flat = placed.reshape(-1, placed.shape[-1])
     if step.part is not None:
-        start, stop, scale, _, _ = step.part
+        start, stop, scale, size, _, largest = step.part
         flat = flat[:, start:stop] if scale is None else flat[:, start:stop] / scale.to(flat.device, flat.dtype)
+        flat = widened(flat, size, largest)
     if step.code is None or given is None:
         return activations(flat, step.part, numbers=True)
     with torch.enable_grad():

@@ -191,7 +191,7 @@ def mixer_of(block: Any) -> str | None:
     """The class of the part of a block that mixes tokens without being an attention."""
     for name, child in plain(block).named_children():
         kind = type(plain(child)).__name__
-        beside = re.search("norm|mlp|moe|feed_?forward", f"{name} {kind}", re.IGNORECASE)
+        beside = re.search("norm|mlp|moe$|feed_?forward", f"{name} {kind}", re.IGNORECASE)
         if not beside and (_MIXER.search(name) or _MIXER.search(kind)):
             return kind
     return None
