@@ -50,6 +50,11 @@ class Seen:
         """Relative difference up to which a vector equals another."""
         return 1e-4 if self.epsilon < 1e-5 else 3e-2
 
+    def order(self, end: End) -> float:
+        """When an end is reached, from 0 where the block begins to 100 where it ends."""
+        begin, last = self.rank.get(("", "input"), 0), self.rank.get(("", "output"), 0)
+        return 100 * (self.rank[end] - begin) / max(1, last - begin)
+
     def equal(self, one: End, other: End) -> bool:
         """Whether the numbers of two ends are the same, position by position."""
         left, right = self.rows.get(one), self.rows.get(other)

@@ -660,7 +660,8 @@ def _by_site(made: Sequence[tuple[Space, int, SiteStep]]) -> list[list[tuple[Spa
 
 def _form(space: Space, layer: int) -> Form:
     # What is inside a block is computed for one stream.
-    streams, place = space.tower.streams if space.whole else 1, space.place(layer)
+    place = space.place(layer)
+    streams = 1 if place.path else space.tower.streams
     return place.columns, streams, space.tower.streams_first, place.side == "input"
 
 

@@ -358,7 +358,8 @@ class Executor:
                     )
                 experts = self.spaces.get(f"{space.tower.name}.experts")
                 if experts is not None:
-                    found |= {"experts": routers(self.engine, self.encoder, experts, encoded)}
+                    weights = routers(self.engine, self.encoder, experts, encoded)
+                    found |= {"experts": made.sublayers.in_order(space.tower, weights)}
             # In place, as views of the model share them.
             for other in [each for each in self._spaces.values() if each.tower == space.tower and each.places]:
                 self._spaces[other.name] = other.found_at(found.get(other.kind, other.places))

@@ -59,12 +59,11 @@ class Placing:
 
     def _in_order(self, kind: str, found: Found) -> Found:
         """A place with its measured order."""
-        begin, end = (self.seen.rank.get(("", side), 0) for side in ("input", "output"))
         if isinstance(found, Absent) or kind == "pre":
             return found
         # The stream between is made of what the attention adds, so whatever is done to that comes first.
-        at = self.seen.rank[found.path, found.side] + (0.5 if kind == "mid" else 0)
-        return replace(found, order=100 * (at - begin) / max(1, end - begin))
+        later = 1e-3 if kind == "mid" else 0.0
+        return replace(found, order=self.seen.order((found.path, found.side)) + later)
 
     def _first(self, kind: str) -> Found:
         candidates = self.candidates[kind]
@@ -130,7 +129,7 @@ class Placing:
         """What a sublayer adds behind a sum, beside another, or to a stream that is multiplied as well."""
         return (
             self._behind(kind, outputs, others)
-            or self._beside(outputs, others)
+            or self._beside(kind, outputs, others)
             or alone(self.seen, outputs, self.changes, rescaled=True)
         )
 
@@ -175,13 +174,14 @@ class Placing:
         known = [start for start in starts if start is not None]
         return min(known) if kind == "attention" and known else float("inf")
 
-    def _beside(self, outputs: Sequence[str], others: Sequence[str]) -> Addition | None:
-        """What a sublayer adds together with another one that runs beside it."""
+    def _beside(self, kind: str, outputs: Sequence[str], others: Sequence[str]) -> Addition | None:
+        """What a sublayer adds together with another one that runs beside it; an attention, with any other module."""
         children = [
             path
             for path in self.seen.visits
             if path and "." not in path and path not in outputs and (path, "output") in self.seen.rows
         ]
+        children = children if kind == "attention" else []
         pair = together(self.seen, outputs, [*others, *children], self.changes)
         return None if pair is None else pair[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,8 @@ def _stacked(
                     f"Layer {layer} of {name} has {shape[-1]} activations per token, but {columns} were expected. "
                     "Please report this model."
                 )
-        if pool.index is None and len({shape[:-1] for _, _, shape in held}) > 1:
+        # The experts of some layers see all rows as one.
+        if pool.index is None and len({math.prod(shape[:-1]) for _, _, shape in held}) > 1:
             raise LayoutError(f"layers of {name} have shapes {[shape[:-1] for _, _, shape in held]}")
         first = vectors[max(places)]
         none = first.new_full(first.shape, 0.0 if pool.numbers else float("nan"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import ModalnetError
@@ -57,6 +58,7 @@ class Sublayers(Measurement):
         self.unmeasured: set[str] = set()
         self._known: dict[str, list[dict[str, Found] | None]] = {}
         self._tried: set[Any] = set()
+        self._orders: dict[tuple[str, int], dict[End, float]] = {}
 
     def places(self, tower: Tower, item: Encoded) -> dict[str, tuple[Found, ...]]:
         """Where the units of each kind are in each block.
@@ -76,6 +78,16 @@ class Sublayers(Measurement):
         whole = [found or likeliest(tower, layer) for layer, found in enumerate(known)]
         return {kind: tuple(found[kind] for found in whole) for kind in SUBLAYER_KINDS}
 
+    def in_order(self, tower: Tower, places: Sequence[Found]) -> tuple[Found, ...]:
+        """Places of a tower that were found elsewhere, layer by layer, with the order in which a pass reaches them."""
+        orders = [self._orders.get((tower.name, layer), {}) for layer in range(tower.n_layers)]
+        return tuple(
+            place
+            if isinstance(place, Absent)
+            else replace(place, order=order.get((place.path, place.side), place.order))
+            for place, order in zip(places, orders, strict=True)
+        )
+
     def _measured(self, tower: Tower, item: Encoded) -> list[dict[str, Found] | None]:
         try:
             seen = self._look(tower, item)
@@ -83,6 +95,8 @@ class Sublayers(Measurement):
             self.unmeasured.add(tower.name)
             return [None] * tower.n_layers
         self.unmeasured.discard(tower.name)
+        for layer, block in enumerate(seen):
+            self._orders[tower.name, layer] = {end: block.order(end) for end in block.rank}
         return [
             Placing(tower, tower.blocks[layer], block).places()
             if block is not None and ("", "output") in block.rank

@@ -60,7 +60,7 @@ def find_places(tower: Tower, block: torch.nn.Module) -> dict[str, Candidates]:
     parts = Parts(inner, width)
     attention, mlp = _one_attention(parts), _one_mlp(parts)
     found: dict[str, Candidates] = {
-        "pre": (Place("", "input", width, width, order=_ORDER["pre"]),),
+        "pre": (Place("", "input", tower.width, tower.width, order=_ORDER["pre"]),),
         "heads": attention if isinstance(attention, Absent) else _heads(parts, attention),
         "attention": attention if isinstance(attention, Absent) else _attention(parts, attention),
         "mlp": _mlp(parts, mlp),
@@ -184,10 +184,10 @@ def _added(parts: Parts, path: str, *, first: bool) -> tuple[Place, ...]:
     norm = _norm_after(parts, first=first)
     behind += [norm] if norm is not None else []
     likely = [*behind, *chain]
-    rest = [each for each in [*_norms(parts), *scaling] if each not in likely]
+    rest = [each for each in [*_norms(parts), *scaling, *_children(parts.block)] if each not in likely]
     return tuple(
         Place(each, "output", parts.width, parts.width, scale=1.0 if each in scaling else scale)
-        for each in [*likely, *rest]
+        for each in dict.fromkeys([*likely, *rest])
         if not each.endswith(("_original_component", "base_layer"))
     )
 
