@@ -54,6 +54,14 @@ def test_the_t_is_that_of_the_effects_of_pairs(options):
     np.testing.assert_allclose(found.effect_size["decoder"], standardized, rtol=5e-3, atol=2e-3)
     assert found.test == "attribution"
     assert f"t of effects on the logit difference over {n} pairs" in found.summary()
+    np.testing.assert_allclose(found.mean_effect["decoder"], effects.mean(0), atol=2e-3 * np.abs(effects).max())
+    largest = found.mean_effect["decoder"].max()
+    assert f"largest mean effect {largest:.3g}" in found.summary()
+    assert found.top(k=1, by="mean_effect").mask["decoder"].ravel()[found.mean_effect["decoder"].argmax()]
+    assert "mean_effect" in found.top_units(2)
+    assert "mean_effect" in found.to_xarray()
+    again = mn.Localization._from_content(*found._content())
+    np.testing.assert_array_equal(again.mean_effect["decoder"], found.mean_effect["decoder"])
 
 
 def test_selection_and_held_out_scores_are_as_for_activations():

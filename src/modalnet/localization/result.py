@@ -542,7 +542,8 @@ class Localization(Result):
         Returns
         -------
         DataFrame
-            Columns tower, layer, dim, t, p, q, effect_size, mean_positive, mean_negative.
+            Columns tower, layer, dim, t, p, q, effect_size, mean_positive, mean_negative; of an attribution also
+            mean_effect.
         """
         import pandas as pd
 
@@ -558,6 +559,8 @@ class Localization(Result):
             "mean_positive": {tower: positive.mean for tower, (positive, _) in self._merged.items()},
             "mean_negative": {tower: negative.mean for tower, (_, negative) in self._merged.items()},
         }
+        if self.test == "attribution":
+            columns["mean_effect"] = self.mean_effect
         table = pd.DataFrame([places[position] for position in chosen], columns=["tower", "layer", "dim"])
         return table.assign(**{name: selection.flatten(values, towers)[chosen] for name, values in columns.items()})
 
@@ -613,6 +616,10 @@ class Localization(Result):
             if np.isfinite(self.t[tower]).any():
                 layer, _ = np.unravel_index(np.nanargmax(self.t[tower]), self.t[tower].shape)
                 text += f"; largest t {np.nanmax(self.t[tower]):.2f} in layer {layer}"
+                if self.test == "attribution":
+                    effect = self.mean_effect[tower]
+                    layer, _ = np.unravel_index(np.nanargmax(effect), effect.shape)
+                    text += f"; largest mean effect {np.nanmax(effect):.3g} in layer {layer}"
             if undefined := int(here["undefined"].sum()):
                 text += f"; {undefined:,} without a defined t"
             lines.append(text)
@@ -627,6 +634,8 @@ class Localization(Result):
         arrays: Labelled = {
             name: (("unit",), flat(getattr(self, name))) for name in ("t", "p", "q", "effect_size", "mean_abs")
         }
+        if self.test == "attribution":
+            arrays["mean_effect"] = (("unit",), flat(self.mean_effect))
         for side, place in (("positive", 0), ("negative", 1)):
             arrays[f"mean_{side}"] = (
                 ("unit",),
