@@ -364,3 +364,19 @@ def test_a_trace_runs_the_model_once(monkeypatch):
         towers.vision.tokens("image")
         kept = towers.decoder.blocks[0].output.save()
     assert len(kept) == 2
+
+
+def test_latents_of_dictionaries_are_lesioned_in_a_trace():
+    model = load("llama")
+    encoder = torch.randn(48, 24, generator=torch.Generator().manual_seed(0))
+    view = model.with_dictionary("decoder", {1: (encoder, encoder.T)})
+    lesion = mn.zero(mn.site("decoder.latents", 1))
+    with view.trace(["the dog", "a cat on"], lesion) as (_, towers):
+        logits = towers.head.output[towers.decoder.tokens("last")].save()
+    close(logits.detach(), view.run(["the dog", "a cat on"], lesion, logits="last").logits)
+    with view.trace("the dog", lesion, max_new_tokens=4) as (tracer, _):
+        ids = tracer.result.save()
+    made = view.generate("the dog", lesion, max_new_tokens=4, details=True)
+    assert ids[0, -4:].tolist() == list(made.ids)
+    with pytest.raises(mn.InputError, match="made of those of another space"), view.trace("the dog") as (_, towers):
+        towers.decoder.space("latents", 1)
