@@ -177,7 +177,11 @@ class Model:
         """
         chosen = choose_spaces(self.spaces, spaces, self.name)
         held = {*choose_spaces(self.spaces, None), *chosen}
-        return Units({name: self.spaces[name].exists & (name in chosen) for name in self.spaces if name in held})
+        spaces = [space for name, space in self.spaces.items() if name in held]
+        return Units(
+            {space.name: space.exists & (space.name in chosen) for space in spaces},
+            widths={space.name: space.widths for space in spaces},
+        )
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{tower.name} {tower.n_layers}x{tower.width}" for tower in self.towers.values())

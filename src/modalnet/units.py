@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
@@ -83,11 +83,15 @@ class Units:
     selected_on
         Content digests of the stimuli that selected the units: what is measured on these is not held out. None where
         it is not known.
+    widths
+        Number of units of each layer, per space whose layers have different numbers of them, such as the heads of a
+        hybrid model: those behind do not exist. Other spaces have all units of their masks' shapes.
 
     Raises
     ------
     InputError
-        If a mask is not boolean with axes [layer, unit], or ``mean_abs`` does not have the masks' spaces and shapes.
+        If a mask is not boolean with axes [layer, unit], or ``mean_abs`` does not have the masks' spaces and shapes; if
+        ``widths`` does not fit the masks.
 
     Notes
     -----
@@ -118,6 +122,7 @@ class Units:
         mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
         selected_on: Iterable[str] | None = None,
+        widths: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         if not mask:
             raise InputError("`mask` must have at least one space, got none.")
@@ -139,6 +144,7 @@ class Units:
             self._mean_abs = given
         self._model = model
         self._selected_on = None if selected_on is None else frozenset(selected_on)
+        self._widths = _checked_widths(widths or {}, masks)
 
     @classmethod
     @renamed_arguments(norms="mean_abs")
@@ -150,6 +156,7 @@ class Units:
         mean_abs: Mapping[str, Float[np.ndarray, "layer dim"]] | None = None,
         model: str | None = None,
         selected_on: Iterable[str] | None = None,
+        widths: Mapping[str, Sequence[int]] | None = None,
     ) -> Units:
         """Make a set from a list of units.
 
@@ -159,7 +166,7 @@ class Units:
             (layers, units per layer) of each space.
         indices
             The units as (space, layer, index); repeats count once.
-        mean_abs, model, selected_on
+        mean_abs, model, selected_on, widths
             As for :class:`Units`.
 
         Raises
@@ -179,7 +186,7 @@ class Units:
                     f"and units 0..{width - 1}."
                 )
             masks[space][layer, dim] = True
-        return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
+        return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on, widths=widths)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -204,6 +211,33 @@ class Units:
     def selected_on(self) -> frozenset[str] | None:
         """Content digests of the stimuli that selected the units; None if unknown."""
         return self._selected_on
+
+    @property
+    def widths(self) -> Mapping[str, tuple[int, ...]]:
+        """Number of units of each layer, per space whose layers have different numbers of them."""
+        return MappingProxyType(self._widths)
+
+    @cached_property
+    def exists(self) -> Mapping[str, Bool[np.ndarray, "layer unit"]]:
+        """Per space, which units there are, from :attr:`widths`; read-only.
+
+        Where these are not known, a unit whose ``mean_abs`` is NaN is taken for none.
+        """
+        found = {}
+        for space, mask in self._mask.items():
+            if space in self._widths:
+                there = np.arange(mask.shape[1]) < np.array(self._widths[space])[:, None]
+            elif self._mean_abs is not None:
+                there = ~np.isnan(self._mean_abs[space]) | mask
+            else:
+                there = np.ones_like(mask)
+            found[space] = _frozen(there)
+        return MappingProxyType(found)
+
+    @property
+    def n_units(self) -> int:
+        """How many units there are in all, in the set or not."""
+        return sum(int(array.sum()) for array in self.exists.values())
 
     @property
     def shapes(self) -> Shapes:
@@ -254,7 +288,7 @@ class Units:
         return self._combine(other, np.greater, "-")
 
     def __invert__(self) -> Units:
-        return self._with({space: ~array for space, array in self._mask.items()})
+        return self._with({space: ~array & self.exists[space] for space, array in self._mask.items()})
 
     def __le__(self, other: Units) -> bool:
         """Whether every unit of this set is in the other."""
@@ -327,7 +361,13 @@ class Units:
             raise InputError(f"`model` must be a model from modalnet.load, got {_type(model)}.")
         shapes = {name: space.shape for name, space in model.spaces.items()}
         check_units(self, shapes, model=None, source=str(getattr(model, "name", "the model")), what="The units")
-        return Units(self._mask, mean_abs=self._mean_abs, model=model.fingerprint(), selected_on=self._selected_on)
+        return Units(
+            self._mask,
+            mean_abs=self._mean_abs,
+            model=model.fingerprint(),
+            selected_on=self._selected_on,
+            widths=self._widths,
+        )
 
     def over(self, shapes: Mapping[str, tuple[int, int]]) -> Units:
         """The same units with a mask for every space of ``shapes``, so that sets over different spaces combine.
@@ -341,7 +381,7 @@ class Units:
         order = [*shapes, *(space for space in self._mask if space not in shapes)]
         mask = {space: self._mask[space] if space in self._mask else missing[space] for space in order}
         known = self._mean_abs if not missing else None
-        return Units(mask, mean_abs=known, model=self._model, selected_on=self._selected_on)
+        return Units(mask, mean_abs=known, model=self._model, selected_on=self._selected_on, widths=self._widths)
 
     # -- controls ------------------------------------------------------------------------------------------------
 
@@ -362,7 +402,7 @@ class Units:
         Returns
         -------
         list of Units
-            None overlaps this set. They carry its ``mean_abs`` and model.
+            None overlaps this set or has units that do not exist. They carry its ``mean_abs`` and model.
 
         Raises
         ------
@@ -370,8 +410,11 @@ class Units:
             If a layer or space has too few units that are not selected, if ``match="activation"`` and ``mean_abs`` is
             not known, or for an unknown ``match`` or ``n`` below 1.
         """
-        masks = draw_masks(self._mask, n, seed=seed, match=match, mean_abs=self._mean_abs)
-        return [Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=()) for mask in masks]
+        masks = draw_masks(self._mask, n, seed=seed, match=match, mean_abs=self._mean_abs, exists=self.exists)
+        return [
+            Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=(), widths=self._widths)
+            for mask in masks
+        ]
 
     to_transformer_lens = moved_method("to_transformer_lens", "modalnet.interop.transformer_lens:hooks")
 
@@ -402,6 +445,8 @@ class Units:
             If the file cannot be written.
         """
         head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "model": self._model}
+        if self._widths:
+            head["widths"] = {space: list(widths) for space, widths in self._widths.items()}
         if self._selected_on is not None:
             head["selected_on"] = sorted(self._selected_on)
         if _suffix(path) == ".safetensors":
@@ -439,7 +484,7 @@ class Units:
             model = document["model"]
             if model is not None and not isinstance(model, str):
                 raise InputError(f"the model must be a string or null, not {model!r}")
-            selected_on = document.get("selected_on")
+            selected_on, widths = document.get("selected_on"), document.get("widths")
             # Earlier versions called the spaces towers.
             spaces = document["spaces"] if "spaces" in document else document["towers"]
             if arrays:
@@ -449,7 +494,7 @@ class Units:
                     (name for name in ("mean_abs", "norms") if any(n.startswith(f"{name}/") for n in arrays)), ""
                 )
                 mean_abs = {space: arrays[f"{field}/{space}"] for space in masks} if field else None
-                return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on)
+                return cls(masks, mean_abs=mean_abs, model=model, selected_on=selected_on, widths=widths)
             shapes = {space: tuple(entry["shape"]) for space, entry in spaces.items()}
             indices = [
                 (space, int(layer), dim)
@@ -457,14 +502,17 @@ class Units:
                 for layer, dims in entry["units"].items()
                 for dim in dims
             ]
-            return cls.from_indices(shapes, indices, model=model, selected_on=selected_on)
+            return cls.from_indices(shapes, indices, model=model, selected_on=selected_on, widths=widths)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"{os.fspath(path)} does not hold valid units: {error}") from error
 
     def __reduce__(self) -> tuple[Callable[[], Units], tuple[()]]:
         mean_abs = None if self._mean_abs is None else dict(self._mean_abs)
         known = self._selected_on
-        return partial(Units, dict(self._mask), mean_abs=mean_abs, model=self._model, selected_on=known), ()
+        widths = dict(self._widths)
+        return partial(
+            Units, dict(self._mask), mean_abs=mean_abs, model=self._model, selected_on=known, widths=widths
+        ), ()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -474,7 +522,9 @@ class Units:
         return (Units(self._mask) & Units(other._mask)).count
 
     def _with(self, mask: Mapping[str, np.ndarray]) -> Units:
-        return Units(mask, mean_abs=self._mean_abs, model=self._model, selected_on=self._selected_on)
+        return Units(
+            mask, mean_abs=self._mean_abs, model=self._model, selected_on=self._selected_on, widths=self._widths
+        )
 
     def _combine(self, other: Units, operation: Callable[..., np.ndarray], sign: str) -> Units:
         if not isinstance(other, Units):
@@ -496,6 +546,7 @@ class Units:
             mean_abs=self._mean_abs if self._mean_abs is not None else other._mean_abs,
             model=self._model if self._model is not None else other._model,
             selected_on=(self._selected_on or frozenset()) | (other._selected_on or frozenset()) if known else None,
+            widths={**other._widths, **self._widths},
         )
 
 
@@ -609,11 +660,36 @@ def as_units_within(units: UnitsLike, shapes: Mapping[str, tuple[int, int]], sou
     if chosen.shapes == dict(shapes):
         return chosen
     mask = chosen.over(shapes).mask
-    return Units({space: mask[space] for space in shapes}, model=chosen.model, selected_on=chosen.selected_on)
+    widths = {space: own for space, own in chosen.widths.items() if space in shapes}
+    return Units(
+        {space: mask[space] for space in shapes}, model=chosen.model, selected_on=chosen.selected_on, widths=widths
+    )
 
 
 def _type(value: object) -> str:
     return "None" if value is None else type(value).__name__
+
+
+def _checked_widths(given: Mapping[str, Sequence[int]], masks: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Numbers of units per layer that fit the masks, of the spaces in which they differ from the masks' width."""
+    found = {}
+    for space, listed in given.items():
+        if space not in masks:
+            raise InputError(f"`widths` has the space {space!r}; the spaces of the mask are {list(masks)}.")
+        (layers, width), widths = masks[space].shape, tuple(listed)
+        if len(widths) != layers or not all(_is_whole(each) and 0 <= each <= width for each in widths):
+            raise InputError(
+                f"`widths` of {space!r} must be {layers} whole numbers from 0 to {width}, one per layer; got {listed}."
+            )
+        beyond = np.argwhere(masks[space] & (np.arange(width) >= np.array(widths)[:, None]))
+        if len(beyond):
+            layer, unit = beyond[0].tolist()
+            raise InputError(
+                f"Unit {unit} of layer {layer} of {space!r} does not exist: the layer has {widths[layer]}."
+            )
+        if set(widths) != {width}:
+            found[space] = tuple(map(int, widths))
+    return found
 
 
 def _frozen(array: Any, dtype: type | None = None) -> np.ndarray:

@@ -179,6 +179,33 @@ def test_localize_writes_what_the_library_gives(gpt2: Path, words: Path, tmp_pat
     assert f"Dice = {reliability.dice.mean():.2f}" in printed
 
 
+def test_units_inside_of_blocks(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    arguments = ["localize", gpt2, *csv(words), "--units", "neurons,heads", "--top", "10%", "--no-progress"]
+    printed = ok(*arguments, "--out", tmp_path)
+    contrast = mn.stimuli.from_csv(words, text="words", condition="kind", positive="animal")
+    expected = mn.localize(mn.load(gpt2), contrast, units=["neurons", "heads"], cache=False, progress=False)
+    assert mn.Localization.load(tmp_path / "localization.safetensors") == expected
+    assert mn.Units.load(tmp_path / "units.json") == expected.top(fraction=0.1)
+    assert "decoder.heads layer" in printed
+    document = json.loads(ok(*arguments, "--json", "--out", tmp_path))
+    assert list(document["network"]["towers"]) == ["decoder.neurons", "decoder.heads"]
+    refused = fails("localize", gpt2, *csv(words), "--units", " , ", "--out", tmp_path)
+    assert "--units takes kinds of units or spaces" in refused
+    result = run("localize", gpt2, *csv(words), "--units", "toys", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "no space 'toys'; its spaces are decoder" in result.stderr.replace("\n", " ")
+
+
+def test_a_share_of_few_units_is_one_unit_and_said(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
+    result = run("localize", gpt2, *csv(words), "--units", "heads", "--no-progress", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "1% of 16 units is less than one: one unit (6.25%) is selected" in " ".join(result.stderr.split())
+    assert "Network: the 1 of 16 units (6.25%) with the largest t" in result.stdout
+    assert mn.Units.load(tmp_path / "units.json").count == 1
+    with pytest.raises(InputError, match="selects none"):
+        mn.Localization.load(tmp_path / "localization.safetensors").top(fraction=0.01)
+
+
 def test_json_is_one_document_that_says_the_same(gpt2: Path, words: Path, tmp_path: Path, store: Store) -> None:
     result = run("localize", gpt2, *csv(words), "--top", "7", "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.output
@@ -385,6 +412,21 @@ def test_towers(gpt2: Path, vit: Path) -> None:
     assert document["parameters"] == sum(parameter.numel() for parameter in model.module.parameters())
 
 
+def test_towers_lists_spaces(gpt2: Path) -> None:
+    printed = ok("towers", gpt2)
+    assert "decoder.heads: 4 of 8 numbers" in printed
+    spaces = json.loads(ok("towers", gpt2, "--json"))["spaces"]
+    model = mn.load(gpt2)
+    assert list(spaces) == list(model.spaces)
+    for name, space in model.spaces.items():
+        assert (spaces[name]["layers"], spaces[name]["width"]) == space.shape
+        assert spaces[name]["units"] == space.n_units
+        assert spaces[name]["widths"] == list(space.widths)
+        assert spaces[name]["paths"] == list(space.paths)
+        assert spaces[name]["what"] == space.what
+    assert spaces["decoder.heads"]["numbers"] == 8
+
+
 def test_towers_needs_neither_weights_nor_tokenizer(gpt2: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((gpt2 / "config.json").read_bytes())
     printed = ok("towers", tmp_path)
@@ -558,6 +600,16 @@ def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
     assert not document["failures"]
 
 
+def test_a_lesion_study_of_heads(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--units", "heads", "--tasks", "grammar", "--items", "8", "--n-controls", "1"]
+    result = run("lesion", *arguments, "--match", "tower", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "0.125%, 0.25%, 0.5%, 1% of 48 units is less than one: one unit (2.08%) is selected" in said
+    study = mn.LesionStudy.load(tmp_path / "lesion.safetensors")
+    assert set(study.table()["units"]) == {1}
+
+
 @pytest.mark.parametrize(("kinds", "control"), [(["layer", "activation"], "activation"), (["tower"], "tower")])
 def test_dissociations_are_beside_a_control_that_was_run(tmp_path: Path, kinds: list[str], control: str) -> None:
     per_kind = {kind: {"blimp": 0.1, "images": 0.1} for kind in ("", *kinds)}
@@ -698,6 +750,12 @@ def test_a_profile(tmp_path: Path, store: Store) -> None:
     assert [row["condition"] for row in document["table"]] == ["sentences", "word-lists", "jabberwocky", "nonwords"]
     assert document["settings"]["n_controls"] == 2
     assert any("reselected" in note for note in document["notes"])
+
+
+def test_a_profile_of_heads(tmp_path: Path, store: Store) -> None:
+    arguments = ["tiny", "--units", "heads", "--n-controls", "2", "--match", "tower", "--out", tmp_path]
+    document = json.loads(ok("profile", *arguments, "--json"))
+    assert document["settings"]["n_units"] == 1
 
 
 def test_brain(tmp_path: Path, store: Store) -> None:

@@ -411,8 +411,8 @@ def test_masks_by_hook_point_are_units(bridge):
     found = tl.units(masks, bridge)
     assert found.count == expected.count - expected.mask["decoder"][1].sum()
     assert not found.mask["decoder"][1].any()
-    with pytest.raises(mn.InputError, match=r"'blocks\.0\.attn\.hook_z' is not a hook point behind a block"):
-        tl.units({"blocks.0.attn.hook_z": expected.mask["decoder"][0]}, bridge)
+    with pytest.raises(mn.InputError, match=r"'blocks\.0\.attn\.hook_pattern' is not the hook point of a space"):
+        tl.units({"blocks.0.attn.hook_pattern": expected.mask["decoder"][0]}, bridge)
     with pytest.raises(mn.InputError, match=r"must be boolean with shape \[48\], got float64 with shape \[32\]"):
         tl.units({"blocks.0.hook_out": np.zeros(32)}, bridge)
     with pytest.raises(mn.InputError, match="must be the TransformerBridge"):

@@ -495,8 +495,8 @@ def whole_blocks(units: Units, blocks: Mapping[str, Sequence[int]]) -> Units:
         counted = np.zeros(len(mask), dtype=bool)
         counted[list(blocks.get(tower, ()))] = True
         counted &= np.asarray(mask.any(axis=1))
-        masks[tower] = np.repeat(counted[:, None], mask.shape[1], axis=1)
-    return Units(masks)
+        masks[tower] = units.exists[tower] & counted[:, None]
+    return Units(masks, widths=units.widths)
 
 
 def fullest_layer(units: Units) -> Units:
@@ -504,8 +504,8 @@ def fullest_layer(units: Units) -> Units:
     counts = {(tower, i): int(n) for tower, per in units.per_layer().items() for i, n in enumerate(per)}
     tower, layer = max(counts, key=lambda place: counts[place])
     masks = {name: np.zeros_like(mask) for name, mask in units.mask.items()}
-    masks[tower][layer] = True
-    return Units(masks)
+    masks[tower][layer] = units.exists[tower][layer]
+    return Units(masks, widths=units.widths)
 
 
 def _with_baselines(simple: Mapping[str, np.ndarray], first: FeatureSet) -> list[FeatureSet]:

@@ -9,7 +9,7 @@ import typer
 
 from modalnet.cli import options
 from modalnet.cli.console import print_json
-from modalnet.cli.parsing import parse_fractions, parse_networks, parse_protocols, writable
+from modalnet.cli.parsing import parse_fractions, parse_networks, parse_protocols, parse_units, writable
 from modalnet.cli.running import Source, job, localize_each, print_files, running
 from modalnet.errors import InputError
 
@@ -43,6 +43,7 @@ def atlas(
     sources: Sources,
     *,
     networks: options.Networks = None,
+    units: options.Units = None,
     study: Study = None,
     top: Shown = "1%",
     title: Title = None,
@@ -67,6 +68,7 @@ def atlas(
     if files:
         of_a_model = {
             "--networks": networks is not None,
+            "--units": units is not None,
             "--protocol": bool(protocol),
             "--device": device is not None,
             "--dtype": dtype is not None,
@@ -76,7 +78,7 @@ def atlas(
         given = [name for name, is_given in of_a_model.items() if is_given]
         if given:
             raise InputError(f"{', '.join(given)}: localizations from files are drawn as they are, without a model.")
-    protocols = parse_protocols(protocol, contrasts)
+    protocols, kinds = parse_protocols(protocol, contrasts), parse_units(units)
     settings = running(batch_size, no_cache, no_progress)
     folder = writable(out)
     with job(progress=not no_progress):
@@ -85,7 +87,8 @@ def atlas(
         if files:
             localizations = _read(files)
         else:
-            localizations = localize_each(Source(sources[0], device, dtype).load(), contrasts, protocols, settings)
+            loaded = Source(sources[0], device, dtype).load()
+            localizations = localize_each(loaded, contrasts, protocols, settings, kinds)
         lesions = None if study is None else mn.LesionStudy.load(study)
         written = write(localizations, folder, share=share, study=lesions, title=title)
     if json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modalnet.cli import options
-from modalnet.cli.parsing import parse_names, parse_top
+from modalnet.cli.parsing import parse_names, parse_top, parse_units
 from modalnet.cli.running import Running, Source, running
 from modalnet.errors import InputError
 
@@ -43,6 +43,7 @@ def brain(
     responses: Responses = None,
     group: Group = None,
     network: options.Network = "language",
+    units: options.Units = None,
     top: options.Top = "1%",
     protocol: options.Protocol = None,
     controls: options.Controls = options.DEFAULT_CONTROLS,
@@ -64,13 +65,13 @@ def brain(
 
     loaded_data = _data(data, text, responses, group)
 
-    def measure(loaded: Model, units: Units, settings: Running) -> Measured:
+    def measure(loaded: Model, chosen: Units, settings: Running) -> Measured:
         import modalnet as mn
 
-        result = mn.brain.align(loaded, units, loaded_data, n_controls=controls, match=match, seed=seed, **settings)  # type: ignore[arg-type]  # checked there
+        result = mn.brain.align(loaded, chosen, loaded_data, n_controls=controls, match=match, seed=seed, **settings)  # type: ignore[arg-type]  # checked there
         return Measured(result, result.summary(), {"table": result.table(), "targets": result.targets()})
 
-    choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol)
+    choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol, parse_units(units))
     measure_network("brain", choice, measure, running(batch_size, no_cache, no_progress), out, as_json=json)
 
 

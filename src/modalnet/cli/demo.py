@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet.cli import options
 from modalnet.cli.console import number, print_json, report, table
 from modalnet.cli.parsing import parse_top, writable
-from modalnet.cli.running import Source, job, running
+from modalnet.cli.running import Source, job, largest, running
 
 if TYPE_CHECKING:
     from modalnet.cli.reports import LocalizationReport
@@ -44,7 +44,7 @@ def demo(
         }
         for name, (contrast, protocol) in contrasts.items():
             localization = mn.localize(model, contrast, protocol=protocol, **settings)
-            reports[name] = LocalizationReport(model, contrast, localization, localization.top(**size), size)
+            reports[name] = LocalizationReport(model, contrast, localization, largest(localization, size), size)
             files[name] = reports[name].write(writable(folder / name))
     if json:
         print_json({name: each.document(files[name]) for name, each in reports.items()})

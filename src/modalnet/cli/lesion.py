@@ -9,8 +9,8 @@ import typer
 
 from modalnet.cli import options
 from modalnet.cli.console import print_json, report
-from modalnet.cli.parsing import parse_fractions, parse_names, parse_networks, parse_protocols, writable
-from modalnet.cli.running import Source, job, localize_each, print_files, running
+from modalnet.cli.parsing import parse_fractions, parse_names, parse_networks, parse_protocols, parse_units, writable
+from modalnet.cli.running import Source, job, localize_each, print_files, running, shares
 
 if TYPE_CHECKING:
     from modalnet.lesion import LesionStudy
@@ -36,7 +36,7 @@ Items = Annotated[
     int | None,
     typer.Option(help="Items per bundled task or suite, and pairs per file; texts for perplexity are always all read."),
 ]
-Fractions = Annotated[str, typer.Option(metavar="A,B", help="Lesion sizes, as shares of the units.")]
+Fractions = Annotated[str, typer.Option(metavar="A,B", help="Lesion sizes, as shares of the units; at least one unit.")]
 Operations = Annotated[str, typer.Option(metavar="A,B", help="zero, mean, resample, scale (graded lesions).")]
 Match = Annotated[
     str,
@@ -59,6 +59,7 @@ def lesion(
     model: options.ModelName,
     *,
     networks: options.Networks = None,
+    units: options.Units = None,
     tasks: Tasks = "default",
     items: Items = None,
     fractions: Fractions = "0.125%,0.25%,0.5%,1%",
@@ -85,7 +86,7 @@ def lesion(
     """
     sizes = parse_fractions("--fractions", fractions)
     contrasts = parse_networks(networks)
-    protocols = parse_protocols(protocol, contrasts)
+    protocols, kinds = parse_protocols(protocol, contrasts), parse_units(units)
     settings = running(batch_size, no_cache, no_progress)
     from modalnet.tasks import spec
 
@@ -95,12 +96,12 @@ def lesion(
         import modalnet as mn
 
         loaded = Source(model, device, dtype).load()
-        localizations = localize_each(loaded, contrasts, protocols, settings)
+        localizations = localize_each(loaded, contrasts, protocols, settings, kinds)
         study = mn.lesion_study(
             loaded,
             localizations,
             task_list,
-            sizes,
+            shares(sizes, localizations.values()),
             controls,
             parse_names(operations) or [],
             match=parse_names(match) or [],

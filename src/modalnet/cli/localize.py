@@ -8,8 +8,8 @@ import typer
 
 from modalnet.cli import options
 from modalnet.cli.console import print_json, report
-from modalnet.cli.parsing import parse_names, parse_tokens, parse_top, writable
-from modalnet.cli.running import Source, job, running
+from modalnet.cli.parsing import parse_names, parse_tokens, parse_top, parse_units, writable
+from modalnet.cli.running import Source, job, largest, running
 
 Spec = Annotated[
     str,
@@ -70,6 +70,7 @@ def localize(
     contrast: Spec,
     positive: Positive = None,
     negative: Negative = None,
+    units: options.Units = None,
     top: options.Top = "1%",
     towers: Towers = None,
     tokens: Tokens = None,
@@ -98,6 +99,7 @@ def localize(
     """
     size = parse_top(top)
     settings: dict[str, Any] = {
+        "units": parse_units(units),
         "towers": parse_names(towers),
         "tokens": parse_tokens(tokens),
         "magnitude": magnitude,
@@ -126,7 +128,7 @@ def localize(
 
         loaded = Source(model, device, dtype, trust_remote_code).load()
         localization = mn.localize(loaded, stimuli, **settings)
-        result = LocalizationReport(loaded, stimuli, localization, localization.top(**size), size)
+        result = LocalizationReport(loaded, stimuli, localization, largest(localization, size), size)
         files = result.write(folder)
     if json:
         print_json(result.document(files))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.cli.console import print_json, report
 from modalnet.cli.parsing import Size, writable
-from modalnet.cli.running import Running, Source, job, localize_each, print_files
+from modalnet.cli.running import Running, Source, job, largest, localize_each, print_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,7 @@ class NetworkChoice:
     contrast: str
     size: Size
     protocol: str | None
+    units: list[str] | str = "residual"
 
 
 def measure_network(
@@ -57,9 +58,9 @@ def measure_network(
 
         model = network.source.load()
         localizations = localize_each(
-            model, {network.contrast: contrast}, {network.contrast: network.protocol}, settings
+            model, {network.contrast: contrast}, {network.contrast: network.protocol}, settings, network.units
         )
-        measured = measure(model, localizations[network.contrast].top(**network.size), settings)
+        measured = measure(model, largest(localizations[network.contrast], network.size), settings)
         files = _write(command, measured, folder)
     result = measured.result
     if as_json:

@@ -34,7 +34,18 @@ Networks = Annotated[
     ),
 ]
 Top = Annotated[
-    str, typer.Option(help="Size of the network: a share of the units (1% or 0.01), or a number of units (115).")
+    str,
+    typer.Option(
+        help="Size of the network: a share of the units (1% or 0.01; at least one unit), or a number of units (115)."
+    ),
+]
+Units = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="Kinds of units: neurons, heads, attention, mlp, gate, experts, ...; or spaces as modalnet towers lists "
+        "them, such as decoder.heads. By default the residual stream.",
+    ),
 ]
 _PROTOCOL = "Published localization procedure: alkhamissi2025 (12 tokens, last token, absolute activation)"
 Protocol = Annotated[str | None, typer.Option(help=f"{_PROTOCOL}.")]

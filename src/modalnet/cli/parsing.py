@@ -82,6 +82,22 @@ def parse_names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def parse_units(text: str | None) -> list[str] | str:
+    """Parse ``units=``: kinds of units, or spaces, separated by commas; by default the residual stream.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if text is None:
+        return "residual"
+    names = parse_names(text)
+    if not names:
+        raise InputError(f'--units takes kinds of units or spaces, such as neurons,heads; got "{text}".')
+    return names
+
+
 def parse_networks(text: str | None) -> dict[str, Contrast]:
     """Parse contrasts by name: "language,faces=floc:FOLDER"."""
     from modalnet.stimuli import spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modalnet.cli import options
-from modalnet.cli.parsing import parse_top
+from modalnet.cli.parsing import parse_top, parse_units
 from modalnet.cli.running import Running, Source, running
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def profile(
     model: options.ModelName,
     *,
     network: options.Network = "language",
+    units: options.Units = None,
     top: options.Top = "1%",
     protocol: options.Protocol = None,
     controls: options.Controls = options.DEFAULT_CONTROLS,
@@ -37,14 +38,14 @@ def profile(
     """
     from modalnet.cli.measures import Measured, NetworkChoice, measure_network
 
-    def measure(loaded: Model, units: Units, settings: Running) -> Measured:
+    def measure(loaded: Model, chosen: Units, settings: Running) -> Measured:
         import modalnet as mn
 
         name = network.partition(":")[0]
-        result = mn.profile.language(loaded, units, n_controls=controls, match=match, seed=seed, name=name, **settings)
+        result = mn.profile.language(loaded, chosen, n_controls=controls, match=match, seed=seed, name=name, **settings)
         human = result.compare_to_human()
         tables = {"table": result.table(), "contrasts": result.contrasts(), "human": human.table()}
         return Measured(result, f"{result.summary()}\n{human.summary()}", tables)
 
-    choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol)
+    choice = NetworkChoice(Source(model, device, dtype), network, parse_top(top), protocol, parse_units(units))
     measure_network("profile", choice, measure, running(batch_size, no_cache, no_progress), out, as_json=json)

@@ -105,7 +105,7 @@ class LocalizationReport:
             "units": result.n_units,
             "towers": {
                 tower: {
-                    "units": result.t[tower].size,
+                    "units": int(result.exists[tower].sum()),
                     "selected": int(selected.mask[tower].sum()),
                     "significant": int(significant.mask[tower].sum()),
                     "undefined": result.undefined[tower],

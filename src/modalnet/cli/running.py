@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from modalnet.cli.console import at_work, messages, report
-from modalnet.cli.parsing import parse_batch_size
+from modalnet.cli.parsing import Size, parse_batch_size
 
 if TYPE_CHECKING:
     from modalnet.localization import Localization
     from modalnet.model import Model
     from modalnet.stimuli import Contrast
+    from modalnet.units import Units
 
 
 class Running(TypedDict):
@@ -59,7 +60,11 @@ def job(*, progress: bool) -> Iterator[None]:
 
 
 def localize_each(
-    model: Model, contrasts: Mapping[str, Contrast], protocols: Mapping[str, str | None], settings: Running
+    model: Model,
+    contrasts: Mapping[str, Contrast],
+    protocols: Mapping[str, str | None],
+    settings: Running,
+    units: list[str] | str = "residual",
 ) -> dict[str, Localization]:
     """Localize the networks of several contrasts."""
     import modalnet as mn
@@ -67,8 +72,24 @@ def localize_each(
     localizations = {}
     for name, contrast in contrasts.items():
         messages().print(f"localizing {name}")
-        localizations[name] = mn.localize(model, contrast, protocol=protocols[name], **settings)
+        localizations[name] = mn.localize(model, contrast, units=units, protocol=protocols[name], **settings)
     return localizations
+
+
+def largest(localization: Localization, size: Size) -> Units:
+    """Select the network of a size; a share that is less than one unit is one unit, which is said."""
+    (share,) = shares([size["fraction"]], [localization]) if "fraction" in size else (None,)
+    return localization.top(k=size["k"]) if share is None else localization.top(fraction=share)
+
+
+def shares(fractions: Sequence[float], localizations: Iterable[Localization]) -> list[float]:
+    """Shares of the units that select at least one unit of each localization, each once; says which had to grow."""
+    n_units = min(localization.n_units for localization in localizations)
+    if min(fractions) * n_units >= 1:
+        return list(fractions)
+    small = ", ".join(f"{100 * each:g}%" for each in fractions if each * n_units < 1)
+    messages().print(f"{small} of {n_units:,} units is less than one: one unit ({100 / n_units:.3g}%) is selected")
+    return list(dict.fromkeys(max(each, 1 / n_units) for each in fractions))
 
 
 def print_files(files: Mapping[str, Path], descriptions: Mapping[str, str], *, heading: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""``modalnet towers``: the towers of a model, from its config alone."""
+"""``modalnet towers``: the towers of a model and the spaces along them, from its config alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def towers(
     json: options.Json = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Show the towers of MODEL: blocks, width, module paths and number of units.
+    """Show the towers of MODEL and the spaces along each: blocks, units per block, module paths.
+
+    A space is one kind of activation with units: the residual stream, or inside of blocks neurons, heads and others.
 
     No weights are downloaded or read if transformers can build the model from its config.
     """
@@ -41,6 +43,18 @@ def towers(
                     "paths": list(tower.paths),
                 }
                 for name, tower in found.towers.items()
+            },
+            "spaces": {
+                name: {
+                    "what": space.what,
+                    "layers": space.n_layers,
+                    "width": space.width,
+                    "widths": list(space.widths),
+                    "numbers": space.size,
+                    "units": space.n_units,
+                    "paths": list(space.paths),
+                }
+                for name, space in found.spaces.items()
             },
         }
     )

@@ -134,7 +134,7 @@ class Controls:
             )
         # What is matched takes the place of the mean absolute activation, and only there.
         drawn = draw(_with(units, values), self.n, seed=self.seed, match="activation")
-        return [Units(one.mask, mean_abs=units.mean_abs, model=units.model, selected_on=()) for one in drawn]
+        return [_units(units, one.mask) for one in drawn]
 
     def _with_activity(self, units: Units) -> Units:
         """The same units with the mean absolute activation at the tasks' tokens."""
@@ -159,7 +159,7 @@ def sizes_of(
 ) -> list[Sized]:
     """The units of a network at each of its sizes; fixed units have one."""
     if isinstance(network, Units):
-        return [Sized(network.count / sum(mask.size for mask in network.mask.values()), network, None)]
+        return [Sized(network.count / network.n_units, network, None)]
     opposite = getattr(network, "least_selective", None) or getattr(network, "bottom", None)
     choice: dict[str, Any] = {} if by == "t" else {"by": by}
     if exclude_massive is not None:
@@ -231,10 +231,15 @@ def readout_lengths(model: Model) -> PerUnit:
 def _with(units: Units, values: PerUnit) -> Units:
     """The same units with another quantity as their mean absolute activation, where they have any unit."""
     full = {space: values.get(space, np.ones(mask.shape)) for space, mask in units.mask.items()}
-    return Units(units.mask, mean_abs=full, model=units.model, selected_on=())
+    return Units(units.mask, mean_abs=full, model=units.model, selected_on=(), widths=units.widths)
 
 
 def _without(units: Units, space: str, dim: int) -> Units:
     mask = {name: each.copy() for name, each in units.mask.items()}
     mask[space][:, dim] = False
-    return Units(mask, mean_abs=units.mean_abs, model=units.model, selected_on=())
+    return _units(units, mask)
+
+
+def _units(units: Units, mask: Mapping[str, np.ndarray]) -> Units:
+    """Others beside a network."""
+    return Units(mask, mean_abs=units.mean_abs, model=units.model, selected_on=(), widths=units.widths)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from modalnet.results.cache import CacheLike, Slot
 from modalnet.stats.moments import Moments
 from modalnet.stats.regression import CrossMoments
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool
-
 FOLDER = "jobs"
 
 
@@ -39,9 +36,7 @@ class Sums(Protocol):
     cross: dict[str, list[CrossMoments]] | None
 
 
-def made_of(
-    sums: Sums, meta: dict[str, Any], exists: Mapping[str, Bool[np.ndarray, "layer unit"]] | None = None
-) -> Localization:
+def made_of(sums: Sums, meta: dict[str, Any]) -> Localization:
     """Make a localization of moments; warn if activations of some units were not finite.
 
     The t of such units is undefined, and they are never selected. Of units that the model does not have, in layers
@@ -54,10 +49,11 @@ def made_of(
         meta=meta,
         cross=sums.cross,
     )
-    there = {name: (exists or {}).get(name, np.ones(sizes.shape, dtype=bool)) for name, sizes in made.mean_abs.items()}
-    broken = {name: int((~np.isfinite(sizes[there[name]])).sum()) for name, sizes in made.mean_abs.items()}
+    broken = {space: int((~np.isfinite(sizes) & made.exists[space]).sum()) for space, sizes in made.mean_abs.items()}
     if any(broken.values()):
-        counts = ", ".join(f"{n:,} of {there[name].sum():,} in {name}" for name, n in broken.items() if n)
+        counts = ", ".join(
+            f"{count:,} of {int(made.exists[space].sum()):,} in {space}" for space, count in broken.items() if count
+        )
         warn(
             f"units with NaN or infinite activations: {counts}. Their t is undefined and they are never selected. If "
             'activations overflow in float16, load the model with dtype="bfloat16" or "float32".',

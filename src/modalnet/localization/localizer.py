@@ -103,6 +103,12 @@ class _Setup:
             **({} if self.attribution is None else {"attribution": self.attribution.meta()}),
         }
 
+    def widths(self) -> dict[str, Any]:
+        """Of spaces whose layers have different numbers of units, how many each has; known once they were read."""
+        spaces = [self.model.spaces[name] for name in self.towers]
+        found = {space.name: list(space.widths) for space in spaces if space.n_units < space.exists.size}
+        return {"widths": found} if found else {}
+
     def _text_tokens(self, prepared: Sequence[Prepared]) -> dict[str, float]:
         """Mean number of text tokens per condition: a difference between the sides would be a confound."""
         counts: dict[str, list[int]] = {}
@@ -299,7 +305,7 @@ def localize(  # the options are documented once, here
         folds = assign_folds(contrast.labels, N_FOLDS, items=contrast.items).tolist()
         shapes = {name: model.spaces[name].shape for name in names}
         sums.cross = attribution.cross(effects, folds, N_FOLDS, shapes, progress=progress)
-    made = made_of(sums, meta, {name: model.spaces[name].exists for name in names})
+    made = made_of(sums, meta | setup.widths())
     slot.write(made)
     slot.journal().forget()
     return made
@@ -585,4 +591,4 @@ def _submit(
     )
     for _ in sent:
         pass
-    return LocalizationJob.submit(backend, tally=tally, meta=meta, blobs=blobs, slot=slot)
+    return LocalizationJob.submit(backend, tally=tally, meta=meta | setup.widths(), blobs=blobs, slot=slot)

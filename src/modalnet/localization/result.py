@@ -16,7 +16,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from modalnet._deprecation import renamed, renamed_arguments
 from modalnet._validation import check_fraction, check_int, check_number, check_option, check_shared
@@ -64,7 +64,8 @@ class Localization(Result):
     meta
         A JSON document that says what was localized: ``"model"`` (fingerprint), ``"source"`` (readable model name),
         ``"contrast"`` (``"name"``, ``"positive"``, ``"negative"``, ``"test"``), ``"tokens"``, ``"magnitude"``,
-        ``"protocol"``, … ``"stimuli"`` (content digest → fold) says which stimuli selected the units.
+        ``"protocol"``, … ``"stimuli"`` (content digest → fold) says which stimuli selected the units; ``"widths"``
+        (space → number of units of each layer), which units there are where layers have different numbers of them.
 
     Raises
     ------
@@ -111,6 +112,9 @@ class Localization(Result):
             raise InputError(f"`meta` must be a JSON document: {error}") from error
         for array in self._mean_abs.values():
             array.setflags(write=False)
+        self._nothing = Units(
+            {space: np.zeros(shape, dtype=bool) for space, shape in self.shapes.items()}, widths=self.widths
+        )
 
     def _check(self) -> None:
         folds = {len(moments) for side in SIDES for moments in self._sides[side].values()}
@@ -153,6 +157,16 @@ class Localization(Result):
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(layers, width) of each tower."""
         return {tower: (array.shape[0], array.shape[1]) for tower, array in self._mean_abs.items()}
+
+    @property
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """Number of units of each layer, per space whose layers have different numbers of them."""
+        return {space: tuple(widths) for space, widths in (self._meta.get("widths") or {}).items()}
+
+    @property
+    def exists(self) -> Mapping[str, Bool[np.ndarray, "layer unit"]]:
+        """Per space, which units there are: all but in spaces whose layers have different numbers of them."""
+        return self._nothing.exists
 
     @property
     def n_units(self) -> int:
@@ -304,10 +318,10 @@ class Localization(Result):
         kept = selection.check_towers(towers, self._spaces)
 
         def some(of: Mapping[str, Any]) -> dict[str, Any]:
-            return {tower: of[tower] for tower in kept}
+            return {tower: of[tower] for tower in kept if tower in of}
 
         meta = dict(self._meta)
-        for name in ("tokens", "paths"):
+        for name in ("tokens", "paths", "widths"):
             if isinstance(meta.get(name), Mapping):
                 meta[name] = some(meta[name])
         return Localization(
@@ -342,7 +356,7 @@ class Localization(Result):
     def q(self) -> PerTower:
         """Benjamini-Hochberg adjusted p, over all units of all towers together that have one."""
         flat = statistics.fdr(selection.flatten(self.p, self._spaces))
-        ends = np.cumsum([self._count_units([tower]) for tower in self._spaces])[:-1]
+        ends = np.cumsum([math.prod(self.shapes[tower]) for tower in self._spaces])[:-1]
         parts = zip(self._spaces, np.split(flat, ends), strict=True)
         return {tower: _frozen(part.reshape(self.shapes[tower])) for tower, part in parts}
 
@@ -379,7 +393,7 @@ class Localization(Result):
     @cached_property
     def undefined(self) -> dict[str, int]:
         """Number of units without a defined t per tower: constant on both sides, or with a non-finite activation."""
-        return {tower: int(np.isnan(t).sum()) for tower, t in self.t.items()}
+        return {tower: int((np.isnan(t) & self.exists[tower]).sum()) for tower, t in self.t.items()}
 
     # -- networks ------------------------------------------------------------------------------------------------
 
@@ -468,11 +482,20 @@ class Localization(Result):
         lower.
         """
         check_number("ratio", ratio, above=1)
-        mask = {
-            tower: mean_abs > ratio * np.nanmedian(mean_abs, axis=1, keepdims=True)
-            for tower, mean_abs in self.mean_abs.items()
-        }
-        return Units(mask, mean_abs=self.mean_abs, model=self.meta.get("model"), selected_on=self.stimuli or None)
+        mask = {tower: mean_abs > ratio * _medians(mean_abs)[:, None] for tower, mean_abs in self.mean_abs.items()}
+        return self.units_of(mask, selected_on=self.stimuli or None)
+
+    def units_of(
+        self, mask: Mapping[str, Bool[np.ndarray, "layer unit"]], *, selected_on: Iterable[str] | None = None
+    ) -> Units:
+        """Units of this model and these spaces, with their mean absolute activation, from a mask for each space."""
+        return Units(
+            mask,
+            mean_abs=self._mean_abs,
+            model=self._meta.get("model"),
+            selected_on=selected_on,
+            widths=self.widths,
+        )
 
     def _first(
         self, ranked: np.ndarray, fraction: float | None, k: int | None, towers: tuple[str, ...], again: Choice
@@ -592,13 +615,13 @@ class Localization(Result):
         rows = []
         for tower in self._spaces:
             for layer, (t, g) in enumerate(zip(self.t[tower], self.effect_size[tower], strict=True)):
-                defined = ~np.isnan(t)
-                row: dict[str, Any] = {"tower": tower, "layer": layer, "units": len(t)}
+                defined, there = ~np.isnan(t), int(self.exists[tower][layer].sum())
+                row: dict[str, Any] = {"tower": tower, "layer": layer, "units": there}
                 if units is not None:
                     row["selected"] = int(selected[tower][layer])
                 row |= {
                     "significant": int(significant[tower][layer]),
-                    "undefined": int((~defined).sum()),
+                    "undefined": there - int(defined.sum()),
                     "max_t": float(t[defined].max()) if defined.any() else math.nan,
                     "mean_t": float(t[defined].mean()) if defined.any() else math.nan,
                     "max_effect_size": float(g[defined].max()) if defined.any() else math.nan,
@@ -627,9 +650,10 @@ class Localization(Result):
 
     def _labelled(self) -> tuple[Labelled, Labelled]:
         def flat(values: Mapping[str, Any]) -> np.ndarray:
-            return selection.flatten(values, self._spaces)
+            return selection.flatten(values, self._spaces)[there]
 
-        places = [(tower, *place) for tower in self._spaces for place in np.ndindex(self.shapes[tower])]
+        there = selection.flatten(self.exists, self._spaces)
+        places = [(tower, *place) for tower in self._spaces for place in np.argwhere(self.exists[tower]).tolist()]
         spaces, layers, indices = zip(*places, strict=True)
         arrays: Labelled = {
             name: (("unit",), flat(getattr(self, name))) for name in ("t", "p", "q", "effect_size", "mean_abs")
@@ -669,7 +693,7 @@ class Localization(Result):
             (:func:`modalnet.plotting.sheet`); ``"glass"``: the network in depth (:func:`modalnet.plotting.glass`);
             ``"units"``: t by layer and unit, for heads (:func:`modalnet.plotting.unit_t`).
         units
-            The network to show; by default the top 1% by t.
+            The network to show; by default the top 1% by t, at least one unit.
         **options
             As for the function that draws.
 
@@ -800,18 +824,19 @@ class Localization(Result):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _count_units(self, towers: Sequence[str]) -> int:
-        return sum(self._mean_abs[tower].size for tower in towers)
+        return sum(int(self.exists[tower].sum()) for tower in towers)
 
     def _units(self, chosen: np.ndarray, towers: Sequence[str], again: Choice) -> Units:
         mask = selection.masks(chosen, self.shapes, towers)
         known = bool(self.stimuli)
-        units = Units(
-            mask,
-            mean_abs=self._mean_abs,
-            model=self._meta.get("model"),
-            selected_on=self.stimuli if known else None,
-        )
+        units = self.units_of(mask, selected_on=self.stimuli if known else None)
         return SelectedUnits.of(units, again) if known and self.n_folds > 1 else units
+
+
+def _medians(mean_abs: Float[np.ndarray, "layer unit"]) -> Float[np.ndarray, " layer"]:
+    """The median over the units of each layer; NaN for a layer that has none."""
+    known = [row[~np.isnan(row)] for row in mean_abs]
+    return np.array([np.median(row) if row.size else np.nan for row in known])
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.plotting.layers import CHANCE, NETWORK, SMALL, axes_for, label_towers
+from modalnet.plotting.threshold import largest
 from modalnet.units import as_units_within
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def t_histogram(
     units
         The network; by default the top ``fraction`` of all localized units.
     fraction
-        Fraction of the units, as for ``Localization.top``.
+        Fraction of the units, as for ``Localization.top``; at least one unit is drawn.
     ax
         One axes, or one per space. A new figure is made if None.
     color
@@ -132,7 +133,7 @@ def volcano(
 
 def _network(localization: Localization, units: Units | None, fraction: float) -> Units:
     if units is None:
-        network = localization.top(fraction=fraction)
+        network = largest(localization, fraction)
     else:
         network = as_units_within(units, localization.shapes, "the localization")
     return network

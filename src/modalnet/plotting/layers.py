@@ -18,6 +18,7 @@ from modalnet._validation import check_shared
 from modalnet.errors import InputError
 from modalnet.plotting.combined import space_label
 from modalnet.plotting.saving import write_figure
+from modalnet.plotting.threshold import largest
 from modalnet.units import as_units, as_units_within
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def layer_profile(
     units
         The network; by default the top ``fraction`` of all localized units.
     fraction
-        Fraction of the units, as for ``Localization.top``.
+        Fraction of the units, as for ``Localization.top``; at least one unit is drawn.
     ax
         Axes to draw on: one, or one per space. A new figure is made if None.
     n_controls
@@ -89,7 +90,7 @@ def layer_profile(
     >>> layer_profile(language, language.top(fraction=0.01)).figure.savefig("language.pdf")  # doctest: +SKIP
     """
     if units is None:
-        network = localization.top(fraction=fraction)
+        network = largest(localization, fraction)
     else:
         network = as_units_within(units, localization.shapes, "the localization")
     check_shared(n_controls=n_controls, seed=seed)
@@ -137,7 +138,7 @@ def units_profile(
 
 def _draw_all(axes: np.ndarray, network: Units, n_controls: int, seed: int, color: str) -> None:
     # One set per space, so that a space with too few free units does not cost the others their band.
-    alone = [type(network)({tower: mask}) for tower, mask in network.mask.items()]
+    alone = [_only(network, space) for space in network.mask]
     chances = [_chance(part, n_controls, seed) for part in alone]
     # One scale for all panels; the legend stands in the headroom.
     highest = max(float(array.max()) for array in [*map(_share, alone), *chances] if array is not None)
@@ -203,10 +204,15 @@ def _chance(network: Units, n: int, seed: int) -> Float[np.ndarray, "2 layer"] |
     return np.percentile([_share(control) for control in network.random(n, seed=seed, match="tower")], BAND, axis=0)
 
 
+def _only(network: Units, space: str) -> Units:
+    widths = {name: each for name, each in network.widths.items() if name == space}
+    return type(network)({space: network.mask[space]}, widths=widths)
+
+
 def _share(units: Units) -> Float[np.ndarray, " layer"]:
     """Return the percentage of units of each layer of a single space that are in the set."""
-    (mask,) = units.mask.values()
-    return 100 * mask.mean(axis=1)
+    (mask,), (there,) = units.mask.values(), units.exists.values()
+    return 100 * mask.sum(axis=1) / np.maximum(there.sum(axis=1), 1)
 
 
 def _draw(ax: Axes, network: Units, chance: Float[np.ndarray, "2 layer"] | None, color: str) -> None:

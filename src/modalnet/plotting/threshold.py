@@ -22,6 +22,13 @@ Kind = Literal["t", "q", "top"]
 DEFAULTS: dict[Kind, float] = {"t": 5.0, "q": 0.05, "top": 0.01}
 
 
+def largest(localization: Localization, fraction: float, *, positive: bool = True) -> Units:
+    """The units with the largest t, or the smallest, a share of all and at least one: 1% of 48 heads is one head."""
+    select = localization.top if positive else localization.bottom
+    none = isinstance(fraction, Real) and 0 < fraction * localization.n_units < 1
+    return select(k=1) if none else select(fraction=fraction)
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A kind of threshold and its value; ``str`` is its label."""
@@ -54,11 +61,11 @@ class Threshold:
     def units(self, localization: Localization) -> Units:
         """Return the units that pass in favour of the positive side."""
         if self.kind == "top":
-            return localization.top(fraction=self.value)
+            return largest(localization, self.value)
         if self.kind == "q":
             return localization.significant(self.value)
         mask = {tower: np.nan_to_num(t) >= self.value for tower, t in localization.t.items()}
-        return Units(mask, mean_abs=localization.mean_abs, model=localization.meta.get("model"))
+        return localization.units_of(mask)
 
     def passes(self, localization: Localization, *, both_signs: bool) -> dict[str, Bool[np.ndarray, "layer dim"]]:
         """Return which units pass, by space; with ``both_signs`` also in favour of the negative side."""
@@ -66,7 +73,7 @@ class Threshold:
         if not both_signs:
             return passed
         if self.kind == "top":
-            other = dict(localization.bottom(fraction=self.value).mask)
+            other = dict(largest(localization, self.value, positive=False).mask)
         else:
             strong = {
                 "t": {tower: t <= -self.value for tower, t in localization.t.items()},

@@ -360,7 +360,7 @@ def _shapes(model: Model, networks: Sequence[Units]) -> dict[str, tuple[int, int
 
 def _restricted(units: Units, towers: Any) -> Units:
     masks = {name: mask if name in towers else np.zeros_like(mask) for name, mask in units.mask.items()}
-    return Units(masks, mean_abs=units.mean_abs)
+    return Units(masks, mean_abs=units.mean_abs, widths=units.widths)
 
 
 def _named(given: Any, kind: type, units: Mapping[str, Units], what: str) -> dict[str, Any]:

@@ -44,17 +44,19 @@ def overlap(a: Units, b: Units, rng: np.random.Generator, draws: int = DRAWS) ->
     """
     size = a.count + b.count
     shared = (a & b).count
+    exists = {tower: there | a.mask[tower] | b.mask[tower] for tower, there in (a | b).exists.items()}
     in_layers = [
-        (int(row_a.sum()), int(row_b.sum()), row_a.size)
-        for tower in a.mask
-        for row_a, row_b in zip(a.mask[tower], b.mask[tower], strict=True)
+        (int(row_a.sum()), int(row_b.sum()), int(row.sum()))
+        for tower, there in exists.items()
+        for row_a, row_b, row in zip(a.mask[tower], b.mask[tower], there, strict=True)
+        if row.any()
     ]
     null = np.zeros(draws)
     for n_a, n_b, width in in_layers:
         if n_a and n_b:
             null += rng.hypergeometric(n_a, width - n_a, n_b, size=draws)
     expected = sum(n_a * n_b / width for n_a, n_b, width in in_layers)
-    by_tower = sum(float(a.mask[t].sum()) * float(b.mask[t].sum()) / a.mask[t].size for t in a.mask)
+    by_tower = sum(float(a.mask[t].sum()) * float(b.mask[t].sum()) / exists[t].sum() for t in a.mask if exists[t].any())
     low, high = interval(null)
     return {
         "units_a": a.count,

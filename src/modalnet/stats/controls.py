@@ -175,6 +175,7 @@ def draw_masks(
     seed: int,
     match: str,
     mean_abs: Mapping[str, Float[np.ndarray, "layer unit"]] | None = None,
+    exists: Mapping[str, Bool[np.ndarray, "layer unit"]] | None = None,
 ) -> list[dict[str, Bool[np.ndarray, "layer unit"]]]:
     """Draw the masks of n controls; :meth:`modalnet.Units.random` makes units of them.
 
@@ -186,6 +187,8 @@ def draw_masks(
         As for :func:`draw`; n is at least 1.
     mean_abs
         Per space, the mean absolute activation of every unit, for ``match="activation"``.
+    exists
+        Per space, which units there are, others are never drawn; None for all.
     """
     n, seed, match = check_int("n", n, minimum=1), check_seed(seed), check_match(match)
     if match == "activation" and mean_abs is None:
@@ -198,20 +201,22 @@ def draw_masks(
         rng = np.random.Generator(np.random.PCG64([seed, number]))
         drawn = {}
         for space, selected in mask.items():
+            there = np.ones_like(selected) if exists is None else exists[space]
             if match == "dimension":
-                drawn[space] = _other_dimensions(rng, selected, f"{space!r}")
+                drawn[space] = _other_dimensions(rng, selected, there, f"{space!r}")
                 continue
             if match == "tower":
-                drawn[space] = _pick(rng, ~selected.ravel(), int(selected.sum()), f"{space!r}")
+                drawn[space] = _pick(rng, (there & ~selected).ravel(), int(selected.sum()), f"{space!r}")
                 drawn[space] = drawn[space].reshape(selected.shape)
                 continue
             rows = []
             for layer, row in enumerate(selected):
                 where = f"layer {layer} of {space!r}"
                 if match == "activation" and mean_abs is not None:
-                    rows.append(_pick_alike(rng, row, mean_abs[space][layer], where))
+                    sizes = np.where(there[layer], mean_abs[space][layer], np.nan)
+                    rows.append(_pick_alike(rng, row, sizes, where))
                 else:
-                    rows.append(_pick(rng, ~row, int(row.sum()), where))
+                    rows.append(_pick(rng, there[layer] & ~row, int(row.sum()), where))
             drawn[space] = np.stack(rows)
         masks.append(drawn)
     return masks
@@ -377,18 +382,28 @@ def _pick(rng: np.random.Generator, free: np.ndarray, count: int, where: str) ->
 
 
 def _other_dimensions(
-    rng: np.random.Generator, selected: Bool[np.ndarray, "layer unit"], where: str
+    rng: np.random.Generator,
+    selected: Bool[np.ndarray, "layer unit"],
+    there: Bool[np.ndarray, "layer unit"],
+    where: str,
 ) -> Bool[np.ndarray, "layer unit"]:
     """Every selected dimension replaced by one that is not selected in any layer, in the same layers."""
     used = np.flatnonzero(selected.any(axis=0))
-    free = np.flatnonzero(~selected.any(axis=0))
-    if len(free) < len(used):
-        raise InputError(
-            f"A control of {len(used)} dimensions of {where} needs as many of which no unit is selected; only "
-            f'{len(free)} are free. Select fewer units, or draw with match="layer".'
-        )
+    free = _shuffled(rng, np.flatnonzero(~selected.any(axis=0)))
+    # Of each used dimension, which free ones there are in all of its layers; those with few choices choose first.
+    fits = np.array([there[selected[:, dim]][:, free].all(axis=0) for dim in used]).reshape(len(used), len(free))
+    order = np.argsort(fits.sum(axis=1), kind="stable")
+    left = np.ones(len(free), dtype=bool)
     drawn = np.zeros_like(selected)
-    drawn[:, _shuffled(rng, free)[: len(used)]] = selected[:, used]
+    for place in order:
+        choices = np.flatnonzero(fits[place] & left)
+        if not len(choices):
+            raise InputError(
+                f"A control of {len(used)} dimensions of {where} needs as many of which no unit is selected; only "
+                f'{len(free)} are free. Select fewer units, or draw with match="layer".'
+            )
+        left[choices[0]] = False
+        drawn[:, free[choices[0]]] = selected[:, used[place]]
     return drawn
 
 
