@@ -177,10 +177,10 @@ class Model:
         """
         chosen = choose_spaces(self.spaces, spaces, self.name)
         held = {*choose_spaces(self.spaces, None), *chosen}
-        spaces = [space for name, space in self.spaces.items() if name in held]
+        within = [space for name, space in self.spaces.items() if name in held]
         return Units(
-            {space.name: space.exists & (space.name in chosen) for space in spaces},
-            widths={space.name: space.widths for space in spaces},
+            {space.name: space.exists & (space.name in chosen) for space in within},
+            widths={space.name: space.widths for space in within},
         )
 
     def __repr__(self) -> str:
