@@ -72,3 +72,63 @@ def test_a_run_as_a_cache(model, bridge):
         for name, value in ours.items():
             assert (value - theirs[name]).abs().max() < 1e-4 * theirs[name].abs().max()
         assert torch.equal(ours["resid_post", -1], ours["blocks.17.hook_out"])
+
+
+#: Of each kind of space, TransformerLens' name for it in a block.
+THEIRS = {
+    "pre": "hook_resid_pre",
+    "mid": "hook_resid_mid",
+    "attention": "hook_attn_out",
+    "mlp": "hook_mlp_out",
+    "neurons": "mlp.hook_post",
+    "gate": "mlp.hook_pre",
+    "heads": "attn.hook_z",
+}
+
+
+def test_spaces_have_their_names_and_their_numbers(model, bridge):
+    """What sublayers add is behind Gemma's post-norms, and so is TransformerLens' point."""
+    with torch.no_grad():
+        _, theirs = bridge.run_with_cache(tokens(model, TEXTS[0]), prepend_bos=False)
+    read = [f"decoder.{kind}" for kind in THEIRS]
+    for each in (model, mn.load(bridge, tokenizer=model.tokenizer)):
+        ours = tl.cache(each.run(TEXTS[0], read=read, tokens="all", vectors=True), bridge)
+        for name in THEIRS.values():
+            for layer in range(model.decoder.n_layers):
+                key = f"blocks.{layer}.{name}"
+                assert ours[key].shape == theirs[key].shape
+                assert (ours[key] - theirs[key]).abs().max() < 1e-4 * theirs[key].abs().max()
+    assert theirs["blocks.3.attn.hook_z"].shape[2:] == (4, 256)
+    inside, added = theirs["blocks.3.attn.hook_out"], theirs["blocks.3.hook_attn_out"]
+    assert (inside - added).abs().max() > 0.1 * added.abs().max()
+    assert "blocks.3.attn.hook_out" not in ours
+
+
+def test_a_head_is_ablated_as_transformer_lens_ablates_it(model, bridge):
+    def zeroed(value, hook):
+        value[:, :, 2] = 0
+        return value
+
+    head = mn.Units.from_indices({"decoder.heads": (18, 4)}, [("decoder.heads", 5, 2)])
+    ours, whole = (model.run(TEXTS[0], *made, logits="all").logits[0] for made in ([mn.zero(head)], []))
+    given = tokens(model, TEXTS[0])
+    with torch.no_grad():
+        theirs, hooked = (
+            bridge.run_with_hooks(given, fwd_hooks=hooks, prepend_bos=False)[0]
+            for hooks in ([("blocks.5.attn.hook_z", zeroed)], tl.hooks(head, bridge))
+        )
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    assert (hooked - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    assert (ours - whole).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_lesions_of_each_space(model, bridge, kind):
+    shape = model.spaces[f"decoder.{kind}"].shape
+    places = [(f"decoder.{kind}", layer, unit) for layer in (2, 9) for unit in range(0, shape[1], 3)]
+    units = mn.Units.from_indices({f"decoder.{kind}": shape}, places)
+    for one in (mn.zero(units), mn.scale(units, 1.5).at("last")):
+        ours = model.run(TEXTS[0], one, logits="all").logits[0]
+        with torch.no_grad():
+            found = bridge.run_with_hooks(tokens(model, TEXTS[0]), fwd_hooks=tl.hooks(one, bridge), prepend_bos=False)
+        assert (found[0] - ours).abs().max() < 1e-4 * ours.abs().max()

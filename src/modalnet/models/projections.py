@@ -61,6 +61,7 @@ def projections(module: Any) -> Iterator[Projection]:
             if shape is None:
                 yield from below(child, here)
             else:
+                seen.add(id(plain(child)))
                 yield Projection(here, *shape)
 
     return below(module, "")

@@ -92,6 +92,8 @@ def _of_bridge(run: Run, held: HookPoints) -> dict[str, torch.Tensor]:
     """What a run read by all names of the hook points that hold the same."""
     import torch
 
+    held.check_exposed(name.partition(".")[0] for name in run.layers)
+    held.measure(run.layers)
     read = [(_space_of(run, held, name), layer) for name, layers in run.layers.items() for layer in layers]
     sites = [held.site(space, layer) for space, layer in read if space.widths[layer]]
     names = held.names(sites)
@@ -99,7 +101,7 @@ def _of_bridge(run: Run, held: HookPoints) -> dict[str, torch.Tensor]:
     for site in sites:
         space, layer = site.space, site.layer
         if not names[space.name, layer]:
-            raise no_point(space, layer)
+            raise no_point(space.name, layer)
         row, width = run.layers[space.name].index(layer), space.widths[layer]
         values = run.vectors if space.size > 1 else run.activations
         kept = torch.stack([value[row, :, :width] for value in values[space.name]])
@@ -111,8 +113,9 @@ def _of_bridge(run: Run, held: HookPoints) -> dict[str, torch.Tensor]:
 
 def _space_of(run: Run, held: HookPoints, name: str) -> Space:
     """A space that a run read, in a bridge."""
-    held.check_exposed([name.partition(".")[0]])
     space = held.spaces.get(name)
+    if space is None and name.partition(".")[0] in held.towers:
+        raise no_point(name)
     n_layers, width = max(run.layers[name]) + 1, int(run.activations[name][0].shape[-1])
     if space is None or n_layers > space.n_layers or width != space.width:
         shapes = ", ".join(f"{each.name} {each.shape}" for each in held.spaces.values() if each.size == 1)

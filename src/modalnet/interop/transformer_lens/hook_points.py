@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.interop.transformer_lens.probing import same_values
+from modalnet.interop.transformer_lens.probing import measured, same_values
 from modalnet.interventions.values import Part
 from modalnet.models.places import Side
 from modalnet.models.sites import ALIASES, RESIDUAL, Space, find_spaces
@@ -62,7 +62,7 @@ class HookPoints:
     Attributes
     ----------
     spaces
-        The spaces of the model that it wraps, as far as its structure tells.
+        The spaces of the model that it wraps, as far as its structure tells, or where they were measured.
 
     Raises
     ------
@@ -87,6 +87,10 @@ class HookPoints:
             for part in bridge.original_model.modules()
             if getattr(part, "original_component", None) is not None
         }
+
+    def measure(self, names: Iterable[str]) -> None:
+        """Look where the units of some spaces are, in a pass through the bridge."""
+        self.spaces = measured(self.bridge, self.spaces, names)
 
     def exposes(self, tower: str) -> bool:
         """Whether the blocks of a tower have hook points."""
@@ -129,7 +133,7 @@ class HookPoints:
         """
         site = self.site(part.space, part.layer)
         if not site.point or (part.space.place(part.layer).base is not None and not site.base):
-            raise no_point(part.space, part.layer)
+            raise no_point(part.space.name, part.layer)
         return site
 
     def names(self, sites: Iterable[HookSite]) -> dict[tuple[str, int], list[str]]:
@@ -147,6 +151,12 @@ class HookPoints:
             ]
             for site in wanted
         }
+
+    def sites_by_name(self, spaces: Iterable[str]) -> dict[str, HookSite]:
+        """By every name of its hook points, each site of some spaces; the first where several have one name."""
+        sites = [self.site(self.spaces[name], layer) for name in spaces for layer in self.spaces[name].layers]
+        names = self.names(sites)
+        return {name: site for site in reversed(sites) for name in names[site.space.name, site.layer]}
 
     def own_names(self, site: HookSite) -> list[str]:
         """The names of a site's own point; none where that holds something else beside the site's numbers."""
@@ -179,11 +189,10 @@ def decoder_hook_points(n_layers: int, width: int) -> Tower:
     return Tower("decoder", width, tuple(f"blocks.{layer}.{DECODER_NAMES[0]}" for layer in range(n_layers)))
 
 
-def no_point(space: Space, layer: int) -> InputError:
-    """The error for a site that a bridge has no hook point for."""
-    return InputError(
-        f"this bridge has no hook point for {space.name} in block {layer}. modalnet.load(bridge) reads and writes it."
-    )
+def no_point(space: str, layer: int | None = None) -> InputError:
+    """The error for a space that a bridge has no hook point for."""
+    where = "" if layer is None else f" in block {layer}"
+    return InputError(f"this bridge has no hook point for {space}{where}. modalnet.load(bridge) reads and writes it.")
 
 
 def units(masks: Mapping[str, Bool[np.ndarray | torch.Tensor, " unit"]], bridge: TransformerBridge) -> Units:
@@ -214,13 +223,13 @@ def units(masks: Mapping[str, Bool[np.ndarray | torch.Tensor, " unit"]], bridge:
     >>> units(large, bridge)  # doctest: +SKIP
     """
     held = HookPoints(bridge)
-    exposed = [space for space in held.spaces.values() if held.exposes(space.tower.name)]
-    found = {space.name: np.zeros(space.shape, dtype=bool) for space in exposed if space.kind == RESIDUAL}
-    sites = [held.site(space, layer) for space in exposed for layer in space.layers]
-    by_name = {name: site for site in sites for name in held.own_names(site)}
+    exposed = [name for name, space in held.spaces.items() if held.exposes(space.tower.name)]
+    blocks = [name for name in exposed if held.spaces[name].kind == RESIDUAL]
+    found = {name: np.zeros(held.spaces[name].shape, dtype=bool) for name in blocks}
+    by_name = held.sites_by_name(blocks)
     if not by_name.keys() >= masks.keys():
-        names = held.names(sites)
-        by_name |= {name: site for site in sites for name in names[site.space.name, site.layer]}
+        held.measure(exposed)
+        by_name = held.sites_by_name(exposed)
     for name, mask in masks.items():
         if name not in by_name:
             raise InputError(

@@ -183,6 +183,7 @@ def hooks(
     held = None if bridge is None else HookPoints(bridge)
     if held is not None:
         held.check_exposed(name for intervention in given for name in intervention.towers)
+        held.measure(name for intervention in given for name in intervention.spaces)
     spaces = held.spaces if held is not None else _decoder_alone(given)
     shapes = {name: space.shape for name, space in spaces.items()}
     for intervention in given:

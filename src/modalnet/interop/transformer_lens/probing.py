@@ -7,22 +7,55 @@ One pass over a few tokens, or over one picture of noise, tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
+from modalnet.errors import ModalnetError
 from modalnet.execution.compile import torch_of
+from modalnet.model import load
+from modalnet.stimuli import Stimulus
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
     from modalnet.interop.transformer_lens.hook_points import HookSite
-    from modalnet.models.places import Place
+    from modalnet.models.places import Absent, Place
+    from modalnet.models.sites import Space
     from modalnet.models.towers import Tower
 
 #: Of each bridge, for the mode that it is in: the aliases that hold the numbers of a site, by space and layer.
 _MEASURED: WeakKeyDictionary[Any, dict[tuple[bool, str, int, str], tuple[str, ...]]] = WeakKeyDictionary()
+
+
+#: Where the units of its spaces were measured to be, by mode and name.
+_PLACES: WeakKeyDictionary[Any, dict[tuple[bool, str], tuple[Place | Absent, ...]]] = WeakKeyDictionary()
+
+
+def measured(bridge: Any, spaces: Mapping[str, Space], names: Iterable[str]) -> dict[str, Space]:
+    """The spaces of a bridge, some of them where a pass through it finds their units.
+
+    A space stays where structure says that it is if the bridge has no tokenizer or processor for a stimulus.
+    """
+    known = _PLACES.setdefault(bridge, {})
+    mode = bool(getattr(bridge, "compatibility_mode", False))
+    wanted = [name for name in names if name in spaces and spaces[name].places]
+    if new := [name for name in wanted if (mode, name) not in known]:
+        executor = load(bridge)._executor
+        for stimulus in (Stimulus("The cat sat on the mat."), Stimulus(image=_noise())):
+            try:
+                executor.measure(new, executor.prepare([stimulus]))
+            except ModalnetError:
+                continue
+        known |= {(mode, name): executor.spaces[name].places for name in new}
+    return {**spaces, **{name: spaces[name].found_at(known[mode, name]) for name in wanted}}
+
+
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(64, 64, 3), dtype=np.uint8)
 
 
 def same_values(bridge: Any, sites: Iterable[HookSite]) -> dict[HookSite, tuple[str, ...]]:
