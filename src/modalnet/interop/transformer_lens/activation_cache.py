@@ -105,6 +105,8 @@ def _of_bridge(run: Run, held: HookPoints) -> dict[str, torch.Tensor]:
         row, width = run.layers[space.name].index(layer), space.widths[layer]
         values = run.vectors if space.size > 1 else run.activations
         kept = torch.stack([value[row, :, :width] for value in values[space.name]])
+        if space.size > 1:  # heads of other layers may have more numbers
+            kept = kept[..., : space.place(layer).size]
         for name in names[space.name, layer]:
             by_head = space.size == 1 or held.points[name].hook_conversion is not None
             found[name] = kept if by_head else kept.flatten(-2)

@@ -134,7 +134,7 @@ def _site_part(space: Space, layer: int) -> SitePart:
     place = space.place(layer)
     plain = isinstance(place.scale, float) and place.scale == 1.0
     stop = place.start + place.width * place.size
-    return place.start, stop, None if plain else torch_of(place.scale), place.size, space.n_numbers
+    return place.start, stop, None if plain else torch_of(place.scale), place.size, space.n_numbers, space.size
 
 
 def hooks(
