@@ -53,19 +53,7 @@ class Inside:
         found: Inside | None = bench.__dict__.get("inside")
         if found is None:
             found = bench.__dict__["inside"] = cls(bench)
-            try:
-                assert found.read
-            except mn.InputError as error:
-                if "has padding among its tokens" not in str(error):
-                    raise
-                found.leave_out_images()
         return found
-
-    def leave_out_images(self) -> None:
-        """Only the towers that read text, where others have padding that is not understood."""
-        self.towers = [tower for tower in self.towers if tower.modality == "text"]
-        self.spaces = {name: space for name, space in self.spaces.items() if space.tower in self.towers}
-        self.layers = {name: self.layers[name] for name in self.spaces}
 
     def kind(self, kind: str) -> list[Space]:
         """The spaces of one kind that have units here."""
@@ -81,7 +69,7 @@ class Inside:
         """The same in a pass of modalnet with units at zero."""
         reads = {tower.name: [tower.paths.index(self.last(tower))] for tower in self.towers}
         with _seen(self.bench.module, paths) as seen:
-            self.bench.model.run([self.stimulus], mn.zero(mn.Units(masks)), read=reads, tokens="mean")
+            self.bench.model.run([self.stimulus], mn.zero(mn.Units(masks)), read=reads, tokens="all")
         return seen
 
     @cached_property
@@ -157,11 +145,18 @@ def _numbers(place: Place, seen: dict[tuple[str, str], torch.Tensor], path: str)
 
 
 def _rows(hidden: torch.Tensor, columns: int) -> torch.Tensor:
-    if hidden.shape[-1] != columns and columns % hidden.shape[-1] == 0 and hidden.dim() > 2:  # several streams
-        where = 0 if hidden.shape[0] * hidden.shape[-1] == columns else -2
+    where = _streams(hidden, columns)
+    if where is not None:
         return hidden.movedim(where, -2).flatten(-2).reshape(-1, columns)
     hidden = hidden if hidden.shape[-1] == columns else hidden.movedim(1, -1)
     return hidden.reshape(-1, columns)
+
+
+def _streams(hidden: torch.Tensor, columns: int) -> int | None:
+    """Along which dimension several streams lie, that have so many numbers together; None for a single one."""
+    if hidden.shape[-1] == columns or hidden.dim() < 3:
+        return None
+    return next((where for where in (-2, 0) if hidden.shape[where] * hidden.shape[-1] == columns), None)
 
 
 def _joined(path: str, inside: str) -> str:
@@ -241,10 +236,9 @@ def _keeping(base: list[torch.Tensor]) -> Any:
 def _changing(place: Place, numbers: torch.Tensor, base: list[torch.Tensor]) -> Any:
     def changed(hidden: torch.Tensor) -> torch.Tensor:
         new = hidden.clone()
-        last = new.shape[-1]
-        if last != place.columns and place.columns % last == 0 and new.dim() > 2:  # several streams
-            rows = new.movedim(0 if new.shape[0] * last == place.columns else -2, -2)
-            rows[..., numbers // last, numbers % last] = 0.0
+        where, last = _streams(new, place.columns), new.shape[-1]
+        if where is not None:
+            new.movedim(where, -2)[..., numbers // last, numbers % last] = 0.0
             return new
         rows = new if new.shape[-1] == place.columns else new.movedim(1, -1)
         scale = torch.as_tensor(place.scale)

@@ -9,6 +9,7 @@ import transformers as tr
 from torch import nn
 
 import modalnet as mn
+from modalnet.execution.additions import Seen
 from modalnet.execution.sublayers import Sublayers, in_order
 from modalnet.models.places import Absent, Place
 
@@ -183,3 +184,13 @@ def test_heads_of_another_size_in_some_layers(tokenizer):
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(model.run("a dog ran", lesion, read=[], logits="last").logits[0], expected)
+
+
+def test_a_massive_activation_does_not_make_states_equal():
+    before = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    before[:, 3] = 9000.0
+    after = before + torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
+    ends = {("", "input"): before, ("norm", "input"): after, ("out", "output"): after - before}
+    seen = Seen(rows=ends, rank={end: rank for rank, end in enumerate(ends)}, epsilon=2.0**-8)
+    assert not seen.equal(("", "input"), ("norm", "input"))
+    assert seen.equal(("", "input"), ("", "input"))

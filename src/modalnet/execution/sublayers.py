@@ -58,7 +58,7 @@ class Sublayers(Measurement):
         self.unmeasured: set[str] = set()
         self._known: dict[str, list[dict[str, Found] | None]] = {}
         self._tried: set[Any] = set()
-        self._orders: dict[tuple[str, int], dict[End, float]] = {}
+        self._seen: dict[tuple[str, int], Seen] = {}
 
     def places(self, tower: Tower, item: Encoded) -> dict[str, tuple[Found, ...]]:
         """Where the units of each kind are in each block.
@@ -79,14 +79,19 @@ class Sublayers(Measurement):
         return {kind: tuple(found[kind] for found in whole) for kind in SUBLAYER_KINDS}
 
     def in_order(self, tower: Tower, places: Sequence[Found]) -> tuple[Found, ...]:
-        """Places of a tower that were found elsewhere, layer by layer, with the order in which a pass reaches them."""
-        orders = [self._orders.get((tower.name, layer), {}) for layer in range(tower.n_layers)]
-        return tuple(
-            place
-            if isinstance(place, Absent)
-            else replace(place, order=order.get((place.path, place.side), place.order))
-            for place, order in zip(places, orders, strict=True)
-        )
+        """Places of a tower that were found elsewhere, layer by layer, with the order in which a pass reaches them.
+
+        None is left of a place that does not see every position of the stream.
+        """
+        return tuple(self._in_order(self._seen.get((tower.name, layer)), place) for layer, place in enumerate(places))
+
+    def _in_order(self, seen: Seen | None, place: Found) -> Found:
+        if seen is None or isinstance(place, Absent) or (place.path, place.side) not in seen.rank:
+            return place
+        here, stream = (seen.n_positions.get(end) for end in ((place.path, "input"), ("", "output")))
+        if here is not None and here != stream:
+            return Absent(f"its {place.path} sees {here} of {stream} positions")
+        return replace(place, order=seen.order((place.path, place.side)))
 
     def _measured(self, tower: Tower, item: Encoded) -> list[dict[str, Found] | None]:
         try:
@@ -96,7 +101,7 @@ class Sublayers(Measurement):
             return [None] * tower.n_layers
         self.unmeasured.discard(tower.name)
         for layer, block in enumerate(seen):
-            self._orders[tower.name, layer] = {end: block.order(end) for end in block.rank}
+            self._seen[tower.name, layer] = replace(block, rows={})
         return [
             Placing(tower, tower.blocks[layer], block).places()
             if block is not None and ("", "output") in block.rank
