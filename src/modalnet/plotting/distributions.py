@@ -73,7 +73,9 @@ def t_histogram(
         counts = np.histogram(t[finite], edges)[0]
         own = np.histogram(t[network.mask[tower] & finite], edges)[0]
         panel.stairs(counts, edges, fill=True, color=CHANCE, alpha=0.55, label=f"{finite.sum():,} units")
-        panel.stairs(own, edges, fill=True, color=color, label=f"network, {own.sum():,} units")
+        panel.stairs(
+            own, edges, fill=True, color=color, label=f"network, {own.sum():,} unit{'' if own.sum() == 1 else 's'}"
+        )
         normal = counts.sum() * np.diff(edges) * np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
         panel.plot(middles, normal, linestyle=(0, (4, 2)), color=INK, linewidth=0.9, label="null distribution")
         panel.set_yscale("log")

@@ -115,9 +115,9 @@ def glass(
         color=ink,
         va="top",
     )
-    note = (
-        f"{ARBITRARY}\nLines join consecutive blocks that have the same dimension of the residual stream in a network."
-    )
+    note = ARBITRARY
+    if any(tower == tower_of(tower) for tower in depths):
+        note += "\nLines join consecutive blocks that have the same dimension of the residual stream in a network."
     ax.text2D(0.015, 0.02, note, transform=whole, fontsize=SMALL - 1, color=ink, alpha=0.75, linespacing=1.3)
     ax.legend(
         handles=network_handles(chosen, overlap=ink),

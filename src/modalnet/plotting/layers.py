@@ -16,6 +16,7 @@ import numpy as np
 from modalnet._deprecation import renamed_arguments
 from modalnet._validation import check_shared
 from modalnet.errors import InputError
+from modalnet.models.towers import tower_of
 from modalnet.plotting.combined import space_label
 from modalnet.plotting.saving import write_figure
 from modalnet.plotting.threshold import largest
@@ -245,7 +246,7 @@ def label_towers(axes: np.ndarray, drawn: Localization | Units, x: str, y: str) 
     lines = _heading(drawn, width)
     for i, (panel, tower) in enumerate(zip(axes, drawn.shapes, strict=True)):
         # All titles have as many lines, so that panels stay aligned without constrained layout, too.
-        title = [space_label(tower)] if len(axes) > 1 or not lines else []
+        title = [space_label(tower)] if len(axes) > 1 or not lines or tower != tower_of(tower) else []
         above = lines if i == 0 else [""] * len(lines)
         panel.set_title("\n".join(above + title), fontsize=TEXT, loc="left")
         panel.set_xlabel(x, fontsize=TEXT)

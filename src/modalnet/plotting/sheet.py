@@ -229,7 +229,8 @@ def _words(ax: Axes, layout: Layout, placed: Arrangement, shapes: Mapping[str, t
         )
     for (tower, block), (left, upper) in layout.corners.items():
         height, width = placed.sizes[tower]
-        at = (left + width / 2, upper + height + 1 + line / 2)
+        # Below the outline, whose margin in patches of a few cells is less than a cell.
+        at = (left + width / 2, upper + height + min(1.0, 0.5 + 0.02 * width) + line / 2)
         ax.text(*at, str(block), fontsize=SMALL - 1, color=ink, ha="center", va="center", alpha=0.8)
     ax.set_xlim(-1.5, layout.width + 1.5)
     ax.set_ylim(layout.height + BELOW * line, -ABOVE * line)

@@ -48,7 +48,7 @@ def network_handles(networks: Mapping[str, Units], *, overlap: str = OVERLAP) ->
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=colour, label=f"{shorten(name)}: {units.count:,} units")
+        Patch(color=colour, label=f"{shorten(name)}: {units.count:,} unit{'s' * (units.count != 1)}")
         for (name, units), colour in zip(networks.items(), NETWORKS, strict=False)
     ]
     if len(handles) > 1:

@@ -10,6 +10,7 @@ import numpy as np
 from modalnet.errors import InputError
 from modalnet.plotting.layers import SMALL, TEXT
 from modalnet.plotting.patching import COLOURS
+from modalnet.plotting.threshold import largest
 from modalnet.units import as_units_within
 
 if TYPE_CHECKING:
@@ -98,13 +99,14 @@ def unit_t(
         If the units have other shapes than the localization, or for another number of axes.
     """
     if units is None:
-        units = localization.top(k=max(1, int(fraction * localization.n_units)))
+        units = largest(localization, fraction)
     masks = as_units_within(units, localization.shapes, "the localization").mask
     axes = _axes([values.shape for values in localization.t.values()], ax)
     for one, (name, values) in zip(axes, localization.t.items(), strict=True):
-        _bar(one, _draw(one, values, range(len(values)), name, limit), f"t ({localization.test})")
+        _bar(one, _draw(one, values, range(len(values)), name, limit), "t (positive vs. negative conditions)")
         _outline(one, masks[name])
-        one.set_title(f"{name}: {int(masks[name].sum())} outlined", fontsize=TEXT, loc="left")
+        count = int(masks[name].sum())
+        one.set_title(f"{name}, {count} outlined" if _outlined(masks[name]) else name, fontsize=TEXT, loc="left")
     return axes
 
 
@@ -146,7 +148,7 @@ def _draw(
     )
     ax.set_facecolor(ABSENT)
     for axis, count, labels in ((ax.yaxis, len(layers), list(layers)), (ax.xaxis, values.shape[1], None)):
-        step = max(1, -(-count // 12))
+        step = next(step * 10**power for power in range(9) for step in (1, 2, 5) if count <= 12 * step * 10**power)
         at = list(range(0, count, step))
         axis.set_ticks(at, [str(labels[place]) if labels else str(place) for place in at], fontsize=SMALL)
     ax.set_ylabel("layer", fontsize=TEXT)
@@ -160,10 +162,12 @@ def _bar(ax: Axes, drawn: AxesImage, label: str) -> None:
     bar.set_label(label, fontsize=SMALL)
 
 
+def _outlined(mask: Bool[np.ndarray, "layer unit"]) -> bool:
+    return mask.shape[1] <= MOST_OUTLINED
+
+
 def _outline(ax: Axes, mask: Bool[np.ndarray, "layer unit"]) -> None:
     from matplotlib.patches import Rectangle
 
-    if mask.shape[1] > MOST_OUTLINED:
-        return
-    for layer, unit in np.argwhere(mask):
+    for layer, unit in np.argwhere(mask) if _outlined(mask) else ():
         ax.add_patch(Rectangle((unit - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="#111111", linewidth=1.2))
