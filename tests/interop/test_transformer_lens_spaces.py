@@ -265,3 +265,23 @@ def test_units_of_another_model(bridge):
         tl.hooks(some(other, "decoder.neurons"), bridge)
     with pytest.raises(mn.InputError, match="is of another model"):
         tl.cache(other.run(TEXTS[0], read="decoder.neurons", tokens="all"), bridge)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_folded_weights(name, tmp_path):
+    """TransformerLens computes a gated MLP by hand then, without a call of its projections."""
+    family = build(name)
+    bridge = bridge_of(copy.deepcopy(family.model), family.tokenizer, tmp_path)
+    bridge.family = family
+    bridge.enable_compatibility_mode()
+    model = mn.load(bridge, **settings(family))
+    theirs = cached(bridge)
+    for kind, point in THEIRS.items():
+        space = f"decoder.{kind}"
+        if name == "llama" and kind in ("neurons", "gate"):
+            with pytest.raises(mn.InputError, match=f"{space} cannot be read: .*down_proj is not called as a module"):
+                model.run(TEXTS[0], read=space)
+            continue
+        ours = tl.cache(model.run(TEXTS, read=space, tokens="all", vectors=True), bridge)
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        assert f"blocks.1.{point}" in ours
