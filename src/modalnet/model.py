@@ -761,7 +761,13 @@ def load(
     >>> print(model)
     tiny (LlavaForConditionalGeneration, 5.1M parameters, float32 on cpu)
       vision   6 blocks  x 128    = 768 units  model.vision_tower.encoder.layers.0 .. 5
+        vision.pre, vision.mid, vision.attention, vision.mlp: 128
+        vision.neurons, vision.gate: 512
+        vision.heads: 4 of 32 numbers
       decoder  8 blocks  x 192  = 1,536 units  model.language_model.layers.0 .. 7
+        decoder.pre, decoder.mid, decoder.attention, decoder.mlp: 192
+        decoder.neurons, decoder.gate, decoder.activation: 512
+        decoder.heads: 6 of 32 numbers
       2,304 units in the residual stream
       reads text and images, encoded by LlavaProcessor
 
