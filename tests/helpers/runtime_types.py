@@ -35,7 +35,14 @@ import numpy as np
 
 #: nnsight reads the bodies of traces from the source and sends the functions that they call to a server by value. A
 #: command cannot be called a second time, without checks; typer checks what it is given.
-UNCHECKED = ("modalnet.execution.trace", "modalnet.execution.reduction", "modalnet.execution.backends", "modalnet.cli")
+UNCHECKED = (
+    "modalnet.execution.trace",
+    "modalnet.execution.reduction",
+    "modalnet.execution.routing",
+    "modalnet.execution.dictionaries",
+    "modalnet.execution.backends",
+    "modalnet.cli",
+)
 
 #: Numbers of numpy are numbers, as everywhere in Python; mypy does not know it.
 CONF = beartype.BeartypeConf(

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from modalnet.execution.sweep import Sweep
     from modalnet.models.sites import Space
 
-    #: A layer of a space.
-    At: TypeAlias = tuple[Space, int]
+#: A layer of a space.
+At: TypeAlias = "tuple[Space, int]"
 
 
 @step_by_step

@@ -8,7 +8,7 @@ and lets the router choose again, by running its own code once more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.reading import LayoutError
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from modalnet.inputs.encoding import Encoder
     from modalnet.models.sites import Space
 
-    Editing = Callable[[Float[torch.Tensor, "token expert"], Sequence[Edit]], Float[torch.Tensor, "token expert"]]
+#: Applies edits to activations.
+Editing: TypeAlias = "Callable[[torch.Tensor, Sequence[Edit]], torch.Tensor]"
 
 
 def routed(

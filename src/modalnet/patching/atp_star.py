@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from modalnet.patching.metrics import Measure
     from modalnet.patching.pairs import Layout
 
-    #: Of each pair, patched space, layer and column: how much more the attention's output changes than by its slope.
-    Changes: TypeAlias = dict[tuple[int, str, int, int], Float[torch.Tensor, "token number"]]
+#: Of each pair, patched space, layer and column: how much more the attention's output changes than by its slope.
+Changes: TypeAlias = "dict[tuple[int, str, int, int], Float[torch.Tensor, 'token number']]"
 
 # Pairs that run together: the change of an attention's output is kept for each column and layer.
 TOGETHER = 4

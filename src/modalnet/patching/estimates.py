@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from modalnet.patching.pairs import Layout
     from modalnet.patching.token_alignment import Match
 
-    #: Gradients of a pair: per space [layer, token, number].
-    Slopes: TypeAlias = dict[str, Float[torch.Tensor, "layer token number"]]
+#: Gradients of a pair: per space [layer, token, number].
+Slopes: TypeAlias = "dict[str, Float[torch.Tensor, 'layer token number']]"
 
 MethodName: TypeAlias = Literal["gradient", "integrated", "atp*"]
 METHODS = ("gradient", "integrated", "atp*")
