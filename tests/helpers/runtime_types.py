@@ -33,7 +33,8 @@ import beartype
 import jaxtyping
 import numpy as np
 
-#: nnsight reads the bodies of traces from the source and sends the functions that they call to a server by value. A
+#: nnsight reads the bodies of traces from the source, looks for the user's at a fixed depth of frames, and sends the
+#: functions that bodies call to a server by value. A
 #: command cannot be called a second time, without checks; typer checks what it is given.
 UNCHECKED = (
     "modalnet.execution.trace",

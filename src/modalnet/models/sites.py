@@ -242,7 +242,7 @@ class Space:
         """Of some units of a layer, which of its numbers are theirs."""
         return (units[:, None] * self.size + np.arange(self.size)).ravel()
 
-    def of_units(self, values: Float[np.ndarray, "... number"]) -> Float[np.ndarray, "... unit number"]:
+    def of_units(self, values: Float[np.ndarray, "... number"]) -> Float[np.ndarray, "... unit size"]:
         """Numbers along the last axis, unit by unit."""
         return values.reshape(*values.shape[:-1], self.width, self.size)
 
