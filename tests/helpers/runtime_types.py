@@ -41,6 +41,7 @@ UNCHECKED = (
     "modalnet.execution.reduction",
     "modalnet.execution.routing",
     "modalnet.execution.dictionaries",
+    "modalnet.execution.user_trace",
     "modalnet.execution.backends",
     "modalnet.cli",
 )

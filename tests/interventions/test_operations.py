@@ -316,7 +316,7 @@ def test_bad_interventions_are_refused():
         ),
         (
             lambda: model.run(stimulus, mn.zero(mn.site("audio", 1))),
-            "no space 'audio'; its spaces are vision, vision\.pre, ",
+            r"no space 'audio'; its spaces are vision, vision\.pre, ",
         ),
         (lambda: model.run(stimulus, mn.zero(mn.site("decoder", 9))), r"layers 0\.\.3"),
         (
