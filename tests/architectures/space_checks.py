@@ -89,6 +89,12 @@ class Inside:
         values: torch.Tensor = run.activations[name][0][0]
         return values
 
+    def is_padded(self, space: Space) -> bool:
+        """Whether the rows of a tower are longer than the stimulus."""
+        layer = self.layers[space.name][0]
+        rows = _numbers(space.place(layer), self.seen, space.tower.paths[layer])
+        return len(self.there(space.tower, rows)) != len(self.read[space.name][0])
+
     def last(self, tower: Tower) -> str:
         """Path of the last block of a tower that runs."""
         return next(path for path in reversed(tower.paths) if (path, "output") in self.seen)
@@ -112,6 +118,10 @@ def _checked(kind: str, bench: Bench) -> str | None:
         return f"no {kind}"
     for space in spaces:
         _reads(inside, space)
+    # Padding is left alone by a lesion, and not by a hook.
+    spaces = [space for space in spaces if not inside.is_padded(space)]
+    if not spaces:
+        return None
     # A sum that is zero by another way is not exactly so, and a tower behind may choose other experts.
     for together in [[space] for space in spaces] if kind == "mid" else [spaces]:
         _zeroes(inside, together)
@@ -361,3 +371,40 @@ SPACE_CHECKS: dict[str, Any] = {
         "neurons", "Neurons are read and lesioned as hooks do; without any, the last projection gives its bias."
     ),
 }
+
+
+def experts(bench: Bench) -> str | None:
+    """The weights of experts are those of routers, by hooks; an expert at zero gets none, and another is chosen."""
+    inside = Inside.of(bench)
+    spaces = inside.kind("experts")
+    if not spaces:
+        return "no experts"
+    for space in spaces:
+        seen: dict[int, Any] = {}
+        handles = [
+            bench.module.get_submodule(space.paths[layer]).register_forward_hook(
+                lambda _, __, output, layer=layer, seen=seen: seen.__setitem__(layer, output)
+            )
+            for layer in inside.layers[space.name]
+        ]
+        with torch.no_grad():
+            inside.bench.root(inside.stimulus)(**bench.inputs(inside.stimulus))
+        for handle in handles:
+            handle.remove()
+        for found, (layer, (_, weights, chosen, *_)) in zip(inside.read[space.name], seen.items(), strict=True):
+            expected = torch.zeros(len(weights), space.width)
+            for row, own, which in zip(expected, weights.float(), chosen, strict=True):
+                row[which] = own[which] if len(own) == space.width != len(which) else own
+            if len(expected) == len(found):
+                _exact(found, expected, f"{space.name}[{layer}]")
+        layer = inside.layers[space.name][-1]
+        unit = int(inside.read[space.name][-1].sum(0).argmax())
+        one = mn.Units.from_indices({space.name: space.shape}, [(space.name, layer, unit)])
+        run = bench.model.run([inside.stimulus], mn.zero(one), read={space.name: [layer]}, tokens="all")
+        weights = run.activations[space.name][0][0]
+        assert not weights[:, unit].any(), f"an expert at zero still has a weight in {space.name}[{layer}]"
+        assert bool((weights > 0).any(1).all()), f"no other expert is chosen in {space.name}[{layer}]"
+    return None
+
+
+SPACE_CHECKS["experts"] = experts

@@ -27,12 +27,13 @@ from .checks import CHECKS as GENERAL, Bench, repeats
 from .pass_checks import PASS_CHECKS
 from .real import NoProcessorError
 from .small import NotBuiltError, Small, build, with_processor
+from .space_checks import SPACE_CHECKS
 from .token_checks import TOKEN_CHECKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 IMAGE_TEXT = "Images and text to text"
 TEXT = "Text"
-CHECKS = GENERAL | TOKEN_CHECKS | PASS_CHECKS
+CHECKS = GENERAL | TOKEN_CHECKS | PASS_CHECKS | SPACE_CHECKS
 COMMAND = "PYTHONPATH=tests python -m architectures"
 
 INTRO = """# Architectures

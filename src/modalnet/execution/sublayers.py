@@ -86,8 +86,13 @@ class Sublayers(Measurement):
         return tuple(self._in_order(self._seen.get((tower.name, layer)), place) for layer, place in enumerate(places))
 
     def _in_order(self, seen: Seen | None, place: Found) -> Found:
-        if seen is None or isinstance(place, Absent) or (place.path, place.side) not in seen.rank:
+        if seen is None or isinstance(place, Absent):
             return place
+        if (place.path, place.side) not in seen.rank:
+            # It runs inside of a module that was watched as a whole.
+            around = [place.path[: at.start()] for at in re.finditer(r"\.", place.path)]
+            begins = [seen.order((path, "input")) for path in around if (path, "input") in seen.rank]
+            return replace(place, order=max(begins) + 0.05) if begins else place
         here, stream = (seen.n_positions.get(end) for end in ((place.path, "input"), ("", "output")))
         if here is not None and here != stream:
             return Absent(f"its {place.path} sees {here} of {stream} positions")
@@ -134,7 +139,7 @@ class Sublayers(Measurement):
             seen[layer].rank[path, end] = rank
             form = _form(tower, path, module, shapes[layer, (path, end)], end == "input")
             stream = _form(tower, "", module, shapes.get((layer, ("", "output"))), False)
-            if form is None or stream is None:
+            if form is None or stream is None or _tokens_first(shapes[layer, (path, end)]):
                 continue
             seen[layer].n_positions[path, end] = form[1]
             if form[1] == stream[1]:
@@ -172,6 +177,11 @@ def in_order(called: Sequence[int], paths: Sequence[str]) -> Iterator[tuple[int,
         running.append(number)
     while running:
         yield running.pop(), "output"
+
+
+def _tokens_first(shape: tuple[int, ...] | None) -> bool:
+    """Whether tokens come before stimuli, so that those of several would not lie one after the other."""
+    return shape is not None and len(shape) == 3 and shape[0] > 1 and shape[1] == 1
 
 
 _EXPERT = re.compile(r"(?<!shared)(?<!shared_)expert", re.IGNORECASE)
