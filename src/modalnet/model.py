@@ -288,7 +288,7 @@ class Model:
         (torch.Size([2, 8, 192]), 2)
         >>> heads = model.run("The dog sleeps.", read="decoder.heads", tokens="all", vectors=True)
         >>> heads.activations["decoder.heads"][0].shape, heads.vectors["decoder.heads"][0].shape
-        (torch.Size([8, 4, 6]), torch.Size([8, 4, 6, 32]))
+        (torch.Size([8, 5, 6]), torch.Size([8, 5, 6, 32]))
         """
         given = as_stimuli(stimuli)
         check_batch_size(batch_size)

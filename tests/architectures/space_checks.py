@@ -13,10 +13,13 @@ import torch
 import modalnet as mn
 from modalnet.models.places import Absent, Place
 from modalnet.models.sites import Space
+from modalnet.models.sublayers import find_places
 from modalnet.models.towers import Tower
 
 from .checks import Bench, first
 
+#: Kinds of spaces that most towers have: why one does not is noted.
+SAID = ("attention", "heads", "mlp", "neurons")
 #: Relative to the largest number.
 EXACT = 1e-5
 
@@ -110,9 +113,14 @@ class Inside:
 
 def _checked(kind: str, bench: Bench) -> str | None:
     inside = Inside.of(bench)
-    for space in inside.spaces.values():
-        if space.kind == kind:
+    for tower in inside.towers:
+        space = inside.spaces.get(f"{tower.name}.{kind}")
+        if space is not None:
             _say_why(bench, space)
+        elif kind in SAID:
+            places = [find_places(tower, block)[kind] for block in tower.blocks]
+            reason = next((place.reason for place in places if isinstance(place, Absent)), "")
+            bench.notes.append(f"no {tower.name}.{kind}: {reason}")
     spaces = inside.kind(kind)
     if not spaces:
         return f"no {kind}"
@@ -135,7 +143,7 @@ def _checked(kind: str, bench: Bench) -> str | None:
 
 def _say_why(bench: Bench, space: Space) -> None:
     """Note why blocks have no units of a space, once for all spaces of a tower."""
-    if space.kind not in ("attention", "heads", "mlp", "neurons"):
+    if space.kind not in SAID:
         return
     reasons: dict[str, list[str]] = {}
     for layer, place in enumerate(space.places):

@@ -113,7 +113,7 @@ class Run:
 
 def as_vectors(
     space: Space, layers: Sequence[int], values: Float[torch.Tensor, "layer ... number"]
-) -> Float[torch.Tensor, "layer ... unit number"]:
+) -> Float[torch.Tensor, "layer ... unit size"]:
     """Numbers along the last axis, unit by unit; NaN for units that a layer does not have."""
     import torch
 
