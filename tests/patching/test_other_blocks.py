@@ -73,8 +73,15 @@ def test_units_add_up_where_blocks_add_in_place(kind, frozen):
 
 
 def test_a_space_that_is_not_there_is_refused_at_the_door():
-    """BLOOM adds its residual stream inside of its sublayers: nothing is what the MLP adds."""
-    model = small("Bloom", hidden_size=32, n_layer=2, n_head=4)
+    """Two modules add to the stream behind the attention here: neither is what the MLP adds."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    experts = {
+        "intermediate_size": 32,
+        "shared_intermediate_size": 24,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    }
+    model = small("GraniteMoeShared", **sizes, **experts)
     for patching in (mn.activation_patching, mn.attribution_patching):
-        with pytest.raises(InputError, match=r"decoder.mlp of .* cannot be patched"):
+        with pytest.raises(InputError, match=r"decoder\.mlp of .* cannot be patched"):
             patching(model, *TEXTS, difference, sites="mlp", **OPTIONS)

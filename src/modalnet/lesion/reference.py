@@ -134,7 +134,9 @@ class Reference:
             float(known.max()) if known.size else math.nan,
         )
 
-    def _change(self, space: str, mask: Bool[np.ndarray, "layer unit"], operation: str) -> Float[np.ndarray, " selected"]:
+    def _change(
+        self, space: str, mask: Bool[np.ndarray, "layer unit"], operation: str
+    ) -> Float[np.ndarray, " selected"]:
         """How far a lesion takes units of a space from their means: the mean squared distance, of vectors as well."""
 
         def of(values: Float[np.ndarray, "... layer number"]) -> Float[np.ndarray, "... unit size"]:
