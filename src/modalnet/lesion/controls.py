@@ -155,7 +155,10 @@ class Controls:
 
 
 def sizes_of(
-    network: Any, fractions: Sequence[float], by: Literal["t", "effect_size"], exclude_massive: float | None
+    network: Any,
+    fractions: Sequence[float],
+    by: Literal["t", "effect_size", "mean_effect"],
+    exclude_massive: float | None,
 ) -> list[Sized]:
     """The units of a network at each of its sizes; fixed units have one."""
     if isinstance(network, Units):

@@ -62,7 +62,7 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     least: bool = True,
     leave_out: int = 1,
     scales: float | Sequence[float] = SCALES,
-    by: Literal["t", "effect_size"] = "t",
+    by: Literal["t", "effect_size", "mean_effect"] = "t",
     exclude_massive: float | None = None,
     reference: Any = None,
     spare_first: int = 0,
@@ -171,7 +171,7 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     access = Access.of(cache)
     check_int("spare_first", spare_first, minimum=0)
     check_bool("least", least)
-    check_option("by", by, ("t", "effect_size"))
+    check_option("by", by, ("t", "effect_size", "mean_effect"))
     check_int("leave_out", leave_out, minimum=0)
     check_bool("spare_sinks", spare_sinks)
     kinds = check_kinds(match, match_on)
