@@ -21,7 +21,7 @@ _HEADS_TOGETHER = re.compile(
     r"^(w?o|o_proj|(attention_|attn_)?out(put)?(_proj)?|dense|c_proj|proj(ection)?(_layer)?|post)$", re.I
 )
 _ATTENTION = re.compile(r"att(n|ention|$)", re.I)
-_CROSS = re.compile(r"cross|enc(oder)?_?dec(oder)?|encoder_att", re.I)
+_CROSS = re.compile(r"cross|enc_?dec|encoder_?decoder|encoder_att", re.I)
 _MIXER = re.compile(r"mamba|ssm|mixer|conv|lru|rwkv|lstm|temporal|delta|recurrent", re.I)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|^ff$|intermediate|dense\w*(relu|act)|shared", re.I)
 _DOWN = re.compile(
