@@ -7,14 +7,13 @@ start, one cell runs whole as well, and where the two differ, all of them do.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from modalnet.execution.batching import BatchLimit, batches, halves
-from modalnet.execution.memory import free_memory, is_out_of_memory
+from modalnet.execution.batching import BatchLimit
+from modalnet.execution.cell_batches import run_groups
+from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Sites
-from modalnet.execution.states import side_by_side
 from modalnet.execution.sweep import AGREE, AGREE_HALF
 from modalnet.execution.turns import step_by_step
 
@@ -69,26 +68,11 @@ def read_cell_activations(  # noqa: PLR0917
         (swap,) = cell.swaps
         key = (states[cell.state].encoded.kind, swap.space.name, swap.layer, space.name, layer)
         groups.setdefault(key, []).append(number)
-    for numbers in groups.values():
-        numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
-        tower = cells[numbers[0]].swaps[0].space.tower.name
-        for batch in batches(numbers, lambda number: states[cells[number].state].encoded, limit):
-            items = [states[cells[number].state].encoded for number in batch]
-            order = iter(batch)
-            waiting = deque([[next(order) for _ in part] for part in side_by_side(sweep.layouts, items, [tower])])
-            while waiting:
-                some = waiting.popleft()
-                reader = _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits)
-                try:
-                    found = reader.read(known)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or len(some) == 1:
-                        raise
-                    limit.count = max(1, len(some) // 2)
-                    waiting.extendleft(reversed(halves(some)))
-                    free_memory()
-                    continue
-                yield from zip(some, found, strict=True)
+
+    def read(some: list[int]) -> list[Float[torch.Tensor, "token number"]]:
+        return _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits).read(known)
+
+    yield from run_groups(sweep, states, cells, groups.values(), limit, read)
 
 
 class _Reader:

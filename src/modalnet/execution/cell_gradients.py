@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from modalnet.errors import ModalnetError
-from modalnet.execution.batching import BatchLimit, batches, halves
-from modalnet.execution.memory import free_memory, is_out_of_memory
+from modalnet.execution.batching import BatchLimit
+from modalnet.execution.cell_batches import run_groups
 from modalnet.execution.plan import Plan, Pool, Sites
-from modalnet.execution.states import logit_rows, side_by_side
+from modalnet.execution.states import logit_rows
 from modalnet.execution.turns import step_by_step
 
 if TYPE_CHECKING:
@@ -60,30 +59,16 @@ def read_cell_gradients(  # noqa: PLR0917
         (swap,) = cell.swaps
         key = (states[cell.state].encoded.kind, swap.space.name, swap.layer)
         groups.setdefault(key, []).append(number)
-    for (_, space, _), numbers in groups.items():
-        numbers.sort(key=lambda number: (-states[cells[number].state].encoded.n_tokens, number))
-        tower = cells[numbers[0]].swaps[0].space.tower.name
-        for batch in batches(numbers, lambda number: states[cells[number].state].encoded, limit):
-            items = [states[cells[number].state].encoded for number in batch]
-            order = iter(batch)
-            waiting = deque([[next(order) for _ in part] for part in side_by_side(sweep.layouts, items, [tower])])
-            while waiting:
-                some = waiting.popleft()
-                try:
-                    found = _backward(sweep, states, [cells[number] for number in some], measure, edits)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or len(some) == 1:
-                        raise
-                    limit.count = max(1, len(some) // 2)
-                    waiting.extendleft(reversed(halves(some)))
-                    free_memory()
-                    continue
-                yield from zip(some, (values[space] for values in found), strict=True)
+
+    def backward(some: list[int]) -> list[Float[torch.Tensor, "token number"]]:
+        return _backward(sweep, states, [cells[number] for number in some], measure, edits)
+
+    yield from run_groups(sweep, states, cells, groups.values(), limit, backward)
 
 
 def _backward(
     sweep: Sweep, states: Sequence[State], cells: Sequence[Cell], measure: Measure, edits: Edits | None
-) -> list[dict[str, torch.Tensor]]:
+) -> list[Float[torch.Tensor, "token number"]]:
     """One forward and one backward pass over cells that swap at one site."""
     import torch
 
@@ -104,4 +89,4 @@ def _backward(
     assert reading.measured is not None
     if len(reading.measured) != len(cells):
         raise ModalnetError(f"the metric returned {len(reading.measured)} values for {len(cells)} stimuli")
-    return [{name: values[0, span.index] for name, values in reading.gradient.items()} for span in spans]
+    return [reading.gradient[space.name][0, span.index] for span in spans]

@@ -66,12 +66,10 @@ def routed(
         for edit in zeroed:
             mask[edit.rows.to(mask.device), edit.dims.to(mask.device)] = True  # type: ignore[union-attr]
         before = without(module._module, args, kwargs, mask)
-        # A router that adds a bias to choose by may choose an expert whose logit is minus infinity.
-        dense = spread(before[1], before[2], n_experts).masked_fill(mask, 0.0)
-    for edit in edits:
-        # An expert that is left out stays so whatever is done to its weight before.
-        dense = dense.masked_fill(mask, 0.0) if is_zero(edit) else edited(dense, [edit])
-    weights, indices = gathered(dense, before[1], before[2])
+        dense = spread(before[1], before[2], n_experts)
+    # A router that adds a bias to choose by may choose an expert whose logit is minus infinity; its weight is 0 here.
+    dense = edited(dense, edits)
+    weights, indices = as_chosen(dense, before[1], before[2])
     module.output = (before[0], weights, indices, *before[3:])
     return dense, True
 
@@ -116,7 +114,7 @@ def spread(
     return weights.new_zeros(len(weights), n_experts).scatter(1, indices, weights)
 
 
-def gathered(
+def as_chosen(
     dense: Float[torch.Tensor, "token expert"],
     weights: Float[torch.Tensor, "token chosen"],
     indices: Int[torch.Tensor, "token chosen"],
@@ -125,7 +123,9 @@ def gathered(
 
     As many experts as before where these are enough; more of them where others were given a weight.
     """
-    chosen = spread(weights.detach().ne(0).to(weights.dtype) + 1, indices, dense.shape[1]) != 0
+    import torch
+
+    chosen = torch.zeros_like(dense, dtype=torch.bool).scatter(1, indices, True)
     if bool(((dense == 0) | chosen).all()):
         order = indices
     else:
