@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from modalnet.execution.cells import Cell, State
+    from modalnet.execution.cells import Cell, State, Swap
     from modalnet.execution.edits import Edits
     from modalnet.execution.plan import Prefix
     from modalnet.execution.skipping import Start
@@ -50,7 +50,7 @@ def read_cell_activations(  # noqa: PLR0917
     states
         The runs that the cells edit, with the residual streams of the towers that they reach.
     cells
-        Each with one swap, of the residual stream or of what enters a block.
+        Each with swaps in one tower, before its site or at it.
     sites
         For each cell, the site that is read.
     edits, batch_size
@@ -65,7 +65,7 @@ def read_cell_activations(  # noqa: PLR0917
     known: dict[Start, bool] = {}
     groups: dict[tuple[object, str, int, str, int], list[int]] = {}
     for number, (cell, (space, layer)) in enumerate(zip(cells, sites, strict=True)):
-        (swap,) = cell.swaps
+        swap = first_swap(cell)
         key = (states[cell.state].encoded.kind, swap.space.name, swap.layer, space.name, layer)
         groups.setdefault(key, []).append(number)
 
@@ -73,6 +73,11 @@ def read_cell_activations(  # noqa: PLR0917
         return _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits).read(known)
 
     yield from run_groups(sweep, states, cells, groups.values(), limit, read)
+
+
+def first_swap(cell: Cell) -> Swap:
+    """The swap of a cell that a pass reaches first."""
+    return min(cell.swaps, key=lambda swap: swap.space.order(swap.layer))
 
 
 class _Reader:
@@ -94,7 +99,7 @@ class _Reader:
 
     def _starts(self) -> list[Start]:
         """Where passes may start, most blocks skipped first."""
-        (swap,) = self.cells[0].swaps
+        swap = first_swap(self.cells[0])
         tower = swap.space.tower
         depth = swap.layer + 1 if swap.space.whole else swap.layer
         if not self.sweep.skipping.possible:

@@ -1,4 +1,4 @@
-"""Cells with one swap each, run batch by batch; a batch that does not fit into memory is halved."""
+"""Cells with swaps in one tower each, run batch by batch; a batch that does not fit into memory is halved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_groups(  # noqa: PLR0917
     Parameters
     ----------
     sweep, states, cells
-        Of the model; the runs that the cells edit; each with one swap.
+        Of the model; the runs that the cells edit; each with swaps in one tower.
     groups
         Numbers of cells that may share a batch, with swaps in one tower.
     limit

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from modalnet.errors import InputError
 from modalnet.execution import trace
 from modalnet.execution.dictionaries import Code, placed
-from modalnet.execution.plan import Plan, Pool, Taken, Write
+from modalnet.execution.plan import Plan, Pool, Taken, Through, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
 from modalnet.execution.user_edits import edits_of
@@ -192,7 +192,8 @@ class ForwardProgram(Program):
     narrow
         Weight and bias of the LM head at some columns alone.
     through
-        Pairs of sites that are read, by their numbers: see :class:`~modalnet.execution.plan.Plan`.
+        Pairs of sites that are read, by their numbers, with the columns of the second that paths go through: see
+        :class:`~modalnet.execution.plan.Through`.
     whole_head
         Whether the LM head runs at every position, since someone else looks at what it gives.
     """
@@ -209,7 +210,7 @@ class ForwardProgram(Program):
     leaf: Float[torch.Tensor, "..."] | None = None
     narrow: tuple[torch.Tensor, torch.Tensor | None] | None = None
     whole_head: bool = False
-    through: Sequence[tuple[int, int]] = ()
+    through: Sequence[tuple[int, int, torch.Tensor | None]] = ()
 
 
 @dataclass
@@ -310,7 +311,11 @@ class Compiler:
             idle=None if self.in_place or output_head(self.module) is None else self.head(),
             whole=self.edited,
             whole_head=self.head_is_watched(),
-            through=[(sites.index(one), sites.index(other)) for one, other in plan.through if one in sites],
+            through=[
+                (sites.index(pair.first), sites.index(pair.second), _columns(pair))
+                for pair in plan.through
+                if pair.first in sites
+            ],
         )
 
     def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:
@@ -663,6 +668,20 @@ def _form(space: Space, layer: int) -> Form:
     place = space.place(layer)
     streams = 1 if place.path else space.tower.streams
     return place.columns, streams, space.tower.streams_first, place.side == "input"
+
+
+def _columns(pair: Through) -> Int[torch.Tensor, " column"] | None:
+    """The columns of the second site's module that paths go through; None for all.
+
+    In a layer whose units have fewer numbers than those of others, each unit is counted as if filled up with zeros.
+    """
+    if pair.numbers is None:
+        return None
+    space, layer = pair.second
+    place, largest = space.place(layer), space.size
+    unit, number = pair.numbers // largest, pair.numbers % largest
+    here = number < place.size
+    return place.start + unit[here] * place.size + number[here]
 
 
 def _part(space: Space, layer: int) -> Part | None:

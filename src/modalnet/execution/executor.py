@@ -36,7 +36,8 @@ from modalnet.execution.latents import ReconstructionError, dictionaries_over, l
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
 from modalnet.execution.passes import BatchResult, Readout
-from modalnet.execution.plan import Sites, choose_sites, named_layers
+from modalnet.execution.path_gradients import AtSites, read_path_gradients
+from modalnet.execution.plan import Sites, Through, choose_sites, named_layers
 from modalnet.execution.references import References, worth_keeping
 from modalnet.execution.routing import routers
 from modalnet.execution.run import Run, as_vectors
@@ -968,6 +969,19 @@ class Executor:
         """Yield (number, gradient at its site) of every cell, not in order; see :mod:`.cell_gradients`."""
         edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
         yield from read_cell_gradients(self.sweep, states, cells, measure, edits, batch_size)
+
+    def path_gradients(  # noqa: PLR0917
+        self,
+        states: Sequence[State],
+        cells: Sequence[Cell],
+        reads: Sequence[Sites],
+        through: Sequence[Through],
+        measure: Callable[[torch.Tensor, Sequence[int]], torch.Tensor],
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Iterator[tuple[int, AtSites]]:
+        """Yield (number, gradients at some sites) of every cell, not in order; see :mod:`.path_gradients`."""
+        edits = self.edits((), [state.encoded.prepared for state in states], batch_size)
+        yield from read_path_gradients(self.sweep, states, cells, reads, through, measure, edits, batch_size)
 
     def cell_activations(
         self,

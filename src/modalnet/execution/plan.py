@@ -172,6 +172,23 @@ class Prefix:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Through:
+    """A pair of sites that are read: the gradient at the first is wanted, too, of the paths through the second alone.
+
+    Attributes
+    ----------
+    first, second
+        The sites.
+    numbers
+        Which of the second site's numbers the paths go through; None for all.
+    """
+
+    first: tuple[Space, int]
+    second: tuple[Space, int]
+    numbers: Int[torch.Tensor, " number"] | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """One forward pass: what to write to and read of which tower, and whether logits are wanted.
@@ -199,7 +216,7 @@ class Plan:
     direct
         Blocks whose contribution to the stream passes no gradient on, by tower and layer; what enters them does.
     through
-        Pairs of sites that are read: the gradient at the first is wanted, too, of the paths through the second alone.
+        Pairs of sites whose gradients of some paths are wanted.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -212,7 +229,7 @@ class Plan:
     columns: Int[torch.Tensor, "position token"] | None = None
     target_rows: Int[torch.Tensor, " target"] | None = None
     direct: tuple[tuple[Tower, int], ...] = ()
-    through: tuple[tuple[tuple[Space, int], tuple[Space, int]], ...] = ()
+    through: tuple[Through, ...] = ()
 
     def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
         """The sites that are touched, in forward order: what is written there, and how it is then read."""

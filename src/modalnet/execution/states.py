@@ -17,7 +17,7 @@ from modalnet.execution.edits import Edits
 from modalnet.execution.layout import Layouts
 from modalnet.execution.memory import free_memory, is_out_of_memory
 from modalnet.execution.passes import Readout
-from modalnet.execution.plan import Plan, Pool, Sites
+from modalnet.execution.plan import Plan, Pool, Sites, Through
 from modalnet.execution.stream import Runner
 from modalnet.execution.turns import one_step, step_by_step
 from modalnet.interventions.positions import TokenChoice, TokenRow
@@ -45,7 +45,7 @@ class Paths:
     """
 
     direct: tuple[tuple[Tower, int], ...] = ()
-    through: tuple[tuple[tuple[Space, int], tuple[Space, int]], ...] = ()
+    through: tuple[Through, ...] = ()
 
     @staticmethod
     def name(space: Space) -> str:
@@ -169,7 +169,8 @@ def _backward(  # noqa: PLR0917  # one call, above
         at = {name: own[place].index for name, (own, _) in spans.items()}
         state = State(item, {name: values[:, at[name]] for name, values in reading.activations.items()})
         gradient = {name: values[:, at[name]] for name, values in reading.gradient.items()}
-        for ((space, layer), _), values in zip(paths.through, reading.through, strict=True):
+        for pair, values in zip(paths.through, reading.through, strict=True):
+            space, layer = pair.first
             part = gradient.setdefault(paths.name(space), torch.zeros_like(gradient[space.name]))
             part[layer] = values[at[space.name]]
         made.append((item.index, state, gradient, reading.measured[place]))

@@ -432,7 +432,7 @@ def slopes(
     shown: Sequence[torch.Tensor],
     given: Sequence[torch.Tensor | None],
     *,
-    through: Sequence[tuple[int, int]] = (),
+    through: Sequence[tuple[int, int, torch.Tensor | None]] = (),
 ) -> list[Float[torch.Tensor, "position number"]]:
     """The gradient of a measure at each site, ``[position, number]``; zero where the measure does not depend on it.
 
@@ -443,8 +443,13 @@ def slopes(
 
     found = torch.autograd.grad(measured.sum(), list(sources), allow_unused=True, retain_graph=bool(through))
     pairs = [(place, gradient) for place, gradient in enumerate(found)]
-    for place, behind in through:
+    for place, behind, columns in through:
         gradient = found[behind]
+        if gradient is not None and columns is not None:
+            whole = by_position(gradient, steps[behind].form)
+            flat = torch.zeros_like(whole).reshape(-1, whole.shape[-1])
+            flat[:, columns] = whole.reshape(flat.shape)[:, columns]
+            gradient = as_before(flat, gradient, steps[behind].form)
         if gradient is not None:
             gradient = torch.autograd.grad(
                 sources[behind], sources[place], gradient, allow_unused=True, retain_graph=True

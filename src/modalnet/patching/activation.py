@@ -23,6 +23,7 @@ from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.metrics import Measure, as_metric
 from modalnet.patching.pairs import Layout, as_pairs, lay_out
+from modalnet.patching.paths import path_patching
 from modalnet.patching.result import NetworkPatch, Patching
 from modalnet.results.cache import Access, CacheLike, cached_parts
 from modalnet.stats.controls import Match, check_matches, draw_each, match_ratios
@@ -66,6 +67,9 @@ def activation_patching(
     align: Any = None,
     units: NetworksLike | None = None,
     per_unit: bool = False,
+    sender: Any = None,
+    receiver: Any = None,
+    exact: int = 20,
     n_controls: int = 20,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
@@ -108,6 +112,16 @@ def activation_patching(
         Whether each unit of the patched sites is patched by itself, too, at all of the tokens jointly: ``.unit_effect``
         then has the effect of each, such as that of each head. Costs one run per unit, layer and pair, 72 for the heads
         of 12 layers of 6; for many units there is :func:`modalnet.attribution_patching`.
+    sender, receiver
+        Path patching: only what the sender sends to the receiver past all sublayers between is patched, its direct
+        effect; both must be given, and ``sites``, ``towers`` and ``units`` must not. A sender is a site or a list of
+        sites (whole layers), units (heads, neurons or dimensions of what sublayers add, patched jointly), or the name
+        of a space or a list of names for a sweep over all senders before the receiver: single units of ``"heads"`` and
+        ``"neurons"``, beside whole layers. A receiver is a site, units, or ``"logits"`` for the direct effect on the
+        output. ``tokens`` are those of the sender; None for all jointly.
+    exact
+        Of a sweep over units: how many are run exactly, those with the largest estimates. The others stay estimates:
+        the derivative of the direct effect at the unpatched run, times the difference of the activations.
     n_controls, match, seed
         Number of sets of random units per network that are patched jointly as controls, the properties in which they
         match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. With fewer than 19 sets
@@ -128,20 +142,27 @@ def activation_patching(
     Patching
         ``.effect[tower]`` ``[layer, column]``: the share of the difference between the clean and the corrupt run that
         patching restores (``"denoise"``) or destroys (``"noise"``). With ``per_unit`` ``.unit_effect[tower]``
-        ``[layer, unit]`` is the same for each unit, and ``.plot(on="units")`` draws it.
+        ``[layer, unit]`` is the same for each unit, and ``.plot(on="units")`` draws it. Of path patching these are
+        direct effects of senders on ``.receiver``; ``.unit_exact`` says which units were run exactly,
+        ``.unit_agreement()`` how far their estimates lay from that, and units that were given as the sender are a
+        network, ``.network_table()``.
 
     Raises
     ------
     InputError
         If an argument is invalid, ``per_unit`` takes more than 10,000 runs per pair, the stimuli of a pair are equal or
         cannot be aligned, an answer is not a single token where the metric requires one, or a network has no unit at
-        the patched sites. Raised before any patched run.
+        the patched sites; of path patching, if an end is missing or cannot send or receive (experts, latents), the
+        sender does not come before the receiver, they lie in different towers, or a block between them changes the
+        stream by more than its attention and its MLP. Raised before any patched run.
 
     References
     ----------
     Vig et al. (2020), Causal mediation analysis. NeurIPS. Meng et al. (2022), Locating and editing factual
     associations. NeurIPS. Zhang & Nanda (2024), Towards best practices of activation patching. ICLR. Heimersheim &
-    Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255.
+    Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255. Wang et al. (2023), Interpretability
+    in the wild, arXiv:2211.00593, section 3.1, and Goldowsky-Dill et al. (2023), Localizing model behavior with path
+    patching, arXiv:2304.05969, for paths.
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
@@ -154,6 +175,24 @@ def activation_patching(
         check_units(model, network, f"The units of network {name!r}")
     pairs = as_pairs(clean, corrupt)
     measure = as_metric(metric).bind(model, *pairs)
+    if sender is not None or receiver is not None:
+        _check_no_sites(sites, towers, units)
+        return path_patching(
+            model,
+            pairs,
+            measure,
+            sender=sender,
+            receiver=receiver,
+            exact=exact,
+            tokens=tokens,
+            direction=direction,
+            align=align,
+            per_unit=per_unit,
+            batch_size=batch_size,
+            access=access,
+            progress=progress,
+            picture=first_picture(pairs[0]),
+        )
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
     if per_unit:
         _check_few(model, layout)
@@ -380,6 +419,13 @@ def first_picture(stimuli: Sequence[Stimulus]) -> np.ndarray | None:
 
 def _in_layer(units: Units, tower: str, layer: int) -> Int[np.ndarray, " unit"]:
     return np.flatnonzero(units.mask[tower][layer]) if tower in units.mask else np.zeros(0, dtype=np.intp)
+
+
+def _check_no_sites(sites: Any, towers: Any, units: Any) -> None:
+    """Refuse what says where to patch beside a sender."""
+    for name, given in (("sites", None if sites == "residual" else sites), ("towers", towers), ("units", units)):
+        if given is not None:
+            raise InputError(f"`{name}` cannot be given with `sender` and `receiver`, which say what is patched.")
 
 
 def _text_of(texts: Any, pair: int) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, Swap
+from modalnet.execution.plan import Through
 from modalnet.execution.states import Paths
 from modalnet.models.sites import RESIDUAL, absent_everywhere
 from modalnet.patching.estimates import Chunk, Estimated
@@ -162,7 +163,9 @@ class _Star(Chunk):
             for place, pair in enumerate(self.some)
         ]
         for number, block in enumerate(corrections.blocks):
-            pairs = [((self.model.spaces[name], layer), at) for (name, layer), at in self._sites(corrections).items()]
+            pairs = [
+                Through((self.model.spaces[name], layer), at) for (name, layer), at in self._sites(corrections).items()
+            ]
             run = self.model._executor.gradients(
                 self.stimuli(base), self.measured(base), paths=Paths((block,), tuple(pairs)), **self.options(attentions)
             )

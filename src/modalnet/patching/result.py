@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from modalnet._validation import check_option, check_shared
 from modalnet.errors import InputError
@@ -102,6 +102,14 @@ class Patching(Result):
         measured (``per_unit=True``) or estimated (attribution patching); NaN for a unit that a layer does not have.
     unit_values
         Per tower ``[pair, layer, unit]``: the metric with one unit patched at all columns; empty where it is estimated.
+    receiver
+        Of path patching (``sender=``, ``receiver=``), the receiver: the towers are then those of the senders, and
+        effects are direct ones. Empty for other patching.
+    unit_exact
+        Of path patching, per tower ``[layer, unit]``: whether the unit was run exactly. The others are estimates.
+    unit_estimates
+        Of path patching, per tower ``[pair, layer, unit]``: the metric as estimated for each unit; empty where nothing
+        was estimated.
     picture
         ``[height, width, 3]``: the image of the first clean stimulus, to draw on; None without one.
     method, steps
@@ -129,6 +137,9 @@ class Patching(Result):
     method: str = "exact"
     steps: int = 0
     unit_values: dict[str, Float[np.ndarray, "pair layer unit"]] = field(default_factory=dict)
+    receiver: str = ""
+    unit_exact: dict[str, Bool[np.ndarray, "layer unit"]] = field(default_factory=dict)
+    unit_estimates: dict[str, Float[np.ndarray, "pair layer unit"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         measured = {tower: self._ratio(values) for tower, values in self.unit_values.items()}
@@ -209,6 +220,7 @@ class Patching(Result):
                             "low": low,
                             "high": high,
                             "pairs": int(counts[at, place]),
+                            **({"receiver": self.receiver} if self.receiver else {}),
                         }
                     )
         return pd.DataFrame(rows)
@@ -258,6 +270,9 @@ class Patching(Result):
     def unit_table(self) -> pd.DataFrame:
         """Return one row per tower, layer and unit: its effect and, where measured on several pairs, its interval.
 
+        Of path patching also the receiver, whether the unit was run exactly, and its estimated effect. The interval of
+        an estimate is over pairs and does not cover its error.
+
         Raises
         ------
         InputError
@@ -275,7 +290,39 @@ class Patching(Result):
             layers = np.array(self.layers[tower])[at]
             parts.append({"tower": tower, "layer": layers, "unit": unit, "effect": effect[at, unit]})
             parts[-1] |= {"low": low, "high": high}
+            if self.receiver:
+                guessed = self._estimated_effect(tower)[at, unit]
+                parts[-1] |= {"receiver": self.receiver, "exact": self.unit_exact[tower][at, unit], "estimate": guessed}
         return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+
+    def unit_agreement(self) -> pd.DataFrame:
+        """Return how far estimates of path patching lie from exact runs, one row per tower that was swept.
+
+        ``cells`` is the number of units that were run exactly, ``pearson``, ``spearman``, ``slope`` (of estimated on
+        exact effects) and ``largest_error`` compare their effects, and ``left`` is the largest magnitude of the effect
+        of a unit that was estimated alone.
+
+        Raises
+        ------
+        InputError
+            If no unit was estimated.
+        """
+        import pandas as pd
+
+        if not self.unit_estimates:
+            raise InputError("This result has no estimates of units: sweep over the units of a sender space.")
+        rows = []
+        for tower in self.unit_estimates:
+            ran, guessed = self.unit_exact[tower], self._estimated_effect(tower)
+            left = np.abs(guessed[~ran & np.isfinite(guessed)])
+            compared = compare(self.unit_effect[tower][ran], guessed[ran])
+            rows.append({"tower": tower, **compared, "left": float(left.max(initial=0.0))})
+        return pd.DataFrame(rows)
+
+    def _estimated_effect(self, tower: str) -> Float[np.ndarray, "layer unit"]:
+        if tower not in self.unit_estimates:
+            return np.full(self.unit_effect[tower].shape, np.nan)
+        return self._ratio(self.unit_estimates[tower])
 
     def _check_units(self) -> None:
         if not self.unit_effect:
@@ -293,7 +340,8 @@ class Patching(Result):
 
     def summary(self) -> str:
         """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
-        how = f"attribution patching ({self._method_in_words()})" if self.estimated else "activation patching"
+        path = f"path patching to {self.receiver} (direct effects)"
+        how = path if self.receiver else f"attribution patching ({self._method_in_words()})" if self.estimated else "activation patching"
         into = "clean into corrupt" if self._restores else "corrupt into clean"
         lines = [
             f"{how} of {self.model}, {into}: {self.n} pair{'s' if self.n > 1 else ''}, {self.metric}",
@@ -312,6 +360,7 @@ class Patching(Result):
                 f"  {tower}: largest effect {effect[at, place]:.2f} at block {self.layers[tower][at]}, "
                 f"{self.columns[tower][place].name!r}"
             )
+        lines += self._swept()
         for row in self.network_table().to_dict("records"):
             text = f"  {row['network']} ({row['units']} units, all blocks jointly): {row['share']:.2f}"
             if "control" in row and np.isfinite(row["control"]):
@@ -322,17 +371,39 @@ class Patching(Result):
             lines += [f"  {name}, {sentence}" for sentence in sentences if sentence]
         return "\n".join(lines)
 
+    def _swept(self) -> list[str]:
+        """Sentences on the units that were swept."""
+        lines = []
+        for tower, ran in self.unit_exact.items():
+            effect = self.unit_effect[tower]
+            if not np.isfinite(effect).any():
+                continue
+            at, unit = np.unravel_index(np.nanargmax(effect), effect.shape)
+            count = int(np.isfinite(effect).sum())
+            lines.append(
+                f"  {tower}, one by one: largest effect {effect[at, unit]:.2f} of unit {unit} of block "
+                f"{self.layers[tower][at]}; {ran.sum()} of {count} units run exactly, the others estimated"
+            )
+        if self.unit_estimates:
+            for row in self.unit_agreement().to_dict("records"):
+                lines.append(
+                    f"  {row['tower']}: estimates of the {row['cells']} units lie at most {row['largest_error']:.3f} "
+                    f"from exact effects (r {row['pearson']:.2f}, slope {row['slope']:.2f}); the largest of those not "
+                    f"run is {row['left']:.3f}"
+                )
+        return lines
+
     def plot(self, **options: Any) -> Any:
         """Draw layer x position heatmaps: see :func:`modalnet.plotting.patching.heatmap`.
 
         With ``on="units"``, draw layer x unit heatmaps of :attr:`unit_effect`: see
-        :func:`modalnet.plotting.unit_map.unit_effects`. With ``on="picture"``, overlay the effects of image tokens on
+        :func:`modalnet.plotting.unit_map.unit_effects`; so is a sweep of path patching by default. With ``on="picture"``, overlay the effects of image tokens on
         the image: see :func:`modalnet.plotting.patching.picture_overlay`.
         """
         from modalnet.plotting.patching import heatmap, picture_overlay
         from modalnet.plotting.unit_map import unit_effects
 
-        on = options.pop("on", "tokens")
+        on = options.pop("on", "units" if self.unit_exact else "tokens")
         check_option("on", on, ("tokens", "units", "picture"))
         if on == "units":
             self._check_units()
@@ -340,6 +411,8 @@ class Patching(Result):
         return heatmap(self, **options) if on == "tokens" else picture_overlay(self, **options)
 
     def _sources(self) -> Sequence[str]:
+        if self.receiver:
+            return ("wang2023", "goldowskydill2023")
         if not self.estimated:
             return self.SOURCES
         own = {"integrated": ("sundararajan2017",), "atp*": ("kramar2024",)}
@@ -368,7 +441,7 @@ class Patching(Result):
 
     def __repr__(self) -> str:
         towers = ", ".join(f"{t} {len(self.layers[t])}x{len(self.columns[t])}" for t in self.values)
-        kind = "attribution" if self.estimated else "activation"
+        kind = "attribution" if self.estimated else f"paths to {self.receiver}" if self.receiver else "activation"
         return f"Patching({kind}, {self.direction}, {self.model}: {towers}; {self.n} pairs)"
 
     # -- files ---------------------------------------------------------------------------------------------------
@@ -378,6 +451,8 @@ class Patching(Result):
         arrays |= {f"values/{tower}": values for tower, values in self.values.items()}
         arrays |= {f"units/{tower}": values for tower, values in self.unit_effect.items()}
         arrays |= {f"unit values/{tower}": values for tower, values in self.unit_values.items()}
+        arrays |= {f"unit exact/{tower}": ran.astype(np.uint8) for tower, ran in self.unit_exact.items()}
+        arrays |= {f"unit estimates/{tower}": values for tower, values in self.unit_estimates.items()}
         if self.picture is not None:
             arrays["picture"] = np.ascontiguousarray(self.picture)
         networks = []
@@ -398,6 +473,7 @@ class Patching(Result):
             "networks": networks,
             "method": self.method,
             "steps": self.steps,
+            "receiver": self.receiver,
         }
         return arrays, document
 
@@ -439,6 +515,9 @@ class Patching(Result):
             document.get("method", "gradient" if document["estimated"] else "exact"),
             document.get("steps", 0),
             {tower: arrays[f"unit values/{tower}"] for tower in columns if f"unit values/{tower}" in arrays},
+            document.get("receiver", ""),
+            {t: arrays[f"unit exact/{t}"].astype(bool) for t in columns if f"unit exact/{t}" in arrays},
+            {t: arrays[f"unit estimates/{t}"] for t in columns if f"unit estimates/{t}" in arrays},
         )
 
     def _method_in_words(self) -> str:
@@ -545,18 +624,27 @@ def _compared(exact: Patching, estimate: Patching, tower: str) -> dict[str, Any]
     if estimate.method == "atp*":
         one, first, second = exact._magnitudes(tower).ravel(), np.abs(first), np.abs(second)
     there = np.isfinite(first) & np.isfinite(second)
-    finite = np.isfinite(one) & np.isfinite(two)
-    one, two = one[finite], two[finite]
-    varies = len(one) > 1 and np.ptp(one) > 0
     return {
         "method": estimate.method,
         "tower": tower,
+        **compare(one, two),
+        "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
+    }
+
+
+def compare(exact: Float[np.ndarray, "..."], estimate: Float[np.ndarray, "..."]) -> dict[str, Any]:
+    """Return how far estimated effects lie from exact ones, where both are finite: see :func:`agreement`."""
+    from scipy import stats
+
+    finite = np.isfinite(exact) & np.isfinite(estimate)
+    one, two = exact[finite], estimate[finite]
+    varies = len(one) > 1 and np.ptp(one) > 0
+    return {
         "cells": len(one),
         "pearson": _correlation(stats.pearsonr, one, two),
         "spearman": _correlation(stats.spearmanr, one, two),
         "slope": float(stats.linregress(one, two).slope) if varies else math.nan,
         "largest_error": float(np.abs(one - two).max(initial=0.0)),
-        "pearson_pairs": _correlation(stats.pearsonr, first[there], second[there]),
     }
 
 

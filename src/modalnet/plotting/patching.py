@@ -78,6 +78,7 @@ def heatmap(
         one.set_facecolor("#DDDDDD")  # positions that no pair has
         _label(one, result, name)
         part = f", units of {network}" if network else ""
+        part += f" to {result.receiver}" if result.receiver else ""
         one.set_title(f"{name}{part}", fontsize=TEXT, loc="left")
         bar = one.figure.colorbar(drawn, ax=one, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=SMALL)

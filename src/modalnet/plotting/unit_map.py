@@ -48,7 +48,8 @@ def unit_effects(
     Returns
     -------
     array of Axes
-        One per space. Layers run upwards from the input; white is no effect, grey a unit that a layer does not have.
+        One per space. Layers run upwards from the input; white is no effect, grey a unit that a layer does not have. Of
+        path patching, units that were run exactly are outlined; the others are estimates.
 
     Raises
     ------
@@ -60,7 +61,11 @@ def unit_effects(
     what = f"{'estimated effect' if result.estimated else 'effect'} on {result.metric}"
     for one, (name, values) in zip(axes, chosen.items(), strict=True):
         _bar(one, _draw(one, values, result.layers[name], name, limit), what)
-        one.set_title(f"{name}, one by one", fontsize=TEXT, loc="left")
+        title = f"{name}, one by one" if not result.receiver else f"{name} to {result.receiver}"
+        if name in result.unit_estimates and not result.unit_exact[name].all():
+            _outline(one, result.unit_exact[name])
+            title += ", exact outlined"
+        one.set_title(title, fontsize=TEXT, loc="left")
     return axes
 
 
