@@ -208,6 +208,11 @@ def _senders(model: Model, sender: Any, tower: str) -> tuple[dict[str, tuple[int
         raise refusal(
             "sender", "a site such as mn.site('decoder.mlp', 2), units, or the name of a space to sweep", sender
         )
+    _check_senders(model, sender, chosen, tower, of_units=units is not None)
+    return chosen, units
+
+
+def _check_senders(model: Model, sender: Any, chosen: Iterable[str], tower: str, *, of_units: bool) -> None:
     for name in chosen:
         space = model.spaces[name]
         _check_kind(space, "send", SENDERS)
@@ -216,14 +221,13 @@ def _senders(model: Model, sender: Any, tower: str) -> tuple[dict[str, tuple[int
                 f"`sender` {name} and the receiver must lie in one tower, but the receiver is in the {tower} tower: "
                 "between towers there is no residual stream that carries what is sent."
             )
-        if units is not None and space.kind in STREAM:
+        if of_units and space.kind in STREAM:
             raise InputError(
                 f"`sender` has units of the stream ({name}), which every block before them adds to. Use units of "
                 "heads, neurons, attention or mlp, or the whole stream as a site."
             )
     if not chosen:
         raise InputError(f"`sender`: the {tower} tower of {model.name} has none of the spaces {sender!r}.")
-    return chosen, units
 
 
 def _units(model: Model, given: Any, name: str) -> Units:
@@ -313,8 +317,8 @@ def _too_late(ends: Ends, name: str, kind: str, layer: int) -> str:
             "block run side by side. Use a receiver in a later block."
         )
     return (
-        f"`sender` {name}[{layer}] must come before the receiver {ends.label} on the stream: in an earlier block, or in "
-        "the attention of the block whose MLP receives."
+        f"`sender` {name}[{layer}] must come before the receiver {ends.label} on the stream: in an earlier block, or "
+        "in the attention of the block whose MLP receives."
     )
 
 

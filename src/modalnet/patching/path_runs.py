@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from modalnet.execution.cells import State
     from modalnet.execution.path_gradients import AtSites
     from modalnet.models.sites import Space
-    from modalnet.patching.token_alignment import Match
 
 # Pairs whose states are kept at a time, and senders whose changes of the stream are.
 TOGETHER = 4
@@ -244,9 +243,7 @@ class PathRuns(Chunk):
         self, bases: Sequence[State], sources: Sequence[State]
     ) -> Iterator[tuple[int, dict[str, Float[np.ndarray, "layer unit"]]]]:
         """Yield the place of each pair, and per swept space the estimated change of the metric by each unit."""
-        found = [
-            {name: np.zeros(self.model.spaces[name].shape) for name in self.ends.candidates} for _ in self.some
-        ]
+        found = [{name: np.zeros(self.model.spaces[name].shape) for name in self.ends.candidates} for _ in self.some]
         base, _ = self.sides
         for receiver in self.ends.receivers:
             reads, through = self._reads(receiver)
@@ -257,8 +254,8 @@ class PathRuns(Chunk):
                 bases, cells, reads, through, self.measured(base), batch_size=self.batch_size
             )
             for place, slopes in run:
-                for name, values in found[place].items():
-                    values += self._products(name, place, (bases[place], sources[place]), slopes)
+                for name in self.ends.candidates:
+                    found[place][name] += self._products(name, place, (bases[place], sources[place]), slopes)
         yield from enumerate(found)
 
     def _products(

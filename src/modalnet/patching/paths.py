@@ -135,7 +135,7 @@ class _Job:
 
         made: list[Any] = [None] * n
         pairs = [self._of(pair) for pair in range(n)]
-        found = cached_parts(self.model, analysis, self._shared() | more, pairs, computed, cache=access)
+        found = cached_parts(self.model, analysis, {**self._shared(), **more}, pairs, computed, cache=access)
         with tqdm(total=n, unit="pair", disable=not progress) as bar:
             for pair, arrays in found:
                 made[pair] = arrays
@@ -145,7 +145,9 @@ class _Job:
     def _shared(self) -> dict[str, Any]:
         """The settings that all pairs share, for the cache key."""
         ends = self.ends
-        units = {} if ends.units is None else {name: np.argwhere(mask).tolist() for name, mask in ends.units.mask.items()}
+        units = (
+            {} if ends.units is None else {name: np.argwhere(mask).tolist() for name, mask in ends.units.mask.items()}
+        )
         return {
             "direction": self.direction,
             "layers": ends.layers,

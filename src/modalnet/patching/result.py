@@ -341,7 +341,13 @@ class Patching(Result):
     def summary(self) -> str:
         """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
         path = f"path patching to {self.receiver} (direct effects)"
-        how = path if self.receiver else f"attribution patching ({self._method_in_words()})" if self.estimated else "activation patching"
+        how = (
+            path
+            if self.receiver
+            else f"attribution patching ({self._method_in_words()})"
+            if self.estimated
+            else "activation patching"
+        )
         into = "clean into corrupt" if self._restores else "corrupt into clean"
         lines = [
             f"{how} of {self.model}, {into}: {self.n} pair{'s' if self.n > 1 else ''}, {self.metric}",
@@ -382,7 +388,8 @@ class Patching(Result):
             count = int(np.isfinite(effect).sum())
             lines.append(
                 f"  {tower}, one by one: largest effect {effect[at, unit]:.2f} of unit {unit} of block "
-                f"{self.layers[tower][at]}; {ran.sum()} of {count} units run exactly, the others estimated"
+                f"{self.layers[tower][at]}; {ran.sum()} of {count} units run exactly"
+                + (", the others estimated" if ran.sum() < count else "")
             )
         if self.unit_estimates:
             for row in self.unit_agreement().to_dict("records"):
@@ -397,8 +404,9 @@ class Patching(Result):
         """Draw layer x position heatmaps: see :func:`modalnet.plotting.patching.heatmap`.
 
         With ``on="units"``, draw layer x unit heatmaps of :attr:`unit_effect`: see
-        :func:`modalnet.plotting.unit_map.unit_effects`; so is a sweep of path patching by default. With ``on="picture"``, overlay the effects of image tokens on
-        the image: see :func:`modalnet.plotting.patching.picture_overlay`.
+        :func:`modalnet.plotting.unit_map.unit_effects`; this is the default for a sweep of path patching. With
+        ``on="picture"``, overlay the effects of image tokens on the image: see
+        :func:`modalnet.plotting.patching.picture_overlay`.
         """
         from modalnet.plotting.patching import heatmap, picture_overlay
         from modalnet.plotting.unit_map import unit_effects
