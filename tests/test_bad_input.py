@@ -426,6 +426,7 @@ def valid_arguments():
     modality = mn.ModalityProfile("x", "mean", "log-probability", ("a", "b"), np.zeros(2), {"image": np.ones((2, 3))})
     picture_of = picture(0, 20, 20)
     return {f"{name}.run": {"self": one, "model": model} for name, one in task.items()} | {
+        "Lens.faithfulness": {"self": mn.lens(model, words, tokens="last", cache=False, progress=False)},
         "Localization.permuted": {"self": found, "contrast": contrast(both)},
         "Localization.plot": {"self": found},
         "Localization.table": {"self": found},
@@ -451,6 +452,7 @@ def valid_arguments():
         "activation_patching": {"model": model, **pairs},
         "attribution_patching": {"model": model, **pairs},
         "lesion_study": network | {"tasks": task["Perplexity"], "fractions": [0.1], "n_controls": 1},
+        "lens": {"model": model, "stimuli": words, "tokens": "last"},
         "localize": {"model": model, "contrast": contrast(both)},
         "profile": network | {"conditions": contrast(both)},
         "profile_modality": {"model": model, "stimuli": [both(0), both(1)], "answers": " a"},

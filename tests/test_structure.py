@@ -31,7 +31,7 @@ ROOMS = (
     ("bundled",),
     ("tasks",),
     ("protocols",),
-    ("localization", "lesion", "patching", "brain", "features", "profiles", "specialization"),
+    ("localization", "lesion", "patching", "brain", "features", "profiles", "specialization", "lenses"),
     ("plotting", "interop", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

@@ -26,6 +26,7 @@ from .interventions.operations import (
     site as site,
     zero as zero,
 )
+from .lenses import Lens as Lens, lens as lens
 from .lesion import LesionStudy as LesionStudy, lesion_study as lesion_study
 from .localization import (
     Localization as Localization,

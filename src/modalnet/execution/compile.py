@@ -196,6 +196,9 @@ class ForwardProgram(Program):
         :class:`~modalnet.execution.plan.Through`.
     whole_head
         Whether the LM head runs at every position, since someone else looks at what it gives.
+    likeliest
+        The number of likeliest tokens that are taken at each row, the tokens whose probability and rank are, and the
+        rows whose distributions the rows are compared with; None where these are not wanted.
     """
 
     head: Envoy | None = None
@@ -211,6 +214,7 @@ class ForwardProgram(Program):
     narrow: tuple[torch.Tensor, torch.Tensor | None] | None = None
     whole_head: bool = False
     through: Sequence[tuple[int, int, torch.Tensor | None]] = ()
+    likeliest: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass
@@ -296,7 +300,7 @@ class Compiler:
         steps = [*self._skips(plan), *self._ordered(made, plan.writes)]
         # Of each tower the skipped blocks come first; sorting is stable, so blocks keep their order.
         steps.sort(key=lambda step: (step.order, step.instead is None))
-        size, sites = self._rows_at_once(), plan.sites()
+        size, sites, wanted = self._rows_at_once(), plan.sites(), plan.next_tokens
         return ForwardProgram(
             trace.forward,
             self._root(plan),
@@ -316,6 +320,7 @@ class Compiler:
                 for pair in plan.through
                 if pair.first in sites
             ],
+            likeliest=None if wanted is None else (wanted.k, wanted.tokens, wanted.against),
         )
 
     def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:

@@ -49,6 +49,7 @@ from modalnet.execution.sublayers import Sublayers
 from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.execution.turns import modules_of, step, turn
+from modalnet.execution.unembedding import Unembedding
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
@@ -106,6 +107,7 @@ class _Machinery:
     sinks: Sinks | None = None
     causal: dict[str, bool] = field(default_factory=dict)
     sublayers: Sublayers | None = None
+    unembedding: Unembedding | None = None
 
 
 class Executor:
@@ -266,7 +268,8 @@ class Executor:
         check_option("padding_side", side, ("right", "left"))
         self.encoder.padding_side = side
         # What was measured of the layout holds for one side.
-        self._machinery.runner = self._machinery.sweep = self._machinery.sinks = None
+        made = self._machinery
+        made.runner = made.sweep = made.sinks = made.unembedding = None
 
     @property
     def engine(self) -> Engine:
@@ -299,6 +302,15 @@ class Executor:
                 made.sweep = Sweep(self.runner)
             return made.sweep
 
+    @property
+    def unembedding(self) -> Unembedding:
+        """Reads distributions of the next token off vectors of the residual stream."""
+        with turn(self.module):
+            made = self._current()
+            if made.unembedding is None:
+                made.unembedding = Unembedding(self.runner)
+            return made.unembedding
+
     def _current(self) -> _Machinery:
         """What was made for the modules that the model has now; modules can be replaced after loading.
 
@@ -325,7 +337,7 @@ class Executor:
             self._spaces.update(find_spaces(towers))
             self._modules[:] = now
         if made.engine is not None and (made.engine.modules != now or made.engine.outdated):
-            made.engine = made.runner = made.sweep = made.sinks = None
+            made.engine = made.runner = made.sweep = made.sinks = made.unembedding = None
         return made
 
     def measure(self, spaces: Iterable[str], prepared: Sequence[Prepared]) -> None:
@@ -591,7 +603,13 @@ class Executor:
         return any(self.spaces[name].kind == dictionaries.name for name in one.spaces if name in self.spaces)
 
     def read_apart(
-        self, stimuli: Sequence[Stimulus], layers: Mapping[str, Sequence[int]], tokens: TokenChoice, spare_first: int
+        self,
+        stimuli: Sequence[Stimulus],
+        layers: Mapping[str, Sequence[int]],
+        tokens: StimulusTokens,
+        spare_first: int,
+        *,
+        batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, dict[str, Float[torch.Tensor, "layer token dim"]]]]:
         """(index, {space: activations}) of each stimulus at chosen tokens under the interventions of this view.
 
@@ -600,7 +618,8 @@ class Executor:
         for name in layers:
             get_space(self.spaces, name, self.name)
         prepared = self.encoder.prepare(list(stimuli))
-        yield from self._apart(prepared, layers, tokens, spare_first, edits=self.edits((), prepared))
+        edits = self.edits((), prepared, batch_size)
+        yield from self._apart(prepared, layers, tokens, spare_first, edits=edits, batch_size=batch_size)
 
     def _read_apart(
         self,
@@ -618,11 +637,12 @@ class Executor:
         self,
         prepared: Sequence[Prepared],
         layers: Mapping[str, Sequence[int]],
-        tokens: TokenChoice,
+        tokens: StimulusTokens,
         spare_first: int,
         *,
         without_sinks: bool = False,
         edits: Edits | None = None,
+        batch_size: int | Literal["auto"] = "auto",
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         sites = self.sites(layers, prepared)
         choices = dict.fromkeys(layers, tokens)
@@ -630,7 +650,7 @@ class Executor:
         readout = Readout(
             sites, choices, variants=[edits], pooled=False, spare_first=spare_first, sinks=sinks, numbers=True
         )
-        for result in self.runner.stream(prepared, readout):
+        for result in self.runner.stream(prepared, readout, batch_size):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
 

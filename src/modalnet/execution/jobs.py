@@ -113,6 +113,8 @@ def _bytes_back(plan: Plan, engine: Engine) -> float:
     for sites, pool in plan.reads:
         rows = pool.n_positions if pool.lengths is None else len(pool.lengths)
         size += rows * len(sites.layers) * pool.width(sites.space)
-    if plan.logit_rows is not None and plan.targets is None:
+    if plan.logit_rows is not None and plan.next_tokens is not None:
+        size += len(plan.logit_rows) * (4 * plan.next_tokens.k + 4 * len(plan.next_tokens.tokens))
+    elif plan.logit_rows is not None and plan.targets is None:
         size += plan.columns.numel() if plan.columns is not None else len(plan.logit_rows) * engine.vocabulary
     return 4.0 * size

@@ -190,6 +190,25 @@ class Through:
 
 
 @dataclass(frozen=True)
+class NextTokens:
+    """What is taken of the distribution of the next token at each row of the logits, in place of all logits.
+
+    Attributes
+    ----------
+    k
+        How many of the likeliest tokens.
+    tokens
+        Tokens of the vocabulary whose probability and rank are wanted.
+    against
+        For each row, the row whose distribution it is compared with.
+    """
+
+    k: int
+    tokens: Int[torch.Tensor, " token"]
+    against: Int[torch.Tensor, " row"]
+
+
+@dataclass(frozen=True)
 class Plan:
     """One forward pass: what to write to and read of which tower, and whether logits are wanted.
 
@@ -217,6 +236,8 @@ class Plan:
         Blocks whose contribution to the stream passes no gradient on, by tower and layer; what enters them does.
     through
         Pairs of sites whose gradients of some paths are wanted.
+    next_tokens
+        What is wanted of the distribution at those positions, in place of all logits.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -230,6 +251,7 @@ class Plan:
     target_rows: Int[torch.Tensor, " target"] | None = None
     direct: tuple[tuple[Tower, int], ...] = ()
     through: tuple[Through, ...] = ()
+    next_tokens: NextTokens | None = None
 
     def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
         """The sites that are touched, in forward order: what is written there, and how it is then read."""

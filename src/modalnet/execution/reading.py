@@ -11,7 +11,7 @@ from modalnet.errors import ModalnetError
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     from modalnet.execution.plan import Plan
 
@@ -22,6 +22,27 @@ class LayoutError(ModalnetError):
 
 class RowsError(LayoutError):
     """A text tower does not keep each stimulus of a batch in a row of its own."""
+
+
+@dataclass(frozen=True)
+class TokenDistribution:
+    """What was taken of the distribution of the next token at some rows, on the CPU.
+
+    Attributes
+    ----------
+    ids, logprob
+        ``[row, k]``: the likeliest tokens, likeliest first, and their natural-log probabilities.
+    token_logprob, token_rank
+        ``[row, token]``: of the tokens that were asked for, the same and the rank, from 1.
+    divergence
+        ``[row]``: KL(other || row) in nats, from the distribution of another row.
+    """
+
+    ids: Int[torch.Tensor, "row k"]
+    logprob: Float[torch.Tensor, "row k"]
+    token_logprob: Float[torch.Tensor, "row token"]
+    token_rank: Int[torch.Tensor, "row token"]
+    divergence: Float[torch.Tensor, " row"]
 
 
 @dataclass
@@ -50,6 +71,8 @@ class Reading:
         In the shape of an input: of the measure with respect to it; None where it was not requested.
     through
         For each of the plan's pairs of sites, the gradient at the first of the paths through the second.
+    next_tokens
+        At the plan's logit rows; None where it was not requested.
     """
 
     activations: dict[str, Float[torch.Tensor, "_ _ dim"]] = field(default_factory=dict)
@@ -62,6 +85,7 @@ class Reading:
     measured: Float[torch.Tensor, " value"] | None = None
     inward: Float[torch.Tensor, "..."] | None = None
     through: list[Float[torch.Tensor, "position number"]] = field(default_factory=list)
+    next_tokens: TokenDistribution | None = None
 
 
 def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
@@ -92,6 +116,8 @@ def decode(plan: Plan, saved: Mapping[str, Any]) -> Reading:
             n_sites = len(saved["shapes"])
             reading.gradient = _stacked(plan, saved["gradients"][:n_sites], saved["shapes"]).activations
             reading.through = [gradient.cpu() for gradient in saved["gradients"][n_sites:]]
+        elif plan.next_tokens is not None:
+            reading.next_tokens = TokenDistribution(*(value.cpu() for value in values))
         elif plan.columns is not None:
             reading.picked = values[0].cpu()
         elif plan.targets is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from modalnet.models.towers import Tower
     from modalnet.stimuli import Stimulus
@@ -220,3 +220,34 @@ def _encoded(sweep: Sweep, stimulus: Stimulus, picture: Any) -> Encoded:
 
 def _plan(batch: Any, *prefixes: Prefix) -> Plan:
     return Plan((), root=batch.root, prefixes=prefixes)
+
+
+class ImageBoxes:
+    """Where in its image each token looks, measured once per image size.
+
+    Parameters
+    ----------
+    locate
+        From a stimulus and the name of a space to what :func:`image_places` returns.
+    """
+
+    def __init__(self, locate: Callable[[Stimulus, str], Float[np.ndarray, "token 4"] | None]) -> None:
+        self._locate = locate
+        self._known: dict[object, Float[np.ndarray, "image_token 4"] | None] = {}
+
+    def of(
+        self, stimulus: Stimulus, space: str, is_image: Bool[np.ndarray, " token"]
+    ) -> Float[np.ndarray, "token 4"] | None:
+        """Return (left, top, right, bottom) per token, NaN outside the image; None where that is not known."""
+        if stimulus.n_images != 1:
+            return None
+        key = space, stimulus.inspect().sizes, int(is_image.sum())
+        if key not in self._known:
+            found = self._locate(stimulus, space)
+            self._known[key] = None if found is None or len(found) != len(is_image) else found[is_image]
+        known = self._known[key]
+        if known is None:
+            return None
+        boxes = np.full((len(is_image), 4), np.nan)
+        boxes[is_image] = known
+        return boxes

@@ -425,6 +425,35 @@ def scored(
     return scores
 
 
+def likeliest_tokens(
+    logits: Float[torch.Tensor, "position vocab"], wanted: tuple[int, torch.Tensor, torch.Tensor], size: int
+) -> list[torch.Tensor]:
+    """The next token's distribution at each row, reduced a few rows of logits at a time.
+
+    Returns
+    -------
+    list
+        Of the k likeliest tokens the ids and log-probabilities, ``[position, k]``; of some tokens the log-probabilities
+        and ranks from 1, ``[position, token]``; the divergence KL(other || row) from another row's, ``[position]``.
+    """
+    import torch
+
+    k, tokens, against = wanted
+    tokens, against = tokens.to(logits.device), against.to(logits.device)
+    parts = []
+    for start in range(0, len(logits), size):
+        logp = logits[start : start + size].float().log_softmax(1)
+        other = logits[against[start : start + size]].float().log_softmax(1)
+        best, ids = logp.topk(k, dim=1)
+        own = logp[:, tokens]
+        ranks = [(logp > own[:, place, None]).sum(1) + 1 for place in range(len(tokens))]
+        # A token that both rule out adds nothing, and infinities have no difference.
+        gain = torch.where(other == logp, 0.0, other.exp() * (other - logp))
+        rank = torch.stack(ranks, dim=1) if ranks else own.long()
+        parts.append((ids, best, own, rank, gain.sum(1).clamp(min=0)))
+    return [torch.cat(each) for each in zip(*parts)]  # noqa: B905  # every part has the same five
+
+
 def slopes(
     measured: Float[torch.Tensor, " value"],
     sources: Sequence[torch.Tensor],
@@ -499,6 +528,7 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
     leaf, narrow = program.leaf, program.narrow
     columns, targets, size, n_text, stop = program.columns, program.targets, program.size, program.n_text, program.stop
     whole, whole_head, through = program.whole, program.whole_head, program.through
+    likely = program.likeliest
     backward = leaf is None and (measure is not None or slope is not None)
     graph = backward or leaf is not None
     with torch.set_grad_enabled(graph), root.trace(fn=program.call, **program.moved) as tracer:
@@ -568,6 +598,8 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
                 measured = measure(given) if measure is not None else (given * slope.to(given.device)).sum(1)
                 values.append(measured.detach())
                 gradients.extend(slopes(measured, sources, read_at, vectors, encodes, through=through))
+            elif likely is not None:
+                values.extend(likeliest_tokens(logits[0], likely, size))
             elif columns is not None:
                 values.append(logits[0].gather(1, columns.to(logits.device)).float())
             elif targets is None:

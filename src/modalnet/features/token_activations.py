@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modalnet.execution.token_locations import ImageBoxes
 from modalnet.features.result import NETWORK, TokenActivations
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
     from modalnet.features.response import Response
     from modalnet.model import Model
@@ -48,7 +49,7 @@ def measure_token_activations(
     ranks: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # stimulus -> its rows and ranks
     for row, rank in np.argwhere(index >= 0):
         ranks[int(index[row, rank])].append((int(row) + NETWORK, int(rank)))
-    places = _ImageBoxes(model)
+    places = ImageBoxes(model._executor.image_places)
     numbers = sorted(ranks)
     with tqdm(total=len(numbers), desc="per token", unit="stimulus", disable=not progress, leave=False) as bar:
         for start in range(0, len(numbers), CHUNK):
@@ -85,28 +86,3 @@ def _add(
             found.activations[space, row, rank] = np.mean(magnitudes / response.scale[rows, None], axis=0)
         elif row in rows:
             found.activations[space, row, rank] = magnitudes[rows.index(row)]
-
-
-class _ImageBoxes:
-    """Where in its image each token looks, measured once per image size."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._known: dict[object, Float[np.ndarray, "image_token 4"] | None] = {}
-
-    def of(
-        self, stimulus: Stimulus, space: str, is_image: Bool[np.ndarray, " token"]
-    ) -> Float[np.ndarray, "token 4"] | None:
-        """Return (left, top, right, bottom) per token, NaN outside the image; None where that is not known."""
-        if stimulus.n_images != 1:
-            return None
-        key = space, stimulus.inspect().sizes, int(is_image.sum())
-        if key not in self._known:
-            found = self._model._executor.image_places(stimulus, space)
-            self._known[key] = None if found is None or len(found) != len(is_image) else found[is_image]
-        known = self._known[key]
-        if known is None:
-            return None
-        boxes = np.full((len(is_image), 4), np.nan)
-        boxes[is_image] = known
-        return boxes

@@ -278,6 +278,25 @@ def places_among(choice: TokenChoice, n_tokens: int, *, tower: str, label: str, 
     return [place for place in found if place >= spare_first]
 
 
+def places_in(choice: TokenChoice, row: TokenRow, *, tower: str, label: str) -> list[int]:
+    """The places that a choice picks among the tokens of a stimulus.
+
+    Raises
+    ------
+    InputError
+        If the stimulus has no such token; the message names it.
+    """
+    if choice not in ("image", "text", "cls"):
+        return places_among(choice, len(row), tower=tower, label=label)
+    mask = {"image": row.image, "text": ~row.image, "cls": row.cls}[str(choice)]
+    if not mask.any():
+        raise InputError(
+            f"tokens={choice!r}: stimulus {label} has no {choice} tokens in the {tower} tower. Choose others, such as "
+            'tokens="last" or "all".'
+        )
+    return [int(place) for place in mask.nonzero()[0]]
+
+
 def _is_index(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 

@@ -7,6 +7,7 @@ from .layers import (
     save_layer_profile as save_layer_profile,
     units_profile as units_profile,
 )
+from .lens import lens_picture as lens_picture, token_grid as token_grid
 from .lesion import dose_curves as dose_curves, save_dose_curves as save_dose_curves
 from .patching import (
     heatmap as heatmap,
