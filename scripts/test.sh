@@ -31,6 +31,8 @@ have_browser() {
 
 # One process per core and one thread in each: small models gain nothing from a second thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Bytecode is kept, whatever the machine's default: some tests start processes, and each would compile thousands of files.
+unset PYTHONDONTWRITEBYTECODE
 parallel=(-n logical --maxprocesses 4)
 others="real or ndif or browser or architectures or notebook"
 
