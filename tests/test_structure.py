@@ -246,3 +246,9 @@ def test_help_shows_the_public_names():
     text = pydoc.render_doc(modalnet, renderer=pydoc.plaintext)
     assert "VERSION" in text
     assert [name for name in modalnet.__all__ if name not in text and name != "__version__"] == []
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Where folders are no packages, pytest collects none of the tests beside two files of one name."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
