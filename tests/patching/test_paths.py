@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 
 import numpy as np
 import pytest
@@ -343,6 +344,76 @@ def test_pairs_columns_files_the_store_and_figures(tmp_path):
     ]
 
 
+def test_a_planted_path_is_found():
+    """Neuron 7 of block 0 reads the token and writes where neuron 11 of block 2 reads, which writes the answer."""
+    module = copy.deepcopy(build("llama").model)
+    layers = module.model.layers
+    with torch.no_grad():
+        module.model.embed_tokens.weight[:, :2] = 0
+        module.lm_head.weight[[5, 9]] = 0
+        module.lm_head.weight[5, 1] = 1
+        for layer in layers:
+            layer.self_attn.o_proj.weight.mul_(0.01)
+            layer.mlp.down_proj.weight.mul_(0.01)
+        layers[0].mlp.down_proj.weight[0, 7] = 3
+        for part_ in (layers[2].mlp.gate_proj, layers[2].mlp.up_proj):
+            part_.weight[11] = 0
+            part_.weight[11, 0] = 2
+        layers[2].mlp.down_proj.weight[1, 11] = 5
+    model, texts = mn.load(module, tokenizer=build("llama").tokenizer), ("Is there a face", "Is there a car")
+    answer = unit(model, "decoder.neurons", 2, 11)
+    for receiver, layer, neuron in (("logits", 2, 11), (answer, 0, 7)):
+        found = patched(model, "neurons", receiver, texts=texts, align="last", exact=3)
+        effect = found.unit_effect["decoder.neurons"]
+        at, index = np.unravel_index(np.nanargmax(effect), effect.shape)
+        assert (found.layers["decoder.neurons"][at], index) == (layer, neuron)
+        assert found.unit_exact["decoder.neurons"][at, index]
+        assert 0.7 < effect[at, index] < 1.3
+        assert np.sort(np.abs(effect[np.isfinite(effect)]))[-2] < 0.2
+    reader = unit(model, "decoder.neurons", 0, 7)
+    direct = patched(model, reader, "logits", texts=texts, align="last").network_table()["share"][0]
+    assert abs(direct) < 0.1
+
+
+def test_blocks_that_do_more_than_add_are_refused_by_name():
+    import transformers as tr
+
+    tokenizer = build("llama").tokenizer
+    config = tr.OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        do_layer_norm_before=False,
+    )
+    torch.manual_seed(0)
+    model = mn.load(tr.OPTForCausalLM(config).eval(), tokenizer=tokenizer)
+    for sender, receiver in (("heads", "logits"), (mn.site("decoder.mlp", 0), mn.site("decoder.attention", 2))):
+        with pytest.raises(InputError, match=r"Paths past block 0 .* are not defined: .*such as a norm of the stream"):
+            patched(model, sender, receiver)
+    with pytest.raises(InputError, match="of block 1, what its MLP reads is not the sum"):
+        patched(model, mn.site("decoder.attention", 1), mn.site("decoder.mlp", 1))
+    steered = load("llama").with_(mn.scale(mn.site("decoder", 1), 0.5))
+    with pytest.raises(InputError, match=r"Paths past block 1 .*or an intervention"):
+        patched(steered, mn.site("decoder.mlp", 0), "logits")
+
+
+def test_interventions_hold_in_every_run():
+    """What is edited at the receiver is not edited twice, and what is edited between stays frozen as it was."""
+    model = load("llama")
+    plain = joint(model, unit(model, "decoder.heads", 0, 1), mn.site("decoder.mlp", 3))
+    still = model.with_(mn.scale(mn.site("decoder.mlp", 3), 1.0), mn.scale(mn.site("decoder.attention", 2), 1.0))
+    assert joint(still, unit(model, "decoder.heads", 0, 1), mn.site("decoder.mlp", 3)) == pytest.approx(plain, abs=1e-5)
+    halved = model.with_(mn.scale(mn.site("decoder.mlp", 3), 0.5))
+    found = patched(halved, mn.site("decoder.mlp", 3), "logits")  # half of what either run adds
+    ((base, source),) = zip(found.corrupt, found.clean, strict=True)
+    assert base != source
+    (row,) = model.run([TEXTS[1]], mn.scale(mn.site("decoder.mlp", 3), 0.5), read=[], logits="last").logits
+    assert base == pytest.approx(float(difference(row[None])[0]), abs=1e-5)
+
+
 def test_what_the_attention_sends_to_an_mlp_beside_it():
     """In parallel blocks nothing; to a later block, and to the logits, what frozen sublayers let through."""
     import transformers as tr
@@ -358,7 +429,7 @@ def test_what_the_attention_sends_to_an_mlp_beside_it():
     family = build("llama")
     model = mn.load(module, tokenizer=family.tokenizer)
     site = mn.site("decoder.attention", 1)
-    with pytest.raises(InputError, match=r"sends nothing to the receiver decoder\.mlp\[1\]: .* run side by side"):
+    with pytest.raises(InputError, match=r"sends nothing to the receiver decoder\.mlp\[1\] .* run side by side"):
         patched(model, site, mn.site("decoder.mlp", 1))
     found = patched(model, "attention", mn.site("decoder.neurons", 2))
     assert found.layers == {"decoder.attention": (0, 1)}

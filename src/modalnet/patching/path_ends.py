@@ -166,8 +166,8 @@ def _named(sender: Any) -> bool:
 def _receivers(model: Model, receiver: Any) -> tuple[Receiver, ...]:
     """The receivers, in forward order."""
     if isinstance(receiver, str) and receiver == LOGITS:
-        tower = model.towers[model._executor.encoder.text_tower]
         model._executor.runner.engine.head()
+        tower = model.towers[model._executor.encoder.text_tower]
         return (Receiver(tower.name, RESIDUAL, tower.n_layers - 1),)
     made = []
     if isinstance(receiver, Site):
@@ -290,7 +290,9 @@ def _layers(
         before = [layer for layer in own if any(ends.precedes(space.kind, layer, one) for one in ends.receivers)]
         late = [layer for layer in own if layer not in before]
         if late and not named:
-            raise InputError(_too_late(ends, name, space.kind, late[0]))
+            mid = model.spaces.get(f"{ends.tower}.mid")
+            beside = "its attention and its MLP run side by side" if mid is None else reason_of(mid, late[0])
+            raise InputError(_too_late(ends, name, space.kind, late[0], beside))
         if before:
             layers[name] = tuple(before)
     if not layers:
@@ -306,19 +308,17 @@ def _mask(model: Model, receiver: Receiver) -> Units:
     return Units.from_indices(shapes, [(receiver.name, receiver.layer, int(unit)) for unit in receiver.units])
 
 
-def _too_late(ends: Ends, name: str, kind: str, layer: int) -> str:
-    beside = any(
-        one.layer == layer and STEP[kind] == ATTENTION and one.step[1] == MLP and layer not in ends.serial
-        for one in ends.receivers
-    )
-    if beside:
+def _too_late(ends: Ends, name: str, kind: str, layer: int, beside: str) -> str:
+    """Why a sender does not come before a receiver; ``beside``: why its block's MLP does not read what it adds."""
+    one = f"`sender` {name}[{layer}]"
+    if beside and STEP[kind] == ATTENTION and any(each.step == (layer, MLP) for each in ends.receivers):
         return (
-            f"`sender` {name}[{layer}] sends nothing to the receiver {ends.label}: the attention and the MLP of this "
-            "block run side by side. Use a receiver in a later block."
+            f"{one} sends nothing to the receiver {ends.label} that could be followed: of block {layer}, {beside}. Use "
+            "a receiver in a later block."
         )
     return (
-        f"`sender` {name}[{layer}] must come before the receiver {ends.label} on the stream: in an earlier block, or "
-        "in the attention of the block whose MLP receives."
+        f"{one} must come before the receiver {ends.label} on the stream: in an earlier block, or in the attention of "
+        "the block whose MLP receives."
     )
 
 

@@ -229,8 +229,11 @@ class PathRuns(Chunk):
                 elif space is not None:
                     added = added + state.activations[space.name][layer][:, : before.shape[1]]
             change = after - before
-            if not seen.fits(change - added, change, before, after):
-                why = "; ".join(dict.fromkeys(missing)) or "such as a norm of the stream, or another sublayer"
+            if bool((change != added).any()) and not seen.fits(change - added, change, before, after):
+                why = (
+                    "; ".join(dict.fromkeys(missing))
+                    or "such as a norm of the stream, another sublayer, or an intervention"
+                )
                 raise InputError(
                     f"Paths past block {layer} of the {self.ends.tower} tower of {self.model.name} are not defined: it "
                     "changes the stream by something other than what its attention and its MLP add, which alone can "
