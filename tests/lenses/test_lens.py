@@ -185,6 +185,14 @@ def test_a_model_without_a_head():
         mn.lens(load("clip"), "a dog", tokens="last", **QUIET)
 
 
+def test_tokens_that_read_the_same_are_told_apart():
+    model = load("llama")
+    (token,) = model.tokenizer("a", add_special_tokens=False)["input_ids"]
+    other = mn.lens(model, TEXT, tokens="last", words=["a", token, " the"], **QUIET)
+    assert list(other.words) == ["a", " the"]
+    assert other.word_probabilities.shape[-1] == 2
+
+
 def test_words_that_the_vocabulary_spells_in_letters():
     model = mn.load("tiny")
     with pytest.raises(InputError, match=r"'turquoise' is \d+ tokens"):
@@ -285,3 +293,36 @@ def test_figures():
     words = mn.lens(model, "a dog", tokens="last", **QUIET)
     with pytest.raises(InputError, match="has a known position in an image"):
         words.plot(on="picture")
+
+
+def test_hooks_of_the_users_own_hold():
+    """A hook on the last block acts once on each run, and not on what a lens puts in its place."""
+    family = build("llava_clip")
+    model = load("llava_clip")
+    plain = mn.lens(model, TEXT, tokens="all", k=3, **QUIET)
+    block = family.model.get_submodule(f"{BLOCKS['llava_clip']['decoder'][0]}.3")
+    handle = block.register_forward_hook(lambda module, args, output: output * 2 + 0.1)
+    try:
+        own = model.run(TEXT, logits="all").logits[0].softmax(-1).topk(3)
+        result = mn.lens(model, TEXT, tokens="all", k=3, **QUIET)
+    finally:
+        handle.remove()
+    close(result.probabilities[0, -1], own.values, atol=1e-5)
+    close(result.probabilities[0, :-1], torch.from_numpy(plain.probabilities[0, :-1]), atol=1e-5)
+    again = mn.lens(model, TEXT, tokens="all", k=3, **QUIET)
+    np.testing.assert_allclose(again.probabilities, plain.probabilities, atol=1e-6)
+
+
+def test_an_encoder_with_a_head():
+    """A masked language model predicts the token that is there, by a head with layers of its own."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = tr.BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=2)
+    module = tr.BertForMaskedLM(config).eval()
+    model = mn.load(module, tokenizer=tokenizer)
+    with torch.no_grad():
+        own = module(**tokenizer(TEXT, return_tensors="pt"), output_hidden_states=True)
+        expected = torch.stack([module.cls(state[0]) for state in own.hidden_states[1:]]).softmax(-1)
+    result = mn.lens(model, TEXT, tokens="all", k=3, **QUIET)
+    assert result.tower == "encoder"
+    close(result.probabilities[0], expected.topk(3).values, atol=1e-5)

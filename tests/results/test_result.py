@@ -14,6 +14,7 @@ import modalnet as mn
 from modalnet.brain.similarity import Similarity
 from modalnet.features.optimized import Optimized
 from modalnet.features.result import TopStimuli
+from modalnet.lenses import Fit
 from modalnet.localization.reliability import Reliability
 from modalnet.patching.modality import ModalityProfile
 from modalnet.profiles.human import HumanComparison
@@ -43,6 +44,19 @@ def human() -> HumanComparison:
     return HumanComparison((row | {"controls": 0.25, "source": "a paper"},), 4, 1, float("nan"))
 
 
+def lens() -> mn.Lens:
+    rng = np.random.default_rng(2)
+    shape = (2, 3, 4)
+    ids = rng.integers(0, 5, (*shape, 2))
+    named = {token: f"token {token}" for token in range(5)}
+    likely, words = rng.random((*shape, 2)), rng.random((*shape, 1))
+    return mn.Lens(
+        *("toy", "decoder", (), "all tokens", ("a", "b"), (0, 2, 5), ("plain", "tuned")),
+        *(np.repeat([0, 1], 2), np.tile([0, 1], 2), tuple("wxyz"), ids, likely, rng.random(shape)),
+        *(named, {" red": 7}, words, np.ones((*shape, 1), dtype=int), Fit(5, 20, 0, (0.1, float("inf")))),
+    )
+
+
 @pytest.fixture(scope="module")
 def results() -> dict[str, Result]:
     files = {
@@ -59,12 +73,12 @@ def results() -> dict[str, Result]:
         "optimized": Optimized,
     }
     found: dict[str, Result] = {name: kind.load(OLD / f"{name}.safetensors") for name, kind in files.items()}
-    return found | {"reliability": reliability(), "modality": modality(), "human": human()}
+    return found | {"reliability": reliability(), "modality": modality(), "human": human(), "lens": lens()}
 
 
 NAMES = (
     *("localization", "lesion_study", "patching", "attribution", "alignment", "rsa", "cka", "profile"),
-    *("specialization", "top_stimuli", "optimized", "reliability", "modality", "human"),
+    *("specialization", "top_stimuli", "optimized", "reliability", "modality", "human", "lens"),
 )
 
 
@@ -99,7 +113,7 @@ def test_the_first_array_is_what_the_long_table_lists(results, name):
     assert len(result.to_frame()) == first.size
 
 
-@pytest.mark.parametrize("name", ["localization", "reliability", "modality", "human", "profile", "rsa"])
+@pytest.mark.parametrize("name", ["localization", "reliability", "modality", "human", "lens", "profile", "rsa"])
 def test_every_result_draws_itself(results, name):
     from matplotlib import pyplot
 

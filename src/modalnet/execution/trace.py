@@ -443,7 +443,8 @@ def likeliest_tokens(
     parts = []
     for start in range(0, len(logits), size):
         logp = logits[start : start + size].float().log_softmax(1)
-        other = logits[against[start : start + size]].float().log_softmax(1)
+        others, which = against[start : start + size].unique(return_inverse=True)
+        other = logits[others].float().log_softmax(1)[which]
         best, ids = logp.topk(k, dim=1)
         own = logp[:, tokens]
         ranks = [(logp > own[:, place, None]).sum(1) + 1 for place in range(len(tokens))]

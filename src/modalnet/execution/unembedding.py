@@ -22,7 +22,7 @@ from modalnet.execution.jobs import JobQueue
 from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.passes import MOST_LOGITS, Pass
 from modalnet.execution.plan import NextTokens, Plan, Pool, Prefix, Sites, Write
-from modalnet.execution.reading import TokenDistribution
+from modalnet.execution.reading import LayoutError, TokenDistribution
 from modalnet.execution.stream import Runner
 from modalnet.execution.sweep import AGREE_HALF, RULED_OUT
 from modalnet.execution.turns import one_step
@@ -111,8 +111,7 @@ class Unembedding:
         raise ModalnetError(
             f"What the last block of {self.encoder.loaded.name} puts out at a token does not give the logits there"
             + (f" (they differ by {min(far):.3g})" if far else f" ({type(problem).__name__}: {problem})")
-            + ": more than the final norm and the LM head at that token decides them, so a lens would not show what "
-            "the model computes."
+            + ": other blocks or other tokens decide them, too, so a lens would not show what the model computes."
         )
 
     def distributions(
@@ -195,7 +194,11 @@ class Unembedding:
         some = torch.linspace(0, len(span.index) - 1, min(COMPARED, len(span.index))).round().long()
         sites = Sites(Space(self.tower), (self.tower.n_layers - 1,))
         reads = ((sites, Pool(total, numbers=True)),)
-        reading = self.engine.run(batch.inputs, Plan(reads, held.index[some], n_text_positions=n_text, root=batch.root))
+        plan = Plan(reads, held.index[some], n_text_positions=n_text, root=batch.root)
+        try:
+            reading = self.engine.run(batch.inputs, plan)
+        except LayoutError as error:
+            raise self.runner.passes.unknown_layout(error, batch) from error
         assert reading.logits is not None
         return reading.activations[sites.name][0][span.index[some]], reading.logits
 

@@ -129,8 +129,8 @@ def lens(  # interventions are the only ones by position
     nostalgebraist (2020). Interpreting GPT: the logit lens. LessWrong.
 
     Belrose, Furman, Smith, Halawi, Ostrovsky, McKinney, Biderman & Steinhardt (2023). Eliciting latent predictions from
-    transformers with the tuned lens. arXiv:2303.08112 (there A and b by gradient descent on the divergence, eq. 8; here
-    by ridge regression, see :mod:`modalnet.lenses.tuned`).
+    transformers with the tuned lens. arXiv:2303.08112 (there A and b by gradient descent on the divergence; here by
+    ridge regression, see :mod:`modalnet.lenses.tuned`).
 
     Examples
     --------

@@ -51,8 +51,12 @@ def as_words(model: Model, words: Any, vocabulary: int) -> tuple[Word, ...]:
     listed = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(listed, bytes) or not isinstance(listed, Sequence | set | frozenset):
         raise _refusal(words)
-    made = [_word(model, one, vocabulary) for one in listed]
-    return tuple(dict.fromkeys(made))
+    made = dict.fromkeys(_word(model, one, vocabulary) for one in listed)
+    names = [word.name for word in made]
+    # Several tokens may read the same.
+    return tuple(
+        word if names.count(word.name) == 1 else Word(f"{word.name} ({word.token})", word.token) for word in made
+    )
 
 
 def _word(model: Model, word: Any, vocabulary: int) -> Word:
@@ -65,12 +69,13 @@ def _word(model: Model, word: Any, vocabulary: int) -> Word:
         raise _refusal(word)
     if tokenizer is None:
         raise InputError(f"{model.name} has no tokenizer that says which token {word!r} is. Give token ids.")
-    tokens = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = _tokens(tokenizer, word)
     if len(tokens) != 1:
         pieces = ", ".join(f"{tokenizer.decode([token])!r} ({token})" for token in tokens)
-        spaced = f" {word}"
-        other = tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"]
-        instead = f"{spaced!r}, which is one token" if len(other) == 1 else "a word of one token"
+        others = [
+            other for other in (f" {word}", word.strip()) if other != word and len(_tokens(tokenizer, other)) == 1
+        ]
+        instead = f"{others[0]!r}, which is one token" if others else "a word of one token"
         first = f", or the id of its first token ({tokens[0]})" if tokens else ""
         raise InputError(
             f"`words` must be single tokens, as a lens predicts one token, but {word!r} is {len(tokens)} tokens"
@@ -89,6 +94,10 @@ def _word(model: Model, word: Any, vocabulary: int) -> Word:
 def token_names(model: Model, ids: Sequence[int]) -> dict[int, str]:
     """What tokens read, by id."""
     return {int(token): _shown(model.tokenizer, int(token)) for token in ids}
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
 
 def _shown(tokenizer: Any, token: int) -> str:
