@@ -192,14 +192,14 @@ def test_pairs_together_are_as_alone_and_blocks_are_skipped(name, monkeypatch):
     image = picture(1, 64, 48) if name == "llava_clip" else None
     clean, corrupt = ([mn.Stimulus(text, image=image) for text in side] for side in texts)
     options = {"towers": "decoder", "align": "role" if image else "last", "method": "atp*", **OPTIONS}
-    known = []
-    read = cell_activations._Reader.read
-    monkeypatch.setattr(
-        cell_activations._Reader, "read", lambda self, found: (known.append(found), read(self, found))[1]
-    )
-    together = mn.attribution_patching(load(name), clean, corrupt, difference, **options)
-    assert known[0]
-    assert all(known[0].values())
+    model = load(name)
+    together = mn.attribution_patching(model, clean, corrupt, difference, **options)
+    known = dict(model._executor.sweep.skipping.known_at)
+    assert known
+    assert all(known.values())
+    again = mn.attribution_patching(model, clean, corrupt, difference, **options)
+    assert model._executor.sweep.skipping.known_at == known
+    np.testing.assert_allclose(again.values["decoder"], together.values["decoder"], atol=1e-5)
     monkeypatch.setattr(cell_activations._Reader, "_starts", lambda self: [])
     for place, pair in enumerate(zip(clean, corrupt, strict=True)):
         alone = mn.attribution_patching(load(name), *pair, difference, **options)

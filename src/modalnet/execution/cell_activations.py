@@ -2,7 +2,7 @@
 
 As in a sweep, the blocks before the first edited one are not run again where the model does without them: a pass that
 starts from stored outputs and reads the site behind the edit runs little more than what lies between the two. For each
-start, one cell runs whole as well, and where the two differ, all of them do.
+start and site, one cell runs whole as well, once per model; where the two differ, all of them do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_cell_activations(  # noqa: PLR0917
         The number of a cell, and what is at its site, at all of its stimulus' tokens.
     """
     limit = BatchLimit(batch_size, sweep.engine)
-    known: dict[Start, bool] = {}
+    sweep.skipping.forget_if_altered()
     groups: dict[tuple[object, str, int, str, int], list[int]] = {}
     for number, (cell, (space, layer)) in enumerate(zip(cells, sites, strict=True)):
         swap = first_swap(cell)
@@ -70,7 +70,7 @@ def read_cell_activations(  # noqa: PLR0917
         groups.setdefault(key, []).append(number)
 
     def read(some: list[int]) -> list[Float[torch.Tensor, "token number"]]:
-        return _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits).read(known)
+        return _Reader(sweep, states, [cells[number] for number in some], sites[some[0]], edits).read()
 
     yield from run_groups(sweep, states, cells, groups.values(), limit, read)
 
@@ -88,12 +88,14 @@ class _Reader:
     ) -> None:
         self.sweep, self.states, self.cells, self.at, self.edits = sweep, states, cells, at, edits
 
-    def read(self, known: dict[Start, bool]) -> list[Float[torch.Tensor, "token number"]]:
+    def read(self) -> list[Float[torch.Tensor, "token number"]]:
         """What is at the site in each cell; what is found out of the starts of passes is remembered."""
+        known, (space, layer) = self.sweep.skipping.known_at, self.at
         for start in self._starts():
-            if start not in known:
-                known[start] = self._agrees(start)
-            if known[start]:
+            key = start, space.name, layer
+            if key not in known:
+                known[key] = self._agrees(start)
+            if known[key]:
                 return self._pass(self.cells, start)
         return self._pass(self.cells, ())
 

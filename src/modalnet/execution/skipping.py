@@ -31,12 +31,15 @@ class Skipping:
     Attributes
     ----------
     known
-        By where a pass starts, whether it then gives what a whole pass gives, as far as it was tried.
+        By where a pass starts, whether it then gives the logits that a whole pass gives, as far as it was tried.
+    known_at
+        The same of what is read at a site, by where a pass starts and the space and layer of the site.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.known: dict[Start, bool] = {}
+        self.known_at: dict[tuple[Start, str, int], bool] = {}
         self._found_with: tuple[Any, ...] | None = None
 
     @property
@@ -50,4 +53,5 @@ class Skipping:
         now = alterations(self.engine.module) if self.engine.capabilities.weights_here else ()
         if now != self._found_with:
             self.known.clear()
+            self.known_at.clear()
         self._found_with = now
