@@ -13,6 +13,7 @@ from .activations import sink_tokens as sink_tokens
 from .errors import InputError as InputError, ModalnetError as ModalnetError, StoreError as StoreError
 from .execution.likelihood import Request as Request
 from .execution.run import Run as Run
+from .interventions.knockout import knockout as knockout, region as region
 from .interventions.operations import (
     Intervention as Intervention,
     add as add,
@@ -37,10 +38,12 @@ from .localization import (
 from .model import Model as Model, load as load
 from .models.towers import Tower as Tower
 from .patching import (
+    InformationFlow as InformationFlow,
     ModalityProfile as ModalityProfile,
     Patching as Patching,
     activation_patching as activation_patching,
     attribution_patching as attribution_patching,
+    information_flow as information_flow,
     profile_modality as profile_modality,
 )
 from .plotting.atlas import Atlas as Atlas, atlas as atlas

@@ -40,6 +40,8 @@ UNCHECKED = (
     "modalnet.execution.trace",
     "modalnet.execution.reduction",
     "modalnet.execution.routing",
+    "modalnet.execution.edges",
+    "modalnet.execution.attending",
     "modalnet.execution.dictionaries",
     "modalnet.execution.user_trace",
     "modalnet.execution.backends",

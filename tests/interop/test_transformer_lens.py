@@ -472,3 +472,8 @@ def test_without_transformer_lens(monkeypatch):
     assert tl.hooks(some(model, "decoder"))
     with pytest.raises(mn.InputError, match=r"modalnet\[transformer-lens\]"):
         tl.cache(run)
+
+
+def test_a_knockout_is_no_hook():
+    with pytest.raises(mn.InputError, match="attention edges are removed in a mask"):
+        tl.hooks([mn.knockout("decoder", 1, source=[0], target="last")])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from modalnet.inputs.batch import Encoded
+    from modalnet.models.masks import EdgeSpace
     from modalnet.models.sites import Space
 
 
@@ -57,11 +58,30 @@ class Swap:
 
 
 @dataclass(frozen=True, eq=False)
+class EdgeCut:
+    """Attention edges of one layer that are removed, one by one.
+
+    Attributes
+    ----------
+    space, layer
+        The edges of which tower, and where.
+    targets, sources
+        Of each edge the token that attends and the one that is attended to, by their places among the stimulus' tokens.
+    """
+
+    space: EdgeSpace
+    layer: int
+    targets: Int[torch.Tensor, " edge"]
+    sources: Int[torch.Tensor, " edge"]
+
+
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One run: the number of its state, and the swaps in it; none for the run as it is."""
+    """One run: the number of its state, the swaps in it, and edges that are removed; none for the run as it is."""
 
     state: int
     swaps: tuple[Swap, ...] = ()
+    cuts: tuple[EdgeCut, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from modalnet.errors import InputError
 from modalnet.execution import trace
 from modalnet.execution.dictionaries import Code, placed
-from modalnet.execution.plan import Plan, Pool, Taken, Through, Write
+from modalnet.execution.plan import Plan, Pool, Removal, Taken, Through, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.execution.shipping import Shipped
 from modalnet.execution.user_edits import edits_of
@@ -27,7 +27,7 @@ from modalnet.models.towers import Tower
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from nnsight import Envoy
 
 #: How a site lays out its activations: width, number of streams, whether streams come first, whether it is an input.
@@ -62,6 +62,39 @@ class Edit(Shipped):
     lengths: Sequence[int] = ()
     size: int = 1
     label: str = ""
+
+
+@dataclass
+class Cut(Shipped):
+    """Attention edges that are removed at a step, and where its module takes the mask.
+
+    Marks are of flat positions; ``heads`` of the attention's heads, None for all. See
+    :class:`~modalnet.execution.plan.Removal` and :class:`~modalnet.models.masks.MaskPlace`.
+    """
+
+    sources: Bool[torch.Tensor, " position"]
+    targets: Bool[torch.Tensor, " position"]
+    heads: Bool[torch.Tensor, " head"] | None
+    new_sources: bool
+    new_targets: bool
+    causal: bool
+    parameter: str
+    index: int
+    kernel: str
+    query: int
+    edges: Int[torch.Tensor, "edge 2"] | None = None
+
+
+@dataclass
+class Attention(Shipped):
+    """Attention weights that are read at a step: see :class:`~modalnet.execution.plan.Attending`."""
+
+    index: int
+    kernel: str
+    total: int
+    targets: Sequence[Int[torch.Tensor, " target"]]
+    sources: Sequence[Int[torch.Tensor, " source"]]
+    mean: bool
 
 
 @dataclass
@@ -108,6 +141,10 @@ class SiteStep(Shipped):
     holds, shows
         The name under which the edited latents are kept for a later step of the same site that reads them, and of that
         step.
+    cuts
+        Attention edges that are removed where the module takes its mask; nothing else is done then.
+    attends
+        Attention weights that are read of what the module puts out; nothing else is done then.
     """
 
     module: Envoy
@@ -132,6 +169,8 @@ class SiteStep(Shipped):
     source: str = ""
     holds: str = ""
     shows: str = ""
+    cuts: Sequence[Cut] = ()
+    attends: Attention | None = None
 
 
 @dataclass
@@ -323,6 +362,28 @@ class Compiler:
             likeliest=None if wanted is None else (wanted.k, wanted.tokens, wanted.against),
         )
 
+    def attention(self, inputs: Inputs, plan: Plan) -> Program:
+        """The program of a pass for attention weights."""
+        made = [(space, layer, self._step(space, layer, here)) for space, layer, here, _ in plan.steps()]
+        for one in plan.attends:
+            module = self.at_path(f"{one.space.tower.paths[one.layer]}.{one.place.path}".rstrip("."))
+            look = Attention(one.place.index, one.place.kernel, one.total, one.targets, one.sources, one.mean)
+            step = SiteStep(module, one.space.tower.name, (0, 1, False, False), one.space.tower.order, attends=look)
+            cutting = next(
+                (each for space, at, each in made if each.cuts and (space, at) == (one.space, one.layer)), None
+            )
+            if cutting is not None and look.kernel and cutting.cuts[0].kernel == look.kernel:
+                cutting.attends = look  # one call of the kernel after the other
+                continue
+            made.append((one.space.attending, one.layer, step))
+        return Program(
+            trace.attention,
+            self._root(plan),
+            self.moved(inputs, plan.root),
+            self._ordered(made, plan.writes),
+            whole=self.edited,
+        )
+
     def entrance(self, inputs: Inputs, tower: Tower, plan: Plan) -> EntranceProgram:
         """The program of a pass up to the first block of a tower."""
         return EntranceProgram(
@@ -338,8 +399,8 @@ class Compiler:
     def generation(
         self,
         inputs: Inputs,
-        writes: Sequence[Write],
-        later: Sequence[Write],
+        writes: Sequence[Write | Removal],
+        later: Sequence[Write | Removal],
         settings: Mapping[str, Any],
         details: tuple[str, ...] = (),
     ) -> GenerationProgram:
@@ -453,20 +514,22 @@ class Compiler:
     def _root(self, plan: Plan) -> Envoy:
         return self.envoy.get(plan.root) if plan.root else self.envoy
 
-    def _step(self, space: Space, layer: int, writes: Sequence[Write] = ()) -> SiteStep:
+    def _step(self, space: Space, layer: int, writes: Sequence[Write | Removal] = ()) -> SiteStep:
         carrier = space.carrier
+        removals = [write for write in writes if isinstance(write, Removal)]
         return SiteStep(
             self.at_path(carrier.paths[layer]),
             space.tower.name,
             _form(carrier, layer),
             space.tower.order,
             positions=writes[0].n_positions if writes else None,
-            edits=[self._edit(write) for write in writes],
+            edits=[self._edit(write) for write in writes if isinstance(write, Write)],
             experts=space.widths[layer] if space.kind == "experts" else 0,
             part=_part(carrier, layer),
             base=f"{space.tower.name} {layer}" if carrier.base(layer) else "",
             code=self._code(space, layer),
             source="" if space.encoded is carrier else f"{space.encoded.name} {layer}",
+            cuts=[_cut(removal) for removal in removals],
         )
 
     def _pass_by(self, tower: Tower, layer: int, made: list[tuple[Space, int, SiteStep]]) -> None:
@@ -494,7 +557,9 @@ class Compiler:
             )
         return code
 
-    def _ordered(self, made: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write]) -> list[SiteStep]:
+    def _ordered(
+        self, made: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write | Removal]
+    ) -> list[SiteStep]:
         """Steps in forward order, with those that keep what a later one encodes or adds to its site."""
         ordered = [each for group in _by_site(made) for each in self._in_turn(group, writes)]
         for space, layer, step in made:
@@ -519,7 +584,7 @@ class Compiler:
         return [step for _, step in sorted(ordered, key=lambda each: each[0])]
 
     def _in_turn(
-        self, group: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write]
+        self, group: Sequence[tuple[Space, int, SiteStep]], writes: Sequence[Write | Removal]
     ) -> Iterator[tuple[tuple[int, int, float], SiteStep]]:
         """The steps of one site, by their order; what is written there in several spaces comes before what is read."""
         space, layer, first = group[0]
@@ -527,7 +592,11 @@ class Compiler:
             yield space.order(layer), first
             return
         tower, block, place = space.carrier.order(layer)
-        here = [write for write in writes if (write.space.carrier, write.layer) == (space.carrier, layer)]
+        here = [
+            write
+            for write in writes
+            if isinstance(write, Write) and (write.space.carrier, write.layer) == (space.carrier, layer)
+        ]
         turns = [list(run) for _, run in groupby(here, key=lambda write: write.space.name)]
         steps = {one.name: step for one, _, step in group}
         writers = [
@@ -548,7 +617,7 @@ class Compiler:
             step.direct = "" if number else direct
         yield from made
 
-    def _written(self, writes: Sequence[Write]) -> list[SiteStep]:
+    def _written(self, writes: Sequence[Write | Removal]) -> list[SiteStep]:
         """The sites that are written to, in forward order."""
         steps = Plan((), writes=tuple(writes)).steps()
         made = [(space, layer, self._step(space, layer, here)) for space, layer, here, _ in steps]
@@ -612,6 +681,23 @@ class Compiler:
             return value
         device, dtype = _place(self.module, value.device)
         return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+
+
+def _cut(removal: Removal) -> Cut:
+    mask = removal.space.mask(removal.layer)
+    return Cut(
+        removal.sources,
+        removal.targets,
+        removal.heads,
+        removal.new_sources,
+        removal.new_targets,
+        removal.space.causal,
+        mask.parameter,
+        mask.index,
+        mask.kernel,
+        mask.query,
+        removal.edges,
+    )
 
 
 def _place(module: torch.nn.Module, device: torch.device) -> tuple[torch.device, torch.dtype]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.plan import Call, Write
+from modalnet.execution.knockouts import Knockout, holds_later, without_last
+from modalnet.execution.plan import Call, Removal, Write
 from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention
 from modalnet.interventions.positions import PerSpace, PerStimulus, Span, of_stimulus, select
@@ -44,6 +45,8 @@ class Edits:
         For each stimulus that runs, which of the user's it belongs to: patch sources go by that one.
     contents
         The numbers that stand for what each stimulus that runs contains, which draws go by; called where some draw is.
+    knockouts
+        Attention edges that are removed beside.
 
     Attributes
     ----------
@@ -63,9 +66,12 @@ class Edits:
         values: Callable[[Intervention, Sequence[Part], int], Affine],
         owners: Sequence[int],
         contents: Callable[[], Sequence[int]] = tuple,
+        *,
+        knockouts: Sequence[Knockout] = (),
     ) -> None:
         self.interventions = tuple(one for each in interventions for one in each.by_space())
         self.owners = tuple(owners)
+        self.knockouts = tuple(knockouts)
         n_stimuli = len(set(owners))
         for one in self.interventions:
             if isinstance(one.tokens, PerStimulus) and n_stimuli and len(one.tokens.each) != n_stimuli:
@@ -84,7 +90,8 @@ class Edits:
     @property
     def towers(self) -> list[str]:
         """Names of the towers that are written to."""
-        return list(dict.fromkeys(part.space.tower.name for parts in self.parts for part in parts))
+        edited = [part.space.tower.name for parts in self.parts for part in parts]
+        return list(dict.fromkeys([*edited, *(each.tower for each in self.knockouts)]))
 
     @property
     def sparing(self) -> list[str]:
@@ -105,16 +112,19 @@ class Edits:
             or (one.kind == "patch" and len(one.values) > 1)
             or isinstance(one.tokens, PerStimulus)
             for one in self.interventions
-        )
+        ) or any(each.by_owner for each in self.knockouts)
 
     def first_layer(self, tower: str) -> int | None:
         """The first block of a tower that is written to; None where none is."""
-        written = (part for parts in self.parts for part in parts)
-        return min((part.layer for part in written if part.space.tower.name == tower), default=None)
+        written = [part.layer for parts in self.parts for part in parts if part.space.tower.name == tower]
+        return min(
+            [*written, *(layer for each in self.knockouts if each.tower == tower for layer in each.layers)],
+            default=None,
+        )
 
     def writes(
         self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]], *, continued: bool = False
-    ) -> tuple[Write, ...]:
+    ) -> tuple[Write | Removal, ...]:
         """The writes for one batch.
 
         Parameters
@@ -155,7 +165,11 @@ class Edits:
                     at = Positions(labels, owners, contents, known[total])
                     write = _write(one, part, at.positions, total, values(part, at))
                     made.append(self._sparing_sinks(write, batch, own) if one.spares_sinks else write)
-        return tuple(write for write in made if len(write.rows))
+        return (*(write for write in made if len(write.rows)), *self._removals(batch, spans))
+
+    def _removals(self, batch: Batch, spans: Callable[..., tuple[Sequence[Span], int]]) -> list[Removal]:
+        owners = [self.owners[item.index] for item in batch.items]
+        return [removal for each in self.knockouts for removal in each.removals(batch, owners, spans)]
 
     def _sparing_sinks(self, write: Write, batch: Batch, spans: Sequence[Span]) -> Write:
         """A write without its rows at sink tokens; what is written elsewhere stays as it is, draws included."""
@@ -179,7 +193,7 @@ class Edits:
 
     def later(
         self, batch: Batch, spans: Callable[[Batch, str], tuple[Sequence[Span], int]], steps: int
-    ) -> tuple[Write, ...]:
+    ) -> tuple[Write | Removal, ...]:
         """The writes for each new token that a stimulus, alone in its batch, is continued by.
 
         A continuation that is written is treated as one that is scored: an intervention on all tokens, or on those of
@@ -206,12 +220,13 @@ class Edits:
                 a, b = values(part, Positions([item.label], [self.owners[index]], [self.contents[index]], [whole]))
                 one_token = torch.zeros(1, dtype=torch.long)
                 made.append(_write(one, part, [one_token], 1, (a, b[-steps:] if b.ndim == 2 else b)))
-        return tuple(made)
+        owners = [self.owners[item.index]]
+        return (*made, *(removal for each in self.knockouts for removal in each.later(batch, owners, spans)))
 
 
 def _holds_later(one: Intervention) -> bool:
     """Whether an intervention holds for the tokens of a continuation."""
-    return one.kind != "patch" and one.tokens in ("all", "text")
+    return one.kind != "patch" and holds_later(one.tokens)
 
 
 def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
@@ -222,9 +237,7 @@ def _reach(one: Intervention, span: Span, n_scored: int) -> Span:
     """
     if not n_scored or _holds_later(one):
         return span
-    kept = slice(0, len(span.index) - n_scored)
-    image, text = (None if mask is None else mask[kept] for mask in (span.image, span.text))
-    return Span(span.index[kept], image=image, text=text, cls=span.cls, clear=span.clear)
+    return without_last(span, n_scored)
 
 
 def _picked(  # one call, above

@@ -19,7 +19,7 @@ from modalnet.execution.backends.protocol import DeferredBackend
 from modalnet.execution.compile import Compiler, Form, ForwardProgram, Inputs, Program, output_head
 from modalnet.execution.generated import Continued
 from modalnet.execution.mode import evaluating
-from modalnet.execution.plan import Plan, Write
+from modalnet.execution.plan import Plan, Removal, Write
 from modalnet.execution.reading import Reading, check_layout, decode
 from modalnet.execution.reduction import Observations, Reduction
 from modalnet.execution.turns import claim, turn
@@ -314,8 +314,24 @@ class Engine:
             (saved,) = self.backend.run(self.envoy, [program])
         return [tuple(shape) for shape in saved["shapes"]]
 
+    def attention(self, inputs: Inputs, plan: Plan) -> list[list[Float[torch.Tensor, "head target source"]]] | str:
+        """The attention weights that a plan reads, layer by layer and stimulus by stimulus; what was there instead."""
+        program = self.compiler.attention(inputs, plan)
+        with self._running(inputs, [program]):
+            (saved,) = self.backend.run(self.envoy, [program])
+        if saved["wrong"]:
+            return str(saved["wrong"][0][1])
+        found: list[list[torch.Tensor]] = saved["weights"]
+        return found
+
     def generate(
-        self, inputs: Inputs, writes: Sequence[Write], later: Sequence[Write], *, details: bool = False, **settings: Any
+        self,
+        inputs: Inputs,
+        writes: Sequence[Write | Removal],
+        later: Sequence[Write | Removal],
+        *,
+        details: bool = False,
+        **settings: Any,
     ) -> Continued:
         """Generate after one stimulus, with edits at every step.
 

@@ -32,9 +32,11 @@ from modalnet.execution.edits import Edits
 from modalnet.execution.engine import Engine
 from modalnet.execution.generated import Continued
 from modalnet.execution.generation import generate, one_by_one
+from modalnet.execution.knockouts import Knockout, resolved
 from modalnet.execution.latents import ReconstructionError, dictionaries_over, latents_of, reconstruction_error
 from modalnet.execution.layout import Layouts
 from modalnet.execution.likelihood import Likelihood, Request, answers, check_requests, rows_of
+from modalnet.execution.masks import Masks
 from modalnet.execution.passes import BatchResult, Readout
 from modalnet.execution.path_gradients import AtSites, read_path_gradients
 from modalnet.execution.plan import Sites, Through, choose_sites, named_layers
@@ -50,9 +52,11 @@ from modalnet.execution.sweep import Sweep
 from modalnet.execution.token_locations import image_places
 from modalnet.execution.turns import modules_of, step, turn
 from modalnet.execution.unembedding import Unembedding
+from modalnet.execution.weights import Look, Weights, eager_attention
 from modalnet.inputs.batch import Encoded, Prepared
 from modalnet.inputs.canvas import Canvas, canvas
 from modalnet.inputs.encoding import Encoder
+from modalnet.interventions.edges import Edges
 from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import (
@@ -80,6 +84,7 @@ from modalnet.models.fingerprint import (
     why_not_stored,
 )
 from modalnet.models.loading import Loaded
+from modalnet.models.masks import EdgeSpace
 from modalnet.models.sites import Space, check_exist, choose_spaces, find_spaces, get_space, layers_of
 from modalnet.models.towers import Tower, find_towers, renewed
 from modalnet.models.untrained import untrained_copy
@@ -108,6 +113,8 @@ class _Machinery:
     causal: dict[str, bool] = field(default_factory=dict)
     sublayers: Sublayers | None = None
     unembedding: Unembedding | None = None
+    masks: Masks | None = None
+    weights: Weights | None = None
 
 
 class Executor:
@@ -338,6 +345,7 @@ class Executor:
             self._modules[:] = now
         if made.engine is not None and (made.engine.modules != now or made.engine.outdated):
             made.engine = made.runner = made.sweep = made.sinks = made.unembedding = None
+            made.sublayers = made.masks = made.weights = None
         return made
 
     def measure(self, spaces: Iterable[str], prepared: Sequence[Prepared]) -> None:
@@ -548,6 +556,7 @@ class Executor:
         ordered = [*self.interventions, *flatten(interventions)]
         if not ordered:
             return None
+        owned = list(range(len(prepared)) if owners is None else owners)
         reached = self.reached([item.stimulus for item in prepared])
         with weights_read_once():
             for one in ordered:
@@ -568,8 +577,42 @@ class Executor:
             self.measure([name for name in one.spaces if name in self.spaces], prepared)
             if isinstance(one.target, Units):
                 check_exist(self.spaces, one.target, f"{one}: ")
-        owned = range(len(prepared)) if owners is None else owners
-        return Edits(ordered, self.spaces, self._values, owned, contents)
+        knockouts = [self._knockout(one, prepared, owned) for one in ordered if isinstance(one.target, Edges)]
+        others = [one for one in ordered if not isinstance(one.target, Edges)]
+        return Edits(others, self.spaces, self._values, owned, contents, knockouts=knockouts)
+
+    def _knockout(self, one: Intervention, prepared: Sequence[Prepared], owners: Sequence[int]) -> Knockout:
+        """A knockout over the user's stimuli, each of which may run several times."""
+        assert isinstance(one.target, Edges)
+        tower = one.target.tower
+        if tower not in self.towers:
+            raise InputError(f"{one}: {self.name} has no {tower} tower; its towers are {', '.join(self.towers)}.")
+        firsts = [owners.index(owner) for owner in sorted(set(owners))]
+        given = [prepared[first] for first in firsts]
+        rows = [self.token_row(item, tower) for item in given]
+        return resolved(
+            one,
+            lambda name: self.edges_of(name, prepared),
+            [item.stimulus for item in given],
+            rows,
+            self.image_places,
+        )
+
+    def edges_of(self, tower: str, prepared: Sequence[Prepared]) -> EdgeSpace:
+        """The attention edges of a tower; where its blocks take their masks is measured."""
+        heads, pre = (self.spaces.get(f"{tower}.{kind}") for kind in ("heads", "pre"))
+        if heads is None or pre is None:
+            raise InputError(f"The {tower} tower of {self.name} has no attention whose edges could be removed.")
+        self.measure([heads.name, pre.name], prepared)
+        heads, pre = self.spaces[heads.name], self.spaces[pre.name]
+        with step(self.engine):
+            made = self._machinery
+            if made.masks is None:
+                made.masks = Masks(self.engine, self.encoder, self.runner.layouts.spans)
+            causal = self.is_causal(self.towers[tower])
+            # Among several tokens, edges can be told from what a token is by itself.
+            item = max(prepared[:8], key=lambda each: len(each.stimulus.text or ""))
+            return made.masks.edges(heads, pre, self.encoder.encode(item), causal=causal)
 
     def _values(self, one: Intervention, parts: Sequence[Part], n_stimuli: int) -> Affine:
         """The values of an intervention; its reference stimuli run unless they are known already."""
@@ -851,6 +894,52 @@ class Executor:
         if self.backend.capabilities.in_place:
             self.measure(names, prepared)
         return open_trace(self.runner, prepared, edits, {name: self.spaces[name] for name in names}, settings)
+
+    def attention(
+        self,
+        stimuli: Sequence[Stimulus],
+        tower: str,
+        layers: Sequence[int] | None,
+        interventions: Sequence[Intervention | Sequence[Intervention]] = (),
+        *,
+        ends: Callable[[int, TokenRow], tuple[Sequence[int], Sequence[int]]],
+        mean: bool,
+    ) -> Iterator[Float[torch.Tensor, "layer head target source"]]:
+        """The attention weights of each stimulus in layers of a tower; see :mod:`modalnet.execution.weights`.
+
+        Parameters
+        ----------
+        stimuli, interventions
+            As for :meth:`modalnet.Model.run`.
+        tower, layers
+            None for every layer that has attention heads.
+        ends
+            From the number and the tokens of a stimulus to the places of those that attend and that are attended to.
+        mean
+            Whether the mean over heads is taken.
+        """
+        if not self.backend.capabilities.in_place:
+            raise InputError(
+                f"{self.name} runs on a server, and attention weights are read locally: the attention has to be "
+                "computed eagerly. Load it locally."
+            )
+        prepared = self.encoder.prepare(stimuli)
+        if tower not in self.reached(stimuli):
+            raise InputError(f"The {tower} tower of {self.name} is not reached by these stimuli.")
+        rows = [self.token_row(item, tower) for item in prepared]
+        chosen = [ends(index, row) for index, row in enumerate(rows)]
+        with step(self.engine), eager_attention(self.module):
+            edges = self.edges_of(tower, prepared)
+            edits = self.edits(interventions, prepared)
+            made = self._machinery
+            if made.weights is None:
+                made.weights = Weights(self.engine, self.encoder, self.runner.layouts.spans)
+            looks = [Look(self.encoder.encode(item), *pair) for item, pair in zip(prepared, chosen, strict=True)]
+            wanted = edges.layers if layers is None else layers
+            for layer in wanted:
+                edges.mask(layer)
+            found = list(made.weights.read(edges, wanted, looks, edits, mean=mean))
+        yield from found
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class JobQueue(Generic[_T]):
             passes += made
             different = {id(each.batch): each.batch for each in made}.values()
             up += sum(getattr(value, "nbytes", 0) for batch in different for value in batch.inputs.values())
-            up += sum(write.b.nbytes for each in made for write in each.plan.writes)
+            up += sum(write.nbytes for each in made for write in each.plan.writes)
             down += 0 if self.reduced else sum(_bytes_back(each.plan, self.engine) for each in made)
         return groups, passes
 

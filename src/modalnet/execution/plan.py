@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int
 
+    from modalnet.models.masks import EdgeSpace, WeightPlace
     from modalnet.models.towers import Tower
 
 
@@ -145,6 +146,82 @@ class Write:
         """The tower that the space is along."""
         return self.space.tower
 
+    @property
+    def nbytes(self) -> int:
+        """Size of what is put in."""
+        return self.b.nbytes
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Attention edges of one layer that are removed: from source tokens to the target tokens that attend to them.
+
+    Attributes
+    ----------
+    space, layer
+        The edges of which tower, and where.
+    sources, targets
+        Which flat positions are; only those of one stimulus attend to each other.
+    heads
+        Which heads; None for all.
+    new_sources, new_targets
+        Whether tokens that are generated are sources and targets, too.
+    edges
+        Single edges in the place of those from every source to every target: flat positions ``[edge, 2]`` of the token
+        that attends and of the one that is attended to.
+    """
+
+    space: EdgeSpace
+    layer: int
+    sources: Bool[torch.Tensor, " position"]
+    targets: Bool[torch.Tensor, " position"]
+    heads: Bool[torch.Tensor, " head"] | None = None
+    new_sources: bool = False
+    new_targets: bool = False
+    edges: Int[torch.Tensor, "edge 2"] | None = None
+
+    @property
+    def tower(self) -> Tower:
+        """The tower whose attention it is."""
+        return self.space.tower
+
+    @property
+    def n_positions(self) -> int:
+        """Number of flat positions (padding included) that the tower must have for the marks to be valid."""
+        return len(self.sources)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the marks."""
+        return 2 * len(self.sources) + (0 if self.edges is None else self.edges.nbytes)
+
+
+@dataclass(frozen=True)
+class Attending:
+    """Attention weights of one layer that are read.
+
+    Attributes
+    ----------
+    space, layer
+        The edges of which tower, and where.
+    place
+        Where its block has the weights.
+    total
+        Number of flat positions (padding included) that the tower must have for the others to be valid.
+    targets, sources
+        For each stimulus the flat positions that attend, and those that are attended to.
+    mean
+        Whether the mean over heads is taken.
+    """
+
+    space: EdgeSpace
+    layer: int
+    place: WeightPlace
+    total: int
+    targets: tuple[Int[torch.Tensor, " target"], ...]
+    sources: tuple[Int[torch.Tensor, " source"], ...]
+    mean: bool = False
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -229,7 +306,8 @@ class Plan:
     root
         Module path of the part of the model that runs (``""`` for the whole).
     writes
-        Edits, in the order in which they apply where they meet at a site. A site is read after its edits.
+        Edits, in the order in which they apply where they meet at a site, and edges that are removed. A site is read
+        after its edits.
     prefixes
         Blocks that are skipped, one entry per tower; nothing is read of them or written to them.
     direct
@@ -238,6 +316,8 @@ class Plan:
         Pairs of sites whose gradients of some paths are wanted.
     next_tokens
         What is wanted of the distribution at those positions, in place of all logits.
+    attends
+        Attention weights that are read, in forward order; then nothing else is.
     """
 
     reads: tuple[tuple[Sites, Pool], ...]
@@ -245,15 +325,16 @@ class Plan:
     targets: Int[torch.Tensor, " target"] | None = None
     n_text_positions: int = 0
     root: str = ""
-    writes: tuple[Write, ...] = ()
+    writes: tuple[Write | Removal, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
     columns: Int[torch.Tensor, "position token"] | None = None
     target_rows: Int[torch.Tensor, " target"] | None = None
     direct: tuple[tuple[Tower, int], ...] = ()
     through: tuple[Through, ...] = ()
     next_tokens: NextTokens | None = None
+    attends: tuple[Attending, ...] = ()
 
-    def steps(self) -> list[tuple[Space, int, tuple[Write, ...], Pool | None]]:
+    def steps(self) -> list[tuple[Space, int, tuple[Write | Removal, ...], Pool | None]]:
         """The sites that are touched, in forward order: what is written there, and how it is then read."""
         pools = {
             (sites.space, layer): pool
@@ -261,7 +342,7 @@ class Plan:
             for layer in sites.layers
             if sites.space.widths[layer]
         }
-        writes: dict[tuple[Space, int], list[Write]] = {}
+        writes: dict[tuple[Space, int], list[Write | Removal]] = {}
         for write in self.writes:
             writes.setdefault((write.space, write.layer), []).append(write)
         touched = sorted({*pools, *writes}, key=lambda site: site[0].order(site[1]))

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from modalnet.execution.batching import BatchLimit, batches, halves
-from modalnet.execution.cells import Cell, Outcome, State
+from modalnet.execution.cells import Cell, EdgeCut, Outcome, State, Swap
 from modalnet.execution.edits import Edits
 from modalnet.execution.jobs import JobQueue
 from modalnet.execution.memory import free_memory, is_out_of_memory, too_large
 from modalnet.execution.passes import Pass
-from modalnet.execution.plan import Plan, Prefix, Write
+from modalnet.execution.plan import Plan, Prefix, Removal, Write
 from modalnet.execution.skipping import Start
 from modalnet.execution.states import logit_rows, side_by_side
 from modalnet.execution.stream import Runner
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from modalnet.execution.reading import Reading
     from modalnet.inputs.batch import Batch, Encoded
+    from modalnet.models.masks import EdgeSpace
     from modalnet.models.towers import Tower
 
 # How far logits may differ between a run that skips blocks and a whole one, as a share of their spread.
@@ -143,9 +144,10 @@ class Sweep:
         Where the first site that is written to is what its block puts out, that is all that later blocks see. Inside of
         a block it is not, and that block has to run.
         """
-        if not cell.swaps:
+        edits: list[Swap | EdgeCut] = [*cell.swaps, *cell.cuts]
+        if not edits:
             return None
-        first = min(cell.swaps, key=lambda swap: swap.space.order(swap.layer))
+        first = min(edits, key=lambda edit: edit.space.order(edit.layer))
         tower = first.space.tower.name
         depth = first.layer + 1 if first.space.whole else first.layer
         return (tower, depth) if tower in state.activations else None
@@ -284,8 +286,8 @@ class Sweep:
         rows, n_text = logit_rows(self.layouts, batch)
         outcome, edits = design.outcome, design.edits
         skipped = {prefix.tower.name: prefix.layer for prefix in prefixes}
-        writes = list(edits.writes(batch, self.layouts.spans)) if edits else []
-        writes += self._writes(batch, cells)
+        writes: list[Write | Removal] = list(edits.writes(batch, self.layouts.spans)) if edits else []
+        writes += [*self._writes(batch, cells), *self._removals(batch, cells)]
         flat = torch.cat(rows)
         columns = targets = None
         if outcome.kind == "columns":
@@ -360,6 +362,23 @@ class Sweep:
                 dims = torch.arange(count) if swap.dims is None else swap.dims
                 where = own[place].index[swap.tokens]
                 made.append(Write(swap.space, swap.layer, total, where, dims, None, 0.0, swap.values[:, : len(dims)]))
+        return made
+
+    def _removals(self, batch: Batch, cells: Sequence[Cell]) -> list[Removal]:
+        """The edges that the cells remove, layer by layer."""
+        import torch
+
+        found: dict[tuple[EdgeSpace, int], list[torch.Tensor]] = {}
+        totals = {}
+        for place, cell in enumerate(cells):
+            for cut in cell.cuts:
+                own, totals[cut.space] = self.layouts.spans(batch, cut.space.tower.name)
+                ends = [own[place].index[tokens] for tokens in (cut.targets, cut.sources)]
+                found.setdefault((cut.space, cut.layer), []).append(torch.stack(ends, dim=1))
+        made = []
+        for (space, layer), edges in found.items():
+            nothing = torch.zeros(totals[space], dtype=torch.bool)
+            made.append(Removal(space, layer, nothing, nothing, edges=torch.cat(edges)))
         return made
 
     def _agree(self, skipping: torch.Tensor, whole: torch.Tensor, wholes: Mapping[int, torch.Tensor]) -> bool:

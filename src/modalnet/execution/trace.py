@@ -17,7 +17,9 @@ from __future__ import annotations
 import linecache
 from typing import TYPE_CHECKING, Any
 
+from modalnet.execution.attending import attended
 from modalnet.execution.dictionaries import decoded, encoded
+from modalnet.execution.edges import cut
 from modalnet.execution.packing import unpacked
 from modalnet.execution.reduction import gathered
 from modalnet.execution.routing import routed
@@ -221,6 +223,7 @@ def rewritten(
     kept: dict[str, torch.Tensor],
     *,
     leaf: bool = False,
+    number: int = -1,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...], tuple[str, str] | None]:
     """Read the activations of a site, edit them and write them back.
 
@@ -236,6 +239,8 @@ def rewritten(
         What other sites kept for this one, by name.
     leaf
         Begin a graph for gradients here where there is none.
+    number
+        Which new token of a generation the pass reads; -1 for a pass over a stimulus.
 
     Returns
     -------
@@ -246,10 +251,8 @@ def rewritten(
     import torch
 
     module, form = step.module, step.form
-    if step.experts:
-        own, known = routed(step.module, edits, step.experts, edited)
-        otherwise = misplaced(own, step.positions, 1) if known else ("no weights of experts", "some")
-        return own, own, tuple(own.shape), otherwise
+    if step.cuts or step.experts:
+        return apart(step, edits, number)
     beside = kept.get(step.base)
     before = module.input if form[3] else module.output
     hidden = before[0] if isinstance(before, tuple | list) else before
@@ -289,6 +292,19 @@ def rewritten(
         else:
             module.output = after
     return hidden, shown, tuple(placed.shape), otherwise
+
+
+def apart(
+    step: SiteStep, edits: Sequence[Edit], number: int
+) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...], tuple[str, str] | None]:
+    """The same of what is no activation of a module: attention edges, and weights of experts."""
+    import torch
+
+    if step.cuts:
+        return torch.zeros(0), torch.zeros(0), (), cut(step, number)
+    own, known = routed(step.module, edits, step.experts, edited)
+    otherwise = misplaced(own, step.positions, 1) if known else ("no weights of experts", "some")
+    return own, own, tuple(own.shape), otherwise
 
 
 def recoded(
@@ -620,6 +636,33 @@ def forward(program: ForwardProgram) -> Saved:  # noqa: PLR0912, PLR0915  # a tr
     }
 
 
+def attention(program: Program) -> Saved:
+    """One pass up to the last attention whose weights are read."""
+    import nnsight
+    import torch
+
+    steps, whole = program.steps, program.whole
+    with torch.no_grad(), program.root.trace(fn=program.call, **program.moved) as tracer:
+        weights = nnsight.save([])
+        wrong = nnsight.save([])
+        kept: dict[str, Any] = {}
+        for step in steps:
+            if step.attends is None:
+                otherwise = rewritten(step, step.rows, step.edits, kept)[3]
+            else:
+                found = attended(step)
+                otherwise = (found, "attention weights") if isinstance(found, str) else None
+                weights.append(found)
+            if otherwise is not None:
+                wrong.append((step.tower, *otherwise))
+                break
+        if whole:
+            program.root.output  # noqa: B018
+        else:
+            tracer.stop()
+    return {"weights": list(weights), "wrong": list(wrong)}
+
+
 def outlines(program: ForwardProgram) -> Saved:
     """One pass up to the last site, for the shape of each as its module has it."""
     import nnsight
@@ -705,7 +748,7 @@ def generation(program: GenerationProgram) -> Saved:
                     kept: dict[str, Any] = {}
                     for step in [] if wrong else prompt if number == 0 else after:
                         now = step.edits if number == 0 else at_step(step.edits, number - 1)
-                        otherwise = rewritten(step, 1, now, kept)[3]
+                        otherwise = rewritten(step, 1, now, kept, number=number - 1)[3]
                         if otherwise is not None:
                             wrong.append((step.tower, *otherwise))
                             if whole:

@@ -320,7 +320,7 @@ class Alongside(Mediator):
         for each in steps:
             edits = each.edits if token is None else trace.at_step(each.edits, token)
             try:
-                otherwise = trace.rewritten(each, each.rows, edits, kept)[3]
+                otherwise = trace.rewritten(each, each.rows, edits, kept, number=-1 if token is None else token)[3]
             except OutOfOrderError as error:
                 if self.stopped or token is not None:  # the user stopped the pass, or the generation is over
                     return False

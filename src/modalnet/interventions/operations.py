@@ -20,6 +20,7 @@ Every operation on units but ``apply`` is affine in the activation ``x`` of a un
 
 On a direction ``v`` of a site's output (a unit vector), the same is done to the component ``x . v`` and the rest of
 ``x`` stays as it is. ``apply`` puts in what a function makes of the activations.
+A knockout (:mod:`modalnet.interventions.knockout`) is on attention edges in the place of units.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from modalnet._deprecation import moved_method, renamed_arguments
 from modalnet._validation import check_bool, check_int, check_number, check_option, check_seed, check_type
 from modalnet.errors import InputError
 from modalnet.interventions.content import content_digest, real_array
+from modalnet.interventions.edges import Edges
 from modalnet.interventions.functions import Change, Function
 from modalnet.interventions.positions import PerSpace, StimulusTokens, TokenChoice, check_choices, shown
 from modalnet.interventions.read_values import ReadValues
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 #: What is accepted as the layers of a site.
 LayersLike: TypeAlias = "int | slice | range | Sequence[int] | Sequence[bool] | np.ndarray | torch.Tensor"
 
-KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch", "apply")
+KINDS = ("zero", "mean", "resample", "scale", "add", "set_to", "patch", "apply", "knockout")
 
 
 @dataclass(frozen=True)
@@ -219,9 +221,9 @@ class Intervention:
     kind
         One of ``KINDS``.
     target
-        Units, a site or a direction.
+        Units, a site or a direction; attention edges, of a knockout.
     tokens
-        Which of a stimulus' own tokens; padding never counts.
+        Which of a stimulus' own tokens; padding never counts. The edges of a knockout have tokens of their own.
     spared
         How many tokens at the start of each stimulus are left alone.
     values
@@ -239,7 +241,7 @@ class Intervention:
     """
 
     kind: str
-    target: Target
+    target: Target | Edges
     tokens: StimulusTokens | PerSpace = "all"
     spared: int = 0
     values: Any = None
@@ -276,6 +278,10 @@ class Intervention:
             For tokens that do not exist; for ``"last"`` on a tower that reads texts and one that does not; for a dict
             that lacks a tower.
         """
+        if isinstance(self.target, Edges):
+            raise InputError(
+                f"{self}: its tokens are those that it was made with. Make another with knockout(source=, target=)."
+            )
         choice = self._per_space(tokens) if isinstance(tokens, Mapping) else _at(tokens)
         self._check_last(choice)
         spared = self.spared if spare_first is None else spare_first
@@ -329,6 +335,8 @@ class Intervention:
         parts: list[Any] = [self.kind, repr(self.tokens), self.spared, self.seed]
         if isinstance(self.target, Units):
             parts += [(tower, mask.shape, mask.tobytes()) for tower, mask in self.target.mask.items()]
+        elif isinstance(self.target, Edges):
+            parts.append(repr(self.target))
         else:
             where = self.target if isinstance(self.target, Site) else self.target.site
             parts += [where.space, where.layer]
@@ -354,6 +362,8 @@ class Intervention:
         """Names of the spaces that are edited."""
         if isinstance(self.target, Units):
             return [name for name, mask in self.target.mask.items() if mask.any()]
+        if isinstance(self.target, Edges):
+            return [self.target.tower]
         return [(self.target if isinstance(self.target, Site) else self.target.site).space]
 
     @property
@@ -362,6 +372,8 @@ class Intervention:
         return list(dict.fromkeys(map(tower_of, self.spaces)))
 
     def __repr__(self) -> str:
+        if isinstance(self.target, Edges):
+            return f"knockout({self.target})"
         spared = f", the first {self.spared} spared" if self.spared else ""
         sinks = ", sinks spared" if self.spares_sinks else ""
         return f"{self.kind}({_shown(self.target)}{_argument(self)}) at {shown(self.tokens)}{spared}{sinks}"
@@ -803,7 +815,7 @@ def _stimuli(stimuli: StimuliLike, kind: str, argument: str) -> tuple[Stimulus, 
     return tuple(as_stimuli(stimuli, f"{kind}({argument}=...)"))
 
 
-def _shown(target: Target) -> str:
+def _shown(target: Target | Edges) -> str:
     return repr(target).removeprefix("Units(").removesuffix(")") if isinstance(target, Units) else str(target)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from modalnet.errors import InputError
+from modalnet.interventions.edges import Edges
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.positions import (
     PerSpace,
@@ -112,6 +113,7 @@ def parts_of(one: Intervention, spaces: Mapping[str, Space]) -> list[Part]:
         For a space, layer or shape that the model does not have.
     """
     target = one.target
+    assert not isinstance(target, Edges)
     if isinstance(target, Units):
         parts = [
             (get_space(spaces, name), layer, np.flatnonzero(mask[layer]), len(mask))

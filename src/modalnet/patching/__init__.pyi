@@ -6,6 +6,8 @@ from .examples import (
     colour_pairs as colour_pairs,
     fact_pairs as fact_pairs,
 )
+from .flow_result import InformationFlow as InformationFlow
+from .information_flow import information_flow as information_flow
 from .metrics import (
     Metric as Metric,
     custom as custom,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
+from modalnet.execution.knockouts import tokens_that_read
 from modalnet.interventions.operations import Site
 from modalnet.model import as_model
 from modalnet.models.sites import absent_everywhere, choose_spaces, get_space, layers_of
@@ -142,22 +143,12 @@ def tokens_of(
         raise InputError(f"`words` must have one entry per stimulus, got {len(wanted)} for {len(given)} stimuli.")
     found = []
     for stimulus, row, word in zip(given, model._executor.token_rows(given, [tower]), wanted, strict=True):
-        # Tokenizers differ in whether a token includes the preceding space, and in how they mark continuations.
-        plain = [
-            "" if one.startswith("<image ") else "".join(one.removeprefix("##").split()) for one in row[tower].names
-        ]
-        target = "".join(word.split())
-        for first in range(len(plain)):
-            last = first
-            while last < len(plain) and len("".join(plain[first:last])) < len(target):
-                last += 1
-            if plain[first] and "".join(plain[first:last]) == target:
-                found.append(tuple(range(first, last)))
-                break
-        else:
+        place = tokens_that_read(row[tower], word)
+        if place is None:
             raise InputError(
                 f"Stimulus {stimulus.label} has no tokens that read {word!r}; its tokens are {row[tower].names}."
             )
+        found.append(place)
     return found
 
 

@@ -19,6 +19,7 @@ from modalnet.interop.transformer_lens.hook_points import (
     HookSite,
     decoder_hook_points,
 )
+from modalnet.interventions.edges import Edges
 from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention, flatten, zero
 from modalnet.interventions.positions import PerStimulus, places_among
@@ -208,6 +209,11 @@ def hooks(
 
 def _check_known(intervention: Intervention) -> None:
     """Refuse an intervention whose values or tokens a hook cannot know."""
+    if isinstance(intervention.target, Edges):
+        raise InputError(
+            f"{intervention}: a hook point holds activations, and attention edges are removed in a mask. Run the "
+            "intervention with modalnet."
+        )
     if intervention.kind in ("resample", "patch") or isinstance(intervention.values, tuple):
         raise InputError(
             f"{intervention}: its values are computed from stimuli, which a hook cannot run. Give numbers, or for "
