@@ -27,7 +27,15 @@ OLD = {
 }
 #: Arguments that have one default wherever they stand: name → default, and callables that differ, each with its reason.
 DEFAULTS = {
-    "n_controls": (20, {"optimize": "a picture per control", "layer_profile": "a band", "units_profile": "a band"}),
+    "n_controls": (
+        20,
+        {
+            "optimize": "a picture per control",
+            "layer_profile": "a band",
+            "units_profile": "a band",
+            "information_flow": "draws for each stimulus, window and set",
+        },
+    ),
     "batch_size": ("auto", {}),
     "cache": (True, {"from_id": "a folder, or that of the environment"}),
     "progress": (True, {}),

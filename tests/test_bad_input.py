@@ -387,6 +387,7 @@ OTHER = {
     ("units_profile", "units"): "of any model",
     ("LocalizationJob.from_id", "cache"): "may be None",
     ("activation_patching", "metric"): "a metric of the answer",
+    ("information_flow", "metric"): "a metric of the answer",
     ("attribution_patching", "metric"): "a metric of the answer",
     ("localize", "metric"): "a metric of the answer",
     ("localize", "by"): "activation or attribution",
@@ -423,9 +424,12 @@ def valid_arguments():
     task |= {"Task": task["Perplexity"], "LikelihoodTask": task["MinimalPairs"], "GenerationTask": task["ExactMatch"]}
     task |= {"SyntaxGym": task["MinimalPairs"]}
     patched = mn.activation_patching(model, **pairs, sites=[mn.site("decoder", 1)], tokens="last", progress=False)
+    flow = mn.information_flow(model, words, pairs["metric"], window=4, n_controls=0, cache=False, progress=False)
     modality = mn.ModalityProfile("x", "mean", "log-probability", ("a", "b"), np.zeros(2), {"image": np.ones((2, 3))})
     picture_of = picture(0, 20, 20)
     return {f"{name}.run": {"self": one, "model": model} for name, one in task.items()} | {
+        "InformationFlow.table": {"self": flow},
+        "InformationFlow.verdicts": {"self": flow},
         "Lens.faithfulness": {"self": mn.lens(model, words, tokens="last", cache=False, progress=False)},
         "Localization.permuted": {"self": found, "contrast": contrast(both)},
         "Localization.plot": {"self": found},
@@ -451,6 +455,7 @@ def valid_arguments():
         "Units.random": {"self": some},
         "activation_patching": {"model": model, **pairs},
         "attribution_patching": {"model": model, **pairs},
+        "information_flow": {"model": model, "stimuli": words, "metric": pairs["metric"], "window": 4},
         "lesion_study": network | {"tasks": task["Perplexity"], "fractions": [0.1], "n_controls": 1},
         "lens": {"model": model, "stimuli": words, "tokens": "last"},
         "localize": {"model": model, "contrast": contrast(both)},

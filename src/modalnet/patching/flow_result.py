@@ -143,6 +143,8 @@ class InformationFlow(Result):
         """Return one row per set of edges: its verdict, in which windows it is needed (by number), and a sentence."""
         import pandas as pd
 
+        check_shared(seed=seed)
+
         table = self.table(seed=seed)
         rows = []
         for name in self.names:

@@ -170,11 +170,11 @@ class _Job:
                         f"In stimulus {stimulus.label} no edge leads from {one.name}"
                         + (", since attention is causal. Exchange source and target." if len(edges) else ".")
                     )
-        space = executor.edges_of(self.tower, prepared)
-        for layer in range(self.windows[-1].stop):
-            space.mask(layer)
 
         def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+            space = executor.edges_of(self.tower, prepared)
+            for layer in range(self.windows[-1].stop):
+                space.mask(layer)
             for start in range(0, len(missing), TOGETHER):
                 yield from self._measured(space, missing[start : start + TOGETHER], pairs, causal=causal)
 
