@@ -157,6 +157,7 @@ def test_words_have_probability_and_rank():
         ([mn.Stimulus(TEXT, image=picture(0, 40, 40)), mn.Stimulus(TEXT, id="b")], {}, "b has no image tokens"),
         (TEXT, {"tokens": [99]}, "selects token 99"),
         (TEXT, {"tokens": "images"}, "`tokens` must be"),
+        (TEXT, {"tokens": "mean"}, "a lens reads each token by itself"),
         ([TEXT], {"tokens": [[0], [1]]}, "2 choices, but there are 1 stimuli"),
         (TEXT, {"tokens": "last", "tower": "vision"}, r"'decoder', whose stream \(width 48\).*'vision' \(width 32\)"),
         (TEXT, {"tokens": "last", "tower": "audio"}, "`tower` must be a tower of .*vision, decoder.*'audio'"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,15 +49,23 @@ def test_it_is_the_ridge_regression_of_the_last_stream():
 def test_it_is_nearer_to_the_bundled_model_than_the_plain_lens_on_held_out_stimuli():
     model = mn.load("tiny")
     pairs = mn.patching.colour_pairs(40, size=64)
-    result = mn.lens(model, pairs.clean[:16], fit=pairs.clean[16:], k=2, **QUIET)
+    result = mn.lens(model, pairs.clean[:8], words=["red", "green"], fit=pairs.clean[8:], k=2, **QUIET)
     table = result.faithfulness().query("layer < 7").set_index(["lens", "layer"])
     assert (table.loc["tuned"]["kl"] <= table.loc["plain"]["kl"]).all()
     assert (table.loc["tuned"]["gain_low"] > 0).all()
-    kl = result.divergence[1].reshape(8, 16, -1).mean(2).mean(1)
+    kl = result.divergence[1].reshape(8, 8, -1).mean(2).mean(1)
     np.testing.assert_allclose(table.loc["tuned"]["kl"], kl[:7], rtol=1e-5)
     assert result.index() == 1
     assert "nearer to the model than the plain lens at 7 of 7 layers" in result.summary()
     assert result.fit.n_read == 0
+    # It is the example of the guide.
+    guide = (Path(__file__).parents[2] / "docs" / "howto" / "lens.md").read_text()
+    number = re.compile(r"(?<=[: ])\d[\d.]*(?=[ ,\n])")
+    (shown,) = re.findall(r"```text\n(.*?)```", guide, re.DOTALL)
+    said = f"{result.summary()}\n"
+    assert number.sub("", shown) == number.sub("", said)
+    written, measured = ([float(one) for one in number.findall(text)] for text in (shown, said))
+    np.testing.assert_allclose(written, measured, rtol=0.02)
 
 
 def test_what_is_not_held_out_is_said():

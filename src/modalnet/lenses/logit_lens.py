@@ -157,7 +157,8 @@ def lens(  # interventions are the only ones by position
         "words": [[word.name, word.token] for word in job.words],
         "k": job.k,
         "tower": job.tower,
-        "interventions": [one.digest for one in job.added],
+        # They are the view's; a lens is fitted without these.
+        "n_interventions": len(job.added),
     }
     made = cached(
         job.view, "lens", inputs, settings, lambda: job.run(batch_size, progress=progress), result=Lens, cache=cache
@@ -231,6 +232,8 @@ class _Job:
         added = tuple(flatten(interventions))
         view = model.with_(*added) if added else model
         choice = choose_for_each(tokens, [space], causal=executor.is_causal)[name]
+        if choice == "mean":
+            raise InputError('`tokens` must not be "mean", as a lens reads each token by itself. Use "all".')
         rows, places = _tokens(model, given, name, choice)
         others: Sequence[Stimulus] | None = None
         fit_places: tuple[tuple[int, ...], ...] = ()
@@ -268,12 +271,15 @@ class _Job:
 
     def run(self, batch_size: int | Literal["auto"], *, progress: bool) -> Lens:
         """Fit a lens where one is wanted, and read the stimuli."""
+        from tqdm.auto import tqdm
+
         executor = self.model._executor
         executor.unembedding.check(executor.prepare(self.given[:1])[0])
         translators = None
         if self.fit is not None and self.early:
             found = self._streams(self.model, self.fit, self.fit_places, batch_size)
-            translators = fit_translators(found, len(self.fit), self.early)
+            shown = tqdm(found, total=len(self.fit), desc="fit", unit="stimulus", disable=not progress)
+            translators = fit_translators(shown, len(self.fit), self.early)
         gathered = _Gathered.empty(self, tuned=self.fit is not None)
         self._read(gathered, translators, batch_size, progress=progress)
         return gathered.result(self, translators)
@@ -352,10 +358,10 @@ class _Gathered:
         shape = len(job.early) * (2 if tuned else 1) + 1, int(starts[-1])
         n_words = len(job.words)
         arrays: dict[str, np.ndarray] = {
-            "ids": np.zeros((*shape, job.k), dtype=np.int64),
+            "ids": np.zeros((*shape, job.k), dtype=np.int32),
             "logprob": np.zeros((*shape, job.k), dtype=np.float32),
             "token_logprob": np.zeros((*shape, n_words), dtype=np.float32),
-            "token_rank": np.zeros((*shape, n_words), dtype=np.int64),
+            "token_rank": np.zeros((*shape, n_words), dtype=np.int32),
             "divergence": np.zeros(shape, dtype=np.float32),
         }
         return cls(starts, arrays, tuned)

@@ -118,7 +118,9 @@ class Lens(Result):
     @property
     def top_tokens(self) -> Shaped[np.ndarray, "lens layer place k"]:
         """What the likeliest tokens read, ``[lens, layer, place, k]``, likeliest first."""
-        return np.vectorize(self.names.__getitem__, otypes=[object])(self.ids)
+        ids, which = np.unique(self.ids, return_inverse=True)
+        names = np.array([self.names[int(token)] for token in ids], dtype=object)
+        return names[which.reshape(self.ids.shape)]
 
     def places(self, stimulus: int) -> Int[np.ndarray, " place"]:
         """The places of one stimulus: indices into the axis ``place`` of all arrays.

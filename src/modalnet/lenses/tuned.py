@@ -10,7 +10,7 @@ divides by that: without it, a few tokens with massive activations would decide 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def check_enough(n_stimuli: int) -> None:
 
 
 def fit_translators(
-    found: Iterator[tuple[int, Float[torch.Tensor, "layer token dim"]]],
+    found: Iterable[tuple[int, Float[torch.Tensor, "layer token dim"]]],
     n_stimuli: int,
     layers: Sequence[int],
 ) -> Translators:
@@ -108,12 +108,11 @@ def fit_translators(
     scale = np.sqrt(
         np.maximum((weights[:, None] * last**2).mean(0) - (np.sqrt(weights)[:, None] * last).mean(0) ** 2, 0)
     )
-    fits = [fit_affine(own, last - own, of, weights=weights, scale=scale) for own in held[:-1].astype(np.float64)]
-    return Translators(
-        tuple(layers),
-        torch.from_numpy(np.stack([one.matrix for one in fits])).float(),
-        torch.from_numpy(np.stack([one.offset for one in fits])).float(),
-        tuple(one.penalty for one in fits),
-        n_stimuli,
-        held.shape[1],
-    )
+    width = held.shape[2]
+    matrices, offsets, penalties = torch.empty(len(layers), width, width), torch.empty(len(layers), width), []
+    # Layer by layer, as float64 takes twice the memory.
+    for place, own in enumerate(held[:-1]):
+        made = fit_affine(own.astype(np.float64), last - own, of, weights=weights, scale=scale)
+        matrices[place], offsets[place] = torch.from_numpy(made.matrix), torch.from_numpy(made.offset)
+        penalties.append(made.penalty)
+    return Translators(tuple(layers), matrices, offsets, tuple(penalties), n_stimuli, held.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,8 +89,8 @@ def fit_affine(
         out = groups == name
         ridge = _Ridge(x[~out], y[~out], w[~out])
         errors[-1] += _error(y[out], w[out], per)
-        for place, penalty in enumerate(PENALTIES):
-            errors[place] += _error(y[out] - ridge.at(penalty)(x[out]), w[out], per)
+        for place, predicted in enumerate(ridge.predictions(x[out])):
+            errors[place] += _error(y[out] - predicted, w[out], per)
     best = int(np.argmin(errors))
     if best == len(PENALTIES):
         return AffineMap(np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1]), NO_FIT)
@@ -133,6 +134,14 @@ class _Ridge:
 
     def at(self, penalty: float) -> AffineMap:
         """The map that is fitted with a penalty per observation."""
-        shrunk = self.projected / (self.squares + penalty * self.n)[:, None]
-        matrix = (self.axes @ shrunk) / self.sd[:, None]
+        matrix = (self.axes @ self._shrunk(penalty)) / self.sd[:, None]
         return AffineMap(matrix, self.y - self.x @ matrix, penalty)
+
+    def predictions(self, x: Float[np.ndarray, "observation source"]) -> Iterator[Float[np.ndarray, "_ target"]]:
+        """Predict observations with each penalty; no matrix is made, which costs more than a few observations do."""
+        along = ((x - self.x) / self.sd) @ self.axes
+        for penalty in PENALTIES:
+            yield self.y + along @ self._shrunk(penalty)
+
+    def _shrunk(self, penalty: float) -> Float[np.ndarray, "axis target"]:
+        return self.projected / (self.squares + penalty * self.n)[:, None]
