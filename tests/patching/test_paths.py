@@ -38,6 +38,7 @@ class Hooked:
 
     def __init__(self, name, images=(None, None)):
         self.family = build(name)
+        self.frozen = ("attention", "mlp")
         self.inputs = [
             encode(self.family, text, [] if image is None else [image])
             for text, image in zip(TEXTS, images, strict=True)
@@ -106,7 +107,7 @@ class Hooked:
             return lambda value: frozen[place].clone()
 
         edits = {}
-        for kind in ("attention", "mlp"):
+        for kind in self.frozen:
             for layer in range(self.n):
                 if (sender[1], STEP[sender[0]]) < (layer, STEP[kind]) < end:
                     edits[kind, layer] = held((kind, layer))
@@ -215,6 +216,31 @@ def test_estimates_are_the_derivative_of_the_direct_effect(name, receiver):
     for at, head in np.argwhere(ran):
         expected = truth.path(("heads", layers[at]), place, units=part(heads, head), got=got)
         assert found.unit_values["decoder.heads"][0, at, head] == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_paths_through_mlps_with_attentions_frozen(name):
+    """As in Wang et al. (2023)."""
+    model, truth = load(name), Hooked(name)
+    truth.frozen = ("attention",)
+    heads, head = model.spaces["decoder.heads"], unit(model, "decoder.heads", 0, 1)
+    options = {"freeze": "attention"}
+    expected = truth.path(("heads", 0), None, units=part(heads, 1))
+    assert joint(model, head, "logits", **options) == pytest.approx(expected, rel=1e-5, abs=5e-6)
+    assert abs(expected - joint(model, head, "logits")) > 1e-3  # MLPs between carry some
+    expected = truth.path(("mlp", 0), ("heads", 3), got=part(heads, 0))
+    found = patched(model, mn.site("decoder.mlp", 0), unit(model, "decoder.heads", 3, 0), **options)
+    assert found.values["decoder.mlp"][0, 0, 0] == pytest.approx(expected, rel=1e-5, abs=5e-6)
+    expected = truth.path(("heads", 0), ("neurons", 2), units=part(heads, 1))
+    assert joint(model, head, mn.site("decoder.neurons", 2), **options) == pytest.approx(expected, rel=1e-5, abs=5e-6)
+    sweep = patched(model, ["heads", "neurons"], mn.site("decoder.attention", 2), exact=2, **options)
+    for kind, size in (("heads", heads.size), ("neurons", 1)):
+        estimates = sweep.unit_estimates[f"decoder.{kind}"][0] - sweep.corrupt[0]
+        for layer in sweep.layers[f"decoder.{kind}"]:
+            expected = truth.slope((kind, layer), ("attention", 2)).unflatten(0, (-1, size)).sum(1)
+            np.testing.assert_allclose(estimates[layer], expected, atol=2e-5)
+    assert sweep.freeze == "attention"
+    assert "through the MLPs between, too" in sweep.summary()
 
 
 def test_the_units_with_the_largest_estimates_are_run():
@@ -331,7 +357,7 @@ def test_pairs_columns_files_the_store_and_figures(tmp_path):
     found.save(tmp_path / "one.safetensors")
     again = mn.activation_patching(model, *pairs, metric, **options, cache=store, progress=False)
     for other in (mn.Patching.load(tmp_path / "one.safetensors"), again):
-        assert (other.receiver, other.layers) == (found.receiver, found.layers)
+        assert (other.receiver, other.layers, other.freeze) == (found.receiver, found.layers, "all")
         for name in ("values", "unit_values", "unit_exact", "unit_estimates", "unit_effect"):
             for space, values in getattr(found, name).items():
                 np.testing.assert_array_equal(getattr(other, name)[space], values)
@@ -493,6 +519,9 @@ def test_bad_ends_are_refused_before_any_patched_run(monkeypatch):
         ({"sender": head, "receiver": mlp, "units": head}, "`units` cannot be given with `sender`"),
         ({"sender": head, "receiver": mlp, "towers": "decoder"}, "`towers` cannot be given with `sender`"),
         ({"sender": "heads", "receiver": mlp, "exact": -1}, "`exact` must be"),
+        ({"sender": "heads", "receiver": mlp, "freeze": "mlp"}, "`freeze` must be"),
+        ({"freeze": "attention"}, "`freeze` is of path patching alone"),
+        ({"exact": 3}, "`exact` is of path patching alone"),
         ({"sender": mn.site("decoder", 0), "receiver": mlp, "per_unit": True}, "`per_unit` takes senders that add"),
         (
             {"sender": mn.Units.from_indices({"decoder": (4, 48)}, [("decoder", 0, 0)]), "receiver": mlp},

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # Pairs per batch of states, which bounds memory and what an interrupted sweep loses.
 TOGETHER = 16
 DIRECTIONS = ("denoise", "noise")
+# Units of a sweep of path patching that are run exactly.
+EXACT = 20
 # Units that are patched one by one, per pair.
 MOST_UNITS = 10_000
 
@@ -69,7 +71,8 @@ def activation_patching(
     per_unit: bool = False,
     sender: Any = None,
     receiver: Any = None,
-    exact: int = 20,
+    exact: int = EXACT,
+    freeze: Literal["all", "attention"] = "all",
     n_controls: int = 20,
     match: Match | Sequence[Match] = ("layer", "activation"),
     seed: int = 0,
@@ -122,6 +125,10 @@ def activation_patching(
     exact
         Of a sweep over units: how many are run exactly, those with the largest estimates. The others stay estimates:
         the derivative of the direct effect at the unpatched run, times the difference of the activations.
+    freeze
+        Of path patching, what is frozen between sender and receiver: ``"all"`` attentions and MLPs, so that the stream
+        alone carries what is sent; or ``"attention"`` alone, as in Wang et al. (2023), who count paths through MLPs as
+        direct.
     n_controls, match, seed
         Number of sets of random units per network that are patched jointly as controls, the properties in which they
         match it (``"layer"``, ``"activation"``, ``"tower"``), and their seed. With fewer than 19 sets
@@ -143,7 +150,7 @@ def activation_patching(
         ``.effect[tower]`` ``[layer, column]``: the share of the difference between the clean and the corrupt run that
         patching restores (``"denoise"``) or destroys (``"noise"``). With ``per_unit`` ``.unit_effect[tower]``
         ``[layer, unit]`` is the same for each unit, and ``.plot(on="units")`` draws it. Of path patching these are
-        direct effects of senders on ``.receiver``; ``.unit_exact`` says which units were run exactly,
+        direct effects of senders by way of ``.receiver``; ``.unit_exact`` says which units were run exactly,
         ``.unit_agreement()`` how far their estimates lay from that, and units that were given as the sender are a
         network, ``.network_table()``.
 
@@ -161,8 +168,8 @@ def activation_patching(
     Vig et al. (2020), Causal mediation analysis. NeurIPS. Meng et al. (2022), Locating and editing factual
     associations. NeurIPS. Zhang & Nanda (2024), Towards best practices of activation patching. ICLR. Heimersheim &
     Nanda (2024), How to use and interpret activation patching, arXiv:2404.15255. Wang et al. (2023), Interpretability
-    in the wild, arXiv:2211.00593, section 3.1, and Goldowsky-Dill et al. (2023), Localizing model behavior with path
-    patching, arXiv:2304.05969, for paths.
+    in the wild, arXiv:2211.00593, section 3.1 and appendix B, and Goldowsky-Dill et al. (2023), Localizing model
+    behavior with path patching, arXiv:2304.05969, for paths.
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_option("direction", direction, DIRECTIONS)
@@ -184,6 +191,7 @@ def activation_patching(
             sender=sender,
             receiver=receiver,
             exact=exact,
+            freeze=freeze,
             tokens=tokens,
             direction=direction,
             align=align,
@@ -193,6 +201,7 @@ def activation_patching(
             progress=progress,
             picture=first_picture(pairs[0]),
         )
+    _check_no_path(exact, freeze)
     layout = lay_out(model, pairs, measure, sites=sites, towers=towers, tokens=tokens, align=align)
     if per_unit:
         _check_few(model, layout)
@@ -426,6 +435,13 @@ def _check_no_sites(sites: Any, towers: Any, units: Any) -> None:
     for name, given in (("sites", None if sites == "residual" else sites), ("towers", towers), ("units", units)):
         if given is not None:
             raise InputError(f"`{name}` cannot be given with `sender` and `receiver`, which say what is patched.")
+
+
+def _check_no_path(exact: int, freeze: str) -> None:
+    """Refuse what is of path patching alone."""
+    for name, given, default in (("exact", exact, EXACT), ("freeze", freeze, "all")):
+        if given != default:
+            raise InputError(f"`{name}` is of path patching alone. Give `sender` and `receiver`, too.")
 
 
 def _text_of(texts: Any, pair: int) -> Any:

@@ -4,8 +4,9 @@
 of the stream. With all sublayers between frozen at their values in the unpatched run, this change is all that reaches
 the receiver's block: so that block is run on its unpatched input plus the change (where the MLP receives, with its
 attention frozen), and the receiver is read. Then the unpatched run is repeated with the receiver set to what was read,
-and everything after it runs freely. This is path patching as in Wang et al. (2023), section 3.1 and appendix B, and
-Goldowsky-Dill et al. (2023). It takes blocks that add to the stream, which is checked on the unpatched run.
+and everything after it runs freely. This is path patching as in Goldowsky-Dill et al. (2023), of a path of one edge. It
+takes blocks that add to the stream, which is checked on the unpatched run. Wang et al. (2023) freeze attentions alone
+and count paths through MLPs as direct: then the blocks between run, with their attentions frozen.
 
 *Estimated.* The derivative of the same quantity by the sender's activation, at the unpatched run, times the difference
 of the activation between the runs: in a run in which every sublayer before the receiver is frozen, the gradient at the
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 # Pairs whose states are kept at a time, and senders whose changes of the stream are.
 TOGETHER = 4
 SENDERS = 128
+#: What is frozen: every attention and MLP, or attentions alone.
+ALL = "all"
+FREEZE = (ALL, "attention")
 #: The kind and layer of a space by which a sender adds to the stream, and the change that it makes there.
 Changes: TypeAlias = "dict[tuple[str, int], Float[torch.Tensor, 'token dim']]"
 
@@ -66,6 +70,12 @@ class PathRuns(Chunk):
     """Some pairs, on which senders are patched."""
 
     ends: Ends
+    freeze: str = ALL
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Kinds of the sublayers that are frozen between a sender and a receiver."""
+        return ("attention", "mlp") if self.freeze == ALL else ("attention",)
 
     def space(self, kind: str) -> Space | None:
         """A space of the tower by its kind."""
@@ -172,7 +182,7 @@ class PathRuns(Chunk):
                 own = {key: each for key, each in changes[number].items() if self.ends.precedes(*key, receiver)}
                 if not own:
                     continue  # it is what it is in the unpatched run
-                if receiver.is_stream:
+                if receiver.is_stream and self.freeze == ALL:
                     got.append((number, state.activations[receiver.name][receiver.layer] + sum(own.values())))
                 else:
                     cells.append(Cell(sending.place, self._entering(state, receiver, own)))
@@ -192,6 +202,8 @@ class PathRuns(Chunk):
         """The stream as it enters the block of a receiver, and its attention, frozen where its MLP receives."""
         import torch
 
+        if self.freeze != ALL:
+            return self._past_attentions(state, receiver, changes)
         layer = receiver.layer
         before = [each for (own, place), each in changes.items() if place < layer or own == "pre"]
         inside = [each for (own, place), each in changes.items() if place == layer and STEP[own] == ATTENTION]
@@ -207,6 +219,27 @@ class PathRuns(Chunk):
             assert attention is not None
             frozen = state.activations[attention.name][layer]
             swaps.append(Swap(attention, layer, tokens, frozen + sum(inside) if inside else frozen))
+        return tuple(swaps)
+
+    def _past_attentions(self, state: State, receiver: Receiver, changes: Changes) -> tuple[Swap, ...]:
+        """What the senders' sublayers add, and the attentions before a receiver as they are."""
+        import torch
+
+        values: dict[tuple[str, int], torch.Tensor] = {}
+        first = min((layer, STEP[kind]) for kind, layer in changes)
+        attention = self.space("attention")
+        for layer in range(first[0], receiver.layer + 1) if attention is not None else ():
+            if first < (layer, ATTENTION) < receiver.step and attention is not None and attention.widths[layer]:
+                values["attention", layer] = state.activations[attention.name][layer]
+        swaps = []
+        for key, change in changes.items():
+            space = self.space(key[0])
+            assert space is not None
+            values[key] = state.activations[space.name][key[1]] + change
+        for (kind, layer), own in values.items():
+            space = self.space(kind)
+            assert space is not None
+            swaps.append(Swap(space, layer, torch.arange(len(own)), own))
         return tuple(swaps)
 
     def _check_adds(self, state: State) -> None:
@@ -306,8 +339,8 @@ class PathRuns(Chunk):
         first = min(layer for own in self.ends.layers.values() for layer in own)
         swaps = []
         for layer in range(first, receiver.layer + 1):
-            for kinds in (("heads", "attention"), ("neurons", "mlp")):
-                for kind in kinds:
+            for inner, outer in (("heads", "attention"), ("neurons", "mlp")):
+                for kind in (inner, outer) if outer in self.frozen else ():
                     space = self.space(kind)
                     swept = space is not None and space.name in self.ends.candidates
                     if space is None or not space.widths[layer] or not (swept or kind in ("attention", "mlp")):

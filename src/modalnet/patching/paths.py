@@ -1,8 +1,8 @@
 """Path patching: what one site sends to another past everything between, the direct effect.
 
 Activation patching lets everything after the patched site respond. Path patching lets a single edge respond: the
-receiver gets what the sender changes of the residual stream, with all sublayers between frozen, and only what comes
-after the receiver responds to that. See :mod:`modalnet.patching.path_runs` for how.
+receiver gets what the sender changes of the residual stream, with all sublayers between frozen (or all attentions), and
+only what comes after the receiver responds to that. See :mod:`modalnet.patching.path_runs` for how.
 
 A sweep over the units of a space is estimated first, and run exactly for the units with the largest estimates.
 """
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from modalnet._validation import check_int
+from modalnet._validation import check_int, check_option
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
 from modalnet.patching.estimates import Method, check_differentiable, refuse_inference_mode
 from modalnet.patching.pairs import Layout, lay_out
 from modalnet.patching.path_ends import Ends
-from modalnet.patching.path_runs import TOGETHER, Part, PathRuns, Sending
+from modalnet.patching.path_runs import FREEZE, TOGETHER, Part, PathRuns, Sending
 from modalnet.patching.result import NetworkPatch, Patching
 from modalnet.results.cache import Access, cached_parts
 
@@ -46,6 +46,7 @@ def path_patching(
     sender: Any,
     receiver: Any,
     exact: int,
+    freeze: str,
     tokens: Any,
     direction: str,
     align: Any,
@@ -63,6 +64,7 @@ def path_patching(
         As there.
     """
     check_int("exact", exact, minimum=0)
+    check_option("freeze", freeze, FREEZE)
     ends = Ends.of(model, [*pairs[0], *pairs[1]], sender, receiver, per_unit=per_unit)
     count = sum(int(mask.sum()) for mask in ends.candidates.values())
     if min(exact, count) > MOST_UNITS:
@@ -77,7 +79,7 @@ def path_patching(
     layout = lay_out(
         model, pairs, measure, sites=sites, towers=None, tokens="all" if tokens is None else tokens, align=align
     )
-    job = _Job(model, measure, layout, direction, batch_size, ends, exact)
+    job = _Job(model, measure, layout, direction, batch_size, ends, exact, freeze)
     return job.run(access if measure.metric.function is None else Access(None), progress=progress, picture=picture)
 
 
@@ -90,6 +92,7 @@ class _Job:
     batch_size: int | Literal["auto"]
     ends: Ends
     exact: int
+    freeze: str
     chosen: dict[str, Bool[np.ndarray, "layer unit"]] = field(default_factory=dict)
 
     def run(self, access: Access, *, progress: bool, picture: np.ndarray | None) -> Patching:
@@ -130,7 +133,7 @@ class _Job:
             for start in range(0, len(missing), TOGETHER):
                 some = missing[start : start + TOGETHER]
                 args = (self.model, self.measure, self.layout, self.direction, self.batch_size, some)
-                yield from compute(PathRuns(*args, self.ends))
+                yield from compute(PathRuns(*args, self.ends, self.freeze))
                 self.measure.reference.clear()
 
         made: list[Any] = [None] * n
@@ -150,6 +153,7 @@ class _Job:
         )
         return {
             "direction": self.direction,
+            "freeze": self.freeze,
             "layers": ends.layers,
             "receivers": [
                 [one.name, one.layer, None if one.units is None else one.units.tolist()] for one in ends.receivers
@@ -273,4 +277,5 @@ class _Job:
             receiver=self.ends.label,
             unit_exact=ran,
             unit_estimates=guessed,
+            freeze=self.freeze,
         )

@@ -105,6 +105,8 @@ class Patching(Result):
     receiver
         Of path patching (``sender=``, ``receiver=``), the receiver: the towers are then those of the senders, and
         effects are direct ones. Empty for other patching.
+    freeze
+        Of path patching, what was frozen between sender and receiver: ``"all"`` sublayers, or ``"attention"`` alone.
     unit_exact
         Of path patching, per tower ``[layer, unit]``: whether the unit was run exactly. The others are estimates.
     unit_estimates
@@ -140,6 +142,7 @@ class Patching(Result):
     receiver: str = ""
     unit_exact: dict[str, Bool[np.ndarray, "layer unit"]] = field(default_factory=dict)
     unit_estimates: dict[str, Float[np.ndarray, "pair layer unit"]] = field(default_factory=dict)
+    freeze: str = ""
 
     def __post_init__(self) -> None:
         measured = {tower: self._ratio(values) for tower, values in self.unit_values.items()}
@@ -340,7 +343,8 @@ class Patching(Result):
 
     def summary(self) -> str:
         """Return a summary as text: the unpatched runs, the largest effects, and the networks."""
-        path = f"path patching to {self.receiver} (direct effects)"
+        passed = "" if self.freeze == "all" else ", through the MLPs between, too"
+        path = f"path patching to {self.receiver} (direct effects{passed})"
         how = (
             path
             if self.receiver
@@ -482,6 +486,7 @@ class Patching(Result):
             "method": self.method,
             "steps": self.steps,
             "receiver": self.receiver,
+            "freeze": self.freeze,
         }
         return arrays, document
 
@@ -526,6 +531,7 @@ class Patching(Result):
             document.get("receiver", ""),
             {t: arrays[f"unit exact/{t}"].astype(bool) for t in columns if f"unit exact/{t}" in arrays},
             {t: arrays[f"unit estimates/{t}"] for t in columns if f"unit estimates/{t}" in arrays},
+            document.get("freeze", ""),
         )
 
     def _method_in_words(self) -> str:
