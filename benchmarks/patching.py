@@ -1,7 +1,8 @@
 """What a patching sweep costs, as ratios measured side by side in one run; see README.md beside this file.
 
 Every block and token of some pairs, patched one at a time: against as many bare forward passes, in batches as large;
-against the plain way, one run and one hook per cell; and against TransformerLens' own sweep of the same cells.
+against the plain way, one run and one hook per cell; and against TransformerLens' own sweep of the same cells. Then
+information flow, window by window of layers and set of edges by set, against as many bare forward passes.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ def bare(model: mn.Model, pairs: Any, cells: list[int]) -> None:
         mask = torch.arange(ids.shape[1], device=device)[None] < lengths[:, None]
         hidden = module.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         module.get_output_embeddings()(hidden[torch.arange(len(some)), lengths - 1])
+
+
+def flow(model: mn.Model, pairs: Any) -> mn.InformationFlow:
+    """Nine windows of layers and three sets of edges, without random edges."""
+    n_layers = model.decoder.n_layers
+    edges = {"first to last": ([0], "last"), "question to last": ("question", "last"), "first to question": ([0], "question")}
+    options: dict[str, Any] = {"window": n_layers - 8 * (n_layers // 9), "stride": n_layers // 9, "edges": edges}
+    return mn.information_flow(
+        model, pairs.corrupt, pairs.logit_difference(), n_controls=0, cache=False, progress=False, **options
+    )
 
 
 @torch.no_grad()
@@ -135,6 +146,12 @@ def main() -> None:
     bare(model, pairs, cells)
     over, under = in_turns(lambda: sweep(model, pairs), lambda: bare(model, pairs, cells), arguments.repeats)
     rows = [ratio_row("sweep / as many bare forward passes, batched alike", over, under, "<= 0.60")]
+
+    flowing = flow(model, pairs)
+    cells = [flowing.values[..., place].size for place in range(len(pairs))]
+    note(f"information flow: {len(flowing.windows)} windows x {len(flowing.names)} sets of edges x {len(pairs)} texts")
+    over, under = in_turns(lambda: flow(model, pairs), lambda: bare(model, pairs, cells), arguments.repeats)
+    rows.append(ratio_row("information flow / as many bare forward passes, batched alike", over, under, "<= 0.60"))
 
     one = pairs[:1]
     own = sweep(model, one).values["decoder"][0]
