@@ -54,7 +54,11 @@ def bare(model: mn.Model, pairs: Any, cells: list[int]) -> None:
 def flow(model: mn.Model, pairs: Any) -> mn.InformationFlow:
     """Nine windows of layers and three sets of edges, without random edges."""
     n_layers = model.decoder.n_layers
-    edges = {"first to last": ([0], "last"), "question to last": ("question", "last"), "first to question": ([0], "question")}
+    edges = {
+        "first to last": ([0], "last"),
+        "question to last": ("question", "last"),
+        "first to question": ([0], "question"),
+    }
     options: dict[str, Any] = {"window": n_layers - 8 * (n_layers // 9), "stride": n_layers // 9, "edges": edges}
     return mn.information_flow(
         model, pairs.corrupt, pairs.logit_difference(), n_controls=0, cache=False, progress=False, **options
