@@ -84,3 +84,7 @@ def test_tokens_of_each_stimulus_are_not_those_of_a_fit():
 def test_only_the_last_layer_has_nothing_to_tune():
     result = mn.lens(load("llama"), "a dog", tokens="last", layers=-1, fit=["one", "two"], **QUIET)
     np.testing.assert_array_equal(result.ids[0], result.ids[1])
+    assert "at 0 of 0 layers (one stimulus)" in result.summary()
+    early = mn.lens(load("llama"), "a dog", tokens="last", layers=[0, 2], fit=["one", "two"], **QUIET)
+    assert "of 2 layers (one stimulus)" in early.summary()
+    assert "1 stimulus, 1 token (last tokens), 2 layers" in early.summary()

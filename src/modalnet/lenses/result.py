@@ -224,8 +224,8 @@ class Lens(Result):
         """Return as text how true the lenses are to the model, and where the words that were asked for appear."""
         under = f", under {', '.join(self.interventions)}" if self.interventions else ""
         lines = [
-            f"{self.model}: lens of the {self.tower}, {len(self.labels)} stimuli, {len(self.position)} tokens "
-            f"({self.tokens}), {len(self.layers)} layers{under}"
+            f"{self.model}: lens of the {self.tower}, {_counted(len(self.labels), 'stimulus', 'stimuli')}, "
+            f"{_counted(len(self.position), 'token')} ({self.tokens}), {_counted(len(self.layers), 'layer')}{under}"
         ]
         shown = sorted({0, len(self.layers) // 2, len(self.layers) - 1})
         kl = self._by_stimulus().mean(1)
@@ -244,12 +244,15 @@ class Lens(Result):
         """What the tuned lens gains over the plain one, in words."""
         assert self.fit is not None
         table = self.faithfulness()
-        tuned = table[(table["lens"] == "tuned") & (table["layer"] != self.layers[-1])]
+        tuned = table[table["lens"] == "tuned"].iloc[: len(self.fit.penalties)]  # all but the last block
         better, worse = int((tuned["gain_low"] > 0).sum()), int((tuned["gain_high"] < 0).sum())
         on = f"{self.fit.n_stimuli} stimuli" + (
             f", {self.fit.n_read} of which were read here (not held out)" if self.fit.n_read else " that were not read"
         )
-        found = f"nearer to the model than the plain lens at {better} of {len(tuned)} layers"
+        if len(self.labels) < 2:
+            better = int((tuned["gain"] > 0).sum())
+            return f"tuned on {on}: {_nearer(better, len(tuned))} (one stimulus)"
+        found = _nearer(better, len(tuned))
         found += f", and farther at {worse}" if worse else ""
         return f"tuned on {on}: {found} (95% intervals)"
 
@@ -370,3 +373,11 @@ class Lens(Result):
 
 
 _ARRAYS = ("stimulus", "position", "ids", "probabilities", "divergence", "word_probabilities", "word_ranks")
+
+
+def _nearer(better: int, n_layers: int) -> str:
+    return f"nearer to the model than the plain lens at {better} of {n_layers} layers"
+
+
+def _counted(n: int, noun: str, plural: str | None = None) -> str:
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
