@@ -12,6 +12,7 @@ import torch
 import modalnet as mn
 from families import build, picture
 from modalnet.errors import InputError
+from modalnet.execution.backends.simulated import SimulatedBackend
 from modalnet.patching import kl_divergence
 from reference import encode, load, paths
 
@@ -548,3 +549,26 @@ def test_towers_between_which_nothing_is_sent():
         model, *pair, difference, sender=sender, receiver=mn.site("vision.attention", 3), **OPTIONS
     )
     assert np.isfinite(found.values["vision.mlp"]).all()
+
+
+def test_a_server_gives_the_same():
+    here, there = mn.load("tiny"), mn.load("tiny", remote=SimulatedBackend())
+    receiver = unit(here, "decoder.heads", 3, 1)
+    texts = ("The dogs near the house", "The dog near the house")
+    one, other = (
+        mn.activation_patching(
+            model,
+            *texts,
+            mn.patching.logit_difference(" are", " is"),
+            sender=mn.site("decoder.heads", [0, 2]),
+            receiver=receiver,
+            per_unit=True,
+            exact=2,
+            **OPTIONS,
+        )
+        for model in (here, there)
+    )
+    for name in ("values", "unit_values", "unit_estimates"):
+        first, second = (getattr(each, name)["decoder.heads"] for each in (one, other))
+        np.testing.assert_allclose(first, second, atol=1e-4)
+    np.testing.assert_array_equal(one.unit_exact["decoder.heads"], other.unit_exact["decoder.heads"])

@@ -215,11 +215,12 @@ class _Job:
                 for column, match in enumerate(runs.matches(name, pair)):
                     if match:
                         yield f"values/{name}", (at, column), (Part(name, layer, match, units),)
-                joint.append(Part(name, layer, everywhere, units))
+                if everywhere:
+                    joint.append(Part(name, layer, everywhere, units))
                 swept = self.chosen[name][layer] if name in self.chosen else np.zeros(0, dtype=bool)
                 for unit in np.flatnonzero(swept).tolist() if everywhere else ():
                     yield f"units/{name}", (at, unit), (Part(name, layer, everywhere, np.array([unit])),)
-        if self.ends.units is not None:
+        if self.ends.units is not None and joint:
             yield "joint", (), tuple(joint)
 
     def _largest(self, estimates: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Bool[np.ndarray, "layer unit"]]:
