@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modalnet._deprecation import renamed_arguments, renamed_attributes, warn_renamed
-from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed, check_type
+from modalnet._validation import check_batch_size, check_bool, check_int, check_option, check_seed, check_type, refusal
 from modalnet._warnings import warn
 from modalnet.errors import InputError
 from modalnet.execution.backends.choice import RemoteLike, capabilities_of, checked, named_by_server
@@ -239,9 +239,10 @@ class Model:
         tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
         vectors: bool = False,
+        attention: bool | Literal["mean"] = False,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
-        """Run stimuli, with or without interventions, and read the residual stream, the logits, or both.
+        """Run stimuli, with or without interventions, and read activations, logits and attention weights.
 
         Parameters
         ----------
@@ -265,6 +266,11 @@ class Model:
             Also keep all numbers of each unit that has several, in :attr:`.Run.vectors`. An attention head is one unit
             whose activation is a length; its vector is what TransformerLens calls ``z``. Where tokens are pooled, this
             runs the stimuli once more.
+        attention
+            True for the attention weights among all tokens of each stimulus, in :attr:`.Run.attention`; ``"mean"`` for
+            their mean over heads. Of the towers and layers of the spaces that are read, or with ``read=[]`` of every
+            tower that is reached. The stimuli run once more, one by one and with attention computed eagerly (fast
+            kernels keep their weights to themselves); activations and logits are those of the model's own kernel.
         batch_size
             Number of stimuli per forward pass; ``"auto"`` chooses it, and halves it when memory runs out.
 
@@ -278,7 +284,8 @@ class Model:
         InputError
             Where a stimulus does not fit the model, or has no token of the requested kind; where an intervention is
             on units of another model, or on a tower that the stimuli do not reach; where the model runs the blocks of
-            a tower that is read or written more than once.
+            a tower that is read or written more than once. With ``attention``, where no such tower has attention heads,
+            where a block does not give its weights, and on a server.
 
         Examples
         --------
@@ -289,14 +296,26 @@ class Model:
         >>> heads = model.run("The dog sleeps.", read="decoder.heads", tokens="all", vectors=True)
         >>> heads.activations["decoder.heads"][0].shape, heads.vectors["decoder.heads"][0].shape
         (torch.Size([8, 5, 6]), torch.Size([8, 5, 6, 32]))
+        >>> weights = model.run("The dog sleeps.", read=[], attention=True).attention["decoder"][0]
+        >>> weights.shape, bool(weights.sum(-1).sub(1).abs().max() < 1e-5)
+        (torch.Size([8, 6, 5, 5]), True)
         """
         given = as_stimuli(stimuli)
         check_batch_size(batch_size)
         if logits is not None:
             check_option("logits", logits, ("last", "all"))
         check_bool("vectors", vectors)
+        if not (isinstance(attention, bool) or (isinstance(attention, str) and attention == "mean")):
+            raise refusal("attention", "True, False or 'mean'", attention)
         return self._executor.run(
-            given, interventions, read=read, tokens=tokens, logits=logits, vectors=vectors, batch_size=batch_size
+            given,
+            interventions,
+            read=read,
+            tokens=tokens,
+            logits=logits,
+            vectors=vectors,
+            attention=attention,
+            batch_size=batch_size,
         )
 
     def score(

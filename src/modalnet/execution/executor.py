@@ -101,6 +101,10 @@ if TYPE_CHECKING:
     from modalnet.execution.user_trace import UserTrace
 
 
+#: Attention is measured on this text where the stimuli have a single token each.
+SEVERAL_TOKENS = "What is in the picture?"
+
+
 @dataclass
 class _Machinery:
     """What is made when the first stimulus runs, shared by every view of a model on one backend."""
@@ -610,9 +614,18 @@ class Executor:
             if made.masks is None:
                 made.masks = Masks(self.engine, self.encoder, self.runner.layouts.spans)
             causal = self.is_causal(self.towers[tower])
-            # Among several tokens, edges can be told from what a token is by itself.
-            item = max(prepared[:8], key=lambda each: len(each.stimulus.text or ""))
-            return made.masks.edges(heads, pre, self.encoder.encode(item), causal=causal)
+            return made.masks.edges(heads, pre, self._of_several_tokens(prepared[:8]), causal=causal)
+
+    def _of_several_tokens(self, prepared: Sequence[Prepared]) -> Encoded:
+        """One of some stimuli, the longest, or a text where all are single tokens.
+
+        Among several tokens, edges can be told from what a token is by itself.
+        """
+        item = max(prepared, key=lambda each: len(each.stimulus.text or ""))
+        encoded = self.encoder.encode(item)
+        if item.stimulus.text and not item.stimulus.n_images and encoded.n_tokens == 1:
+            return self.encoder.encode(self.encoder.prepare([Stimulus(SEVERAL_TOKENS)])[0])
+        return encoded
 
     def _values(self, one: Intervention, parts: Sequence[Part], n_stimuli: int) -> Affine:
         """The values of an intervention; its reference stimuli run unless they are known already."""
@@ -714,12 +727,14 @@ class Executor:
         tokens: Any = None,
         logits: Literal["last", "all"] | None = None,
         vectors: bool = False,
+        attention: bool | Literal["mean"] = False,
         batch_size: int | Literal["auto"] = "auto",
     ) -> Run:
-        """Run stimuli and read activations and logits; see :meth:`modalnet.Model.run`."""
+        """Run stimuli and read activations, logits and attention; see :meth:`modalnet.Model.run`."""
         if logits is not None:
             self.runner.engine.head()
         sites = choose_sites(self.spaces, read, self.reached(stimuli))
+        attending = self._attending(stimuli, sites) if attention is not False else {}
         choices = choose_for_each(
             tokens, [site.space for site in sites], pictures=self.are_pictures(stimuli), causal=self.is_causal
         )
@@ -749,6 +764,10 @@ class Executor:
                 for values in [each[name] for each in (found, numbers) if name in each]:
                     values[:] = [value[at] for value in values]
                 layers[name] = order
+        attended = {
+            tower: self._whole_attention(stimuli, interventions, tower, some, mean=attention == "mean")
+            for tower, some in attending.items()
+        }
         return Run(
             activations={name: values if choices[name] == "all" else _stack(values) for name, values in found.items()},
             logits=None if logits is None else rows if logits == "all" else _stack([row[0] for row in rows]),
@@ -756,7 +775,52 @@ class Executor:
             tokens=choices,
             named=lambda: self.token_rows(stimuli, list(found)),
             vectors={name: values if choices[name] == "all" else _stack(values) for name, values in numbers.items()},
+            attention=attended,
+            attention_layers=attending,
         )
+
+    def _attending(self, stimuli: Sequence[Stimulus], sites: Sequence[Sites]) -> dict[str, tuple[int, ...]]:
+        """The layers in which attention is read, by tower: those of what is read, or all where nothing else is."""
+        self._check_reads_attention()
+        chosen: dict[str, tuple[int, ...]] = {}
+        for site in sites:
+            tower = site.space.tower.name
+            chosen[tower] = tuple(sorted({*chosen.get(tower, ()), *site.layers}))
+        if not sites:
+            chosen = {name: tuple(range(self.towers[name].n_layers)) for name in self.reached(stimuli)}
+        found = {name: layers for name, layers in chosen.items() if layers and f"{name}.heads" in self.spaces}
+        if not found:
+            raise InputError(
+                f"`attention` is read of attention heads, but {self.name} has none in {' and '.join(chosen)}."
+            )
+        return found
+
+    def _whole_attention(
+        self,
+        stimuli: Sequence[Stimulus],
+        interventions: Sequence[Intervention | Sequence[Intervention]],
+        tower: str,
+        layers: Sequence[int],
+        *,
+        mean: bool,
+    ) -> list[Float[torch.Tensor, "layer ... target source"]]:
+        """The attention weights among all tokens of each stimulus; NaN in layers that have no attention."""
+        import torch
+
+        heads = f"{tower}.heads"
+        self.measure([heads], self.encoder.prepare(stimuli))
+        there = [place for place, layer in enumerate(layers) if layer in self.spaces[heads].layers]
+        some = [layers[place] for place in there]
+        if not some:
+            self.spaces[heads].place(layers[0])  # says why there is no attention
+        found = []
+        for weights in self.attention(
+            stimuli, tower, some, interventions, ends=lambda _, row: (range(len(row)), range(len(row))), mean=mean
+        ):
+            whole = torch.full((len(layers), *weights.shape[1:]), float("nan"))
+            whole[there] = weights
+            found.append(whole[:, 0] if mean else whole)
+        return found
 
     def stream(
         self,
@@ -904,6 +968,7 @@ class Executor:
         *,
         ends: Callable[[int, TokenRow], tuple[Sequence[int], Sequence[int]]],
         mean: bool,
+        done: Callable[[], object] = lambda: None,
     ) -> Iterator[Float[torch.Tensor, "layer head target source"]]:
         """The attention weights of each stimulus in layers of a tower; see :mod:`modalnet.execution.weights`.
 
@@ -917,12 +982,10 @@ class Executor:
             From the number and the tokens of a stimulus to the places of those that attend and that are attended to.
         mean
             Whether the mean over heads is taken.
+        done
+            Called when a stimulus was read.
         """
-        if not self.backend.capabilities.in_place:
-            raise InputError(
-                f"{self.name} runs on a server, and attention weights are read locally: the attention has to be "
-                "computed eagerly. Load it locally."
-            )
+        self._check_reads_attention()
         prepared = self.encoder.prepare(stimuli)
         if tower not in self.reached(stimuli):
             raise InputError(f"The {tower} tower of {self.name} is not reached by these stimuli.")
@@ -934,12 +997,27 @@ class Executor:
             made = self._machinery
             if made.weights is None:
                 made.weights = Weights(self.engine, self.encoder, self.runner.layouts.spans)
-            looks = [Look(self.encoder.encode(item), *pair) for item, pair in zip(prepared, chosen, strict=True)]
-            wanted = edges.layers if layers is None else layers
+            encoded = [self.encoder.encode(item) for item in prepared]
+            trials = {
+                kind: self._of_several_tokens([each.prepared for each in encoded if each.kind == kind][:8])
+                for kind in {each.kind for each in encoded}
+            }
+            looks = [Look(each, *pair, trials[each.kind]) for each, pair in zip(encoded, chosen, strict=True)]
+            wanted = self.spaces[f"{tower}.heads"].layers if layers is None else layers
             for layer in wanted:
                 edges.mask(layer)
-            found = list(made.weights.read(edges, wanted, looks, edits, mean=mean))
+            found = []
+            for weights in made.weights.read(edges, wanted, looks, edits, mean=mean):
+                found.append(weights)
+                done()
         yield from found
+
+    def _check_reads_attention(self) -> None:
+        if not self.backend.capabilities.in_place:
+            raise InputError(
+                f"{self.name} runs on a server, and attention weights are read locally: the attention has to be "
+                "computed eagerly. Load it locally."
+            )
 
     # -- likelihoods -------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,13 @@ class Run:
         Per space, the token choice.
     named
         Names the tokens of the stimuli when :attr:`token_rows` is first asked for.
+    attention
+        Per tower, with ``attention=True`` a list with one ``[layer, head, token, token]`` per stimulus, in float32 on
+        the CPU: how much each token (third axis) attends to each other (last axis). With ``"mean"``
+        ``[layer, token, token]``, the mean over heads. NaN in layers that have no attention, and for heads that a layer
+        with fewer does not have.
+    attention_layers
+        Per tower, the layers along the layer dimension of ``attention``.
     """
 
     activations: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +58,8 @@ class Run:
     tokens: dict[str, StimulusTokens] = field(default_factory=dict)
     named: Callable[[], list[dict[str, TokenRow]]] | None = field(default=None, repr=False, compare=False)
     vectors: dict[str, Any] = field(default_factory=dict)
+    attention: dict[str, list[Float[torch.Tensor, "layer ... target source"]]] = field(default_factory=dict)
+    attention_layers: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def token_rows(self) -> list[dict[str, TokenRow]]:
@@ -71,7 +80,9 @@ class Run:
         xarray.Dataset
             A variable per space, with dimensions ``stimulus``, ``<space>_layer`` (labelled with the layers), where
             tokens are not pooled ``<space>_token``, and ``<space>_unit``; ``<space>_vectors``, with ``<space>_number``
-            after these, for each of :attr:`vectors`; and ``logits``, with ``stimulus``, where they
+            after these, for each of :attr:`vectors`; ``<tower>_attention``, with ``stimulus``,
+            ``<tower>_attention_layer``, where it is not the mean over heads ``<tower>_head``, ``<tower>_target`` and
+            ``<tower>_source``, for each of :attr:`attention`; and ``logits``, with ``stimulus``, where they
             are those of all tokens ``logits_token``, and ``vocab``. Stimuli with fewer tokens than others are filled up
             with NaN; ``<space>_token_name`` says what each token reads (empty where there is none).
         """
@@ -93,6 +104,11 @@ class Run:
                 for index, row in enumerate(self.token_names[name]):
                     names[index, : len(row)] = row
                 data[f"{name}_token_name"] = (("stimulus", f"{name}_token"), names)
+        for tower, weights in self.attention.items():
+            axes = ("stimulus", f"{tower}_attention_layer", *([f"{tower}_head"] if weights[0].ndim == 4 else []))
+            dims = (*axes, f"{tower}_target", f"{tower}_source")
+            coords = {axes[1]: list(self.attention_layers[tower])}
+            data[f"{tower}_attention"] = xr.DataArray(_filled(weights, axis=(-2, -1)), dims=dims, coords=coords)
         if isinstance(self.logits, list):
             data["logits"] = (("stimulus", "logits_token", "vocab"), _filled(self.logits, axis=0))
         elif self.logits is not None:
@@ -122,12 +138,12 @@ def as_vectors(
     return units.masked_fill(missing.reshape(len(layers), *(1,) * (units.ndim - 3), space.width, 1), float("nan"))
 
 
-def _filled(parts: Sequence[torch.Tensor], axis: int) -> Float[np.ndarray, "stimulus ..."]:
+def _filled(parts: Sequence[torch.Tensor], axis: int | tuple[int, ...]) -> Float[np.ndarray, "stimulus ..."]:
     """Arrays of stimuli with different numbers of tokens as one, filled up with NaN."""
-    longest = max(part.shape[axis] for part in parts)
     shape = list(parts[0].shape)
-    shape[axis] = longest
+    for each in (axis,) if isinstance(axis, int) else axis:
+        shape[each] = max(part.shape[each] for part in parts)
     filled = np.full((len(parts), *shape), np.nan, dtype=np.float32)
     for place, part in zip(filled, parts, strict=True):
-        place[(slice(None),) * axis + (slice(part.shape[axis]),)] = part.float().numpy()
+        place[tuple(map(slice, part.shape))] = part.float().numpy()
     return filled

@@ -32,11 +32,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """What is read of the attention of one stimulus: from which tokens to which, by their places among its own."""
+    """What is read of the attention of one stimulus: from which tokens to which, by their places among its own.
+
+    Attributes
+    ----------
+    encoded, targets, sources
+        The stimulus, and these tokens.
+    trial
+        A stimulus of its kind that has several tokens, on which places of weights are measured.
+    """
 
     encoded: Encoded
     targets: Sequence[int]
     sources: Sequence[int]
+    trial: Encoded
 
 
 class Weights:
@@ -79,10 +88,8 @@ class Weights:
         InputError
             An attention does not give its weights.
         """
-        import torch
-
         for look in looks:
-            places = self._places(edges, look.encoded)
+            places = self._places(edges, look.trial)
             for layer in layers:
                 if places[layer] is None:
                     raise InputError(
@@ -94,7 +101,7 @@ class Weights:
             found = self._pass(edges, layers, look, places, (batch, writes), mean=mean)
             if isinstance(found, str):
                 raise ModalnetError(f"The {edges.tower.name} tower of {self.encoder.loaded.name} gave {found}.")
-            yield torch.stack(found)
+            yield _stacked(found)
 
     def _pass(
         self,
@@ -138,7 +145,7 @@ class Weights:
         batch = self.encoder.collate([item])
         (span,), total = self.spans(batch, edges.tower.name, 0)
         n = len(span.index)
-        look = Look(item, range(n), range(n))
+        look = Look(item, range(n), range(n), item)
         own = torch.zeros(total, dtype=torch.bool)
         own[span.index] = True
         found: list[WeightPlace | None] = [None] * edges.n_layers
@@ -187,6 +194,21 @@ class Weights:
             calls = [call.name for call in self.engine.compiler.at_path(path).source]
             for name in reversed([call for call in calls if re.search(rf"(^|_){place.kernel}_\d+$", call)]):
                 yield replace(place, kernel=name)
+
+
+def _stacked(layers: Sequence[torch.Tensor]) -> Float[torch.Tensor, "layer head target source"]:
+    """The weights of layers as one array; NaN for heads that a layer with fewer does not have."""
+    import torch
+
+    most = max((len(each) for each in layers), default=0)
+    return torch.stack(
+        [
+            torch.nn.functional.pad(each, (0, 0, 0, 0, 0, most - len(each)), value=float("nan"))
+            if len(each) < most
+            else each
+            for each in layers
+        ]
+    )
 
 
 def _are_weights(whole: torch.Tensor, without: torch.Tensor, token: int) -> bool:
