@@ -535,7 +535,7 @@ def test_bad_ends_are_refused_before_any_patched_run(monkeypatch):
     sweep = {"sender": "heads", "receiver": "logits", "exact": 2, "direction": "noise"}
     with pytest.raises(InputError, match="its gradient is zero"):
         mn.activation_patching(model, *TEXTS, kl_divergence(), **sweep, **OPTIONS)
-    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+    with torch.inference_mode(), pytest.raises(InputError, match=r"A sweep over units .* torch.inference_mode"):
         patched(model, "heads", "logits", exact=2)
 
 
@@ -572,3 +572,26 @@ def test_a_server_gives_the_same():
         first, second = (getattr(each, name)["decoder.heads"] for each in (one, other))
         np.testing.assert_allclose(first, second, atol=1e-4)
     np.testing.assert_array_equal(one.unit_exact["decoder.heads"], other.unit_exact["decoder.heads"])
+
+
+def test_a_metric_without_a_gradient_is_refused_by_name_where_it_is_estimated():
+    model = load("llama")
+
+    def constant(logits):
+        return logits.detach()[:, 5] - logits.detach()[:, 9]
+
+    for run, options in (
+        (mn.activation_patching, {"sender": "heads", "receiver": "logits", "exact": 2}),
+        (mn.attribution_patching, {}),
+    ):
+        with pytest.raises(InputError, match="`metric` constant returned values without a gradient"):
+            run(model, *TEXTS, constant, **options, **OPTIONS)
+    found = mn.activation_patching(model, *TEXTS, constant, sender="heads", receiver="logits", **OPTIONS)
+    assert found.unit_exact["decoder.heads"].all()
+    with torch.inference_mode():
+        again = mn.activation_patching(model, *TEXTS, constant, sender="heads", receiver="logits", **OPTIONS)
+    np.testing.assert_allclose(again.unit_values["decoder.heads"], found.unit_values["decoder.heads"], atol=1e-5)
+    estimated = patched(model, "heads", "logits", exact=0)
+    assert not estimated.unit_exact["decoder.heads"].any()
+    assert "0 of 12 units run exactly, the others estimated" in estimated.summary()
+    assert "nan" not in estimated.summary()

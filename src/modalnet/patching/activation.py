@@ -120,8 +120,9 @@ def activation_patching(
         effect; both must be given, and ``sites``, ``towers`` and ``units`` must not. A sender is a site or a list of
         sites (whole layers), units (heads, neurons or dimensions of what sublayers add, patched jointly), or the name
         of a space or a list of names for a sweep over all senders before the receiver: single units of ``"heads"`` and
-        ``"neurons"``, beside whole layers. A receiver is a site, units, or ``"logits"`` for the direct effect on the
-        output. ``tokens`` are those of the sender; None for all jointly.
+        ``"neurons"``, beside whole layers; ``per_unit`` sweeps over the units of other senders, too. A receiver is a
+        site, units, or ``"logits"`` for the direct effect on the output. ``tokens`` are those of the sender; None for
+        all jointly.
     exact
         Of a sweep over units: how many are run exactly, those with the largest estimates. The others stay estimates:
         the derivative of the direct effect at the unpatched run, times the difference of the activations.

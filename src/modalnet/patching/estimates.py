@@ -63,15 +63,13 @@ class Method:
         return cls(name, STEPS if steps is None else check_int("steps", steps, minimum=1))
 
 
-def refuse_inference_mode() -> None:
-    """Raise an InputError inside ``torch.inference_mode()``."""
+def refuse_inference_mode(what: str = "attribution_patching()") -> None:
+    """Raise an InputError inside ``torch.inference_mode()``; ``what`` is what needs gradients."""
     import torch
 
     # no_grad() is undone for the backward pass; this mode is not, as the tensors made in it never have a gradient.
     if torch.is_inference_mode_enabled():
-        raise InputError(
-            "attribution_patching() needs gradients, which torch.inference_mode() forbids. Call it outside of it."
-        )
+        raise InputError(f"{what} needs gradients, which torch.inference_mode() forbids. Call it outside of it.")
 
 
 def check_differentiable(measure: Measure, direction: str, method: Method) -> None:

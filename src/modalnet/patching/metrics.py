@@ -222,6 +222,11 @@ class Measure:
                 f"`metric` {self.metric.name} must return one value per row of logits, [{len(pairs)}] for logits "
                 f"[{len(pairs)}, {logits.shape[1]}], got shape {tuple(values.shape)}."
             )
+        if logits.requires_grad and not values.requires_grad:
+            raise InputError(
+                f"`metric` {self.metric.name} returned values without a gradient, which estimates are made of. Use "
+                "torch operations alone, such as logits[:, 5] - logits[:, 9], or exact patching."
+            )
         return values
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from modalnet._validation import check_int, check_option
 from modalnet.errors import InputError
 from modalnet.interventions.operations import Site
-from modalnet.patching.estimates import Method, check_differentiable, refuse_inference_mode
+from modalnet.patching.estimates import refuse_inference_mode
 from modalnet.patching.pairs import Layout, lay_out
 from modalnet.patching.path_ends import Ends
 from modalnet.patching.path_runs import FREEZE, TOGETHER, Part, PathRuns, Sending
@@ -73,8 +73,12 @@ def path_patching(
             "allowed. The others are estimated."
         )
     if count > exact:
-        refuse_inference_mode()
-        check_differentiable(measure, direction, Method())
+        refuse_inference_mode("A sweep over units that are not all run exactly")
+        if measure.needs_clean and direction == "noise":
+            raise InputError(
+                "`direction='noise'` cannot estimate KL(clean || run): its gradient is zero in the clean run, where it "
+                f'has its minimum. Use `direction="denoise"`, another metric, or run all {count:,} units (`exact`).'
+            )
     sites = [Site(name, layers) for name, layers in ends.layers.items()]
     layout = lay_out(
         model, pairs, measure, sites=sites, towers=None, tokens="all" if tokens is None else tokens, align=align

@@ -396,7 +396,7 @@ class Patching(Result):
                 + (", the others estimated" if ran.sum() < count else "")
             )
         if self.unit_estimates:
-            for row in self.unit_agreement().to_dict("records"):
+            for row in (each for each in self.unit_agreement().to_dict("records") if each["cells"]):
                 lines.append(
                     f"  {row['tower']}: estimates of the {row['cells']} units lie at most {row['largest_error']:.3f} "
                     f"from exact effects (r {row['pearson']:.2f}, slope {row['slope']:.2f}); the largest of those not "
