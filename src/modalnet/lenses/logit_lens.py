@@ -278,8 +278,8 @@ class _Job:
         translators = None
         if self.fit is not None and self.early:
             found = self._streams(self.model, self.fit, self.fit_places, batch_size)
-            shown = tqdm(found, total=len(self.fit), desc="fit", unit="stimulus", disable=not progress)
-            translators = fit_translators(shown, len(self.fit), self.early)
+            fitted = tqdm(found, total=len(self.fit), desc="fit", unit="stimulus", disable=not progress)
+            translators = fit_translators(iter(fitted), len(self.fit), self.early)
         gathered = _Gathered.empty(self, tuned=self.fit is not None)
         self._read(gathered, translators, batch_size, progress=progress)
         return gathered.result(self, translators)

@@ -10,7 +10,7 @@ divides by that: without it, a few tokens with massive activations would decide 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def check_enough(n_stimuli: int) -> None:
 
 
 def fit_translators(
-    found: Iterable[tuple[int, Float[torch.Tensor, "layer token dim"]]],
+    found: Iterator[tuple[int, Float[torch.Tensor, "layer token dim"]]],
     n_stimuli: int,
     layers: Sequence[int],
 ) -> Translators:
