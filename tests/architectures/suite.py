@@ -24,6 +24,7 @@ from transformers.models.auto import modeling_auto as auto
 from modalnet.errors import InputError
 
 from .checks import CHECKS as GENERAL, Bench, repeats
+from .edge_checks import EDGE_CHECKS
 from .pass_checks import PASS_CHECKS
 from .real import NoProcessorError
 from .small import NotBuiltError, Small, build, with_processor
@@ -33,7 +34,7 @@ from .token_checks import TOKEN_CHECKS
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 IMAGE_TEXT = "Images and text to text"
 TEXT = "Text"
-CHECKS = GENERAL | TOKEN_CHECKS | PASS_CHECKS | SPACE_CHECKS
+CHECKS = GENERAL | TOKEN_CHECKS | PASS_CHECKS | SPACE_CHECKS | EDGE_CHECKS
 COMMAND = "PYTHONPATH=tests python -m architectures"
 
 INTRO = """# Architectures

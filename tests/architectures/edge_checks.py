@@ -1,0 +1,121 @@
+"""What must hold of attention knockouts in a model of any class, against its own eager attention with one more mask."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+import modalnet as mn
+from modalnet.models.masks import EdgeSpace
+from modalnet.models.places import Absent
+
+from .checks import Bench
+from .space_checks import EXACT, Inside
+
+#: By the number of an attention module: edges that are left out ``[position, position]``, how many positions were seen.
+_GONE: dict[int, list[Any]] = {}
+_INTERNAL = "_attn_implementation_internal"
+
+
+def _explicit(  # as transformers calls it
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+) -> Any:
+    """A class' own eager attention, with a mask that leaves out some more edges."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    if id(module) in _GONE:
+        gone, start = _GONE[id(module)]
+        rows, length = query.shape[0], query.shape[-2]
+        more = torch.zeros(rows, 1, length, length, dtype=query.dtype)
+        for row in range(rows):
+            more[row, 0].masked_fill_(
+                gone[start : start + length, start : start + length], torch.finfo(query.dtype).min
+            )
+            start += length
+        _GONE[id(module)][1] = start
+        attention_mask = more if attention_mask is None else torch.minimum(attention_mask[..., :length], more)
+    return eager(module, query, key, value, attention_mask, **options)
+
+
+AttentionInterface.register("explicit", _explicit)
+AttentionMaskInterface.register("explicit", eager_mask)
+
+
+@contextlib.contextmanager
+def _without(module: torch.nn.Module, path: str, gone: torch.Tensor) -> Iterator[list[Any]]:
+    """A model whose attention at a path leaves out edges, and how many positions it saw: 0 where it is another kind."""
+    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    before = {key: getattr(config, _INTERNAL) for key, config in configs.items() if hasattr(config, _INTERNAL)}
+    seen = _GONE[id(module.get_submodule(path))] = [gone, 0]
+    try:
+        for key in before:
+            setattr(configs[key], _INTERNAL, "explicit")
+        yield seen
+    finally:
+        _GONE.clear()
+        for key, value in before.items():
+            setattr(configs[key], _INTERNAL, value)
+
+
+def knocks_out(bench: Bench) -> str | None:
+    """An attention without some edges is its own with one more mask; where it cannot be masked, why."""
+    inside = Inside.of(bench)
+    executor = bench.model._executor
+    prepared = executor.encoder.prepare([inside.stimulus])
+    spaces = inside.kind("heads")
+    if not spaces:
+        return "no heads"
+    refused, own_way = [], []
+    for heads in spaces:
+        name = heads.tower.name
+        edges = executor.edges_of(name, prepared)
+        for layer in inside.layers[heads.name]:
+            place = edges.places[layer]
+            if isinstance(place, Absent):
+                refused.append(f"{name} block {layer}: {place.reason.partition('. ')[0]}")
+        layers = [layer for layer in inside.layers[heads.name] if layer in edges.layers]
+        if layers and not inside.is_padded(heads) and not _holds(inside, edges, layers[len(layers) // 2]):
+            own_way.append(name)
+    if refused:
+        return "; ".join(dict.fromkeys(refused))
+    if own_way:
+        bench.notes.append(
+            f"knockout: measured alone where attention is no interface of transformers: {', '.join(own_way)}"
+        )
+    return None
+
+
+def _holds(inside: Inside, edges: EdgeSpace, layer: int) -> bool:
+    """Whether there is an attention to compare with; fails where it differs."""
+    bench, tower = inside.bench, edges.tower
+    executor = bench.model._executor
+    batch = executor.encoder.collate([executor.encoder.encode(*executor.encoder.prepare([inside.stimulus]))])
+    (span,), total = executor.runner.layouts.spans(batch, tower.name, layer)
+    gone = torch.zeros(total, total, dtype=torch.bool)
+    gone[span.index[-1], span.index] = True
+    gone.fill_diagonal_(fill_value=False)
+    last = tower.paths.index(inside.last(tower))
+    with _without(bench.module, edges.paths[layer], gone) as seen:
+        expected = inside.watched({tower.paths[last]})[tower.paths[last], "output"]
+    if seen[1] != total:
+        return False
+    expected = expected.reshape(-1, expected.shape[-1])[span.index]
+    knockout = mn.knockout(tower.name, layer, source="all", target=[-1])
+    found, plain = (
+        bench.model.run([inside.stimulus], *some, read={tower.name: [last]}, tokens="all").activations[tower.name][0][0]
+        for some in ((knockout,), ())
+    )
+    scale = float(expected.abs().max())
+    assert (found - expected).abs().max() <= EXACT * scale, (
+        f"{tower.name} block {layer}: differs by {float((found - expected).abs().max()) / scale:.1e}"
+    )
+    assert len(span.index) < 2 or (found - plain).abs().max() > 0, f"{tower.name} block {layer}: nothing changes"
+    return True
+
+
+EDGE_CHECKS = {"knockout": knocks_out}
