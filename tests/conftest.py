@@ -53,6 +53,21 @@ def _no_open_figures() -> Generator[None]:
         sys.modules["matplotlib.pyplot"].close("all")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _models_of_a_file() -> None:
+    """Only the models that its own tests use are looked at after each of these."""
+    if "shared_models" in sys.modules:  # as it is with the first family that is built
+        sys.modules["shared_models"].in_this_file.clear()
+
+
+@pytest.fixture(autouse=True)
+def _shared_models_stay_as_they_are() -> Generator[None]:
+    yield
+    if "shared_models" in sys.modules:
+        changed = sys.modules["shared_models"].changes()
+        assert not changed, f"This test changed a model that other tests share: {', '.join(changed)}."
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[real_tests_that_ran] = counted = RealTests()
     config.pluginmanager.register(counted)
@@ -62,6 +77,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("notebook")
+
+
+#: The files that take longest come first, so that none of them runs alone at the end.
+LONGEST = ("tests/bundled/test_tiny.py", "tests/study/test_study.py", "tests/cli/test_cli.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,6 +95,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             return nodeid if "/architectures/" in path else "ndif" if "/ndif/" in path else path
+
+        def _assign_work_unit(self, node: Any) -> None:
+            for path in reversed(LONGEST):
+                if path in self.workqueue:
+                    self.workqueue.move_to_end(path, last=False)
+            super()._assign_work_unit(node)
 
     return ByFile(config, log)
 

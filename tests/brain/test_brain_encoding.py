@@ -297,9 +297,9 @@ def test_noise_gives_nothing():
 
 @pytest.mark.parametrize("draws", [1, 10, 19, 20])
 def test_one_more_random_set_is_rarely_better_or_worse(draws):
-    """600 networks that are one more draw: the rate of findings has a standard error of 0.009."""
+    """600 networks that are one more draw: the rate of findings has a standard error of 0.009. Few draws find none."""
     found = []
-    for seed in range(600):
+    for seed in range(600 if draws >= 19 else 60):
         rng = np.random.default_rng([seed, draws])
         shared = 0.03 * rng.standard_normal(51)
         sets = []

@@ -220,6 +220,23 @@ def test_answers_are_those_of_plain_transformers(untrained):
         assert text.split(".")[0].split() == said.split()
 
 
+@pytest.mark.parametrize(("trained", "restricted"), [(True, False), (False, True)])
+def test_right_answers_are_those_that_are_given(untrained, trained, restricted):
+    import modalnet as mn
+
+    model = mn.load("tiny") if trained else untrained
+    for ability, image in (("count", True), ("mood", False), ("described", True), ("sums", True)):
+        asked = items.items(ability, 8)
+        among = sorted({item.answer for item in asked}) if restricted else None
+        said = evaluate.answers(model, asked, image=image, among=among)
+        expected = [text == item.answer for text, item in zip(said, asked, strict=True)]
+        assert evaluate.answered(model, asked, image=image, among=among) == expected
+    # What it says itself is right, whatever that is and however long.
+    said = evaluate.answers(model, asked, among=["one two", "red"])
+    given = [items.Item(item.text, text, item.image) for item, text in zip(asked, said, strict=True)]
+    assert all(evaluate.answered(model, given, among=["one two", "red"]))
+
+
 def test_items_are_held_out_and_the_same_each_time():
     for ability in ("colour", "reading", "sums"):
         for one, other in zip(items.items(ability, 20), items.items(ability, 20), strict=True):

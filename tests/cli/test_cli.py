@@ -586,8 +586,8 @@ def test_the_demo(tmp_path: Path, store: Store) -> None:
 
 
 def test_a_lesion_study(tmp_path: Path, store: Store) -> None:
-    arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar,colour", "--items", "12"]
-    arguments += ["--n-controls", "2", "--fractions", "1%,5%", "--out", tmp_path / "out"]
+    arguments = ["tiny", "--networks", "language,vision", "--tasks", "grammar,colour", "--items", "6"]
+    arguments += ["--n-controls", "1", "--fractions", "1%,5%", "--out", tmp_path / "out"]
     printed = ok("lesion", *arguments)
     assert "Lesions of tiny" in printed
     names = ["lesion-dissociation.csv", "lesion-summary.txt", "lesion-table.csv", "lesion-verdicts.csv"]
@@ -647,7 +647,10 @@ def test_a_lesion_study_with_care(tmp_path: Path, store: Store) -> None:
         (["--operations", "melt"], "`operations` must be one of"),
     ],
 )
-def test_bad_options_of_a_lesion_study(tmp_path: Path, store: Store, arguments: list[str], message: str) -> None:
+def test_bad_options_of_a_lesion_study_are_found_before_anything_runs(
+    tmp_path: Path, no_forward: None, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr(mn, "load", None)
     result = run("lesion", "tiny", "--out", tmp_path / "out", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -341,8 +341,15 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize(("largest", "first"), [(1, [8, 4, 2, 1]), (2, [8, 4, 2]), (3, [8, 4, 2]), (5, [8, 4])])
+@pytest.mark.parametrize(
+    ("largest", "first", "error"),
+    [
+        (1, [8, 4, 2, 1], ERRORS[0]),
+        (2, [8, 4, 2], ERRORS[1]),
+        (3, [8, 4, 2], ERRORS[2]),
+        (5, [8, 4], ERRORS[0]),
+    ],
+)
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch, error, largest, first):
     model = load("llama")
     # Of one length, so that a row of token ids names its stimulus.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -273,10 +274,17 @@ print("read", float(zeroed), tuple(last.shape))
 """
 
 
-@pytest.mark.parametrize("where", ["script", "option", "notebook"])
-def test_a_trace_may_be_written_in(where, tmp_path):
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_a_trace_may_be_written_in_a_script(tmp_path, capsys):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "read 0.0 (2, 192)"
+
+
+@pytest.mark.parametrize("where", ["option", "notebook"])
+def test_a_trace_may_be_written_in(where, tmp_path):
+    path = tmp_path / "program.py"
     if where == "notebook":
         pytest.importorskip("IPython")
         path.write_text(

@@ -83,6 +83,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
+import shared_models
 from versions import older_than
 
 CORPUS = (
@@ -133,13 +134,19 @@ def picture(seed: int, width: int, height: int) -> Image.Image:
 SINCE = {"janus": "5.16", "vit": "5.12"}
 
 
-@cache
 def build(name: str) -> Family:
-    """Build a family once; later calls give the same object, so a test must not change it.
+    """Build a family once; later calls give the same object, so a test that changes it fails (tests/conftest.py).
 
     Older transformers read the pictures of some families with torchvision alone; without it their tests are skipped,
     and so are those of families that were built otherwise then.
     """
+    family = _built(name)
+    shared_models.watch(name, family.model)
+    return family
+
+
+@cache
+def _built(name: str) -> Family:
     if older_than(SINCE.get(name, "0")):
         pytest.skip(f"{name} is as here since transformers {SINCE[name]}", allow_module_level=True)
     try:

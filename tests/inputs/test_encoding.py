@@ -202,20 +202,22 @@ def test_pooled_reads_are_plain_indexing(name, side):
     stimuli = stimuli_for(name, n=3)
     alone = [forward(name, stimulus.text, stimulus.images()) for stimulus in stimuli]
 
-    def check(tower, choice, pick):
-        run = model.run(stimuli, read=[tower], tokens={tower: choice}, batch_size=3)
-        assert run.residual[tower].shape == (3, *model.towers[tower].shape)
-        assert run.residual[tower].dtype == torch.float32
-        for row, (_, inputs, states) in zip(run.residual[tower], alone, strict=True):
-            close(row, pick(states[tower], inputs))
+    def check(towers, choice, pick):
+        towers = [towers] if isinstance(towers, str) else towers
+        run = model.run(stimuli, read=towers, tokens=dict.fromkeys(towers, choice), batch_size=3)
+        for tower in towers:
+            assert run.residual[tower].shape == (3, *model.towers[tower].shape)
+            assert run.residual[tower].dtype == torch.float32
+            for row, (_, inputs, states) in zip(run.residual[tower], alone, strict=True):
+                close(row, pick(states[tower], inputs))
 
-    for tower in model.towers:
-        check(tower, "last", lambda states, inputs: states[:, -1])
-        check(tower, "mean", lambda states, inputs: states.mean(1))
-        check(tower, [0], lambda states, inputs: states[:, 0])
-        check(tower, -1, lambda states, inputs: states[:, -1])
-        check(tower, [1, -2, -3], lambda states, inputs: states[:, [1, -2, -3]].mean(1))
-        check(tower, (np.int64(2),), lambda states, inputs: states[:, 2])
+    towers = list(model.towers)
+    check(towers, "last", lambda states, inputs: states[:, -1])
+    check(towers, "mean", lambda states, inputs: states.mean(1))
+    check(towers, [0], lambda states, inputs: states[:, 0])
+    check(towers, -1, lambda states, inputs: states[:, -1])
+    check(towers, [1, -2, -3], lambda states, inputs: states[:, [1, -2, -3]].mean(1))
+    check(towers, (np.int64(2),), lambda states, inputs: states[:, 2])
     if "decoder" in model.towers and "vision" in model.towers:
         check("decoder", "image", lambda states, inputs: states[:, image_tokens(name, inputs)].mean(1))
         check("decoder", "text", lambda states, inputs: states[:, ~image_tokens(name, inputs)].mean(1))

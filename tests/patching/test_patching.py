@@ -80,7 +80,7 @@ def test_every_patch_is_what_hooks_do(name, direction):
         _, layers, columns = values.shape
         assert layers == model.towers[tower].n_layers
         for layer in range(layers):
-            for column in rng.permutation(columns)[:4]:
+            for column in rng.permutation(columns)[:2]:
                 expected = by_hooks(name, (base, source), (tower, layer), [column])
                 assert values[0, layer, column] == pytest.approx(expected, abs=5e-4)
                 changed += abs(expected - (result.corrupt if direction == "denoise" else result.clean)[0]) > 1e-3

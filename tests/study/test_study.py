@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.study import join, joined, report, running
 from benchmarks.study.__main__ import main
 from benchmarks.study.material import NAMING, Shown, answers, floc_pictures, is_test, many_drawn, naming_task
+from benchmarks.study.plan import QUICK
 
 from modalnet.stimuli.published import INTACT
 
@@ -104,8 +106,10 @@ def test_numbers_of_the_report():
     assert report.markdown(pd.DataFrame({"a|b": ["x|y"]})) == "| a\\|b |\n| --- |\n| x\\|y |"
 
 
-def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys):
+def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys, monkeypatch):
     """Every step runs, leaves its tables and figures, and is not run again."""
+    few = replace(QUICK, fractions=(0.05,), controls=1, sums=8, sentences=2, drawn=6)
+    monkeypatch.setattr("benchmarks.study.__main__.QUICK", few)
     command = ["--out", str(tmp_path), "--quick", "--models", "tiny", "--no-progress"]
     assert main(command) == 0
     written = (tmp_path / "RESULTS.md").read_text()

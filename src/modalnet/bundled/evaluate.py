@@ -94,6 +94,45 @@ def answers(
     return [" ".join(words) for words in written]
 
 
+def answered(
+    model: Model, items: Sequence[Item], *, image: bool = True, among: Sequence[str] | None = None
+) -> list[bool]:
+    """Whether :func:`answers` gives each item's own answer.
+
+    A greedy answer is the right one where each of its words, and the full stop, is the likeliest after those before it:
+    one pass over question and answer tells.
+
+    Parameters
+    ----------
+    model, items, image, among
+        As for :func:`answers`.
+
+    Returns
+    -------
+    list of bool
+        One per item.
+    """
+    import torch
+
+    from modalnet.stimuli import Stimulus
+
+    stop = model.tokenizer.convert_tokens_to_ids(".")
+    forbidden = torch.zeros(len(model.tokenizer), dtype=torch.bool)
+    if among is not None:
+        words = {word for answer in among for word in answer.split()}
+        forbidden[:] = True
+        forbidden[[stop, *model.tokenizer.convert_tokens_to_ids(sorted(words))]] = False
+    stimuli = [Stimulus(f"{item.text} {item.answer}", image=item.image if image else None) for item in items]
+    right = []
+    for item, every in zip(items, model.run(stimuli, read=[], logits="all").logits, strict=True):
+        expected = [*model.tokenizer.convert_tokens_to_ids(item.answer.split()), stop]
+        logits = every[-len(expected) :].masked_fill(forbidden, -torch.inf)
+        if among is not None:
+            logits[0, stop] = -torch.inf  # an answer has at least one word
+        right.append(logits.argmax(-1).tolist()[:MAX_ANSWER_TOKENS] == expected[:MAX_ANSWER_TOKENS])
+    return right
+
+
 def prefers_grammatical(model: Model, pairs: Sequence[tuple[str, str]]) -> list[bool]:
     """Whether the grammatical sentence of each pair has the higher log-probability, summed over its tokens."""
     scores = log_probabilities(model, [sentence for pair in pairs for sentence in pair])
@@ -159,7 +198,7 @@ def _ability(model: Model, random: Model | None, ability: str, n: int) -> dict[s
     possible = sorted(set(correct))
 
     def accuracy(model: Model, **options: Any) -> float:
-        return float(np.mean([a == b for a, b in zip(answers(model, drawn, **options), correct, strict=True)]))
+        return float(np.mean(answered(model, drawn, **options)))
 
     has_picture = drawn[0].image is not None
     return {

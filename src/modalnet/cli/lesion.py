@@ -88,9 +88,12 @@ def lesion(
     contrasts = parse_networks(networks)
     protocols, kinds = parse_protocols(protocol, contrasts), parse_units(units)
     settings = running(batch_size, no_cache, no_progress)
+    from modalnet.lesion.study import check_lesions
     from modalnet.tasks import spec
 
     task_list = spec.parse(tasks, items, seed)
+    ablations = parse_names(operations) or []
+    check_lesions(ablations, by=by, exclude_massive=exclude_massive, spare_first=spare_first)
     folder = writable(out)
     with job(progress=not no_progress):
         import modalnet as mn
@@ -103,7 +106,7 @@ def lesion(
             task_list,
             shares(sizes, localizations.values()),
             controls,
-            parse_names(operations) or [],
+            ablations,
             match=parse_names(match) or [],
             by=by,  # type: ignore[arg-type]  # checked there
             exclude_massive=exclude_massive,

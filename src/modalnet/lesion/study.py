@@ -169,13 +169,11 @@ def lesion_study(  # noqa: PLR0917  # the order of a study's design: networks, t
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     access = Access.of(cache)
-    check_int("spare_first", spare_first, minimum=0)
     check_bool("least", least)
-    check_option("by", by, ("t", "effect_size", "mean_effect"))
     check_int("leave_out", leave_out, minimum=0)
     check_bool("spare_sinks", spare_sinks)
     kinds = check_kinds(match, match_on)
-    operations = _operations(operations, scales)
+    operations = check_lesions(operations, scales, by=by, exclude_massive=exclude_massive, spare_first=spare_first)
     _check_choices(fractions=fractions)
     networks = as_networks(units)
     named = _named_tasks(tasks)
@@ -392,9 +390,21 @@ def _named_tasks(tasks: Any) -> dict[str, Task]:
     return {str(name): task for name, task in zip(names, listed, strict=True)}
 
 
-def _operations(given: Any, scales: Any) -> tuple[str, ...]:
-    """The operations that are run, with one for each factor of graded lesions."""
-    operations = check_options("operations", given, KNOWN_OPERATIONS)
+def check_lesions(
+    operations: Any, scales: Any = SCALES, *, by: Any = "t", exclude_massive: Any = None, spare_first: Any = 0
+) -> tuple[str, ...]:
+    """The operations that are run, with one for each factor of graded lesions; nothing is asked of a model.
+
+    Raises
+    ------
+    InputError
+        If one of these arguments of :func:`lesion_study` is not as there.
+    """
+    check_int("spare_first", spare_first, minimum=0)
+    check_option("by", by, ("t", "effect_size", "mean_effect"))
+    if exclude_massive is not None:
+        check_number("exclude_massive", exclude_massive, above=1)
+    operations = check_options("operations", operations, KNOWN_OPERATIONS)
     if "scale" not in operations:
         return operations
     factors = [scales] if isinstance(scales, int | float) else list(scales)
