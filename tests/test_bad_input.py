@@ -470,6 +470,7 @@ def valid_arguments():
         "encode": {"features": responses, "dataset": data},
         "noise_ceiling": {"repeats": np.stack([responses, responses])},
         "optimize": network,
+        "attention_maps": {"model": model, "stimuli": words, "source": [0]},
         "top_stimuli": network | {"stimuli": words},
         "top_tokens": network,
         "lm_eval": {"model": model, "tasks": "blimp"},

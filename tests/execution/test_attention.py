@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import transformers as tr
 
 import modalnet as mn
 from families import build, picture
@@ -132,6 +133,15 @@ def test_a_block_without_weights_is_named(monkeypatch):
     monkeypatch.setattr(reading, "weight_places", mock.Mock(return_value=[]))
     with pytest.raises(mn.InputError, match=r"block 0 of the decoder tower of .* does not give its weights"):
         model.run(TEXT, attention=True)
+
+
+def test_a_tower_without_attention():
+    config = tr.MambaConfig(vocab_size=len(build("llama").tokenizer), hidden_size=16, state_size=4, num_hidden_layers=2)
+    model = mn.load(tr.MambaForCausalLM(config).eval(), tokenizer=build("llama").tokenizer)
+    with pytest.raises(mn.InputError, match="MambaForCausalLM has none in decoder"):
+        model.run(TEXT, attention=True)
+    with pytest.raises(mn.InputError, match="The decoder tower of MambaForCausalLM has no attention heads"):
+        mn.features.attention_maps(model, TEXT, source=[0], cache=False, progress=False)
 
 
 @pytest.mark.parametrize("given", ["each", 1, None, [True]])

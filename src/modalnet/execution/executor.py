@@ -781,7 +781,7 @@ class Executor:
 
     def _attending(self, stimuli: Sequence[Stimulus], sites: Sequence[Sites]) -> dict[str, tuple[int, ...]]:
         """The layers in which attention is read, by tower: those of what is read, or all where nothing else is."""
-        self._check_reads_attention()
+        self.check_reads_attention()
         chosen: dict[str, tuple[int, ...]] = {}
         for site in sites:
             tower = site.space.tower.name
@@ -985,7 +985,7 @@ class Executor:
         done
             Called when a stimulus was read.
         """
-        self._check_reads_attention()
+        self.check_reads_attention()
         prepared = self.encoder.prepare(stimuli)
         if tower not in self.reached(stimuli):
             raise InputError(f"The {tower} tower of {self.name} is not reached by these stimuli.")
@@ -1012,7 +1012,8 @@ class Executor:
                 done()
         yield from found
 
-    def _check_reads_attention(self) -> None:
+    def check_reads_attention(self) -> None:
+        """Refuse a model whose attention cannot be computed eagerly from here."""
         if not self.backend.capabilities.in_place:
             raise InputError(
                 f"{self.name} runs on a server, and attention weights are read locally: the attention has to be "

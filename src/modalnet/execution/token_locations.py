@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float
 
+    from modalnet.interventions.positions import TokenRow
     from modalnet.models.towers import Tower
     from modalnet.stimuli import Stimulus
 
@@ -41,6 +42,8 @@ FEWEST_STEPS, MOST_STEPS = 16, 64
 # Tokens have no region if their change extends over a larger share of the edge's path.
 WIDEST = 0.5
 AT_ONCE = 16
+# Pictures are kept as thumbnails: they are for display.
+THUMBNAIL = 224
 # Share of a token's total change at which the change counts as started: resizing blurs the edge a little.
 NOTICED = 0.05
 
@@ -251,3 +254,39 @@ class ImageBoxes:
         boxes = np.full((len(is_image), 4), np.nan)
         boxes[is_image] = known
         return boxes
+
+
+def boxes_and_pictures(
+    locate: Callable[[Stimulus, str], Float[np.ndarray, "token 4"] | None],
+    stimuli: Sequence[Stimulus],
+    rows: Sequence[TokenRow],
+    places: Sequence[Sequence[int]],
+    tower: str,
+) -> tuple[dict[int, Float[np.ndarray, "token 4"]], dict[int, np.ndarray]]:
+    """Where in its picture each of some tokens of stimuli looks, and the pictures, for display.
+
+    Parameters
+    ----------
+    locate
+        As for :class:`ImageBoxes`.
+    stimuli, rows, places
+        The stimuli, their tokens, and which of these.
+    tower
+        Name of the tower.
+
+    Returns
+    -------
+    boxes, pictures
+        By index of the stimulus, ``[token, 4]`` and a thumbnail ``[height, width, 3]``; without stimuli where the
+        places of tokens are not known, or none of these is an image token.
+    """
+    known = ImageBoxes(locate)
+    boxes, pictures = {}, {}
+    for index, (one, row, own) in enumerate(zip(stimuli, rows, places, strict=True)):
+        found = known.of(one, tower, row.image) if row.image[list(own)].any() else None
+        if found is not None:
+            boxes[index] = found[list(own)]
+            (picture,) = one.images()
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            pictures[index] = np.asarray(picture.convert("RGB"))
+    return boxes, pictures

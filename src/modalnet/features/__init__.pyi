@@ -1,3 +1,5 @@
+from .attention_maps import attention_maps as attention_maps
+from .attention_result import AttentionMaps as AttentionMaps
 from .optimization import optimize as optimize
 from .optimized import Optimized as Optimized
 from .parametrization import RandomTransform as RandomTransform

@@ -87,12 +87,13 @@ def knockout(
     check_type("tower", tower, str, "the name of a tower")
     chosen = None if layers is None else layer_choice(layers)
     edges = Edges(
-        tower, chosen, check_edge_tokens("source", source), check_edge_tokens("target", target), _heads(heads)
+        tower, chosen, check_edge_tokens("source", source), check_edge_tokens("target", target), check_heads(heads)
     )
     return Intervention("knockout", edges)
 
 
-def _heads(given: Any) -> tuple[int, ...] | None:
+def check_heads(given: Any) -> tuple[int, ...] | None:
+    """Numbers of attention heads in ascending order; None for all, an InputError for what are none."""
     if given is None:
         return None
     plain = given.tolist() if hasattr(given, "tolist") else given

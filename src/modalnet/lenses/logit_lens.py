@@ -16,7 +16,7 @@ import numpy as np
 from modalnet._validation import check_int, check_shared, refusal
 from modalnet._warnings import warn
 from modalnet.errors import InputError
-from modalnet.execution.token_locations import ImageBoxes
+from modalnet.execution.token_locations import boxes_and_pictures
 from modalnet.interventions.operations import Intervention, flatten
 from modalnet.interventions.positions import (
     PerStimulus,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from modalnet.model import Model
     from modalnet.stimuli import Stimulus
 
-# Images are kept as thumbnails: they are for display.
-THUMBNAIL = 224
 # Passes whose vectors are collected before they run, where each job of a backend has a cost.
 PASSES_PER_JOB = 16
 
@@ -417,16 +415,11 @@ def _fit(job: _Job, translators: Translators | None) -> Fit:
 
 def _pictures(job: _Job) -> tuple[Float[np.ndarray, "place 4"] | None, dict[int, np.ndarray]]:
     """Where in its image each place is, and the images; none where that is not known."""
-    locate = ImageBoxes(job.model._executor.image_places)
-    boxes, pictures = [], {}
-    for index, (one, row, places) in enumerate(zip(job.given, job.rows, job.places, strict=True)):
-        found = locate.of(one, job.tower, row.image) if row.image[list(places)].any() else None
-        boxes.append(np.full((len(places), 4), np.nan) if found is None else found[list(places)])
-        if found is not None:
-            (picture,) = one.images()
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            pictures[index] = np.asarray(picture.convert("RGB"))
-    return (np.concatenate(boxes), pictures) if pictures else (None, {})
+    boxes, pictures = boxes_and_pictures(job.model._executor.image_places, job.given, job.rows, job.places, job.tower)
+    if not pictures:
+        return None, {}
+    unknown = [np.full((len(places), 4), np.nan) for places in job.places]
+    return np.concatenate([boxes.get(index, none) for index, none in enumerate(unknown)]), pictures
 
 
 def _vocabulary(model: Model) -> int:

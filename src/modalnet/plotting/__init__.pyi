@@ -1,4 +1,5 @@
 from .arrangement import Arrangement as Arrangement, arrange as arrange
+from .attention import attention_picture as attention_picture
 from .brain import alignment_scores as alignment_scores
 from .distributions import t_histogram as t_histogram, volcano as volcano
 from .glass import glass as glass

@@ -9,9 +9,10 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.plotting.layers import SMALL, TEXT
+from modalnet.plotting.patches import draw_patches, in_pixels
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Int
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
@@ -127,7 +128,7 @@ def lens_picture(
     number = result.index(lens)
     places = result.places(stimulus)
     known = [] if result.boxes is None else [place for place in places if np.isfinite(result.boxes[place]).all()]
-    if not known or stimulus not in result.pictures:
+    if result.boxes is None or not known or stimulus not in result.pictures:
         raise InputError(
             f"No token of stimulus {result.labels[stimulus]} that was read has a known position in an image. Read "
             'tokens="image" of a stimulus with one image; in some models every image token covers the whole image.'
@@ -144,38 +145,23 @@ def lens_picture(
     scale = ScalarMappable(Normalize(0, top), COLOURS)
     for one, layer in zip(axes, chosen, strict=True):
         place = result.layers.index(layer)
-        one.imshow(result.pictures[stimulus])
-        _draw_patches(one, result, known, values[place], scale)
+        draw_patches(one, result.pictures[stimulus], result.boxes[known], values[place][known], scale)
         if word is None and len(known) <= MOST_WRITTEN:
             _write_patches(one, result, known, result.ids[number, place, :, 0])
-        one.set_xticks([])
-        one.set_yticks([])
         one.set_title(f"layer {layer}", fontsize=SMALL)
     what = "probability of the likeliest token" if word is None else f"probability of {word!r}"
     _bar(scale, list(axes), f"{what}, {result.lenses[number]} lens")
     return axes
 
 
-def _draw_patches(
-    ax: Axes, result: Lens, known: Sequence[int], values: Float[np.ndarray, " place"], scale: Any
-) -> None:
-    """The probabilities of one layer over the image."""
-    from matplotlib.patches import Rectangle
-
-    for place in known:
-        left, top, right, bottom = _in_pixels(result, place)
-        # Opacity grows with the probability, so that the image shows where there is none.
-        share = float(np.clip(values[place] / scale.norm.vmax, 0, 1))
-        colour = (*scale.to_rgba(values[place])[:3], 0.9 * share)
-        ax.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor=colour, linewidth=0))
-
-
 def _write_patches(ax: Axes, result: Lens, known: Sequence[int], ids: Int[np.ndarray, " place"]) -> None:
     """The likeliest tokens of one layer over the image."""
     from matplotlib.patheffects import withStroke
 
+    assert result.boxes is not None
+    boxes, picture = result.boxes, result.pictures[int(result.stimulus[known[0]])]
     for place in known:
-        left, top, right, bottom = _in_pixels(result, place)
+        left, top, right, bottom = in_pixels(boxes[place], picture)
         text = _short(result.names[int(ids[place])], PATCH_LETTERS)
         ax.text(
             (left + right) / 2,
@@ -187,14 +173,6 @@ def _write_patches(ax: Axes, result: Lens, known: Sequence[int], ids: Int[np.nda
             parse_math=False,
             path_effects=[withStroke(linewidth=1.2, foreground="white")],
         )
-
-
-def _in_pixels(result: Lens, place: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a token in the thumbnail of its image."""
-    assert result.boxes is not None
-    height, width = result.pictures[int(result.stimulus[place])].shape[:2]
-    left, top, right, bottom = (float(one) for one in result.boxes[place] * [width, height, width, height])
-    return left, top, right, bottom
 
 
 def _places(result: Lens, stimulus: int, positions: Sequence[int] | None) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from modalnet.errors import InputError
 from modalnet.plotting.layers import SMALL, TEXT
+from modalnet.plotting.patches import draw_patches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,8 +116,6 @@ def picture_overlay(
     InputError
         If no image token has a known position: they were patched as one group, or each covers the whole image.
     """
-    from matplotlib.patches import Rectangle
-
     placed = {name: [i for i, one in enumerate(columns) if one.box] for name, columns in result.columns.items()}
     names = [name for name in ("decoder", *placed) if placed.get(name)]
     tower = tower or (names[0] if names else next(iter(placed)))
@@ -142,25 +141,12 @@ def picture_overlay(
         raise InputError(f"`ax` must be {len(chosen)} axes, one per layer, got {len(axes)}.")
     effect = result.effect[tower]
     limit = max(float(np.nanmax(np.abs(effect[:, placed[tower]]))), 1e-9)
-    height, width = image.shape[:2]
-    drawn = None
+    colours = _colours(limit)
+    boxes = [box for place in placed[tower] if (box := result.columns[tower][place].box)]
     for one, layer in zip(axes, chosen, strict=True):
-        one.imshow(image, cmap="gray")
-        colours = _colours(limit)
-        for place in placed[tower]:
-            left, top, right, bottom = result.columns[tower][place].box  # type: ignore[misc]
-            value = effect[depth.index(layer), place]
-            if not np.isfinite(value):
-                continue
-            # Opacity grows with the effect, so that the image shows where there is none.
-            colour = (*colours.to_rgba(value)[:3], 0.85 * min(abs(value) / limit, 1.0))
-            size = (right - left) * width, (bottom - top) * height
-            one.add_patch(Rectangle((left * width, top * height), *size, facecolor=colour, linewidth=0))
-        one.set_xticks([])
-        one.set_yticks([])
+        draw_patches(one, image, boxes, effect[depth.index(layer), placed[tower]], colours)
         one.set_title(f"{tower} layer {layer}", fontsize=SMALL)
-        drawn = colours
-    bar = axes[0].figure.colorbar(drawn, ax=list(axes), fraction=0.02, pad=0.01)
+    bar = axes[0].figure.colorbar(colours, ax=list(axes), fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=SMALL)
     bar.set_label(f"effect {_scale(result)}", fontsize=SMALL)
     return axes
