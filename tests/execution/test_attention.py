@@ -15,7 +15,7 @@ import transformers as tr
 import modalnet as mn
 from families import build, picture
 from modalnet.execution import weights as reading
-from reference import TEXT_ONLY, close, editing, encode, load
+from reference import TEXT_ONLY, close, editing, encode, load, stimuli_for
 
 TEXT = "What is in the house?"
 
@@ -133,6 +133,23 @@ def test_a_block_without_weights_is_named(monkeypatch):
     monkeypatch.setattr(reading, "weight_places", mock.Mock(return_value=[]))
     with pytest.raises(mn.InputError, match=r"block 0 of the decoder tower of .* does not give its weights"):
         model.run(TEXT, attention=True)
+
+
+def test_cross_attention_is_left_out():
+    model, (stimulus,) = load("mllama"), stimuli_for("mllama", n=1)
+    weights = model.run(stimulus, read="decoder", attention=True).attention["decoder"][0]
+    assert weights.isnan().flatten(1).all(1).tolist() == [False, True, False, False, True, False]
+    own = [0, 2, 3, 5]
+    close(weights[own].sum(-1), torch.ones(weights[own].shape[:3]), atol=1e-5)
+    found = mn.features.attention_maps(model, stimulus, source=[0], cache=False, progress=False)
+    assert found.layers == (0, 2, 3, 5)
+    close(found.weights[0][:, 0, 0, 0], weights[own].mean(1)[:, -1, 0], atol=1e-5)
+    for call in (
+        lambda: model.run(stimulus, read={"decoder": [1]}, attention=True),
+        lambda: mn.features.attention_maps(model, stimulus, source=[0], layers=1, cache=False, progress=False),
+    ):
+        with pytest.raises(mn.InputError, match=r"Block 1 of the decoder tower has no decoder\.edges"):
+            call()
 
 
 def test_a_tower_without_attention():

@@ -807,12 +807,9 @@ class Executor:
         """The attention weights among all tokens of each stimulus; NaN in layers that have no attention."""
         import torch
 
-        heads = f"{tower}.heads"
-        self.measure([heads], self.encoder.prepare(stimuli))
-        there = [place for place, layer in enumerate(layers) if layer in self.spaces[heads].layers]
+        known = self.attention_layers(stimuli, tower)
+        there = [place for place, layer in enumerate(layers) if layer in known] or list(range(len(layers)))
         some = [layers[place] for place in there]
-        if not some:
-            self.spaces[heads].place(layers[0])  # says why there is no attention
         found = []
         for weights in self.attention(
             stimuli, tower, some, interventions, ends=lambda _, row: (range(len(row)), range(len(row))), mean=mean
@@ -1003,14 +1000,28 @@ class Executor:
                 for kind in {each.kind for each in encoded}
             }
             looks = [Look(each, *pair, trials[each.kind]) for each, pair in zip(encoded, chosen, strict=True)]
-            wanted = self.spaces[f"{tower}.heads"].layers if layers is None else layers
-            for layer in wanted:
+            wanted = edges.layers if layers is None else layers
+            for layer in wanted or (0,):  # says why there is none
                 edges.mask(layer)
             found = []
             for weights in made.weights.read(edges, wanted, looks, edits, mean=mean):
                 found.append(weights)
                 done()
         yield from found
+
+    def attention_layers(self, stimuli: Sequence[Stimulus], tower: str) -> tuple[int, ...]:
+        """The layers of a tower in which its tokens attend to each other, which those of cross-attention do not.
+
+        Raises
+        ------
+        InputError
+            There are none; the message says why, of the first.
+        """
+        with step(self.engine), eager_attention(self.module):
+            edges = self.edges_of(tower, self.encoder.prepare(stimuli))
+            if not edges.layers:
+                edges.mask(0)
+            return edges.layers
 
     def check_reads_attention(self) -> None:
         """Refuse a model whose attention cannot be computed eagerly from here."""

@@ -46,8 +46,8 @@ class Run:
     attention
         Per tower, with ``attention=True`` a list with one ``[layer, head, token, token]`` per stimulus, in float32 on
         the CPU: how much each token (third axis) attends to each other (last axis). With ``"mean"``
-        ``[layer, token, token]``, the mean over heads. NaN in layers that have no attention, and for heads that a layer
-        with fewer does not have.
+        ``[layer, token, token]``, the mean over heads. NaN in layers where tokens do not attend to each other (no
+        attention, or cross-attention), and for heads that a layer with fewer does not have.
     attention_layers
         Per tower, the layers along the layer dimension of ``attention``.
     """

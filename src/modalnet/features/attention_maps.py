@@ -64,7 +64,7 @@ def attention_maps(
     tower
         Whose attention: in a vision tower best with ``target="cls"``, where it has a class token.
     layers
-        Blocks, such as ``[0, -1]``; None for all that have attention.
+        Blocks, such as ``[0, -1]``; None for all in which tokens attend to each other (cross-attention is left out).
     heads
         ``"mean"`` for the mean over heads, ``"each"``, or numbers of heads.
     cache
@@ -251,11 +251,11 @@ class _Job:
 
     def _layers(self) -> tuple[int, ...]:
         """The layers that are read; an InputError for one without attention, or without one of the heads."""
-        executor, name = self.view._executor, f"{self.tower}.heads"
-        executor.measure([name], executor.prepare(self.given))
-        space = executor.spaces[name]
-        layers: tuple[int, ...] = space.layers if self.layers is None else self.layers
-        for layer in layers or (0,):
+        executor = self.view._executor
+        known = executor.attention_layers(self.given, self.tower)
+        layers = known if self.layers is None else self.layers
+        space = executor.spaces[f"{self.tower}.heads"]
+        for layer in layers:
             space.place(layer)  # says why a layer has no attention
         if isinstance(self.heads, tuple):
             least = min(space.widths[layer] for layer in layers)
