@@ -76,6 +76,8 @@ def _in_kernel(step: SiteStep, cuts: Sequence[Cut]) -> tuple[str, str] | None:
 
 def cut_call(call: Any, cuts: Sequence[Cut], done: int) -> tuple[int, tuple[str, str] | None]:
     """Remove edges in one call of a kernel; others had the first positions. How many it has, and as for :func:`cut`."""
+    import torch
+
     first = cuts[0]
     args, kwargs = call.inputs
     query = args[first.query]
@@ -83,6 +85,12 @@ def cut_call(call: Any, cuts: Sequence[Cut], done: int) -> tuple[int, tuple[str,
     if query.dim() != 4 or rows * length > left:
         return 0, (f"queries of shape {tuple(query.shape)}", f"{left} positions")
     gone = between(cuts, rows, length, slice(done, done + rows * length))
+    if "softmax" in first.kernel:
+        if query.shape[-1] != length:
+            return 0, (f"scores of shape {tuple(query.shape)}", f"{length} tokens that attend to each other")
+        scores = query.masked_fill(gone.to(query.device), torch.finfo(query.dtype).min)
+        call.inputs = ((scores, *args[1:]), kwargs)
+        return rows * length, None
     named = first.parameter in kwargs or len(args) <= first.index
     given = kwargs.get(first.parameter) if named else args[first.index]
     causal = first.causal or bool(kwargs.get("is_causal"))

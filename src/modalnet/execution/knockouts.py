@@ -226,15 +226,23 @@ def _question(label: str, stimulus: Stimulus, row: TokenRow) -> tuple[int, ...]:
 
 
 def tokens_that_read(row: TokenRow, text: str) -> tuple[int, ...] | None:
-    """The first run of tokens that together read a text, spaces aside; None where there is none."""
-    # Tokenizers differ in whether a token includes the preceding space, and in how they mark continuations.
+    """The first run of tokens that together read a text, spaces aside; None where there is none.
+
+    Tokenizers differ in whether a token includes the preceding space, in how they mark continuations, and in whether
+    they keep capitals.
+    """
     plain = ["" if name.startswith("<image ") else "".join(name.removeprefix("##").split()) for name in row.names]
     target = "".join(text.split())
-    for first in range(len(plain)):
+    found = _run_of(plain, target)
+    return found or _run_of([piece.casefold() for piece in plain], target.casefold())
+
+
+def _run_of(pieces: Sequence[str], target: str) -> tuple[int, ...] | None:
+    for first in range(len(pieces)):
         last = first
-        while last < len(plain) and len("".join(plain[first:last])) < len(target):
+        while last < len(pieces) and len("".join(pieces[first:last])) < len(target):
             last += 1
-        if plain[first] and "".join(plain[first:last]) == target:
+        if pieces[first] and "".join(pieces[first:last]) == target:
             return tuple(range(first, last))
     return None
 

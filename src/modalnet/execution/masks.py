@@ -9,15 +9,17 @@ one is judged apart from the others.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import ModalnetError
 from modalnet.execution.plan import Plan, Pool, Removal, Sites, Write
+from modalnet.execution.reading import LayoutError
 from modalnet.models.masks import EdgeSpace, MaskPlace, edge_space, mask_places
-from modalnet.models.places import Absent, Place
+from modalnet.models.places import Absent
 from modalnet.models.streams import plain
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class _Trial:
     """One stimulus, what enters each block of it, and tokens whose edges are removed."""
 
     batch: Batch
-    entering: Sequence[Float[torch.Tensor, "position dim"]]
+    entering: Mapping[int, Float[torch.Tensor, "position dim"]]
     heads: Space
     pre: Space
     tokens: tuple[int, ...]
@@ -86,31 +88,31 @@ class Masks:
         kernel = getattr(getattr(self.engine.module, "config", None), "_attn_implementation", None)
         key = heads.tower.name, item.kind, kernel, heads.places
         if key not in self._known:
-            self._known[key] = self._measured(heads, pre, item, causal=causal)
+            found = self._measured(heads, pre, item, causal=causal)
+            if len(self.spans(self.encoder.collate([item]), heads.tower.name, 0)[0][0].index) < 2:
+                return found  # another stimulus will tell
+            self._known[key] = found
         return self._known[key]
 
     def _measured(self, heads: Space, pre: Space, item: Encoded, *, causal: bool) -> EdgeSpace:
-        found: list[MaskPlace | Absent] = []
-        proposed: list[list[MaskPlace]] = []
-        for layer, place in enumerate(heads.places):
-            own = list(self._proposals(heads, layer)) if isinstance(place, Place) else []
-            proposed.append(own)
-            found.append(Absent(NO_ARGUMENT) if isinstance(place, Place) and not own else Absent(""))
-            if isinstance(place, Absent):
-                found[-1] = place
-        trial: _Trial | None = None
-        for turn in range(max(map(len, proposed), default=0)):
-            tried = [
-                own[turn] if turn < len(own) and isinstance(found[layer], Absent) else None
-                for layer, own in enumerate(proposed)
-            ]
-            if not any(tried):
-                continue
-            trial = trial or self._trial(heads, pre, item)
-            for layer, holds in self._hold(trial, tried, causal=causal).items():
-                mask = tried[layer]
-                assert mask is not None
-                found[layer] = mask if holds else Absent(NOT_HEEDED)
+        proposed = {layer: list(self._proposals(heads, layer)) for layer in heads.layers}
+        found: list[MaskPlace | Absent] = [
+            place if isinstance(place, Absent) else Absent(NO_ARGUMENT) for place in heads.places
+        ]
+        batch = self.encoder.collate([item])
+        # A tower that merges patches has fewer of them in later blocks, and a block that does has more at its entrance.
+        together: dict[tuple[int, int], list[int]] = {}
+        for layer in heads.layers:
+            before, after = (self.spans(batch, heads.tower.name, max(0, at))[1] for at in (layer - 1, layer))
+            together.setdefault((before, after), []).append(layer)
+        for layers in together.values():
+            trial = self._trial(batch, heads, pre, layers) if any(proposed[layer] for layer in layers) else None
+            for turn in range(max(len(proposed[layer]) for layer in layers) if trial else 0):
+                assert trial is not None
+                left = [layer for layer in layers if isinstance(found[layer], Absent) and turn < len(proposed[layer])]
+                tried = [proposed[layer][turn] if layer in left else None for layer in range(heads.n_layers)]
+                for layer, holds in self._hold(trial, tried, causal=causal).items():
+                    found[layer] = proposed[layer][turn] if holds else Absent(NOT_HEEDED)
         return edge_space(heads, tuple(found), causal=causal)
 
     def _proposals(self, heads: Space, layer: int) -> Iterator[MaskPlace]:
@@ -127,25 +129,31 @@ class Masks:
             for name in reversed([call for call in calls if re.search(rf"(^|_){mask.kernel}_\d+$", call)]):
                 yield replace(mask, kernel=name)
 
-    def _trial(self, heads: Space, pre: Space, item: Encoded) -> _Trial:
+    def _trial(self, batch: Batch, heads: Space, pre: Space, layers: Sequence[int]) -> _Trial:
         import torch
 
-        batch = self.encoder.collate([item])
-        reads = ((Sites(pre, heads.layers), Pool(0)), (Sites(heads, heads.layers), Pool(0, numbers=True)))
-        reading = self.engine.run(batch.inputs, Plan(reads, root=batch.root))
-        (span,), total = self.spans(batch, heads.tower.name, 0)
+        entering: dict[int, torch.Tensor] = {}
+        for some in (layers, *([layer] for layer in layers)):  # together, or where they differ in shape one by one
+            with contextlib.suppress(LayoutError):
+                plan = Plan(((Sites(pre, tuple(some)), Pool(0)),), root=batch.root)
+                entering |= dict(zip(some, self.engine.run(batch.inputs, plan).activations[pre.name], strict=True))
+            if len(entering) == len(layers):
+                break
+        (span,), total = self.spans(batch, heads.tower.name, layers[0])
         own = torch.zeros(total, dtype=torch.bool)
         own[span.index] = True
         # In the middle, so that tokens before and behind it may attend to it; others where that is padding.
         n = len(span.index)
         tokens = dict.fromkeys(int(span.index[min(n - 1, int(share * n))]) for share in (0.45, 0.0, 0.2, 0.7))
-        return _Trial(batch, list(reading.activations[pre.name]), heads, pre, tuple(tokens), own)
+        return _Trial(batch, entering, heads, pre, tuple(tokens), own)
 
     def _hold(self, trial: _Trial, tried: Sequence[MaskPlace | None], *, causal: bool) -> dict[int, bool]:
         """For each layer that has a proposal, whether it does what a mask must."""
         layers = [layer for layer, mask in enumerate(tried) if mask is not None]
         proposals = tuple(Absent("") if mask is None else mask for mask in tried)
         edges = edge_space(trial.heads, proposals, causal=causal)
+        if int(trial.own.sum()) < 2:  # a single token has no edges, so that nothing tells and nothing is removed
+            return dict.fromkeys(layers, True)
         found: dict[int, bool] = {}
         for token in trial.tokens:
             left = [layer for layer in layers if layer not in found]
@@ -205,7 +213,7 @@ class Masks:
         heads, pre = trial.heads, trial.pre
         writes: list[Write | Removal] = []
         for layer in layers:
-            values = trial.entering[heads.layers.index(layer)].clone()
+            values = trial.entering[layer].clone()
             if len(values) != len(trial.own):
                 return None
             if changed is not None:

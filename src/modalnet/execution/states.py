@@ -199,7 +199,7 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
         f"<image {numbers[place] - 1}>"
         if image[place]
         else runner.encoder.loaded.tokenizer.decode([ids[place]])
-        if ids
+        if ids and ids[place] >= 0
         else "<cls>"
         if cls[place]
         else f"<other {place}>"

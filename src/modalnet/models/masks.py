@@ -1,7 +1,8 @@
 """Where in a block the attention takes the mask that says which tokens each token may attend to.
 
 Attention modules of most classes take a mask as an argument. Others (packed vision towers) take none, and call a kernel
-in their forward pass, which does. Structure proposes both; a pass decides (:mod:`modalnet.execution.masks`).
+in their forward pass, which does; some compute their scores by themselves and call a softmax, where scores can be
+masked. Structure proposes all of these; a pass decides (:mod:`modalnet.execution.masks`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ _BEFORE = 1e-2
 
 _PARAMETERS = ("attention_mask", "attn_mask", "mask", "causal_mask")
 _OTHER_MASKS = re.compile(r"encoder_|cross_|head_mask|bool_masked|padding|key_|pixel|output_")
-#: Calls of attention kernels, with the name and place of their mask, and the place of their queries.
+SOFTMAX = "softmax"
+#: Calls of attention kernels, with the name and place of their mask, and the place of their queries. Those of a softmax
+#: are the scores.
 KERNELS = {
     "attention_interface": ("attention_mask", 4, 1),
     "eager_attention_forward": ("attention_mask", 4, 1),
     "scaled_dot_product_attention": ("attn_mask", 3, 0),
+    SOFTMAX: ("input", 0, 0),
 }
 
 
@@ -150,6 +154,11 @@ def mask_places(block: Any, projection: str) -> list[MaskPlace]:
     """Where the attention whose output projection is at a path inside a block may take its mask, likeliest first."""
     around = [projection[: at.start()] for at in re.finditer(r"\.", projection)]
     modules = [(path, block.get_submodule(path)) for path in reversed(around)]
+    # Where the projection stands beside the attention proper, in a module that holds both.
+    inside = [
+        (f"{around[0]}.{path}", module) for path, module in (modules[-1][1].named_modules() if modules else ()) if path
+    ]
+    modules += [(path, module) for path, module in inside if path not in around and not projection.startswith(path)]
     own = [place for path, module in modules for place in _arguments(path, module)]
     return [*own, *(place for path, module in modules for place in _kernels(path, module))]
 
