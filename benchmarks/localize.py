@@ -27,6 +27,7 @@ import psutil
 import torch
 
 import modalnet as mn
+from modalnet.execution.batching import CPU_LIMITS
 from modalnet.execution.engine import Engine
 from published import published_activations, published_t
 from real_material import of_tests
@@ -239,14 +240,25 @@ def language_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     largest_difference_of_t=float(abs(theirs.t - ours().t["decoder"]).max()),
                 )
     if "memory" in args.only:
+        few = copies_of_few(args)
         peaks: tuple[list[float], list[float]] = ([], [])
         for _ in range(args.memory_repeats):
-            for copies, found in zip((args.copies, 1), peaks, strict=True):
+            for copies, found in zip((args.copies * few, few), peaks, strict=True):
                 note(f"peak memory with {copies} x the stimuli")
                 found.append(_memory_in_new_process(args, copies) / 2**20)
                 note(f"  {found[-1]:.0f} MB")
         what = f"peak memory of localize {args.units}, {args.copies} x the stimuli / the stimuli"
-        yield ratio_row(what, *peaks, "<= 1.10", unit="MB")
+        yield ratio_row(what, *peaks, "<= 1.10", unit="MB", copies_of_few=few)
+
+
+#: Batches of the smaller side of the memory ratio. During the first one no moments exist yet, so one alone peaks lower.
+_FEWEST_BATCHES = 4
+
+
+def copies_of_few(args: argparse.Namespace) -> int:
+    """How often the stimuli are repeated on the smaller side of the memory ratio, so that they fill a few batches."""
+    count = len(some(mn.stimuli.fedorenko2010(args.stimuli), args.count_text))
+    return -(-_FEWEST_BATCHES * CPU_LIMITS[0] // count)
 
 
 # Have the C library give large blocks back at once: what it would keep differs between equal runs by tens of MB.

@@ -192,6 +192,7 @@ def read_activations(
                 for name, pooled in step.activations.items():
                     values[name][list(step.indices)] = pooled.numpy()
                 bar.update(len(step.indices))
+                del step, pooled  # or they would be held while the next batch runs
         return Activations(values, wanted)
 
     return cached(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from scipy import stats
 
 import modalnet as mn
 from families import CORPUS, FAMILIES, build, picture
+from modalnet.activations import read_activations, token_statistics
 from modalnet.execution.engine import Engine
 from reference import SIZES, TEXT_ONLY, load, paths, watch
 
@@ -606,3 +609,31 @@ def test_an_nnsight_model_with_edits_is_not_answered_from_the_store_of_the_plain
     edited = mn.localize(mn.load(envoy, tokenizer=family.tokenizer), texts(), cache=tmp_path, progress=False)
     assert np.isfinite(plain.t["decoder"][1]).all()
     assert np.isnan(edited.t["decoder"][1]).all()
+
+
+BLOCKS = {"decoder": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: mn.localize(model, texts(), units="neurons", batch_size=4, cache=False, progress=False),
+        lambda model: read_activations(model, texts().stimuli, BLOCKS, batch_size=4, cache=False, progress=False),
+        lambda model: token_statistics(model, texts().stimuli, batch_size=4, cache=False),
+    ],
+)
+def test_no_batch_is_held_while_the_next_one_runs(monkeypatch, call):
+    real, earlier, held = Engine.run, [], []
+
+    def run(engine, inputs, plan):
+        gc.collect()  # what a trace leaves in cycles is garbage, which is not held
+        held.append(sum(ref() is not None for ref in earlier))
+        reading = real(engine, inputs, plan)
+        if all(pool.index is not None for _, pool in plan.reads):  # the others look at the layout only
+            earlier.extend(weakref.ref(values) for values in reading.activations.values())
+        return reading
+
+    monkeypatch.setattr(Engine, "run", run)
+    call(load("llama"))
+    assert len(held) >= 6
+    assert not any(held)

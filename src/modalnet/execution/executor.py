@@ -709,6 +709,7 @@ class Executor:
         for result in self.runner.stream(prepared, readout, batch_size):
             for place, index in enumerate(result.indices):
                 yield index, {name: values[place] for name, values in result.activations.items()}
+            del result  # or it would be held while the next batch runs
 
     def sinks_of(
         self, prepared: Sequence[Prepared], sites: Sequence[Sites], batch_size: int | Literal["auto"] = "auto"
@@ -882,6 +883,7 @@ class Executor:
                 there = result.counts[name] > 0  # the mean over no token is NaN: such a stimulus is left out
                 sums[name] += values.double().masked_fill(~there[..., None], 0.0).sum(0).numpy()
                 counts[name] += there.sum(0).numpy()[:, None]
+            del result, values  # or they would be held while the next batch runs
         for name, count in counts.items():
             if not count.all():
                 raise InputError(

@@ -71,6 +71,7 @@ class JobQueue(Generic[_T]):
                 running = self.engine.backend.last_seconds()
                 pace.ran(len(passes), time.monotonic() - started if running is None else running)
             yield passes, result
+            del passes, result  # or they would be held while the next job runs
 
     def _next(self, pace: Pace) -> tuple[list[list[_T]], list[Pass]]:
         """The groups and passes of the next job; none where nothing is left."""

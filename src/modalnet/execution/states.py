@@ -81,6 +81,7 @@ def read_states(  # noqa: PLR0917
                 if outcome.kind == "columns":
                     taken = taken[:, list(outcome.columns[index])]
             made[index] = State(runner.encoder.encode(prepared[index]), activations, taken)
+        del result  # or it would be held while the next batch runs
     return made
 
 

@@ -79,6 +79,7 @@ class Runner:
             jobs = JobQueue(groups, lambda group: self._variants(group, readout), self.read_job, limit, self.engine)
             for passes, readings in jobs:
                 yield from (each.result(reading) for each, reading in zip(passes, readings, strict=True))
+                del readings
             return
         for fresh in groups:
             waiting = deque([(fresh, list(range(len(readout.variants))))])
@@ -98,6 +99,7 @@ class Runner:
                         free_memory()
                         break
                     yield result
+                    del result  # or it would be held while the next batch runs
                     left = left[1:]
 
     @step_by_step

@@ -94,6 +94,7 @@ def step_by_step(function: Callable[Concatenate[S, P], Iterator[T]]) -> Callable
                 if item is nothing:
                     return
                 yield item  # type: ignore[misc]
+                del item  # or it would be held while the next one is made
 
     return stepped
 

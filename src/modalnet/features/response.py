@@ -196,4 +196,8 @@ def stream_activations(
         for response in responses
     ]
     for batch in model._executor.stream(prepared, layers, tokens, batch_size=batch_size):
-        yield batch.indices, [response.activations(batch.activations).double().numpy() for response in within]
+        found = [response.activations(batch.activations).double().numpy() for response in within]
+        indices = batch.indices
+        del batch  # or it would be held while the next one runs
+        yield indices, found
+        del found

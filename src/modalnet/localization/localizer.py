@@ -485,6 +485,7 @@ def _run(setup: _Setup, prepared: Sequence[Prepared], batch_size: int | Literal[
                 for tower, values in step.activations.items():
                     sums.add(tower, step.indices, values.numpy())
                 bar.update(len(step.indices))
+                del step, tower, values  # or they would be held while the next batch runs
     for tower, size in sums.size.items():
         if size.n != len(contrast):
             raise ModalnetError(

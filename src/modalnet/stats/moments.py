@@ -84,11 +84,12 @@ class Moments:
             return
         with np.errstate(invalid="ignore", over="ignore"):
             rough = x.mean(axis=0)
-            deviations = x - rough
+            n, deviations = len(x), x - rough
+            del x  # a copy in float64 of what may be large
             # The mean of large values is off by rounding; the mean of the small deviations says by how much.
             correction = deviations.mean(axis=0)
-            m2 = np.square(deviations).sum(axis=0) - len(x) * np.square(correction)
-            batch = Moments(len(x), rough + correction, np.maximum(m2, 0.0))
+            m2 = np.square(deviations, out=deviations).sum(axis=0) - n * np.square(correction)
+            batch = Moments(n, rough + correction, np.maximum(m2, 0.0))
         merged = self + batch
         self.n, self.mean, self.m2 = merged.n, merged.mean, merged.m2
 
