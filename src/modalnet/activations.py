@@ -189,10 +189,10 @@ def read_activations(
         }
         with tqdm(total=len(stimuli), desc=what, unit="stimulus", disable=not progress) as bar:
             for step in model._executor.stream(prepared, wanted, choices, batch_size=batch_size):
-                for name, pooled in step.activations.items():
-                    values[name][list(step.indices)] = pooled.numpy()
+                for name in step.activations:
+                    values[name][list(step.indices)] = step.activations[name].numpy()
                 bar.update(len(step.indices))
-                del step, pooled  # or they would be held while the next batch runs
+                del step  # or it would be held while the next batch runs
         return Activations(values, wanted)
 
     return cached(

@@ -879,11 +879,13 @@ class Executor:
         choices = dict.fromkeys(sums, choice)
         readout = Readout(sites, choices, variants=variants, spare_first=spare_first, sinks=sinks, numbers=True)
         for result in self.runner.stream(prepared, readout):
-            for name, values in result.activations.items():
+            for name in result.activations:
                 there = result.counts[name] > 0  # the mean over no token is NaN: such a stimulus is left out
-                sums[name] += values.double().masked_fill(~there[..., None], 0.0).sum(0).numpy()
+                read = result.activations[name].double()
+                sums[name] += read.masked_fill(~there[..., None], 0.0).sum(0).numpy()
+                del read
                 counts[name] += there.sum(0).numpy()[:, None]
-            del result, values  # or they would be held while the next batch runs
+            del result  # or it would be held while the next batch runs
         for name, count in counts.items():
             if not count.all():
                 raise InputError(

@@ -70,7 +70,8 @@ def read_statistics(
             sums[name] += held.reshape(-1, *sums[name].shape).sum(0).numpy()
             stimuli[name] += there.sum(0).numpy()
             tokens[name] += counts.sum(0).numpy()
-        del result, values, held  # or they would be held while the next batch runs
+            del values, held
+        del result  # or it would be held while the next batch runs
     made = {}
     for name, total in sums.items():
         if not stimuli[name][0].all():

@@ -482,10 +482,10 @@ def _run(setup: _Setup, prepared: Sequence[Prepared], batch_size: int | Literal[
     with tqdm(total=len(contrast), desc="localizing", unit="stimulus", disable=not progress) as bar:
         for block in blocks:
             for step in setup.model._executor.stream(block, setup.towers, setup.tokens, batch_size=batch_size):
-                for tower, values in step.activations.items():
-                    sums.add(tower, step.indices, values.numpy())
+                for tower in step.activations:
+                    sums.add(tower, step.indices, step.activations[tower].numpy())
                 bar.update(len(step.indices))
-                del step, tower, values  # or they would be held while the next batch runs
+                del step  # or it would be held while the next batch runs
     for tower, size in sums.size.items():
         if size.n != len(contrast):
             raise ModalnetError(
