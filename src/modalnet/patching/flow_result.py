@@ -101,7 +101,9 @@ class InformationFlow(Result):
         lost: np.ndarray = (self.whole - values) * (1 if self.higher else -1)
         return lost
 
-    def table(self, level: float = LEVEL, n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    def table(
+        self, level: float = LEVEL, n_resamples: int = RESAMPLES, n_permutations: int = PERMUTATIONS, seed: int = 0
+    ) -> pd.DataFrame:
         """Return one row per set of edges and window.
 
         ``drop`` is what the metric loses, with its interval over stimuli (bootstrap-t); for each kind of random edges,
@@ -110,12 +112,12 @@ class InformationFlow(Result):
         """
         import pandas as pd
 
-        check_shared(n_resamples=n_resamples, seed=seed)
+        check_shared(n_resamples=n_resamples, n_permutations=n_permutations, seed=seed)
         rows = []
         for number, name in enumerate(self.names):
             drop = self.drop[name]
             bounds = mean_intervals(drop.T, n_resamples, np.random.default_rng(seed), level)
-            p = {kind: self._p(number, kind, seed) for kind in self.controls}
+            p = {kind: self._p(number, kind, n_permutations, seed) for kind in self.controls}
             for at, (first, stop) in enumerate(self.windows):
                 low, high = bounds[:, at]
                 row = {"edges": name, "first_layer": first, "last_layer": stop - 1, "drop": drop[at].mean()}
@@ -127,11 +129,11 @@ class InformationFlow(Result):
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    def _p(self, number: int, kind: str, seed: int) -> Float[np.ndarray, " window"]:
+    def _p(self, number: int, kind: str, n_permutations: int, seed: int) -> Float[np.ndarray, " window"]:
         """Whether a set costs more than random edges, one p value per window, corrected over windows (Holm)."""
         name = self.names[number]
         draws = np.moveaxis(self.control_drop(kind)[name], 0, -1).swapaxes(0, 1)
-        p = within_items(self.drop[name].T, draws, PERMUTATIONS, np.random.default_rng(seed))
+        p = within_items(self.drop[name].T, draws, n_permutations, np.random.default_rng(seed))
         return holm(p)
 
     def _ratio(self, number: int, at: int, kind: str) -> float:
@@ -139,13 +141,13 @@ class InformationFlow(Result):
         own = self.mass[number, at].mean()
         return float(self.control_mass[kind][number, at].mean() / own) if own > 0 else float("nan")
 
-    def verdicts(self, seed: int = 0) -> pd.DataFrame:
+    def verdicts(self, n_permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
         """Return one row per set of edges: its verdict, in which windows it is needed (by number), and a sentence."""
         import pandas as pd
 
-        check_shared(seed=seed)
+        check_shared(n_permutations=n_permutations, seed=seed)
 
-        table = self.table(seed=seed)
+        table = self.table(n_permutations=n_permutations, seed=seed)
         rows = []
         for name in self.names:
             own = table[table["edges"] == name].reset_index(drop=True)
@@ -183,7 +185,7 @@ class InformationFlow(Result):
             return f"there are {n} stimuli, and {LEAST_ITEMS} are needed"
         draws = next(iter(self.controls.values())).shape[2]
         least = (draws + 1.0) ** -n * len(self.windows)
-        if max(least, len(self.windows) / (1 + PERMUTATIONS)) >= 1 - LEVEL:
+        if least >= 1 - LEVEL:
             return f"{draws} draws of {n} stimuli cannot tell {len(self.windows)} windows apart"
         if not any(self._matches(own, at, "attention") for at in range(len(own))):
             return "no random edges carry as much attention"
