@@ -67,7 +67,10 @@ def _without(module: torch.nn.Module, path: str, gone: torch.Tensor) -> Iterator
 
 
 def knocks_out(bench: Bench) -> str | None:
-    """An attention without some edges is its own with one more mask; where it cannot be masked, why."""
+    """Of types for images and texts: an attention without some edges is the class' own eager one with another mask.
+
+    Where it cannot be masked, why.
+    """
     inside = Inside.of(bench)
     executor = bench.model._executor
     prepared = executor.encoder.prepare([inside.stimulus])
