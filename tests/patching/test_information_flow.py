@@ -70,6 +70,22 @@ def test_pictures_have_edges_of_their_own():
     assert (found.mass > 0).all()
 
 
+def test_a_grid_is_a_set_for_each_part_of_the_picture():
+    model, (stimulus,) = load("llava_clip"), stimuli_for("llava_clip", n=1)
+    options = {"window": 4, "n_controls": 0, "cache": False, "progress": False}
+    found = mn.information_flow(model, [stimulus], METRIC, edges=[(mn.patching.Grid(2, 1), "last")], **options)
+    assert found.names == ("cell 0, 0 to last", "cell 1, 0 to last")
+    whole = mn.information_flow(model, [stimulus], METRIC, edges=[("image", "last")], **options)
+    assert found.n_edges.sum() == whole.n_edges.sum()
+    ((width, height),) = stimulus.inspect().sizes
+    upper = mn.knockout("decoder", range(4), source=mn.region(0, 0, width, height / 2), target="last")
+    run = model.run([stimulus], upper, logits="last")
+    one, two = (model._executor.next_tokens(stimulus, each)[0] for each in ("a", "b"))
+    np.testing.assert_allclose(found.values[0, 0], run.logits[:, one] - run.logits[:, two], atol=1e-4)
+    with pytest.raises(mn.InputError, match="a Grid is one over a picture"):
+        mn.information_flow(model, ["a dog"], METRIC, edges=[(mn.patching.Grid(2, 1), "last")], **options)
+
+
 def test_what_is_stored_is_not_run_again(tmp_path, monkeypatch):
     options = {"window": 4, "edges": [([0], "last")], "n_controls": 1, "cache": tmp_path, "progress": False}
     first = mn.information_flow(load("llama"), TEXTS, METRIC, **options)

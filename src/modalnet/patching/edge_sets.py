@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,8 +12,9 @@ import numpy as np
 from modalnet._validation import refusal
 from modalnet.errors import InputError
 from modalnet.execution.knockouts import places_of
-from modalnet.interventions.edges import EdgeTokens, Regions, check_edge_tokens, named
+from modalnet.interventions.edges import EdgeTokens, Region, Regions, check_edge_tokens, named
 from modalnet.interventions.positions import PerStimulus
+from modalnet.patching.token_alignment import Grid
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -59,9 +61,13 @@ def check_edge_sets(edges: EdgesLike, stimuli: Sequence[Stimulus]) -> tuple[Edge
     pairs = list(edges.values()) if isinstance(edges, Mapping) else edges
     if not isinstance(pairs, list | tuple) or not pairs or not all(_is_pair(pair) for pair in pairs):
         raise refusal("edges", expected, edges)
-    ends = [(check_edge_tokens("source", source), check_edge_tokens("target", target)) for source, target in pairs]
-    names = list(edges) if isinstance(edges, Mapping) else [f"{named(one)} to {named(two)}" for one, two in ends]
-    names = [name.replace(" tokens", "") for name in names]
+    given = list(edges) if isinstance(edges, Mapping) else [""] * len(pairs)
+    cells = [cell for name, pair in zip(given, pairs, strict=True) for cell in _cells(name, pair, stimuli)]
+    ends = [(check_edge_tokens("source", source), check_edge_tokens("target", target)) for _, source, target in cells]
+    names = [
+        name or f"{named(one)} to {named(two)}".replace(" tokens", "")
+        for (name, *_), (one, two) in zip(cells, ends, strict=True)
+    ]
     if len(set(names)) < len(names):
         raise InputError(f"`edges` must have different names, got {', '.join(names)}. Give a mapping from names.")
     for name, pair in zip(names, ends, strict=True):
@@ -69,6 +75,29 @@ def check_edge_sets(edges: EdgesLike, stimuli: Sequence[Stimulus]) -> tuple[Edge
             if len(each) != len(stimuli):
                 raise InputError(f"`edges`: {name} has tokens for {len(each)} stimuli, but there are {len(stimuli)}.")
     return tuple(EdgeSet(name, *pair) for name, pair in zip(names, ends, strict=True))
+
+
+def _cells(name: str, ends: tuple[Any, Any], stimuli: Sequence[Stimulus]) -> Iterator[tuple[str, Any, Any]]:
+    """A pair of groups as it is; one for each cell where an end is a grid over the pictures."""
+    place = next((place for place, end in enumerate(ends) if isinstance(end, Grid)), None)
+    if place is None:
+        yield (name, *ends)
+        return
+    grid, other = ends[place], ends[1 - place]
+    for row, column in itertools.product(range(grid.rows), range(grid.columns)):
+        regions = [_cell(grid, row, column, stimulus) for stimulus in stimuli]
+        cell, beside = f"cell {row}, {column}", other if isinstance(other, str) else "others"
+        written = f"{name}, {cell}" if name else f"{cell} to {beside}" if place == 0 else f"{beside} to {cell}"
+        yield from _cells(written, (regions, other) if place == 0 else (other, regions), stimuli)
+
+
+def _cell(grid: Grid, row: int, column: int, stimulus: Stimulus) -> Region:
+    """One cell of a grid over the picture of a stimulus, in pixels."""
+    sizes = stimulus.inspect().sizes
+    if len(sizes) != 1:
+        raise InputError(f"`edges`: a Grid is one over a picture, and stimulus {stimulus.label} has {len(sizes)}.")
+    width, height = sizes[0][0] / grid.columns, sizes[0][1] / grid.rows
+    return Region(column * width, row * height, (column + 1) * width, (row + 1) * height)
 
 
 def _is_pair(given: Any) -> bool:

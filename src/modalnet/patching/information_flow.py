@@ -71,8 +71,9 @@ def information_flow(
         From how many layers on the next window begins; None for half of a window.
     edges
         ``(source, target)`` pairs of token groups, or a mapping from names to pairs. Groups are those of
-        :func:`modalnet.knockout`. None: image to question, image to last token and question to last token, or for
-        texts, all earlier tokens of the text to the last. The last token belongs to no other group of targets.
+        :func:`modalnet.knockout`, or ``Grid(rows, columns)``, which makes a set for each cell of the picture. None:
+        image to question, image to last token and question to last token, or for texts, all earlier tokens of the text
+        to the last. The last token belongs to no other group of targets.
     tower
         Whose attention.
     n_controls
