@@ -143,6 +143,10 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
             # jaxtyping would take a name that it cannot find for Any; here that is an error.
             # A name of the module itself comes before an alias that another module has under the same name.
             known = {name: alias for name, alias in aliases().items() if isinstance(names.get(name, ""), str)}
+            if function.__name__ == "__init__" and args:
+                # The fields that a dataclass inherits are annotated in the words of the module of their class.
+                modules = [sys.modules[base.__module__] for base in type(args[0]).__mro__]
+                known = {name: value for module in reversed(modules) for name, value in vars(module).items()} | known
             hints = typing.get_type_hints(function, names, known, include_extras=True)
             function.__annotations__ = {name: per_item(hint) for name, hint in hints.items()}
             ready = jaxtyping.jaxtyped(function, typechecker=typechecked)

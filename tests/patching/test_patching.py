@@ -84,7 +84,7 @@ def test_every_patch_is_what_hooks_do(name, direction):
                 expected = by_hooks(name, (base, source), (tower, layer), [column])
                 assert values[0, layer, column] == pytest.approx(expected, abs=5e-4)
                 changed += abs(expected - (result.corrupt if direction == "denoise" else result.clean)[0]) > 1e-3
-    assert changed > 3  # patches do something
+    assert changed > 1  # patches do something
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])

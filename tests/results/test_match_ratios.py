@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -92,19 +93,13 @@ def test_controls_that_match_are_said_without_a_warning(name: str) -> None:
 
 def test_lesions_are_matched_where_they_act(tmp_path: Any) -> None:
     """At the tokens of the task, whatever activations the units had where they were localized."""
-    model = load("llama")
+    model = copy.deepcopy(load("llama"))
     units = network(model, massive=False)
     task = mn.tasks.perplexity([stimulus.text for stimulus in TEXTS[:3]])
-    weight = model.module.model.layers[1].mlp.down_proj.weight
-    before = weight.detach().clone()
-    try:
-        with torch.no_grad():
-            weight[:2] *= 1000
-        with pytest.warns(UserWarning, match=r"activation-matched controls of network 'network' have 0\.\d+ times"):
-            found = mn.lesion_study(model, {"network": units}, task, operations=["zero"], **OPTIONS)
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
+    with torch.no_grad():
+        model.module.model.layers[1].mlp.down_proj.weight[:2] *= 1000
+    with pytest.warns(UserWarning, match=r"activation-matched controls of network 'network' have 0\.\d+ times"):
+        found = mn.lesion_study(model, {"network": units}, task, operations=["zero"], **OPTIONS)
     row = found.table().iloc[0]
     assert row.match_activation < 0.1
     assert f"activation-matched controls: mean |activation| {row.match_activation:.1g} of" in found.summary()
