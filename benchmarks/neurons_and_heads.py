@@ -41,6 +41,8 @@ OPERATIONS = {"language": ("zero", "mean"), "faces": ("mean",)}
 #: Every so many of the paradigms of BLiMP, one pair of each; sentences; held-out photographs of each category.
 EVERY, SENTENCES, PICTURES = 3, 10, 4
 NETWORKS = ("faces", "places")
+#: Panels beside each other in a figure.
+ACROSS = 4
 #: What is lesioned; of the others only where they are, and whether they come back.
 LESIONED = ("language", "faces")
 
@@ -149,10 +151,14 @@ def draw(out: Path) -> None:
     write_figure(figure, out / "heads.png")
     studies = [(path.name, mn.LesionStudy.load(path)) for path in sorted(out.glob("*-lesions.safetensors"))]
     panels = [(name, study, task) for name, study in studies for task in study.tasks]
-    figure = Figure(figsize=(2.5 * len(panels), 2.9), layout="constrained")
-    for ax, (name, study, task) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    rows = -(-len(panels) // ACROSS)
+    figure = Figure(figsize=(2.5 * ACROSS, 2.9 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, ACROSS)).ravel()
+    for ax, (name, study, task) in zip(axes, panels, strict=False):
         _draw_lesions(ax, study, task)
         ax.set_title(f"{_title(name)}\n{task}", fontsize=9, loc="left")
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
     write_figure(figure, out / "lesions.png")
 
 
