@@ -46,6 +46,29 @@ def _explicit(  # as transformers calls it
     return eager(module, query, key, value, attention_mask, **options)
 
 
+@contextlib.contextmanager
+def _masking_softmax(seen: list[Any]) -> Iterator[None]:
+    """While an attention that computes its scores by itself runs, its softmax leaves out edges."""
+    plain = torch.nn.functional.softmax
+
+    def softmax(scores: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        gone, start = seen
+        length = scores.shape[-1]
+        if scores.dim() == 4 and scores.shape[-2] == length and start + len(scores) * length <= len(gone):
+            for row in range(len(scores)):
+                part = gone[start : start + length, start : start + length]
+                scores[row] = scores[row].masked_fill(part, float("-inf"))
+                start += length
+            seen[1] = start
+        return plain(scores, *args, **options)
+
+    torch.nn.functional.softmax = softmax
+    try:
+        yield
+    finally:
+        torch.nn.functional.softmax = plain
+
+
 AttentionInterface.register("explicit", _explicit)
 AttentionMaskInterface.register("explicit", eager_mask)
 
@@ -115,6 +138,19 @@ def _holds(inside: Inside, edges: EdgeSpace, layer: int) -> bool:
     last = tower.paths.index(inside.last(tower))
     with _without(bench.module, edges.paths[layer], gone) as seen:
         expected = inside.watched({tower.paths[last]})[tower.paths[last], "output"]
+    if seen[1] != total:
+        module, seen = bench.module.get_submodule(edges.paths[layer]), [gone, 0]
+        forward = module.forward
+
+        def masked(*args: Any, **options: Any) -> Any:
+            with _masking_softmax(seen):
+                return forward(*args, **options)
+
+        module.forward = masked
+        try:
+            expected = inside.watched({tower.paths[last]})[tower.paths[last], "output"]
+        finally:
+            module.forward = forward
     if seen[1] != total:
         return False
     ((own,), _) = executor.runner.layouts.spans(batch, tower.name, last)  # fewer where patches were merged
