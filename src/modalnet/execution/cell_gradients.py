@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from modalnet.errors import ModalnetError
 from modalnet.execution.batching import BatchLimit
 from modalnet.execution.cell_batches import run_groups
-from modalnet.execution.plan import Plan, Pool, Sites
-from modalnet.execution.states import logit_rows
+from modalnet.execution.path_gradients import gradients_at
+from modalnet.execution.plan import Sites
 from modalnet.execution.turns import step_by_step
 
 if TYPE_CHECKING:
@@ -61,32 +60,10 @@ def read_cell_gradients(  # noqa: PLR0917
         groups.setdefault(key, []).append(number)
 
     def backward(some: list[int]) -> list[Float[torch.Tensor, "token number"]]:
-        return _backward(sweep, states, [cells[number] for number in some], measure, edits)
+        own = [cells[number] for number in some]
+        swap = own[0].swaps[0]
+        site = Sites(swap.space, (swap.layer,))
+        found = gradients_at(sweep, states, own, [site], (), measure, edits)
+        return [gradients[swap.space.name, swap.layer] for gradients in found]
 
     yield from run_groups(sweep, states, cells, groups.values(), limit, backward)
-
-
-def _backward(
-    sweep: Sweep, states: Sequence[State], cells: Sequence[Cell], measure: Measure, edits: Edits | None
-) -> list[Float[torch.Tensor, "token number"]]:
-    """One forward and one backward pass over cells that swap at one site."""
-    import torch
-
-    batch = sweep.encoder.collate([states[cell.state].encoded for cell in cells])
-    space, layer = cells[0].swaps[0].space, cells[0].swaps[0].layer
-    spans, total = sweep.layouts.spans(batch, space.tower.name, layer)
-    rows, n_text = logit_rows(sweep.layouts, batch)
-    writes = list(edits.writes(batch, sweep.layouts.spans)) if edits else []
-    plan = Plan(
-        ((Sites(space, (layer,)), Pool(total, numbers=True)),),
-        torch.cat(rows),
-        n_text_positions=n_text,
-        root=batch.root,
-        writes=(*writes, *sweep._writes(batch, cells)),
-    )
-    numbers = [cell.state for cell in cells]
-    reading = sweep.engine.run(batch.inputs, plan, lambda logits: measure(logits, numbers))
-    assert reading.measured is not None
-    if len(reading.measured) != len(cells):
-        raise ModalnetError(f"the metric returned {len(reading.measured)} values for {len(cells)} stimuli")
-    return [reading.gradient[space.name][0, span.index] for span in spans]

@@ -990,7 +990,8 @@ class Executor:
         prepared = self.encoder.prepare(stimuli)
         if tower not in self.reached(stimuli):
             raise InputError(f"The {tower} tower of {self.name} is not reached by these stimuli.")
-        rows = [self.token_row(item, tower) for item in prepared]
+        encoded = [self.encoder.encode(item) for item in prepared]
+        rows = [token_row(self.runner, item, tower) for item in encoded]
         chosen = [ends(index, row) for index, row in enumerate(rows)]
         with step(self.engine), eager_attention(self.module):
             edges = self.edges_of(tower, prepared)
@@ -998,7 +999,6 @@ class Executor:
             made = self._machinery
             if made.weights is None:
                 made.weights = Weights(self.engine, self.encoder, self.runner.layouts.spans)
-            encoded = [self.encoder.encode(item) for item in prepared]
             trials = {
                 kind: self._of_several_tokens([each.prepared for each in encoded if each.kind == kind][:8])
                 for kind in {each.kind for each in encoded}

@@ -30,7 +30,7 @@ from modalnet.models.sites import layers_of
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     from modalnet.inputs.batch import Batch
     from modalnet.interventions.operations import Intervention
@@ -274,18 +274,16 @@ def _inside(  # noqa: PLR0917
 
 def _check_edges(made: Knockout, index: int, label: str, row: TokenRow) -> None:
     """Refuse a stimulus without tokens at an end, or where no edge leads from sources to targets."""
-
     source, target = (
         _selected(made.label, of_stimulus(choice, index), made.space.tower, label, row)
         for choice in (made.source, made.target)
     )
-    apart = source[:, None] != target[None, :]
-    earlier = source[:, None] < target[None, :]
     if holds_later(made.target):
         return  # tokens that follow attend to the sources
-    if not bool(apart.any()):
+    edges = edges_between(target.tolist(), source.tolist())
+    if not len(edges):
         raise InputError(f"{made.label}: in stimulus {label} both ends are the same token, whose edge to itself stays.")
-    if made.space.causal and not bool((apart & earlier).any()) and not _sees_ahead(made, row, source, target):
+    if made.space.causal and are_ahead(edges, row):
         raise InputError(
             f"{made.label}: no edge leads from these tokens to those in stimulus {label}, since attention is causal: "
             "all sources come after the targets. Exchange source and target."
@@ -326,6 +324,16 @@ def places_of(  # noqa: PLR0917
     return list(map(int, _selected(label, choice, tower, stimulus.label, row)))
 
 
-def _sees_ahead(made: Knockout, row: TokenRow, source: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether sources and targets are image tokens, which some causal models let attend to each other both ways."""
-    return bool(row.image[source.numpy()].any() and row.image[target.numpy()].any())
+def edges_between(targets: Sequence[int], sources: Sequence[int]) -> Int[np.ndarray, "edge 2"]:
+    """The edges from each source to each target, ``(target, source)``; a token's edge to itself is none."""
+    edges = np.stack(np.meshgrid(targets, sources, indexing="ij"), axis=-1).reshape(-1, 2)
+    return edges[edges[:, 0] != edges[:, 1]]
+
+
+def are_ahead(edges: Int[np.ndarray, "edge 2"], row: TokenRow) -> bool:
+    """Whether causal attention has none of some edges, as all sources come after their targets.
+
+    Image tokens attend to each other both ways in some causal models, so that nothing is said of these.
+    """
+    both = row.image[edges].all(axis=1).any()
+    return not both and not bool((edges[:, 1] < edges[:, 0]).any())

@@ -10,17 +10,16 @@ one is judged apart from the others.
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import ModalnetError
+from modalnet.execution.kernel_calls import with_calls
 from modalnet.execution.plan import Plan, Pool, Removal, Sites, Write
 from modalnet.execution.reading import LayoutError
 from modalnet.models.masks import EdgeSpace, MaskPlace, edge_space, mask_places
 from modalnet.models.places import Absent
-from modalnet.models.streams import plain
 
 if TYPE_CHECKING:
     import torch
@@ -88,18 +87,21 @@ class Masks:
         kernel = getattr(getattr(self.engine.module, "config", None), "_attn_implementation", None)
         key = heads.tower.name, item.kind, kernel, heads.places
         if key not in self._known:
-            found = self._measured(heads, pre, item, causal=causal)
-            if len(self.spans(self.encoder.collate([item]), heads.tower.name, 0)[0][0].index) < 2:
+            batch = self.encoder.collate([item])
+            found = self._measured(heads, pre, batch, causal=causal)
+            if len(self.spans(batch, heads.tower.name, 0)[0][0].index) < 2:
                 return found  # another stimulus will tell
             self._known[key] = found
         return self._known[key]
 
-    def _measured(self, heads: Space, pre: Space, item: Encoded, *, causal: bool) -> EdgeSpace:
-        proposed = {layer: list(self._proposals(heads, layer)) for layer in heads.layers}
+    def _measured(self, heads: Space, pre: Space, batch: Batch, *, causal: bool) -> EdgeSpace:
+        proposed = {
+            layer: list(with_calls(self.engine, heads.tower, layer, mask_places, heads.place(layer).path))
+            for layer in heads.layers
+        }
         found: list[MaskPlace | Absent] = [
             place if isinstance(place, Absent) else Absent(NO_ARGUMENT) for place in heads.places
         ]
-        batch = self.encoder.collate([item])
         # A tower that merges patches has fewer of them in later blocks, and a block that does has more at its entrance.
         together: dict[tuple[int, int], list[int]] = {}
         for layer in heads.layers:
@@ -114,20 +116,6 @@ class Masks:
                 for layer, holds in self._hold(trial, tried, causal=causal).items():
                     found[layer] = proposed[layer][turn] if holds else Absent(NOT_HEEDED)
         return edge_space(heads, tuple(found), causal=causal)
-
-    def _proposals(self, heads: Space, layer: int) -> Iterator[MaskPlace]:
-        """What structure proposes; each call of a kernel that stands in a forward pass, the last first."""
-        block: Any = heads.tower.blocks[layer]
-        inner = plain(block) if heads.tower.modality == "image" else block
-        place = heads.place(layer)
-        for mask in mask_places(inner, place.path):
-            if not mask.kernel:
-                yield mask
-                continue
-            path = f"{heads.tower.paths[layer]}.{mask.path}".rstrip(".")
-            calls = [call.name for call in self.engine.compiler.at_path(path).source]
-            for name in reversed([call for call in calls if re.search(rf"(^|_){mask.kernel}_\d+$", call)]):
-                yield replace(mask, kernel=name)
 
     def _trial(self, batch: Batch, heads: Space, pre: Space, layers: Sequence[int]) -> _Trial:
         import torch

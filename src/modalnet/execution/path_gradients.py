@@ -73,12 +73,12 @@ def read_path_gradients(  # noqa: PLR0917
         groups.setdefault(states[cell.state].encoded.kind, []).append(number)
 
     def backward(some: list[int]) -> list[AtSites]:
-        return _backward(sweep, states, [cells[number] for number in some], reads, through, measure, edits)
+        return gradients_at(sweep, states, [cells[number] for number in some], reads, through, measure, edits)
 
     yield from run_groups(sweep, states, cells, groups.values(), limit, backward)
 
 
-def _backward(  # noqa: PLR0917
+def gradients_at(  # noqa: PLR0917
     sweep: Sweep,
     states: Sequence[State],
     cells: Sequence[Cell],
@@ -87,11 +87,11 @@ def _backward(  # noqa: PLR0917
     measure: Measure,
     edits: Edits | None,
 ) -> list[AtSites]:
-    """One forward and one backward pass over cells."""
+    """One forward and one backward pass over cells; see :func:`read_path_gradients`."""
     import torch
 
     batch = sweep.encoder.collate([states[cell.state].encoded for cell in cells])
-    spans, total = sweep.layouts.spans(batch, reads[0].tower.name)
+    spans, total = sweep.layouts.spans(batch, reads[0].tower.name, reads[0].layers[0])
     rows, n_text = logit_rows(sweep.layouts, batch)
     writes = list(edits.writes(batch, sweep.layouts.spans)) if edits else []
     plan = Plan(

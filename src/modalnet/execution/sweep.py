@@ -369,15 +369,14 @@ class Sweep:
         import torch
 
         found: dict[tuple[EdgeSpace, int], list[torch.Tensor]] = {}
-        totals = {}
         for place, cell in enumerate(cells):
             for cut in cell.cuts:
-                own, totals[cut.space] = self.layouts.spans(batch, cut.space.tower.name)
-                ends = [own[place].index[tokens] for tokens in (cut.targets, cut.sources)]
+                span = self.layouts.spans(batch, cut.space.tower.name, cut.layer)[0][place]
+                ends = [span.index[tokens] for tokens in (cut.targets, cut.sources)]
                 found.setdefault((cut.space, cut.layer), []).append(torch.stack(ends, dim=1))
         made = []
         for (space, layer), edges in found.items():
-            nothing = torch.zeros(totals[space], dtype=torch.bool)
+            nothing = torch.zeros(self.layouts.spans(batch, space.tower.name, layer)[1], dtype=torch.bool)
             made.append(Removal(space, layer, nothing, nothing, edges=torch.cat(edges)))
         return made
 

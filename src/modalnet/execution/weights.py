@@ -8,16 +8,15 @@ by structure and measured once: weights are what becomes zero when an edge is re
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError, ModalnetError
+from modalnet.execution.kernel_calls import with_calls
 from modalnet.execution.plan import Attending, Plan, Removal
 from modalnet.models.masks import EdgeSpace, WeightPlace, weight_places
 from modalnet.models.places import Place
-from modalnet.models.streams import plain
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +138,9 @@ class Weights:
         import torch
 
         proposed = [
-            list(self._proposals(edges, layer)) if isinstance(edges.places[layer], Place) else []
+            list(with_calls(self.engine, edges.tower, layer, weight_places, edges.mask(layer).path))
+            if isinstance(edges.places[layer], Place)
+            else []
             for layer in range(edges.n_layers)
         ]
         batch = self.encoder.collate([item])
@@ -182,18 +183,6 @@ class Weights:
             if left:
                 hold(left, tried)
         return tuple(found)
-
-    def _proposals(self, edges: EdgeSpace, layer: int) -> Iterator[WeightPlace]:
-        block: Any = edges.tower.blocks[layer]
-        inner = plain(block) if edges.tower.modality == "image" else block
-        for place in weight_places(inner, edges.mask(layer).path):
-            if not place.kernel:
-                yield place
-                continue
-            path = f"{edges.tower.paths[layer]}.{place.path}".rstrip(".")
-            calls = [call.name for call in self.engine.compiler.at_path(path).source]
-            for name in reversed([call for call in calls if re.search(rf"(^|_){place.kernel}_\d+$", call)]):
-                yield replace(place, kernel=name)
 
 
 def _stacked(layers: Sequence[torch.Tensor]) -> Float[torch.Tensor, "layer head target source"]:

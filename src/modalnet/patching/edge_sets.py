@@ -11,7 +11,7 @@ import numpy as np
 
 from modalnet._validation import refusal
 from modalnet.errors import InputError
-from modalnet.execution.knockouts import places_of
+from modalnet.execution.knockouts import edges_between, places_of
 from modalnet.interventions.edges import EdgeTokens, Region, Regions, check_edge_tokens, named
 from modalnet.interventions.positions import PerStimulus
 from modalnet.patching.token_alignment import Grid
@@ -119,8 +119,7 @@ def pairs_of(  # noqa: PLR0917
         )
         if one.target != LAST and len(target) > 1:
             target = [token for token in target if token != len(row) - 1]
-        grid = np.stack(np.meshgrid(target, source, indexing="ij"), axis=-1).reshape(-1, 2)
-        found.append(grid[grid[:, 0] != grid[:, 1]])
+        found.append(edges_between(target, source))
     return found
 
 

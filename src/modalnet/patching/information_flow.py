@@ -17,6 +17,7 @@ import numpy as np
 from modalnet._validation import check_int, check_shared, check_type
 from modalnet.errors import InputError
 from modalnet.execution.cells import Cell, EdgeCut
+from modalnet.execution.knockouts import are_ahead
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
 from modalnet.patching.edge_sets import EdgeSet, EdgesLike, check_edge_sets, equal_attention, equal_number, pairs_of
@@ -164,9 +165,9 @@ class _Job:
             for index, (stimulus, row) in enumerate(zip(self.stimuli, rows, strict=True))
         ]
         causal = executor.is_causal(self.model.towers[self.tower])
-        for stimulus, own in zip(self.stimuli, pairs, strict=True):
+        for stimulus, row, own in zip(self.stimuli, rows, pairs, strict=True):
             for one, edges in zip(self.sets, own, strict=True):
-                if not len(edges) or (causal and not self._sees_both_ways and not (edges[:, 1] < edges[:, 0]).any()):
+                if not len(edges) or (causal and are_ahead(edges, row)):
                     raise InputError(
                         f"In stimulus {stimulus.label} no edge leads from {one.name}"
                         + (", since attention is causal. Exchange source and target." if len(edges) else ".")
@@ -187,11 +188,6 @@ class _Job:
                 found[index] = arrays
                 bar.update()
         return found
-
-    @property
-    def _sees_both_ways(self) -> bool:
-        """Whether image tokens may attend to later ones although attention is causal, as in some models they do."""
-        return any("image" in (one.source, one.target) for one in self.sets)
 
     @property
     def kinds(self) -> tuple[str, ...]:
