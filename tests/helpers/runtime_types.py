@@ -54,8 +54,8 @@ CONF = beartype.BeartypeConf(
         {float: float | int | np.floating | np.integer, int: int | np.integer, bool: bool | np.bool_}
     )
 )
-#: The type aliases that are strings, each with the module in whose names it is written.
-written: dict[str, str] = {}
+#: The module and the name of each type alias that is a string. Two modules may give one name to different aliases.
+written: list[tuple[str, str]] = []
 #: Of each module, the statements that import names of modalnet for type checkers, until they have been executed.
 waiting: dict[str, list[ast.stmt]] = {}
 
@@ -90,7 +90,7 @@ class Loader(SourceFileLoader):
     def executed(self, statement: ast.stmt, module: str) -> list[ast.stmt]:
         """`if TYPE_CHECKING:` is executed: at once where it imports from other packages, else at the first call."""
         if isinstance(statement, ast.AnnAssign) and "TypeAlias" in ast.unparse(statement.annotation):
-            written[ast.unparse(statement.target)] = module
+            written.append((module, ast.unparse(statement.target)))
         if not isinstance(statement, ast.If) or "TYPE_CHECKING" not in ast.unparse(statement.test):
             return [statement]
         later = [s for s in statement.body if isinstance(s, ast.ImportFrom) and str(s.module).startswith("modalnet")]
@@ -142,7 +142,7 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
                 return function(*args, **kwargs)
             # jaxtyping would take a name that it cannot find for Any; here that is an error.
             # A name of the module itself comes before an alias that another module has under the same name.
-            known = {name: alias for name, alias in aliases().items() if isinstance(names.get(name, ""), str)}
+            known = {name: alias for name, alias in aliases(names["__name__"]).items() if isinstance(names.get(name, ""), str)}
             if function.__name__ == "__init__" and args:
                 # The fields that a dataclass inherits are annotated in the words of the module of their class.
                 modules = [sys.modules[base.__module__] for base in type(args[0]).__mro__]
@@ -222,10 +222,10 @@ def being_imported(module: str) -> bool:
     return module not in sys.modules or getattr(sys.modules[module].__spec__, "_initializing", False)
 
 
-def aliases() -> dict[str, Any]:
-    """The type aliases of the modules imported so far, evaluated where they are written."""
+def aliases(own: str) -> dict[str, Any]:
+    """The type aliases of the modules imported so far, evaluated where they are written; those of module `own` win."""
     found: dict[str, Any] = {}
-    for name, module in list(written.items()):  # evaluating one may import more
+    for module, name in sorted(written, key=lambda each: each[0] == own):  # evaluating one may import more
         if being_imported(module) or not names_are_there(names := vars(sys.modules[module])):
             continue
         if isinstance(names[name], str):
