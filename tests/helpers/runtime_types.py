@@ -142,7 +142,11 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
                 return function(*args, **kwargs)
             # jaxtyping would take a name that it cannot find for Any; here that is an error.
             # A name of the module itself comes before an alias that another module has under the same name.
-            known = {name: alias for name, alias in aliases(names["__name__"]).items() if isinstance(names.get(name, ""), str)}
+            known = {
+                name: alias
+                for name, alias in aliases(names["__name__"]).items()
+                if isinstance(names.get(name, ""), str)
+            }
             if function.__name__ == "__init__" and args:
                 # The fields that a dataclass inherits are annotated in the words of the module of their class.
                 modules = [sys.modules[base.__module__] for base in type(args[0]).__mro__]
