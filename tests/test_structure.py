@@ -32,6 +32,7 @@ ROOMS = (
     ("tasks",),
     ("protocols",),
     ("localization", "lesion", "patching", "brain", "features", "profiles", "specialization", "lenses"),
+    ("replication",),
     ("plotting", "interop", "cli"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

@@ -4,7 +4,6 @@ from . import (
     interop as interop,
     patching as patching,
     plotting as plotting,
-    protocols as protocols,
     stimuli as stimuli,
     tasks as tasks,
 )
@@ -48,6 +47,7 @@ from .patching import (
 )
 from .plotting.atlas import Atlas as Atlas, atlas as atlas
 from .profiles import Profile as Profile, profile as profile
+from .protocols import protocols as protocols
 from .results.store import Store as Store
 from .specialization import Specialization as Specialization, specialization as specialization
 from .stimuli import Contrast as Contrast, Stimulus as Stimulus, corrupt as corrupt

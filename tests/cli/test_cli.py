@@ -368,7 +368,7 @@ def test_mistakes_are_one_line(gpt2: Path, vit: Path, words: Path, tmp_path: Pat
         "localize", gpt2, *csv(words), "--towers", "vision", *out
     )
     assert "got 'middle'" in fails("localize", gpt2, *csv(words), "--tokens", "middle", *out)
-    assert "`protocol` must be one of 'alkhamissi2025', got 'new'" in fails(
+    assert "`protocol` must be one of 'alkhamissi2025', 'anhedonia2026'" in fails(
         "localize", gpt2, *csv(words), "--protocol", "new", *out
     )
     assert "`magnitude` must be one of 'absolute', 'signed', got 'loud'" in fails(

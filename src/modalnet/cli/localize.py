@@ -35,7 +35,11 @@ Tokens = Annotated[
     ),
 ]
 Magnitude = Annotated[
-    str, typer.Option(help="absolute compares the absolute activation, signed the activation itself.")
+    str | None,
+    typer.Option(
+        help="absolute compares the absolute activation, signed the activation itself; by default absolute, or what "
+        "the protocol fixes."
+    ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Column with the texts (csv).")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column with the image paths (csv).")]
@@ -74,7 +78,7 @@ def localize(
     top: options.Top = "1%",
     towers: Towers = None,
     tokens: Tokens = None,
-    magnitude: Magnitude = "absolute",
+    magnitude: Magnitude = None,
     protocol: options.Protocol = None,
     text_column: TextColumn = None,
     image_column: ImageColumn = None,

@@ -47,7 +47,10 @@ Units = Annotated[
         "them, such as decoder.heads. By default the residual stream.",
     ),
 ]
-_PROTOCOL = "Published localization procedure: alkhamissi2025 (12 tokens, last token, absolute activation)"
+_PROTOCOL = (
+    "Published localizer that fixes how units are read and tested, such as alkhamissi2025 (12 tokens, last token, "
+    "absolute activation); modalnet replicate --list lists them"
+)
 Protocol = Annotated[str | None, typer.Option(help=f"{_PROTOCOL}.")]
 Protocols = Annotated[
     list[str] | None,

@@ -130,8 +130,12 @@ def parse_protocols(given: Sequence[str] | None, contrasts: Mapping[str, Contras
         raise InputError(
             f"--protocol takes one name for all networks, or NETWORK=NAME for each; got {' '.join(given)}."
         )
+    from modalnet.protocols.registry import find_localizer
+
     for name, contrast in contrasts.items():
-        if protocols[name] and any(stimulus.n_images for stimulus in contrast.stimuli):
+        protocol = protocols[name]
+        text_only = protocol is not None and find_localizer(protocol)[1].modality == "text"
+        if text_only and any(stimulus.n_images for stimulus in contrast.stimuli):
             raise InputError(
                 f"--protocol {protocols[name]} is defined for text, and the stimuli of the network {name!r} have "
                 f"images. Name the networks that it applies to: --protocol NETWORK={protocols[name]}."

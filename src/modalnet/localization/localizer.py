@@ -29,7 +29,8 @@ from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import RESIDUAL, choose_spaces
-from modalnet.protocols.registry import find_protocol
+from modalnet.protocols.protocol import Protocol
+from modalnet.protocols.registry import find_localizer, find_protocol
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
@@ -145,8 +146,8 @@ def localize(  # the options are documented once, here
     units: str | Sequence[str] = RESIDUAL,
     towers: str | Sequence[str] | None = None,
     tokens: TokensLike = None,
-    magnitude: Literal["absolute", "signed"] = "absolute",
-    protocol: str | None = None,
+    magnitude: Literal["absolute", "signed"] | None = None,
+    protocol: str | Protocol | None = None,
     paired: Paired = "auto",
     by: Literal["activation", "attribution"] = "activation",
     metric: Any = None,
@@ -184,11 +185,13 @@ def localize(  # the options are documented once, here
         ``"cls"`` or indices; by default the last token in a decoder (the mean of its image tokens, where the stimuli
         are pictures without text) and the mean elsewhere.
     magnitude
-        ``"absolute"`` compares \\|activation\\|, as the published protocol does; ``"signed"`` the activation itself.
+        ``"absolute"`` compares \\|activation\\|, ``"signed"`` the activation itself; None: absolute, or what the
+        protocol fixes.
     protocol
-        The id of a published localizer (:mod:`modalnet.protocols`), which fixes ``tokens`` and ``magnitude``.
-        ``"alkhamissi2025"``: texts truncated to 12 tokens, no chat template, last token, absolute activation, Welch's
-        t.
+        A published localizer (an id of :data:`modalnet.protocols`, or a :class:`modalnet.protocols.Protocol` of your
+        own), which fixes ``tokens`` and ``magnitude``, whether the chat template is applied, where texts are
+        truncated, and the kind of ``units`` unless another is given. ``"alkhamissi2025"``: texts truncated to 12
+        tokens, no chat template, last token, absolute activation, Welch's t.
     paired
         Whether stimuli of one item (:attr:`modalnet.Stimulus.item`) are compared with one another: per item the mean of
         its positive minus that of its negative stimuli, and the t of these differences. ``"auto"``: where every item is
@@ -256,7 +259,6 @@ def localize(  # the options are documented once, here
     check_contrast(contrast)
     check_shared(batch_size=batch_size, progress=progress)
     check_bool("blocking", blocking)
-    check_option("magnitude", magnitude, ("absolute", "signed"))
     given = {"metric": metric, "method": method, "steps": steps, "align": align}
     attribution = _resolve_attribution(contrast, by, given, protocol, paired, blocking=blocking)
     contrast = contrast if attribution is None else attribution.contrast
@@ -269,6 +271,8 @@ def localize(  # the options are documented once, here
             "`blocking` must be True for a model that runs here. Load it with remote=True, or omit `blocking`."
         )
     reading = _resolve_reading(contrast, protocol, tokens, magnitude)
+    if protocol is not None and units == RESIDUAL:
+        units = find_localizer(protocol)[1].units
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
     pictures = model._executor.are_pictures(contrast.stimuli)
@@ -280,7 +284,8 @@ def localize(  # the options are documented once, here
                 f"`tokens` must pool over tokens, got 'all' for {tower}: a unit has one value per stimulus. Use "
                 "'mean' to pool over all tokens."
             )
-    setup = _Setup(model, contrast, choices, reading.magnitude, protocol, design, attribution)
+    named = None if protocol is None else find_protocol(protocol).id
+    setup = _Setup(model, contrast, choices, reading.magnitude, named, design, attribution)
     effects = None if attribution is None else attribution.effects(model, names, batch_size)
     digests = _inspect(contrast, progress=progress)
     meta = setup.meta(prepared) | {
@@ -311,24 +316,30 @@ def localize(  # the options are documented once, here
     return made
 
 
-def _resolve_reading(contrast: Contrast, protocol: str | None, tokens: TokensLike, magnitude: str) -> _Reading:
+def _resolve_reading(
+    contrast: Contrast, protocol: str | Protocol | None, tokens: TokensLike, magnitude: str | None
+) -> _Reading:
     """What a protocol fixes, or what the arguments say."""
-    check_option("magnitude", magnitude, ("absolute", "signed"))
+    if magnitude is not None:
+        check_option("magnitude", magnitude, ("absolute", "signed"))
     if protocol is None:
-        return _Reading(None, tokens, magnitude, False)
-    fixed = find_protocol(protocol)
-    if tokens not in (None, fixed.tokens) or magnitude != fixed.magnitude:
+        return _Reading(None, tokens, magnitude or "absolute", False)
+    known, fixed = find_localizer(protocol)
+    if tokens not in (None, fixed.tokens) or magnitude not in (None, fixed.magnitude):
         raise InputError(
-            f"`protocol` {fixed.id!r} fixes `tokens` to {fixed.tokens!r} and `magnitude` to {fixed.magnitude!r}, got "
+            f"`protocol` {known.id!r} fixes `tokens` to {fixed.tokens!r} and `magnitude` to {fixed.magnitude!r}, got "
             f"{tokens!r} and {magnitude!r}. Leave them out, or leave out `protocol`."
         )
     pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
-    if fixed.text_only and pictured is not None:
-        raise InputError(f"`protocol` {fixed.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
+    if fixed.modality == "text" and pictured is not None:
+        raise InputError(f"`protocol` {known.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
+    bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), None)
+    if fixed.modality == "image" and bare is not None:
+        raise InputError(f"`protocol` {known.id!r} is defined for pictures; stimulus {bare.label} has none.")
     return _Reading(fixed.max_tokens, fixed.tokens, fixed.magnitude, fixed.raw)
 
 
-def _resolve_design(contrast: Contrast, protocol: str | None, paired: Paired) -> Design:
+def _resolve_design(contrast: Contrast, protocol: str | Protocol | None, paired: Paired) -> Design:
     """The test of the contrast; that of a published protocol is unpaired."""
     if paired != "auto" and not isinstance(paired, bool):
         raise InputError(f"`paired` must be True, False or 'auto', got {paired!r}.")
@@ -346,7 +357,7 @@ def _resolve_attribution(  # one call, above
     contrast: Contrast,
     by: str,
     given: dict[str, Any],
-    protocol: str | None,
+    protocol: str | Protocol | None,
     paired: Paired,
     *,
     blocking: bool,

@@ -1,4 +1,4 @@
-"""Published localizers as data: what each fixes, from stimuli to selection, with its source."""
+"""Published localizer and lesion protocols as data, one file each; ``modalnet.protocols`` lists them by id."""
 
 from modalnet._lazy import attach
 

@@ -1,2 +1,13 @@
-from .protocol import Protocol as Protocol
-from .registry import PROTOCOLS as PROTOCOLS, find_protocol as find_protocol
+from .protocol import (
+    Claim as Claim,
+    Localizer as Localizer,
+    Protocol as Protocol,
+    ProtocolContrast as ProtocolContrast,
+    ProtocolLesion as ProtocolLesion,
+    ProtocolTask as ProtocolTask,
+    Quirk as Quirk,
+    RandomUnits as RandomUnits,
+    Selection as Selection,
+    Source as Source,
+)
+from .registry import Protocols as Protocols, find_protocol as find_protocol, protocols as protocols

@@ -1,46 +1,330 @@
-"""What a published localizer fixes.
+"""What a published localizer or lesion protocol fixes, as data.
 
-A protocol is data and no code: a record with the arguments of :func:`modalnet.localize` that the publication prescribes
-and the publication itself. One file of this folder holds one protocol.
+A protocol is a record and no code. One file of this folder holds one protocol; :data:`modalnet.protocols` finds it
+there. It says which stimuli are contrasted, how units are tested and selected, what a lesion does to them, beside which
+random units, on which tasks, what the publication claims, and where its released code does something else than its
+text. What is read and generated is named by functions of :mod:`modalnet.stimuli` and :mod:`modalnet.tasks`;
+:func:`modalnet.replicate` runs it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias
 
 from modalnet.interventions.positions import TokenChoice
 
+Magnitude: TypeAlias = Literal["absolute", "signed"]
+Modality: TypeAlias = Literal["text", "image", "any"]
+#: What a lesion does to units at all tokens; see :mod:`modalnet.replication.lesions`.
+Operation: TypeAlias = Literal[
+    "zero", "zero positions", "task mean", "scalar mean", "condition mean", "category difference", "edges", "experts"
+]
+#: How units are chosen from the statistics of contrasts; see :mod:`modalnet.replication.selection`.
+Rule: TypeAlias = Literal["top", "bottom", "middle", "two tails", "threshold in every contrast", "smoothed"]
+#: What a claim is about; see :mod:`modalnet.replication.claims`.
+ClaimKind: TypeAlias = Literal["loss", "spared", "dissociation", "shared units", "edges"]
+
 
 @dataclass(frozen=True)
-class Protocol:
-    """A published localizer.
+class Localizer:
+    """How units are read and tested.
 
     Attributes
     ----------
-    id
-        The name by which ``protocol=`` refers to it: first author and year.
-    title
-        One line on what it localizes and how.
-    citation
-        The publication, in words.
+    units
+        A kind of space, a key of :data:`modalnet.models.sites.KINDS`.
     tokens
         The token positions over which activations are pooled.
     magnitude
-        ``"absolute"`` or ``"signed"`` activation.
+        ``"absolute"`` takes the absolute value after pooling; ``"signed"`` the activation itself.
+    statistic
+        ``"welch"``: Welch's t of the two sides; ``"mean difference"``: their difference, without a test.
     max_tokens
         Number of tokens to which texts are truncated, special tokens included; None for no truncation.
     raw
         Whether texts are encoded without a chat template.
-    text_only
-        Whether the protocol is defined for texts alone.
+    modality
+        What the stimuli are: protocols of ``"text"`` are defined for texts alone, those of ``"image"`` for stimuli with
+        pictures.
+    """
+
+    units: str = "residual"
+    tokens: TokenChoice = "last"
+    magnitude: Magnitude = "absolute"
+    statistic: Literal["welch", "mean difference"] = "welch"
+    max_tokens: int | None = None
+    raw: bool = False
+    modality: Modality = "text"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set of stimuli or items comes from.
+
+    Attributes
+    ----------
+    published
+        What the publication used, in words, with its size and its licence.
+    folder
+        Name of the file or folder below the user's data folder; empty where the set is not free.
+    reader
+        The function that reads it, as ``"stimuli.fedorenko2010"`` or ``"tasks.minimal_pairs"``.
+    generator
+        The function that makes a set of the same design.
+    read_with, made_with
+        Arguments of these two functions.
+    part
+        Which part of the items of each file that is read is used, so that others can be held out.
+    differs
+        How the generated set differs from the published one.
+    """
+
+    published: str
+    folder: str = ""
+    reader: str = ""
+    generator: str = ""
+    read_with: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    part: Literal["all", "first half", "second half"] = "all"
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class ProtocolContrast:
+    """One contrast that units are tested with, and so one network.
+
+    Attributes
+    ----------
+    name
+        Of the network, such as ``"language"``.
+    source
+        Where its stimuli come from.
+    tokens, max_tokens
+        Where they differ from those of the localizer: other positions, and 0 for no truncation.
+    """
+
+    name: str
+    source: Source
+    tokens: TokenChoice | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which units form a network.
+
+    Attributes
+    ----------
+    rule
+        ``"top"``: the largest statistics; ``"bottom"``: the most negative ones; ``"middle"``: those nearest the mean
+        statistic; ``"two tails"``: the largest absolute ones; ``"threshold in every contrast"``: the differences exceed
+        ``threshold`` standard deviations in every contrast; ``"smoothed"``: the largest after smoothing over a sheet.
+    fractions
+        Sizes, as fractions of all tested units; the first is the one that claims are about.
+    ties
+        ``"none"``: exactly k units; ``"last"``: with all units that tie with the k-th; ``"dense"``: all units with one
+        of the k largest distinct values.
+    precision
+        In which precision statistics are compared.
+    undefined_as
+        The statistic of units without a defined one; NaN: such units are never selected.
+    count_undefined
+        Whether units without a defined statistic count in the number that a fraction is of.
+    threshold
+        Of ``"threshold in every contrast"``, in standard deviations over all units and layers.
+    layers
+        The layers that units are taken from, as (from, to) fractions of the depth, both included; None for all.
+    fwhm
+        Of ``"smoothed"``: full width at half maximum of the Gaussian, in units of the sheet.
+    q
+        Of ``"smoothed"``: take units with q (Benjamini-Hochberg, one-sided) below this instead of a fraction.
+    """
+
+    rule: Rule = "top"
+    fractions: tuple[float, ...] = (0.01,)
+    ties: Literal["none", "last", "dense"] = "none"
+    precision: Literal["float64", "float32"] = "float64"
+    undefined_as: float = float("nan")
+    count_undefined: bool = False
+    threshold: float | None = None
+    layers: tuple[float, float] | None = None
+    fwhm: float | None = None
+    q: float | None = None
+
+
+@dataclass(frozen=True)
+class ProtocolLesion:
+    """What is done to units.
+
+    Attributes
+    ----------
+    operation
+        ``"zero"``; ``"zero positions"``: all units of a layer are zeroed at the token positions whose number is that of
+        a selected unit; ``"task mean"``: the mean over the tokens of the task's prompts; ``"scalar mean"``: one number
+        for all units, the mean of all units of all layers on the positive stimuli; ``"condition mean"``: the mean over
+        the stimuli of ``condition``; ``"category difference"``: the mean of other categories minus that of the positive
+        one is added; ``"edges"``: attention edges are removed; ``"experts"``: the router never takes an expert.
+    condition
+        Of ``"condition mean"``.
+    window
+        Of ``"edges"``: how many consecutive layers.
+    """
+
+    operation: Operation = "zero"
+    condition: str = ""
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class RandomUnits:
+    """The random units beside a network, as published.
+
+    Attributes
+    ----------
+    n
+        Number of draws; 0 for none.
+    excludes_network
+        Whether units of the network are never drawn.
+    in_words
+        What the publication and its code say of them.
+    """
+
+    n: int = 1
+    excludes_network: bool = True
+    in_words: str = ""
+
+
+@dataclass(frozen=True)
+class ProtocolTask:
+    """A task, as published.
+
+    Attributes
+    ----------
+    name
+        Of the task.
+    source
+        Where its items come from.
+    scoring
+        How answers become scores, in words.
+    generated
+        Whether answers are generated and parsed, as published; the refereed run scores by likelihood.
+    max_new_tokens, parse
+        Of generated answers: see :func:`modalnet.tasks.generated`.
+    """
+
+    name: str
+    source: Source
+    scoring: str
+    generated: bool = False
+    max_new_tokens: int = 32
+    parse: str = "first"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a publication, as a question that data can answer.
+
+    Attributes
+    ----------
+    text
+        The claim, in a sentence.
+    kind
+        ``"loss"``: a lesion of ``network`` costs ``task`` more than one of random units; ``"spared"``: it costs
+        ``task`` nothing; ``"dissociation"``: it costs ``task`` more than ``other``; ``"shared units"``: halves of the
+        stimuli select the same units beyond chance; ``"edges"``: removing edges costs the answer.
+    network
+        Name of the contrast, or of the set of edges.
+    task
+        Name of a task.
+    other
+        The second task of a ``"dissociation"``; empty otherwise.
+    """
+
+    text: str
+    kind: ClaimKind
+    network: str
+    task: str = ""
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """Where the released code does something else than the text says, or than a reader would expect.
+
+    Attributes
+    ----------
+    text
+        What it does.
+    consequence
+        What follows for the numbers.
+    """
+
+    text: str
+    consequence: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A published localizer or lesion protocol.
+
+    Attributes
+    ----------
+    id
+        The name by which ``protocol=`` refers to it: first author or subject, and year.
+    title
+        One line on what it localizes and how.
+    citation
+        The publication, in words.
+    code
+        Where the released code is, and under which licence.
+    localizer
+        How units are tested; None for protocols that localize no units.
+    contrasts
+        The contrasts, each of which makes a network.
+    selection, lesion, random_units
+        How units are selected, what is done to them, and beside which random units.
+    tasks
+        What is measured under the lesion.
+    claims
+        What the publication claims.
+    quirks
+        Where code and text differ.
+    released
+        Fields of this record as the released code has them; :meth:`as_released` puts them in.
+    models
+        What it was run on, in words.
+    reported
+        Name of a table of the authors' numbers below the user's ``reported_numbers`` folder; empty for none.
     """
 
     id: str
     title: str
     citation: str
-    tokens: TokenChoice
-    magnitude: Literal["absolute", "signed"]
-    max_tokens: int | None = None
-    raw: bool = False
-    text_only: bool = False
+    code: str
+    models: str
+    localizer: Localizer | None
+    contrasts: tuple[ProtocolContrast, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+    lesion: ProtocolLesion = field(default_factory=ProtocolLesion)
+    random_units: RandomUnits = field(default_factory=RandomUnits)
+    tasks: tuple[ProtocolTask, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    released: Mapping[str, Any] = field(default_factory=dict)
+    reported: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.released) - {each.name for each in fields(self)}
+        if unknown:
+            raise ValueError(f"{self.id}: `released` names {sorted(unknown)[0]!r}, which is no field of a protocol.")
+        names = {each.name for each in self.contrasts}
+        tasks = {each.name for each in self.tasks} | {""}
+        for claim in self.claims:
+            if (names and claim.network not in names) or not {claim.task, claim.other} <= tasks:
+                raise ValueError(f"{self.id}: a claim is about {claim.network!r} and {claim.task!r}, which it lacks.")
+
+    def as_released(self) -> Protocol:
+        """Return the protocol as the released code runs it, where that differs from the text."""
+        return replace(self, **self.released)
