@@ -38,6 +38,11 @@ def gemma() -> Path:
     return _model("gemma3_270m")
 
 
+def qwen() -> Path:
+    """Qwen2.5 0.5B, a second trained language model, of another family: 24 blocks, width 896."""
+    return _model("qwen25_05b")
+
+
 def dinov2() -> Path:
     """DINOv2 ViT-S/14, a trained vision transformer: 12 blocks, width 384."""
     return _model("dinov2_small")
