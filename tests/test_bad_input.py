@@ -474,6 +474,7 @@ def valid_arguments():
         "top_stimuli": network | {"stimuli": words},
         "top_tokens": network,
         "lm_eval": {"model": model, "tasks": "blimp"},
+        "lmms_eval": {"model": model, "tasks": "mmstar"},
         "tokens_of": {"model": model, "stimuli": words, "words": "dog"},
         "colour_pairs": {"n": 2},
         "arrange": {"localizations": found},

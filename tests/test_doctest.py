@@ -12,14 +12,15 @@ import pytest
 
 import modalnet as mn
 
+#: Modules with a subclass of an optional library's class.
+NEEDS = {"modalnet.interop.lesioned": "lm_eval", "modalnet.interop.lesioned_lmm": "lmms_eval"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def examples() -> list[doctest.DocTest]:
     finder, found = doctest.DocTestFinder(exclude_empty=True), []
     for module in pkgutil.walk_packages(mn.__path__, "modalnet."):
-        # The one module that is a subclass of an optional library's class.
-        absent = module.name == "modalnet.interop.lesioned" and importlib.util.find_spec("lm_eval") is None
+        absent = module.name in NEEDS and importlib.util.find_spec(NEEDS[module.name]) is None
         if not module.name.endswith("__main__") and not absent:
             found += finder.find(importlib.import_module(module.name), extraglobs={"mn": mn, "np": np})
     # Names of the package root are found in their own modules; here its docstring alone is meant.

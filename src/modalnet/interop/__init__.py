@@ -1,4 +1,4 @@
-"""Other people's tools on the same model: TransformerLens, and EleutherAI's lm-evaluation-harness.
+"""Other people's tools on the same model: TransformerLens, EleutherAI's lm-evaluation-harness, and lmms-eval.
 
 Each is an optional package, imported on first use.
 """

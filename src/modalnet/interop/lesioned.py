@@ -8,29 +8,24 @@ own, as everywhere in modalnet.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lm_eval.api.model import LM
 
 from modalnet._validation import check_batch_size, check_int
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Request
+from modalnet.interop.greedy_generation import generate_until, greedy_settings
 from modalnet.model import Model
 from modalnet.stimuli import Stimulus
-
-if TYPE_CHECKING:
-    import torch
 
 _log = logging.getLogger(__name__)
 
 #: Tokens by which a window may be shortened so that its text alone is tokenized as it is within the whole text.
 _SEARCH = 16
-#: Names for the maximum number of new tokens, in the harness' order of precedence.
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _DEFAULT_LENGTH = 256  # the harness' default
-_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 class LesionedLM(LM):
@@ -198,32 +193,14 @@ class LesionedLM(LM):
     # -- generation ---------------------------------------------------------------------------------------------------
 
     def _write(self, context: str, settings: Mapping[str, Any]) -> str:
-        until, length, rest = _generation(settings)
+        until, length, rest = greedy_settings(settings, _DEFAULT_LENGTH, remedy='gen_kwargs={"do_sample": False}')
         if self.max_length is not None and length >= self.max_length:
             raise InputError(
                 f"The task generates up to {length} tokens, but {self.model.name} has a maximum of {self.max_length} "
                 'including the context. Give gen_kwargs={"max_gen_toks": ...}.'
             )
         context = self._shortened(context, "", length) if context.strip() else (self._prefix or "") + context
-        if until:
-            rest["stopping_criteria"] = [self._written(until)]
-        written = self.model.generate(Stimulus(text=context), max_new_tokens=length, **rest)
-        for stop in until:
-            written = written.split(stop)[0]
-        return written
-
-    def _written(self, until: list[str]) -> Callable[..., torch.Tensor]:
-        """A stopping criterion for transformers: a stop string has been written."""
-        import torch
-
-        start: list[int] = []
-
-        def found(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            start[:] = start or [input_ids.shape[1] - 1]  # first called after one new token
-            text = self.tokenizer.decode(input_ids[0, start[0] :], skip_special_tokens=True)
-            return torch.tensor([any(stop in text for stop in until)], device=input_ids.device)
-
-        return found
+        return generate_until(self.model, Stimulus(text=context), until, length, rest)
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
@@ -272,28 +249,6 @@ class LesionedLM(LM):
     def get_model_info(self) -> dict[str, Any]:
         """Information about the model that the harness stores with its results."""
         return {"model": self.model.name, "interventions": [str(one) for one in self.model.interventions]}
-
-
-def _generation(settings: Mapping[str, Any]) -> tuple[list[str], int, dict[str, Any]]:
-    """Stop strings, number of new tokens, and the remaining arguments of transformers' ``generate``.
-
-    Raises
-    ------
-    InputError
-        If the settings ask for sampling: the effect of a lesion would be confounded with sampling noise.
-    """
-    rest = dict(settings)
-    given = [rest.pop(name, None) for name in _LENGTHS]
-    length = next((int(value) for value in given if value is not None), _DEFAULT_LENGTH)
-    until = rest.pop("until", None) or []
-    sampling = {name: rest.pop(name) for name in _SAMPLING if name in rest}
-    drawn = sampling.get("do_sample")
-    if drawn or (drawn is None and float(sampling.get("temperature") or 0) > 0):
-        raise InputError(
-            f"The task samples its answers ({sampling}), but modalnet decodes greedily for the harness. "
-            'Give gen_kwargs={"do_sample": False}.'
-        )
-    return [stop for stop in ([until] if isinstance(until, str) else until) if stop], length, rest
 
 
 def _holds(model: Model) -> int | None:
