@@ -25,12 +25,13 @@ from modalnet.localization.attribution import Attribution
 from modalnet.localization.design import CrossSums, Design, Paired, design_of
 from modalnet.localization.job import LocalizationJob, Tally, made_of
 from modalnet.localization.permuted import check_contrast
+from modalnet.localization.published import as_published, reading_of
 from modalnet.localization.result import Localization
 from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import RESIDUAL, choose_spaces
 from modalnet.protocols.protocol import Protocol
-from modalnet.protocols.registry import find_localizer, find_protocol
+from modalnet.protocols.registry import find_protocol
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
@@ -42,28 +43,6 @@ if TYPE_CHECKING:
     from modalnet.inputs.batch import Prepared
 
 N_FOLDS = 10
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How texts are encoded and activations pooled.
-
-    Attributes
-    ----------
-    max_tokens
-        Number of tokens to which texts are truncated; None for no truncation.
-    tokens
-        As the ``tokens`` argument of :func:`localize`.
-    magnitude
-        ``"absolute"`` or ``"signed"``.
-    raw
-        Whether texts are encoded without a chat template.
-    """
-
-    max_tokens: int | None
-    tokens: TokensLike
-    magnitude: str
-    raw: bool
 
 
 @dataclass(frozen=True)
@@ -190,7 +169,8 @@ def localize(  # the options are documented once, here
     protocol
         A published localizer (an id of :data:`modalnet.protocols`, or a :class:`modalnet.protocols.Protocol` of your
         own), which fixes ``tokens`` and ``magnitude``, whether the chat template is applied, where texts are
-        truncated, and the kind of ``units`` unless another is given. ``"alkhamissi2025"``: texts truncated to 12
+        truncated, the text beside pictures that have none, and the kind of ``units`` and the ``towers`` unless others
+        are given. ``"alkhamissi2025"``: texts truncated to 12
         tokens, no chat template, last token, absolute activation, Welch's t.
     paired
         Whether stimuli of one item (:attr:`modalnet.Stimulus.item`) are compared with one another: per item the mean of
@@ -270,9 +250,9 @@ def localize(  # the options are documented once, here
         raise InputError(
             "`blocking` must be True for a model that runs here. Load it with remote=True, or omit `blocking`."
         )
-    reading = _resolve_reading(contrast, protocol, tokens, magnitude)
-    if protocol is not None and units == RESIDUAL:
-        units = find_localizer(protocol)[1].units
+    reading = reading_of(contrast, protocol, tokens, magnitude)
+    if protocol is not None:
+        contrast, towers, units = as_published(model, contrast, protocol, towers, units)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
     pictures = model._executor.are_pictures(contrast.stimuli)
@@ -314,29 +294,6 @@ def localize(  # the options are documented once, here
     slot.write(made)
     slot.journal().forget()
     return made
-
-
-def _resolve_reading(
-    contrast: Contrast, protocol: str | Protocol | None, tokens: TokensLike, magnitude: str | None
-) -> _Reading:
-    """What a protocol fixes, or what the arguments say."""
-    if magnitude is not None:
-        check_option("magnitude", magnitude, ("absolute", "signed"))
-    if protocol is None:
-        return _Reading(None, tokens, magnitude or "absolute", False)
-    known, fixed = find_localizer(protocol)
-    if tokens not in (None, fixed.tokens) or magnitude not in (None, fixed.magnitude):
-        raise InputError(
-            f"`protocol` {known.id!r} fixes `tokens` to {fixed.tokens!r} and `magnitude` to {fixed.magnitude!r}, got "
-            f"{tokens!r} and {magnitude!r}. Leave them out, or leave out `protocol`."
-        )
-    pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
-    if fixed.modality == "text" and pictured is not None:
-        raise InputError(f"`protocol` {known.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
-    bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), None)
-    if fixed.modality == "image" and bare is not None:
-        raise InputError(f"`protocol` {known.id!r} is defined for pictures; stimulus {bare.label} has none.")
-    return _Reading(fixed.max_tokens, fixed.tokens, fixed.magnitude, fixed.raw)
 
 
 def _resolve_design(contrast: Contrast, protocol: str | Protocol | None, paired: Paired) -> Design:

@@ -3,6 +3,7 @@ from .protocol import (
     Localizer as Localizer,
     Protocol as Protocol,
     ProtocolContrast as ProtocolContrast,
+    ProtocolEdges as ProtocolEdges,
     ProtocolLesion as ProtocolLesion,
     ProtocolTask as ProtocolTask,
     Quirk as Quirk,

@@ -97,7 +97,16 @@ alkhamissi2025 = Protocol(
         Quirk(
             "Texts are cut to 12 tokens including the beginning-of-sequence token, which ends most nonword strings "
             "inside a word.",
-            "The position in the word differs between the sides.",
+            "The position in the word differs between the sides: with Gemma's tokenizer all sentences end with a whole "
+            "word, and 63% of the nonword strings do.",
+        ),
+        Quirk(
+            "The answers of the theory-of-mind stories are drawn at random without a seed.",
+            "Every run tests other texts, and selects other units of theory of mind.",
+        ),
+        Quirk(
+            "Random units are drawn from all layers alike.",
+            "They are in other layers than the network, and have smaller activations.",
         ),
     ),
     released={"selection": Selection(fractions=(0.01, 0.00125, 0.0025, 0.005), ties="dense")},

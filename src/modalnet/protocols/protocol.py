@@ -13,18 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from modalnet._validation import check_option
 from modalnet.interventions.positions import TokenChoice
 
 Magnitude: TypeAlias = Literal["absolute", "signed"]
 Modality: TypeAlias = Literal["text", "image", "any"]
 #: What a lesion does to units at all tokens; see :mod:`modalnet.replication.lesions`.
 Operation: TypeAlias = Literal[
-    "zero", "zero positions", "task mean", "scalar mean", "condition mean", "category difference", "edges", "experts"
+    "none",
+    "zero",
+    "zero positions",
+    "task mean",
+    "scalar mean",
+    "condition mean",
+    "category difference",
+    "edges",
+    "experts",
 ]
 #: How units are chosen from the statistics of contrasts; see :mod:`modalnet.replication.selection`.
 Rule: TypeAlias = Literal["top", "bottom", "middle", "two tails", "threshold in every contrast", "smoothed"]
 #: What a claim is about; see :mod:`modalnet.replication.claims`.
-ClaimKind: TypeAlias = Literal["loss", "spared", "dissociation", "shared units", "edges"]
+ClaimKind: TypeAlias = Literal["loss", "spared", "dissociation", "greater loss", "shared units", "edges"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class Localizer:
     modality
         What the stimuli are: protocols of ``"text"`` are defined for texts alone, those of ``"image"`` for stimuli with
         pictures.
+    towers
+        The tower whose units are tested; empty for all that the stimuli reach.
+    prompt
+        The text that stands with every picture that has none.
     """
 
     units: str = "residual"
@@ -57,6 +70,8 @@ class Localizer:
     max_tokens: int | None = None
     raw: bool = False
     modality: Modality = "text"
+    towers: str = ""
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,10 @@ class Source:
     generator
         The function that makes a set of the same design.
     read_with, made_with
-        Arguments of these two functions.
+        Arguments of these two functions. The ``source`` of a generator is the name of another one, such as
+        ``"stimuli.categories"``, whose stimuli the items are made of.
+    conditions
+        The conditions of these stimuli that items are made of; empty for all.
     part
         Which part of the items of each file that is read is used, so that others can be held out.
     differs
@@ -87,6 +105,7 @@ class Source:
     generator: str = ""
     read_with: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[str, ...] = ()
     part: Literal["all", "first half", "second half"] = "all"
     differs: str = ""
 
@@ -103,12 +122,15 @@ class ProtocolContrast:
         Where its stimuli come from.
     tokens, max_tokens
         Where they differ from those of the localizer: other positions, and 0 for no truncation.
+    rule
+        Where its units are chosen by another rule than that of the selection.
     """
 
     name: str
     source: Source
     tokens: TokenChoice | None = None
     max_tokens: int | None = None
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +143,11 @@ class Selection:
         ``"top"``: the largest statistics; ``"bottom"``: the most negative ones; ``"middle"``: those nearest the mean
         statistic; ``"two tails"``: the largest absolute ones; ``"threshold in every contrast"``: the differences exceed
         ``threshold`` standard deviations in every contrast; ``"smoothed"``: the largest after smoothing over a sheet.
+    network
+        Name of the network that all contrasts select together; empty where each contrast selects one.
     fractions
-        Sizes, as fractions of all tested units; the first is the one that claims are about.
+        Sizes, as fractions of all tested units; the first is the one that claims are about. Empty where the rule sets
+        the size.
     ties
         ``"none"``: exactly k units; ``"last"``: with all units that tie with the k-th; ``"dense"``: all units with one
         of the k largest distinct values.
@@ -135,7 +160,8 @@ class Selection:
     threshold
         Of ``"threshold in every contrast"``, in standard deviations over all units and layers.
     layers
-        The layers that units are taken from, as (from, to) fractions of the depth, both included; None for all.
+        The layers that units are taken from: those whose middle lies between two fractions of the depth, from 0 to 1;
+        None for all.
     fwhm
         Of ``"smoothed"``: full width at half maximum of the Gaussian, in units of the sheet.
     q
@@ -143,6 +169,7 @@ class Selection:
     """
 
     rule: Rule = "top"
+    network: str = ""
     fractions: tuple[float, ...] = (0.01,)
     ties: Literal["none", "last", "dense"] = "none"
     precision: Literal["float64", "float32"] = "float64"
@@ -161,20 +188,44 @@ class ProtocolLesion:
     Attributes
     ----------
     operation
-        ``"zero"``; ``"zero positions"``: all units of a layer are zeroed at the token positions whose number is that of
-        a selected unit; ``"task mean"``: the mean over the tokens of the task's prompts; ``"scalar mean"``: one number
-        for all units, the mean of all units of all layers on the positive stimuli; ``"condition mean"``: the mean over
-        the stimuli of ``condition``; ``"category difference"``: the mean of other categories minus that of the positive
-        one is added; ``"edges"``: attention edges are removed; ``"experts"``: the router never takes an expert.
+        ``"none"``: units are read and not changed; ``"zero"``; ``"zero positions"``: all units of a layer are zeroed at
+        the token positions whose number is that of a selected unit; ``"task mean"``: the mean over the tokens of the
+        task's prompts; ``"scalar mean"``: one number for all units, the mean of all units of all layers on the positive
+        stimuli; ``"condition mean"``: the mean over the stimuli of ``condition``; ``"category difference"``: the mean
+        of other categories minus that of the positive one is added; ``"edges"``: attention edges are removed;
+        ``"experts"``: the router never takes an expert.
     condition
         Of ``"condition mean"``.
     window
         Of ``"edges"``: how many consecutive layers.
+    experts
+        Of ``"experts"``: the names of the experts, in the order of their numbers.
     """
 
     operation: Operation = "zero"
     condition: str = ""
     window: int | None = None
+    experts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProtocolEdges:
+    """Attention edges that are removed together.
+
+    Attributes
+    ----------
+    name
+        Of the set, such as ``"image to question"``.
+    source, target
+        The tokens that are attended to, and those that attend to them; see :func:`modalnet.knockout`.
+    layers
+        The part of the decoder that a claim is about, as (from, to) fractions of the depth.
+    """
+
+    name: str
+    source: str
+    target: str
+    layers: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -232,14 +283,15 @@ class Claim:
         The claim, in a sentence.
     kind
         ``"loss"``: a lesion of ``network`` costs ``task`` more than one of random units; ``"spared"``: it costs
-        ``task`` nothing; ``"dissociation"``: it costs ``task`` more than ``other``; ``"shared units"``: halves of the
-        stimuli select the same units beyond chance; ``"edges"``: removing edges costs the answer.
+        ``task`` nothing; ``"dissociation"``: it costs ``task`` more than ``other``; ``"greater loss"``: it costs
+        ``task`` more than a lesion of the network ``other``; ``"shared units"``: halves of the stimuli select the same
+        units beyond chance; ``"edges"``: removing edges costs the answer.
     network
-        Name of the contrast, or of the set of edges.
+        Name of the network, of the set of edges, or of the expert.
     task
         Name of a task.
     other
-        The second task of a ``"dissociation"``; empty otherwise.
+        The second task of a ``"dissociation"``, the second network of a ``"greater loss"``; empty otherwise.
     """
 
     text: str
@@ -285,6 +337,10 @@ class Protocol:
         The contrasts, each of which makes a network.
     selection, lesion, random_units
         How units are selected, what is done to them, and beside which random units.
+    other_lesions
+        What else is done to them.
+    edges
+        Attention edges that are removed, of protocols about these.
     tasks
         What is measured under the lesion.
     claims
@@ -308,7 +364,9 @@ class Protocol:
     contrasts: tuple[ProtocolContrast, ...] = ()
     selection: Selection = field(default_factory=Selection)
     lesion: ProtocolLesion = field(default_factory=ProtocolLesion)
+    other_lesions: tuple[ProtocolLesion, ...] = ()
     random_units: RandomUnits = field(default_factory=RandomUnits)
+    edges: tuple[ProtocolEdges, ...] = ()
     tasks: tuple[ProtocolTask, ...] = ()
     claims: tuple[Claim, ...] = ()
     quirks: tuple[Quirk, ...] = ()
@@ -319,11 +377,36 @@ class Protocol:
         unknown = set(self.released) - {each.name for each in fields(self)}
         if unknown:
             raise ValueError(f"{self.id}: `released` names {sorted(unknown)[0]!r}, which is no field of a protocol.")
-        names = {each.name for each in self.contrasts}
-        tasks = {each.name for each in self.tasks} | {""}
+        networks, tasks = set(self.networks), {each.name for each in self.tasks} | {""}
         for claim in self.claims:
-            if (names and claim.network not in names) or not {claim.task, claim.other} <= tasks:
-                raise ValueError(f"{self.id}: a claim is about {claim.network!r} and {claim.task!r}, which it lacks.")
+            other = networks if claim.kind == "greater loss" else tasks
+            if claim.network not in networks or claim.task not in tasks or claim.other not in other:
+                raise ValueError(f"{self.id}: the claim {claim.text!r} names a network or task that it lacks.")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """What lesions are made of, by name: networks of units, sets of attention edges, or experts."""
+        if self.edges or self.lesion.experts:
+            return (*(each.name for each in self.edges), *self.lesion.experts)
+        return (self.selection.network,) if self.selection.network else tuple(each.name for each in self.contrasts)
+
+    def for_contrast(self, name: str) -> Protocol:
+        """Return the protocol as it is for one of its contrasts: with the tokens, truncation and rule of that one.
+
+        Raises
+        ------
+        InputError
+            If it has no such contrast.
+        """
+        contrast = {each.name: each for each in self.contrasts}[
+            check_option("contrast", name, [each.name for each in self.contrasts])
+        ]
+        assert self.localizer is not None  # what has contrasts tests units
+        changes: dict[str, Any] = {} if contrast.tokens is None else {"tokens": contrast.tokens}
+        if contrast.max_tokens is not None:
+            changes["max_tokens"] = contrast.max_tokens or None
+        selection = self.selection if contrast.rule is None else replace(self.selection, rule=contrast.rule)
+        return replace(self, localizer=replace(self.localizer, **changes), selection=selection)
 
     def as_released(self) -> Protocol:
         """Return the protocol as the released code runs it, where that differs from the text."""

@@ -80,7 +80,7 @@ def _row(protocol: Protocol) -> dict[str, object]:
         "units": "" if localizer is None else localizer.units,
         "tokens": "" if localizer is None else localizer.tokens,
         "statistic": "" if localizer is None else localizer.statistic,
-        "fraction": "" if localizer is None else protocol.selection.fractions[0],
+        "fraction": "" if localizer is None or not protocol.selection.fractions else protocol.selection.fractions[0],
         "lesion": protocol.lesion.operation,
         "random_draws": protocol.random_units.n,
         "n_claims": len(protocol.claims),

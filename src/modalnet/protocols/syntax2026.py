@@ -16,9 +16,12 @@ from modalnet.protocols.protocol import (
 syntax2026 = Protocol(
     id="syntax2026",
     title="Syntax units: the good against the bad sentence of minimal pairs, absolute activation of the last token",
-    citation="Kryvosheieva et al. (2026), ACL, arXiv:2512.03676.",
+    citation=(
+        "Kryvosheieva, de Varda, Fedorenko & Tuckute (2026), Different types of syntactic agreement recruit the same "
+        "units within large language models, ACL, arXiv:2512.03676."
+    ),
     code="github.com/dariakryvosheieva/syntax-units, without a licence",
-    models=("gpt2-xl, Llama-3.2-3B, Falcon3-3B, Phi-4-mini, gemma-3-4b-pt, deepseek-7b and Mistral-7B-v0.3, float32"),
+    models="gpt2-xl, Llama-3.2-3B, Falcon3-3B, Phi-4-mini, gemma-3-4b-pt, deepseek-7b and Mistral-7B-v0.3, float32",
     localizer=Localizer(units="residual", tokens="last", magnitude="absolute", raw=True),
     contrasts=(
         ProtocolContrast(
@@ -34,6 +37,7 @@ syntax2026 = Protocol(
         ),
     ),
     selection=Selection(fractions=(0.01, 0.005, 0.05)),
+    other_lesions=(ProtocolLesion("scalar mean"),),
     random_units=RandomUnits(4, in_words="4 draws over all units outside the network, of which the mean is reported"),
     tasks=(
         ProtocolTask(
@@ -70,8 +74,14 @@ syntax2026 = Protocol(
             "The upper end of bootstrap intervals is the 95th percentile, the lower one the 2.5th.",
             "Intervals are too short on one side.",
         ),
-        Quirk("The chance level of shared units comes from shuffled labels, which breaks pairs.", "It is too low."),
+        Quirk(
+            "The chance level of shared units comes from good sentences alone, with alternating labels.",
+            "It has no pairs, so it is the chance level of another design.",
+        ),
+        Quirk(
+            "Of the four draws of random units only the mean is kept.",
+            "How far apart they are is not known; zeroing 5% at random costs more than syntax units in 3 of 7 models.",
+        ),
     ),
-    released={"lesion": ProtocolLesion("scalar mean")},
     reported="syntax2026_blimp_ablation.csv",
 )
