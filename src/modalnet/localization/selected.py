@@ -28,7 +28,13 @@ class SelectedUnits(Units):
     @classmethod
     def of(cls, units: Units, selection: Selection) -> SelectedUnits:
         """Return the units with their selection."""
-        made = cls(units.mask, mean_abs=units.mean_abs, model=units.model, selected_on=units.selected_on)
+        made = cls(
+            units.mask,
+            mean_abs=units.mean_abs,
+            model=units.model,
+            selected_on=units.selected_on,
+            widths=units.widths,
+        )
         made.selection = selection
         return made
 

@@ -135,7 +135,7 @@ class ProtocolContrast:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which units form a network.
+    """Which units form a network; see :func:`modalnet.replication.select`.
 
     Attributes
     ----------
@@ -149,8 +149,8 @@ class Selection:
         Sizes, as fractions of all tested units; the first is the one that claims are about. Empty where the rule sets
         the size.
     ties
-        ``"none"``: exactly k units; ``"last"``: with all units that tie with the k-th; ``"dense"``: all units with one
-        of the k largest distinct values.
+        ``"none"``: exactly k units; ``"last"``: with all units that tie with the k-th, or for ``"bottom"`` with the one
+        behind it; ``"dense"``: all units with one of the k largest distinct values.
     precision
         In which precision statistics are compared.
     undefined_as
@@ -174,7 +174,7 @@ class Selection:
     ties: Literal["none", "last", "dense"] = "none"
     precision: Literal["float64", "float32"] = "float64"
     undefined_as: float = float("nan")
-    count_undefined: bool = False
+    count_undefined: bool = True
     threshold: float | None = None
     layers: tuple[float, float] | None = None
     fwhm: float | None = None

@@ -119,7 +119,7 @@ tom2026 = Protocol(
         Quirk("A seed of 0 seeds nothing.", "These draws differ from run to run."),
     ),
     released={
-        "selection": Selection(fractions=FRACTIONS, ties="last", count_undefined=True),
+        "selection": Selection(fractions=FRACTIONS, ties="last"),
         "random_units": RandomUnits(15, excludes_network=False, in_words="15 draws over all units with a defined t"),
     },
     reported="tom2026_vlm_accuracies.csv",
