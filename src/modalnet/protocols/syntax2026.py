@@ -69,6 +69,10 @@ syntax2026 = Protocol(
             "Mean ablation writes one number into every unit: the mean of all units of all layers.",
             "The number is far from the mean of most units; random units cost more than syntax units in gpt2-xl.",
         ),
+        Quirk(
+            "Units are ranked densely, and every unit that ties with one of the first k is taken.",
+            "None in float64, where no two units tie.",
+        ),
         Quirk("The two sentences of a pair are tested as independent samples.", "The test has less power."),
         Quirk(
             "The upper end of bootstrap intervals is the 95th percentile, the lower one the 2.5th.",
@@ -83,5 +87,6 @@ syntax2026 = Protocol(
             "How far apart they are is not known; zeroing 5% at random costs more than syntax units in 3 of 7 models.",
         ),
     ),
+    released={"selection": Selection(fractions=(0.01, 0.005, 0.05), ties="dense")},
     reported="syntax2026_blimp_ablation.csv",
 )
