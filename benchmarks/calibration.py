@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores, and
 import numpy as np
 
 # Each registers its quantities.
-from simulated import brains, designs, flows, lesions, networks, patches, profiles, stats  # noqa: F401
+from simulated import brains, designs, flows, lesions, networks, patches, profiles, reported, stats  # noqa: F401
 from simulated.quantity import COVERS, EFFECT, FEWEST, NULL, QUANTITIES, SHORT, Row
 
 MOST, LEAST = 0.06, 0.93  # a false positive rate above, or a coverage below, is a miscalibration
