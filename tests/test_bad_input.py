@@ -420,6 +420,7 @@ def valid_arguments():
         "MinimalPairs": mn.tasks.minimal_pairs([("a dog", "a god")]),
         "MultipleChoice": mn.tasks.multiple_choice(rows),
         "ExactMatch": mn.tasks.exact_match([("a dog", "cat")]),
+        "GeneratedChoice": mn.tasks.generated(mn.tasks.multiple_choice(rows)),
     }
     task |= {"Task": task["Perplexity"], "LikelihoodTask": task["MinimalPairs"], "GenerationTask": task["ExactMatch"]}
     task |= {"SyntaxGym": task["MinimalPairs"]}
@@ -496,6 +497,9 @@ def valid_arguments():
         "default": {"n": 4},
         "minimal_pairs": {"source": [("a dog", "a god")]},
         "multiple_choice": {"source": rows},
+        **{name: {"n": 4} for name in ("agreement", "incentives", "word_problems", "incentive_choice")},
+        **{name: {"n": 4, "size": 32} for name in ("word_pictures", "lexical_decision", "sentence_pictures")},
+        "mmtomqa": {"path": os.devnull},
         "syntaxgym": {"source": os.devnull},
     }
 

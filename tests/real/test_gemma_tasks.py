@@ -94,3 +94,29 @@ def test_every_suite_can_be_read():
     task = tasks.syntaxgym(assets.data("syntaxgym"))
     assert len(set(task.groups.values())) == 31
     assert len(task) == len(set(task.items)) == 799
+
+
+def test_pairs_of_two_languages_per_token(model, plain):
+    counts = []
+    for language in ("deu", "fin"):
+        path = assets.data("multiblimp_sv") / f"{language}.csv"
+        task = tasks.minimal_pairs(path, rows=slice(0, ITEMS), per_token=True)
+        values = [plain(sentence)[0] for pair in task.pairs for sentence in pair]
+        likelihoods = model._executor.likelihoods(task.requests())
+        np.testing.assert_allclose(
+            [one.logprob / one.n_tokens for one in likelihoods], [v.mean() for v in values], atol=1e-3
+        )
+        good, bad = np.reshape([v.mean() for v in values], (-1, 2)).T
+        assert task.grade(likelihoods).tolist() == (good > bad).tolist()
+        counts += [len(v) for v in values]
+    assert np.ptp(np.reshape(counts, (-1, 2)), axis=1).max() > 0
+
+
+def test_mmtomqa_by_letters(model, plain):
+    task = tasks.mmtomqa(assets.data("mmtomqa_text") / "questions.jsonl", types=[1.2, 2.4], n=1)
+    expected = []
+    for question in task.questions:
+        assert question.stimulus.text.endswith("Please respond with either a or b.\nAnswer:")
+        a, b = (plain(f"{question.stimulus.text} {letter}")[0][-1] for letter in "ab")
+        expected.append(float((a > b) == (question.answer == 0)))
+    assert task.run(model).scores.tolist() == expected

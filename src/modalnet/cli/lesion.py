@@ -28,8 +28,9 @@ Tasks = Annotated[
     str,
     typer.Option(
         metavar="A,B",
-        help="default, theory-of-mind, grammar, arithmetic, category, ...; blimp:FOLDER, pairs:FILE, "
-        "syntaxgym:FOLDER, perplexity:FILE.",
+        help="default, theory-of-mind, agreement, word-problems, incentive-choice, lexical-decision, "
+        "sentence-pictures, grammar, arithmetic, category, ...; blimp:FOLDER, pairs:FILE, syntaxgym:FOLDER, "
+        "mmtomqa:FILE, perplexity:FILE.",
     ),
 ]
 Items = Annotated[

@@ -67,8 +67,15 @@ def draw(kind: str, number: int, size: int, series: int) -> Image:
     return match_luminance(draw_picture(Picture(kind, name, COLOUR_NAMES[colour], mood, variant), size, seed))
 
 
-def match_luminance(image: Image) -> Image:
+def match_luminance(image: Image, level: float = CONTRAST) -> Image:
     """Match an image to the common mean luminance and contrast, with one gain and offset for all pixels and channels.
+
+    Parameters
+    ----------
+    image
+        The image.
+    level
+        Root mean square contrast over the channels, in levels (0..255).
 
     References
     ----------
@@ -78,7 +85,7 @@ def match_luminance(image: Image) -> Image:
     values = np.asarray(image, dtype=np.float64)
     mean = values.mean((0, 1))
     contrast = np.sqrt(values.var((0, 1)).mean())
-    return to_picture((values - mean) * (CONTRAST / contrast) + mean - mean @ LUMA + LUMINANCE)
+    return to_picture((values - mean) * (level / contrast) + mean - mean @ LUMA + LUMINANCE)
 
 
 def check_count(n: object) -> None:

@@ -32,6 +32,9 @@ __all__ = [
     "Shape",
     "draw_picture",
     "draw_scene",
+    "draw_shape",
+    "letter_font",
+    "word_box",
     "word_letters",
 ]
 
@@ -98,7 +101,7 @@ def draw_scene(shapes: Sequence[Shape], size: int, seed: int | Sequence[int] = 0
     """
     drawing = Drawing(size, np.random.default_rng(seed))
     for shape in shapes:
-        _draw_shape(drawing, shape)
+        draw_shape(drawing, shape)
     return drawing.finish()
 
 
@@ -130,7 +133,8 @@ def draw_picture(picture: Picture, size: int, seed: int | Sequence[int] = 0) -> 
     return drawing.finish()
 
 
-def _draw_shape(drawing: Drawing, shape: Shape) -> None:
+def draw_shape(drawing: Drawing, shape: Shape) -> None:
+    """Draw a shape into a picture in progress."""
     fill = drawing.colour(shape.colour)
     x, y, r = shape.x, shape.y, shape.radius
     if shape.kind == "circle":
@@ -175,6 +179,21 @@ def word_letters(picture: Picture, size: int) -> list[tuple[str, float, float]]:
         (letter, (before + after) / 2 / side, middle)
         for letter, before, after in zip(picture.name, edges, edges[1:], strict=False)
     ]
+
+
+def word_box(picture: Picture, size: int) -> tuple[int, int, int, int]:
+    """Pixels that a printed word takes up, from its ascenders to its descenders: left, top, right, bottom."""
+    pixels, left, top = _word_place(picture, np.random.default_rng(picture.variant), size * OVERSAMPLING)
+    font = _font(pixels)
+    ends = (left, top, left + font.getlength(picture.name), top + _text_height(font))
+    first, last = (np.array(ends[:2]) / OVERSAMPLING, np.array(ends[2:]) / OVERSAMPLING)
+    low, high = np.maximum(np.floor(first), 0).astype(int), np.minimum(np.ceil(last), size).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def letter_font(pixels: int) -> FreeTypeFont:
+    """The font of printed words, with letters of this size."""
+    return _font(pixels)
 
 
 def _text_height(font: FreeTypeFont) -> float:

@@ -111,9 +111,7 @@ def box_scramble(image: ImageLike, seed: int = 0, boxes: int = 8) -> Image:
     tall, wide = height // boxes, width // boxes
     top, left = height % boxes // 2, width % boxes // 2
     inner = values[top : top + boxes * tall, left : left + boxes * wide]
-    grid = inner.reshape(boxes, tall, boxes, wide, 3).swapaxes(1, 2).reshape(-1, tall, wide, 3)
-    moved = grid[_derangement(len(grid), rng)].reshape(boxes, boxes, tall, wide, 3).swapaxes(1, 2)
-    inner[:] = moved.reshape(inner.shape)
+    inner[:] = with_boxes_moved(inner, (boxes, boxes), rng)
     return to_picture(values)
 
 
@@ -126,6 +124,17 @@ def with_random_phases(
     turn /= np.abs(turn)
     turn[0, 0] = 1
     return np.fft.irfft2(np.fft.rfft2(values, axes=(0, 1)) * turn[..., None], s=(height, width), axes=(0, 1))
+
+
+def with_boxes_moved(
+    values: UInt8[np.ndarray, "height width 3"], boxes: tuple[int, int], rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Permute the boxes of a grid of rows and columns, whose numbers divide the sides; no box stays in place."""
+    (height, width, _), (rows, columns) = values.shape, boxes
+    tall, wide = height // rows, width // columns
+    grid = values.reshape(rows, tall, columns, wide, 3).swapaxes(1, 2).reshape(-1, tall, wide, 3)
+    moved = grid[_derangement(len(grid), rng)].reshape(rows, columns, tall, wide, 3).swapaxes(1, 2)
+    return moved.reshape(values.shape)
 
 
 def to_picture(values: Float[np.ndarray, "height width 3"] | UInt8[np.ndarray, "height width 3"]) -> Image:

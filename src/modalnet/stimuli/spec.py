@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from modalnet.errors import InputError
+from modalnet.stimuli.agreement import agreement
 from modalnet.stimuli.arithmetic import multiple_demand
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.incentives import incentives
 from modalnet.stimuli.pictures import categories, vision
 from modalnet.stimuli.published import FACES, fedorenko2010, floc
 from modalnet.stimuli.readers import Duplicates, from_csv, from_folder
@@ -15,6 +17,7 @@ from modalnet.stimuli.refusal import refusal
 from modalnet.stimuli.scene_questions import vision_vs_text
 from modalnet.stimuli.sentences import language, language_conditions
 from modalnet.stimuli.stories import theory_of_mind, tom_saxe
+from modalnet.stimuli.word_pictures import word_pictures
 
 # Bundled sets, which need no path.
 BUNDLED: dict[str, Callable[[], Contrast]] = {
@@ -23,9 +26,12 @@ BUNDLED: dict[str, Callable[[], Contrast]] = {
     "theory-of-mind": theory_of_mind,
     "multiple-demand": multiple_demand,
     "refusal": refusal,
+    "agreement": agreement,
+    "incentives": incentives,
     "vision": vision,
     "categories": categories,
     "vision-vs-text": vision_vs_text,
+    "word-pictures": word_pictures,
 }
 # Published localizers with default conditions, read from a folder.
 PUBLISHED: dict[str, Callable[..., Contrast]] = {"fedorenko2010": fedorenko2010, "tom-saxe": tom_saxe}

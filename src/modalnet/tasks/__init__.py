@@ -1,9 +1,11 @@
 """Tasks: what a model is tested on, with one score per item.
 
 :func:`minimal_pairs` (BLiMP and similar sets), :func:`syntaxgym` suites, :func:`perplexity` of texts,
-:func:`multiple_choice` by likelihood, :func:`naming` of pictures and :func:`visual_questions` about them, and
-:func:`exact_match` of generated answers. :func:`theory_of_mind`, :func:`arithmetic`, :func:`bundled` and
-:func:`default` need no files.
+:func:`multiple_choice` by likelihood, :func:`mmtomqa`, :func:`naming` of pictures and :func:`visual_questions` about
+them, and :func:`exact_match` of generated answers. These need no files: :func:`agreement`, :func:`theory_of_mind`,
+:func:`arithmetic`, :func:`word_problems`, :func:`incentive_choice`, :func:`lexical_decision`,
+:func:`sentence_pictures`, :func:`bundled` and :func:`default`. :func:`generated` asks any multiple-choice task by
+generated text.
 
 A task reads and validates its items when it is made, and holds no model; :meth:`Task.run` scores a model on it.
 """

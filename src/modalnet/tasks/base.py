@@ -24,7 +24,7 @@ from modalnet.stats.proportions import score_interval
 from modalnet.stats.resampling import LEVEL, block_values, item_groups, mean_intervals
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     from modalnet.interventions.operations import Intervention
     from modalnet.model import Model
@@ -54,6 +54,9 @@ class TaskScores:
         Expected score of guessing; NaN where there is none.
     groups
         The group (paradigm, suite) of each item; None where items have none.
+    unparsed
+        Whether no answer could be read from the text that the model generated for an item, which then scores 0; None
+        where no text is parsed.
     """
 
     task: str
@@ -62,11 +65,20 @@ class TaskScores:
     measure: Measure
     chance: float
     groups: tuple[str, ...] | None = None
+    unparsed: Bool[np.ndarray, " item"] | None = None
 
     @property
     def mean(self) -> float:
         """Mean score over items."""
         return float(self.scores.mean())
+
+    @property
+    def share_unparsed(self) -> float:
+        """Share of items whose generated text holds no answer; NaN where no text is parsed.
+
+        Output that a lesion has broken scores as low as a wrong answer; this tells the two apart.
+        """
+        return float("nan") if self.unparsed is None else float(self.unparsed.mean())
 
     @property
     def perplexity(self) -> float:
@@ -118,7 +130,8 @@ class TaskScores:
 
     def __repr__(self) -> str:
         chance = "" if np.isnan(self.chance) else f", chance {self.chance:.3f}"
-        return f"TaskScores({self.task}: {self.mean:.3f} {self.measure}, {len(self.items)} items{chance})"
+        unparsed = "" if self.unparsed is None else f", {self.share_unparsed:.1%} unparsed"
+        return f"TaskScores({self.task}: {self.mean:.3f} {self.measure}, {len(self.items)} items{chance}{unparsed})"
 
 
 class Task(ABC):
@@ -178,11 +191,14 @@ class Task(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {len(self)} items)"
 
-    def scores(self, values: Float[np.ndarray, " item"]) -> TaskScores:
+    def scores(
+        self, values: Float[np.ndarray, " item"], unparsed: Bool[np.ndarray, " item"] | None = None
+    ) -> TaskScores:
         """Combine item scores with the description of the task."""
-        groups = None if self.groups is None else tuple(self.groups[item] for item in self.items)
+        by_item = self.groups
+        groups = None if by_item is None else tuple(by_item[item] for item in self.items)
         values = np.asarray(values, dtype=np.float64)
-        return TaskScores(self.name, self.items, values, self.measure, self.chance, groups)
+        return TaskScores(self.name, self.items, values, self.measure, self.chance, groups, unparsed)
 
 
 class LikelihoodTask(Task):
@@ -235,6 +251,10 @@ class GenerationTask(Task):
     def grade(self, texts: Sequence[str]) -> Float[np.ndarray, " item"]:
         """Compute one score per item from the generated texts."""
 
+    def unparsed(self, texts: Sequence[str]) -> Bool[np.ndarray, " item"] | None:
+        """Tell from which generated texts no answer can be read; None for a task that takes texts as they are."""
+        return None
+
     def run(
         self,
         model: Model,
@@ -244,7 +264,7 @@ class GenerationTask(Task):
         check_batch_size(batch_size)  # generation runs one stimulus at a time, whatever the batch size
         model = as_model(model)
         texts = model.generate(list(self.stimuli()), *interventions, max_new_tokens=self.max_new_tokens)
-        return self.scores(self.grade(texts))
+        return self.scores(self.grade(texts), self.unparsed(texts))
 
     def identity(self) -> str:
         digests = [stimulus.inspect().digest for stimulus in self.stimuli()]

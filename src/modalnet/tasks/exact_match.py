@@ -10,9 +10,9 @@ import numpy as np
 from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.stimuli.readers import stimulus_at
+from modalnet.stimuli.rows import unique_names
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.base import GenerationTask, digest
-from modalnet.tasks.requests import unique_names
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -20,11 +20,11 @@ from modalnet._validation import check_int
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.readers import stimulus_at
+from modalnet.stimuli.rows import Rows, draw, read_rows, unique_names
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.base import LikelihoodTask, digest
 from modalnet.tasks.choices import answer_index, check_choices, check_template
-from modalnet.tasks.requests import continuation_request, unique_names
-from modalnet.tasks.rows import Rows, draw, read_rows
+from modalnet.tasks.requests import continuation_request
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -46,12 +46,25 @@ class MultipleChoiceQuestion:
         At least two different answers, as they are written after the question and a space.
     answer
         Index of the correct choice, from 0.
+    group
+        What the question has in common with others (a kind of question, a story); None for nothing.
+    credits
+        Score of each choice, from 0 to 1; None for 1 for the correct one and 0 for the others.
     """
 
     id: str
     stimulus: Stimulus
     choices: tuple[str, ...]
     answer: int
+    group: str | None = None
+    credits: tuple[float, ...] | None = None
+
+    @property
+    def scores(self) -> Float[np.ndarray, " choice"]:
+        """Score of each choice."""
+        if self.credits is not None:
+            return np.array(self.credits, dtype=np.float64)
+        return (np.arange(len(self.choices)) == self.answer).astype(np.float64)
 
 
 class MultipleChoice(LikelihoodTask):
@@ -71,12 +84,19 @@ class MultipleChoice(LikelihoodTask):
         self.name = name
         self.questions = tuple(questions)
         self.per_token = per_token
-        self.chance = float(np.mean([1 / len(question.choices) for question in questions]))
+        self.chance = float(np.mean([question.scores.mean() for question in questions]))
         self._items = unique_names(question.id for question in questions)
 
     @property
     def items(self) -> tuple[str, ...]:
         return self._items
+
+    @property
+    def groups(self) -> dict[str, str] | None:
+        """Item -> group of its question; None where no question has one, and the item's own name where it has none."""
+        if all(question.group is None for question in self.questions):
+            return None
+        return {item: question.group or item for item, question in zip(self._items, self.questions, strict=True)}
 
     def requests(self) -> list[Request]:
         return [
@@ -93,11 +113,13 @@ class MultipleChoice(LikelihoodTask):
             values = np.array([answer.logprob / (answer.n_tokens if self.per_token else 1) for answer in answers])
             best = values == values.max()
             # Equally likely answers share the point; where a broken model gives NaN, no answer is best.
-            scores.append(best[question.answer] / max(best.sum(), 1))
+            scores.append(question.scores[best].sum() / max(best.sum(), 1))
         return np.array(scores, dtype=np.float64)
 
     def identity(self) -> str:
-        return digest([super().identity(), self.per_token, [[q.answer, len(q.choices)] for q in self.questions]])
+        parts = [super().identity(), self.per_token, [[q.answer, len(q.choices)] for q in self.questions]]
+        credits = [q.credits for q in self.questions]
+        return digest([*parts, credits] if any(credits) else parts)
 
 
 def multiple_choice(

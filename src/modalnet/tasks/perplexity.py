@@ -16,10 +16,11 @@ from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.conversion import as_stimuli
 from modalnet.stimuli.readers import stimulus_at
+from modalnet.stimuli.rows import unique_names
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.stimuli.tables import read_text
 from modalnet.tasks.base import LikelihoodTask, Measure
-from modalnet.tasks.requests import continuation_request, text_request, unique_names
+from modalnet.tasks.requests import continuation_request, text_request
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,10 +9,10 @@ import numpy as np
 from modalnet._validation import check_int, check_option, check_seed
 from modalnet.errors import InputError
 from modalnet.stimuli.package_data import data_rows
+from modalnet.stimuli.rows import draw
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.choices import check_template
 from modalnet.tasks.multiple_choice import MultipleChoice, MultipleChoiceQuestion
-from modalnet.tasks.rows import draw
 
 STORY = "{story}\nTrue or false: {statement}\nAnswer:"
 NEAR = (1, -1, 2, -2, 10, -10)

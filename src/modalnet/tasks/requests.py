@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from modalnet.execution.likelihood import Request
 from modalnet.stimuli.stimulus import Stimulus
 
@@ -25,16 +23,3 @@ def continuation_request(stimulus: Stimulus, text: str) -> Request:
     """Request the likelihood of a text as the continuation of a stimulus, after a space unless one is there."""
     ends_in_space = stimulus.text is not None and stimulus.text[-1:].isspace()
     return Request(stimulus, text if ends_in_space else f" {text}")
-
-
-def unique_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Make item names unique: the second item called ``name`` becomes ``name#2``, and so on."""
-    counts: dict[str, int] = {}
-    unique: dict[str, None] = {}
-    for name in names:
-        new = name
-        while new in unique:
-            counts[name] = counts.get(name, 1) + 1
-            new = f"{name}#{counts[name]}"
-        unique[new] = None
-    return tuple(unique)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modalnet.errors import InputError
+from modalnet.tasks.agreement import agreement
 from modalnet.tasks.base import Task
 from modalnet.tasks.examples import bundled, default
+from modalnet.tasks.lexical_decision import lexical_decision
 from modalnet.tasks.minimal_pairs import minimal_pairs
+from modalnet.tasks.mmtomqa import mmtomqa
 from modalnet.tasks.perplexity import perplexity
 from modalnet.tasks.reasoning import theory_of_mind
+from modalnet.tasks.sentence_pictures import sentence_pictures
 from modalnet.tasks.syntaxgym import syntaxgym
+from modalnet.tasks.word_problems import incentive_choice, word_problems
 
-WITH_PATH = ("pairs", "blimp", "syntaxgym", "perplexity")
+WITH_PATH = ("pairs", "blimp", "syntaxgym", "perplexity", "mmtomqa")
+WITHOUT_PATH: dict[str, Callable[..., Task]] = {
+    "theory-of-mind": theory_of_mind,
+    "agreement": agreement,
+    "word-problems": word_problems,
+    "incentive-choice": incentive_choice,
+    "lexical-decision": lexical_decision,
+    "sentence-pictures": sentence_pictures,
+}
 
 
 def parse(spec: str, n: int | None = None, seed: int = 0) -> list[Task]:
@@ -21,10 +35,13 @@ def parse(spec: str, n: int | None = None, seed: int = 0) -> list[Task]:
     Parameters
     ----------
     spec
-        Names separated by commas: ``default``, ``theory-of-mind``, a name of :func:`modalnet.tasks.bundled`,
-        ``blimp:FOLDER`` or ``pairs:FILE`` (minimal pairs), ``syntaxgym:FOLDER`` or ``perplexity:FILE``.
+        Names separated by commas: ``default``, ``theory-of-mind``, ``agreement``, ``word-problems``,
+        ``incentive-choice``, ``lexical-decision``, ``sentence-pictures``, a name of :func:`modalnet.tasks.bundled`,
+        ``blimp:FOLDER`` or ``pairs:FILE`` (minimal pairs), ``syntaxgym:FOLDER``, ``mmtomqa:FILE`` or
+        ``perplexity:FILE``.
     n
-        Number of items per bundled task, per suite and per file of minimal pairs; None for the default of each.
+        Number of items per bundled task, per suite, per question type of MMToM-QA and per file of minimal pairs; None
+        for the default of each.
         Perplexity always uses the whole text.
     seed
         Seed of the draws.
@@ -47,12 +64,13 @@ def parse(spec: str, n: int | None = None, seed: int = 0) -> list[Task]:
             tasks.append(_read(kind, path, n, seed))
         elif kind == "default":
             tasks += default(seed=seed) if n is None else default(n=n, seed=seed)
-        elif kind == "theory-of-mind":
-            tasks.append(theory_of_mind(n=n, seed=seed))
+        elif kind in WITHOUT_PATH:
+            make = WITHOUT_PATH[kind]
+            tasks.append(make(seed=seed) if n is None else make(n=n, seed=seed))
         else:
             available = bundled(seed=seed) if n is None else bundled(n=n, seed=seed)
             if kind not in available:
-                known = ["default", "theory-of-mind", *available, *(f"{kind}:PATH" for kind in WITH_PATH)]
+                known = ["default", *WITHOUT_PATH, *available, *(f"{kind}:PATH" for kind in WITH_PATH)]
                 raise InputError(f"Unknown task {part!r}. Known tasks: {', '.join(known)}.")
             tasks.append(available[kind])
     return tasks
@@ -61,6 +79,8 @@ def parse(spec: str, n: int | None = None, seed: int = 0) -> list[Task]:
 def _read(kind: str, path: str, n: int | None, seed: int) -> Task:
     if kind == "syntaxgym":
         return syntaxgym(path, n=n, seed=seed)
+    if kind == "mmtomqa":
+        return mmtomqa(path, n=n, seed=seed)
     if kind == "perplexity":
         return perplexity(Path(path))
     return minimal_pairs(path, name="blimp" if kind == "blimp" else None, n=n, seed=seed)

@@ -20,11 +20,11 @@ from modalnet._validation import check_seed
 from modalnet.errors import InputError
 from modalnet.execution.likelihood import Likelihood, Request
 from modalnet.stimuli.readers import open_folder
+from modalnet.stimuli.rows import draw, unique_names
 from modalnet.stimuli.tables import read_text
 from modalnet.tasks.base import LikelihoodTask, digest
 from modalnet.tasks.formula import Formula, Term, bits
-from modalnet.tasks.requests import text_request, unique_names
-from modalnet.tasks.rows import draw
+from modalnet.tasks.requests import text_request
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,6 +123,19 @@ def draw(n: int | None, total: int, seed: int, source: str) -> list[int]:
     check_int("n", n, minimum=1, maximum=total)
     rng = np.random.default_rng([seed, zlib.crc32(source.encode())])
     return sorted(rng.choice(total, size=n, replace=False).tolist())
+
+
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Make item names unique: the second item called ``name`` becomes ``name#2``, and so on."""
+    counts: dict[str, int] = {}
+    unique: dict[str, None] = {}
+    for name in names:
+        new = name
+        while new in unique:
+            counts[name] = counts.get(name, 1) + 1
+            new = f"{name}#{counts[name]}"
+        unique[new] = None
+    return tuple(unique)
 
 
 def _json_lines(path: Path, encoding: str) -> Rows:
