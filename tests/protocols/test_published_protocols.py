@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 import modalnet as mn
 from modalnet.models.sites import KINDS
 from modalnet.protocols import Claim, Protocol, ProtocolContrast, Source
+from modalnet.tasks.parsing import Rule
 from reference import load
 
 IDS = [
@@ -24,21 +26,6 @@ IDS = [
     "topoomni2026",
 ]
 LOCALIZERS = [name for name in IDS if mn.protocols[name].localizer is not None]
-#: Arguments that protocols give and that do not exist yet.
-MISSING_ARGUMENTS = {"tasks.minimal_pairs": "per_token"}
-#: Functions that protocols name and that do not exist yet.
-MISSING = {
-    "stimuli.agreement",
-    "stimuli.incentives",
-    "stimuli.minimal_pairs",
-    "stimuli.word_pictures",
-    "tasks.agreement",
-    "tasks.incentive_choice",
-    "tasks.lexical_decision",
-    "tasks.mmtomqa",
-    "tasks.sentence_pictures",
-    "tasks.word_problems",
-}
 
 
 def sources(protocol):
@@ -74,21 +61,19 @@ def test_a_protocol_is_a_whole_record(name):
 @pytest.mark.parametrize("name", IDS)
 def test_what_reads_and_makes_stimuli_exists_and_takes_these_arguments(name):
     for source in sources(mn.protocols[name]):
-        assert bool(source.reader) == bool(source.folder and source.reader)
+        assert source.folder or not source.reader
         for called, given, first in (
             (source.generator, source.made_with, ()),
             (source.reader, source.read_with, (source.folder,)),
         ):
-            if called in MISSING:
-                assert function(called) is None, f"{called} exists now: take it from the list of missing functions"
-            elif called:
+            if called:
                 made = function(called)
                 assert made is not None, called
-                known, missing = inspect.signature(made), MISSING_ARGUMENTS.get(called)
-                assert missing not in known.parameters, f"{called} takes {missing} now: take it from the list"
-                known.bind(*first, **{key: value for key, value in given.items() if key != missing})
-            of = given.get("source", "")
-            assert not of or function(of) is not None
+                inspect.signature(made).bind(*first, **given)
+                if isinstance(given.get("source"), str):
+                    assert function(given["source"]) is not None
+    for task in mn.protocols[name].tasks:
+        assert task.parse in get_args(Rule)
 
 
 def test_a_contrast_has_the_tokens_the_truncation_and_the_rule_of_its_own():

@@ -62,6 +62,7 @@ anhedonia2026 = Protocol(
             "the points of the first digit from 1 to 4 in the answer; none: 0 points",
             generated=True,
             max_new_tokens=64,
+            parse="digit",
         ),
         ProtocolTask(
             "word problems",

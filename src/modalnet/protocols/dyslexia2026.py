@@ -38,7 +38,7 @@ dyslexia2026 = Protocol(
                 "for a run; not free",
                 generator="stimuli.word_pictures",
                 made_with={"n": 72},
-                differs="pictures that were drawn for this library, all of one size",
+                differs="pictures that were drawn for this library, all of one size, luminance and contrast",
             ),
         ),
     ),
@@ -70,6 +70,7 @@ dyslexia2026 = Protocol(
             "whether the generated answer is the letter of the picture",
             generated=True,
             max_new_tokens=128,
+            parse="letter",
         ),
     ),
     claims=(

@@ -62,12 +62,14 @@ tom2026 = Protocol(
                 "is free (MIT)",
                 folder="mmtomqa_text/questions.jsonl",
                 reader="tasks.mmtomqa",
+                read_with={"types": "1.2"},
                 generator="tasks.theory_of_mind",
                 differs="statements about false-belief stories that were written for this library",
             ),
             "the first generated token is the letter of the answer",
             generated=True,
             max_new_tokens=1,
+            parse="letter",
         ),
         ProtocolTask(
             "mathematics",
@@ -79,6 +81,7 @@ tom2026 = Protocol(
             "the first generated token is the letter of the answer",
             generated=True,
             max_new_tokens=1,
+            parse="letter",
         ),
     ),
     claims=(
