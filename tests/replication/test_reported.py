@@ -135,6 +135,10 @@ def test_any_accuracies_give_a_verdict(intact, lesioned, draws, invalid, n_items
         ({"lesioned": np.array([0.5, 0.4])}, "one entry per paradigm"),
         ({"draws": np.array([0.5])}, "2 dimensions"),
         ({"draws": np.array([[0.5, 0.4]]), "mean_of": 4}, "one column, the mean of 4 draws"),
+        ({"lesioned": np.array([np.nan])}, "accuracies from 0 to 1"),
+        ({"invalid": 40.0}, "must be from 0 to 1"),
+        ({"invalid_draws": (0.1, 0.2)}, "one share per draw, got 2 for 1"),
+        ({"n_items": -1}, "`n_items` must be"),
     ],
 )
 def test_accuracies_are_checked(change, message):

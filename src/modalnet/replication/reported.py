@@ -22,8 +22,9 @@ normal, skewed or of two kinds; *does not survive* of fewer than 19 draws in at 
 reaches the selected units; and that random units cost more in at most 0.050.
 
 A t interval of draws says nothing where they are not normal, as when a few of them destroy the output. This is tested
-(Shapiro-Wilk), and draws are counted that leave less than half of the answers in a valid form. Whether 15 draws have
-one mode or two cannot be told from them: Hartigan's dip has next to no power there.
+(Shapiro-Wilk), and draws are counted that leave less than half of the answers in a valid form. A test of unimodality
+does not serve here: where one set in seven destroys the output, eight standard deviations away, Hartigan's dip rejects
+in 0.03 of simulations with 15 draws, and Shapiro-Wilk in 0.90.
 
 References
 ----------
@@ -41,7 +42,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from modalnet._validation import check_type
+from modalnet._validation import check_int, check_type
 from modalnet.errors import InputError
 from modalnet.lesion.verdicts import LONGEST, Verdict
 from modalnet.stats.new_draw import ALPHA, LEAST_DRAWS, beside_draws, smallest_detectable
@@ -117,6 +118,16 @@ class ReportedLesion:
             if not ((values >= 0) & (values <= 1)).all():
                 raise InputError(f"`{field}` of {self.name!r} must be accuracies from 0 to 1.")
             object.__setattr__(self, field, values)
+        shares = [one for one in (self.invalid, self.invalid_intact, *self.invalid_draws) if not math.isnan(one)]
+        if not all(0 <= share <= 1 for share in shares):
+            raise InputError(f"Shares of invalid answers of {self.name!r} must be from 0 to 1.")
+        for field in ("mean_of", "n_items", "n_paradigms"):
+            check_int(field, getattr(self, field), minimum=0)
+        if self.invalid_draws and len(self.invalid_draws) != self.draws.shape[1]:
+            raise InputError(
+                f"`invalid_draws` of {self.name!r} must have one share per draw, got {len(self.invalid_draws)} for "
+                f"{self.draws.shape[1]} draws."
+            )
         if self.mean_of and self.draws.shape[1] != 1:
             raise InputError(
                 f"`draws` of {self.name!r} must be one column, the mean of {self.mean_of} draws, got "
