@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MODELS = ("dinov2", "gemma")
+MODELS = ("dinov2", "gemma", "qwen")
 
 
 def of_tests(what: str, option: str) -> Path:
@@ -17,7 +17,7 @@ def of_tests(what: str, option: str) -> Path:
     Parameters
     ----------
     what
-        ``"dinov2"``, ``"gemma"``, or the name of a data set.
+        ``"dinov2"``, ``"gemma"``, ``"qwen"``, or the name of a data set.
     option
         What would have named another one, for the message.
     """

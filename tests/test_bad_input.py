@@ -460,6 +460,7 @@ def valid_arguments():
         "lesion_study": network | {"tasks": task["Perplexity"], "fractions": [0.1], "n_controls": 1},
         "lens": {"model": model, "stimuli": words, "tokens": "last"},
         "localize": {"model": model, "contrast": contrast(both)},
+        "replicate": {"model": model, "protocol": "alkhamissi2025", "n_stimuli": 4, "n_items": 2, "n_controls": 1},
         "profile": network | {"conditions": contrast(both)},
         "profile_modality": {"model": model, "stimuli": [both(0), both(1)], "answers": " a"},
         "resample": {"target": some, "over": words},

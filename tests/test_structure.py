@@ -87,8 +87,8 @@ def imports(path: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def draws(name: str, where: tuple[str, ...]) -> bool:
-    """Whether an import is how a result draws itself: in a method called `plot`, of modalnet.plotting."""
-    return where[-1:] == ("plot",) and room_of(name) == "plotting"
+    """Whether an import is how a result shows itself: in a method `plot` or `report`, of modalnet.plotting."""
+    return where[-1:] in {("plot",), ("report",)} and room_of(name) == "plotting"
 
 
 def test_every_file_is_in_a_room():

@@ -158,6 +158,25 @@ def dissociations(rng: np.random.Generator, scores: Scores, draws: int) -> Itera
             yield f"{kind} dissociation, {case}", EFFECT, verdicts[kind].startswith(kind)
 
 
+@quantity(_TASKS, simulations=400)
+def claims_of_replications(rng: np.random.Generator, scores: Scores, draws: int) -> Iterator[Observed]:
+    """One network on two tasks, and two networks on one: random sets, effects that are alike, or real differences."""
+    alike = {"a": MODERATE, "b": MODERATE}
+    for case, one, other in (
+        ("random sets", {}, {}),
+        ("alike", alike, alike),
+        ("real", {"a": STRONG}, {}),
+    ):
+        made = lesion_study(rng, {"a": scores, "b": scores}, {"A": one, "B": other}, draws)
+        with few_resamples():
+            selective = made.study.selective_for("A", "a", "b").iloc[0]["verdict"] == "selective"
+            costs_more = made.study.costs_more("A", "B", "a").iloc[0]["verdict"] == "costs more"
+        for null in ("random sets", "alike") if case == "real" else (case,):
+            column = EFFECT if case == "real" else NULL
+            yield f"selective for one task, {null}", column, selective
+            yield f"costs more than another network, {null}", column, costs_more
+
+
 _MATRIX = {
     f"{n} networks, {items} items each, {draws} draws": {"n": n, "items": items, "draws": draws}
     for n in (4, 5)

@@ -48,6 +48,7 @@ from .patching import (
 from .plotting.atlas import Atlas as Atlas, atlas as atlas
 from .profiles import Profile as Profile, profile as profile
 from .protocols import protocols as protocols
+from .replication import Replication as Replication, replicate as replicate
 from .results.store import Store as Store
 from .specialization import Specialization as Specialization, specialization as specialization
 from .stimuli import Contrast as Contrast, Stimulus as Stimulus, corrupt as corrupt

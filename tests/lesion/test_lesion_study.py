@@ -246,7 +246,7 @@ def test_a_second_study_answers_from_the_store_and_runs_nothing(model, monkeypat
 
 
 def test_a_task_that_fails_loses_nothing_that_was_computed(model, monkeypatch):
-    monkeypatch.setattr("modalnet.lesion.study.TOGETHER", 2)
+    monkeypatch.setattr("modalnet.lesion.scores.TOGETHER", 2)
     units = network(model)
     tasks = [Counting("good"), Counting("bad", fail_at=4), Counting("late")]
     with pytest.warns(UserWarning, match="Task 'bad' failed and is skipped: the disk is on fire"):
@@ -263,7 +263,7 @@ def test_a_task_that_fails_loses_nothing_that_was_computed(model, monkeypatch):
 
 
 def test_a_study_that_is_stopped_goes_on(model, monkeypatch):
-    monkeypatch.setattr("modalnet.lesion.study.TOGETHER", 2)
+    monkeypatch.setattr("modalnet.lesion.scores.TOGETHER", 2)
     units = network(model)
     task = Counting()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from modalnet.cli import atlas, brain, cache, demo, lesion, localize, profile, towers
+from modalnet.cli import atlas, brain, cache, demo, lesion, localize, profile, replicate, towers
 from modalnet.cli.console import messages
 from modalnet.errors import ModalnetError
 
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(localize.localize)
 app.command(no_args_is_help=True)(lesion.lesion)
+app.command(no_args_is_help=True)(replicate.replicate)
 app.command(no_args_is_help=True)(profile.profile)
 app.command(no_args_is_help=True)(brain.brain)
 app.command(no_args_is_help=True)(atlas.atlas)

@@ -134,6 +134,145 @@ def dissociation(
     return pd.DataFrame(rows, columns=[*columns, "detectable", "verdict", "sentence"])
 
 
+def selective_for(
+    study: LesionStudy, network: str, task: str, other: str, *, control: Control = "activation"
+) -> pd.DataFrame:
+    """Does a network cost one task more than another, beyond what random units do?
+
+    Parameters
+    ----------
+    study
+        The lesion study.
+    network
+        Name of the network; its largest size is taken.
+    task, other
+        Names of the two tasks.
+    control
+        The kind of random control.
+
+    Returns
+    -------
+    DataFrame
+        One row per operation: operation, control; selectivity: drop on `task` minus drop on `other`, each relative to
+        the score above chance (in the measure, where tasks have no chance level and share one), with low and high, the
+        95% interval over items; p: two-sided, beside one more draw of the network's controls; verdict: ``"selective"``
+        (p at most 0.05, more on `task`, and more there than one more draw), ``"not selective"`` or ``"cannot be
+        tested"``; sentence.
+
+    Raises
+    ------
+    InputError
+        For a network, task or control that was not run.
+
+    References
+    ----------
+    Nieuwenhuis, Forstmann & Wagenmakers (2011), Nature Neuroscience 14(9):1105-1107: an effect on one task and none on
+    another is no difference between tasks. Crawford & Garthwaite (2005), Neuropsychology 19(3):318-331.
+    """
+    import pandas as pd
+
+    check_control(study, control)
+    check_option("network", network, study.networks)
+    for name in (task, other):
+        check_option("task", name, list(study.base))
+    size = study.fractions(network)[-1]
+    rows = [_selective_row(study, Lesion(network, size, name), (task, other), control) for name in study.operations]
+    columns = ["operation", "control", "selectivity", "low", "high", "p", "verdict", "sentence"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def costs_more(
+    study: LesionStudy, network: str, other: str, task: str, *, control: Control = "activation"
+) -> pd.DataFrame:
+    """Does a network cost a task more than another network does, beyond what random units do?
+
+    Parameters
+    ----------
+    study
+        The lesion study.
+    network, other
+        Names of the two networks; the largest size of each is taken.
+    task
+        Name of the task.
+    control
+        The kind of random control.
+
+    Returns
+    -------
+    DataFrame
+        One row per operation: operation, control; difference: drop under `network` minus drop under `other`, in the
+        task's measure, with low and high, the 95% interval over items; p: two-sided, beside one more pair of random
+        sets, a draw of each network's controls; verdict: ``"costs more"`` (p at most 0.05, `network` more, and more
+        than one more draw of its controls), ``"does not cost more"`` or ``"cannot be tested"``; sentence.
+
+    Raises
+    ------
+    InputError
+        For a network, task or control that was not run.
+    """
+    import pandas as pd
+
+    check_control(study, control)
+    for name in (network, other):
+        check_option("network", name, study.networks)
+    check_option("task", task, list(study.base))
+    rows = []
+    for name in study.operations:
+        lesions = [Lesion(each, study.fractions(each)[-1], name) for each in (network, other)]
+        rows.append(_costs_more_row(study, lesions, task, control))
+    columns = ["operation", "control", "difference", "low", "high", "p", "verdict", "sentence"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _costs_more_row(study: LesionStudy, lesions: Sequence[Lesion], task: str, control: Control) -> Row:
+    row: Row = {"operation": lesions[0].operation, "control": control}
+    row |= dict.fromkeys(("difference", "low", "high", "p"), math.nan)
+    if not all(study._resamples.has(lesion, task) for lesion in lesions):
+        return row | _untested(f"no scores of both networks on {task}")
+    besides = [study._resamples.tasks[task].beside(lesion, control) for lesion in lesions]
+    found = _Contrasts(study, lesions, (task, task), control).columns("difference_a")
+    row |= {"difference": found["difference_a"], "p": found["p_difference_a"]}
+    row |= {end: found[f"difference_a_{end}"] for end in ("low", "high")}
+    if not all(each is not None and each.testable for each in besides):
+        return row | _untested(f"fewer than {LEAST_DRAWS} draws of {control}-matched units")
+    first = besides[0]
+    more = row["p"] <= ALPHA and row["difference"] > 0 and first is not None and first.exceeds is True
+    verdict = "costs more" if more else "does not cost more"
+    text = (
+        f"{lesions[0].network} under {lesions[0].operation} ablation costs {task} {row['difference']:.3f} "
+        f"[{row['low']:.3f}, {row['high']:.3f}] more than {lesions[1].network} (p {p_in_words(row['p'])})"
+    )
+    return row | {"verdict": verdict, "sentence": f"{verdict}: {text}."}
+
+
+def _selective_row(study: LesionStudy, lesion: Lesion, tasks: tuple[str, str], control: Control) -> Row:
+    row: Row = {"operation": lesion.operation, "control": control}
+    row |= dict.fromkeys(("selectivity", "low", "high", "p"), math.nan)
+    resamples = study._resamples
+    if not all(resamples.has(lesion, task) for task in tasks):
+        return row | _untested(f"no scores of {lesion.network} on both tasks")
+    besides = [resamples.tasks[task].beside(lesion, control) for task in tasks]
+    contrasts = _Contrasts(study, [lesion, lesion], tasks, control)
+    found = contrasts.columns("selectivity_A")
+    row |= {"selectivity": found["selectivity_A"], "p": found["p_selectivity_A"]}
+    row |= {end: found[f"selectivity_A_{end}"] for end in ("low", "high")}
+    if contrasts.at_chance:
+        return row | _untested(f"the intact model is at chance on {' and '.join(contrasts.at_chance)}")
+    if not all(each is not None and each.testable for each in besides):
+        return row | _untested(f"fewer than {LEAST_DRAWS} draws of {control}-matched units on both tasks")
+    if not math.isfinite(row["p"]):
+        return row | _untested("the two tasks share no scale")
+    first = besides[0]
+    selective = row["p"] <= ALPHA and row["selectivity"] > 0 and first is not None and first.exceeds is True
+    verdict = "selective" if selective else "not selective"
+    text = (
+        f"{lesion.network} under {lesion.operation} ablation costs {tasks[0]} {row['selectivity']:.2f} "
+        f"[{row['low']:.2f}, {row['high']:.2f}] more of its score above chance than {tasks[1]} "
+        f"(p {p_in_words(row['p'])})"
+    )
+    return row | {"verdict": verdict, "sentence": f"{verdict}: {text}."}
+
+
 def check_control(study: LesionStudy, control: Control) -> None:
     """Refuse a kind of control that has no draws, or that no study has."""
     known = [kind for kind in study._resamples.kinds if kind != LEAST]

@@ -194,6 +194,18 @@ class LesionStudy(Result):
 
         return selectivity(self, own, fraction=fraction, operation=operation, control=control)
 
+    def selective_for(self, network: str, task: str, other: str, control: Control = "activation") -> pd.DataFrame:
+        """Does a network cost one task more than another? See :func:`.dissociation.selective_for`."""
+        from modalnet.lesion.dissociation import selective_for
+
+        return selective_for(self, network, task, other, control=control)
+
+    def costs_more(self, network: str, other: str, task: str, control: Control = "activation") -> pd.DataFrame:
+        """Does a network cost a task more than another network? See :func:`.dissociation.costs_more`."""
+        from modalnet.lesion.dissociation import costs_more
+
+        return costs_more(self, network, other, task, control=control)
+
     def dissociation(
         self, fraction: float | None = None, operation: str | None = None, control: Control = "activation"
     ) -> pd.DataFrame:

@@ -8,7 +8,7 @@ tasks fails, resumes from there when it is called again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +25,13 @@ from modalnet.lesion.design import Activity
 from modalnet.lesion.lesion import Control, Lesion
 from modalnet.lesion.reference import REFERENCE, Reference, check_given, pooled, stimuli_of
 from modalnet.lesion.result import LesionStudy
+from modalnet.lesion.scores import scores_under
 from modalnet.model import as_model
 from modalnet.models.fingerprint import reads_weights_once
-from modalnet.results.cache import Access, CacheLike, cached_parts
+from modalnet.results.cache import Access, CacheLike
 from modalnet.stats.controls import draw
 from modalnet.stimuli.conversion import as_stimuli
-from modalnet.tasks.base import LikelihoodTask, Task, TaskScores
+from modalnet.tasks.base import Task, TaskScores
 from modalnet.units import NetworksLike, Units, as_networks
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ OPERATIONS = ("zero", "mean")
 KNOWN_OPERATIONS = ("zero", "mean", "resample", "scale")
 SCALES = (0.25, 0.5, 0.75)
 MATCHES: tuple[Control, ...] = ("layer", "activation")
-# Lesions that share one encoding of a task: the most that an interrupted study loses.
-TOGETHER = 8
 
 
 @renamed_arguments(networks="units", controls="n_controls", matches="match")
@@ -328,33 +327,11 @@ class _Study:
                 self.activity[lesion, name] = activity
 
         wanted = list(cells.values())
-
-        def compute(missing: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-            for start in range(0, len(missing), TOGETHER):
-                group = missing[start : start + TOGETHER]
-                for number, scores in zip(group, self._scores(task, [wanted[i][0] for i in group]), strict=True):
-                    yield number, {"scores": np.asarray(scores, dtype=np.float64)}
-
-        found = cached_parts(
-            self.model,
-            "lesion",
-            {"task": task.identity()},
-            [{"interventions": list(digests)} for digests in cells],
-            compute,
-            cache=self.access,
-        )
-        for number, arrays in found:
+        variants = [edits for edits, _ in wanted]
+        for number, arrays in scores_under(self.model, task, variants, batch_size=self.batch_size, cache=self.access):
             for each in wanted[number][1]:
                 self._keep(name, task, each, arrays["scores"])
                 bar.update()
-
-    def _scores(self, task: Task, variants: Sequence[list[Intervention]]) -> Iterator[Float[np.ndarray, " item"]]:
-        if isinstance(task, LikelihoodTask):
-            for found in self.model._executor.likelihoods_under(task.requests(), variants, batch_size=self.batch_size):
-                yield task.scores(task.grade(found)).scores
-        else:
-            for edits in variants:
-                yield task.run(self.model, *edits, batch_size=self.batch_size).scores
 
     def _interventions(self, name: str, lesion: Lesion, units: Units, reached: Sequence[str]) -> list[Intervention]:
         """A lesion as it applies to a task: without towers that not all of its stimuli reach."""

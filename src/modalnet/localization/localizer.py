@@ -31,7 +31,7 @@ from modalnet.model import Model, as_model
 from modalnet.models.fingerprint import encoded_texts, reads_weights_once
 from modalnet.models.sites import RESIDUAL, choose_spaces
 from modalnet.protocols.protocol import Protocol
-from modalnet.protocols.registry import find_protocol
+from modalnet.protocols.registry import find_localizer, find_protocol
 from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
@@ -297,17 +297,18 @@ def localize(  # the options are documented once, here
 
 
 def _resolve_design(contrast: Contrast, protocol: str | Protocol | None, paired: Paired) -> Design:
-    """The test of the contrast; that of a published protocol is unpaired."""
+    """The test of the contrast; that of a protocol is unpaired unless the protocol says so."""
     if paired != "auto" and not isinstance(paired, bool):
         raise InputError(f"`paired` must be True, False or 'auto', got {paired!r}.")
     if protocol is None:
         return design_of(contrast, paired)
+    known, fixed = find_localizer(protocol)
     if paired is True or contrast.covariates or contrast.regressor is not None:
         raise InputError(
-            f"`protocol` {find_protocol(protocol).id!r} fixes the test to Welch's t of two sides. Leave out `paired`, "
+            f"`protocol` {known.id!r} fixes the test to Welch's t of two sides. Leave out `paired`, "
             "covariates and regressors, or leave out `protocol`."
         )
-    return design_of(contrast, paired=False)
+    return design_of(contrast, paired=fixed.statistic == "paired")
 
 
 def _resolve_attribution(  # one call, above

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,19 @@ def save_figure(draw: Callable[..., Any], path: str | os.PathLike[str], *given: 
     StoreError
         If the file cannot be written.
     """
+    with to_bare_figures():
+        figure = draw(*given, **options).figure
+    write_figure(figure, path)
+
+
+@contextlib.contextmanager
+def to_bare_figures() -> Iterator[None]:
+    """Make figures that no window and no notebook shows."""
     token = _to_file.set(True)
     try:
-        figure = draw(*given, **options).figure
+        yield
     finally:
         _to_file.reset(token)
-    write_figure(figure, path)
 
 
 def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -49,7 +49,8 @@ class Localizer:
     magnitude
         ``"absolute"`` takes the absolute value after pooling; ``"signed"`` the activation itself.
     statistic
-        ``"welch"``: Welch's t of the two sides; ``"mean difference"``: their difference, without a test.
+        ``"welch"``: Welch's t of the two sides; ``"paired"``: the t of differences within items; ``"mean difference"``:
+        the difference of the sides, without a test.
     max_tokens
         Number of tokens to which texts are truncated, special tokens included; None for no truncation.
     raw
@@ -66,7 +67,7 @@ class Localizer:
     units: str = "residual"
     tokens: TokenChoice = "last"
     magnitude: Magnitude = "absolute"
-    statistic: Literal["welch", "mean difference"] = "welch"
+    statistic: Literal["welch", "paired", "mean difference"] = "welch"
     max_tokens: int | None = None
     raw: bool = False
     modality: Modality = "text"
@@ -238,12 +239,16 @@ class RandomUnits:
         Number of draws; 0 for none.
     excludes_network
         Whether units of the network are never drawn.
+    judged
+        What the publication takes for an effect: a score below the mean of the draws, or below the 95% t interval of
+        that mean.
     in_words
         What the publication and its code say of them.
     """
 
     n: int = 1
     excludes_network: bool = True
+    judged: Literal["below the mean", "below the t interval"] = "below the mean"
     in_words: str = ""
 
 
@@ -270,7 +275,7 @@ class ProtocolTask:
     scoring: str
     generated: bool = False
     max_new_tokens: int = 32
-    parse: str = "first"
+    parse: Literal["first", "exact", "letter", "digit"] = "first"
 
 
 @dataclass(frozen=True)
@@ -377,6 +382,10 @@ class Protocol:
         unknown = set(self.released) - {each.name for each in fields(self)}
         if unknown:
             raise ValueError(f"{self.id}: `released` names {sorted(unknown)[0]!r}, which is no field of a protocol.")
+        sets = [*(each.name for each in self.contrasts), *(each.name for each in self.tasks)]
+        twice = next((name for name in sets if sets.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{self.id}: two of its contrasts and tasks are called {twice!r}.")
         networks, tasks = set(self.networks), {each.name for each in self.tasks} | {""}
         for claim in self.claims:
             other = networks if claim.kind == "greater loss" else tasks

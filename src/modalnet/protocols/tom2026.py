@@ -56,7 +56,7 @@ tom2026 = Protocol(
     random_units=RandomUnits(15, in_words="15 draws (50 in one script); for vision-language models at 1% alone"),
     tasks=(
         ProtocolTask(
-            "theory of mind",
+            "false beliefs",
             Source(
                 "231 first-order false-belief questions of ToMi; also OpenToM, FanToM and MMToM-QA, of which the last "
                 "is free (MIT)",
@@ -90,14 +90,14 @@ tom2026 = Protocol(
             "respond most.",
             "greater loss",
             "least theory of mind",
-            "theory of mind",
+            "false beliefs",
             "theory of mind",
         ),
         Claim(
             "Ablating units of multiple demand costs theory of mind more than ablating its own units.",
             "greater loss",
             "multiple demand",
-            "theory of mind",
+            "false beliefs",
             "theory of mind",
         ),
     ),

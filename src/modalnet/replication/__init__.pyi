@@ -1,5 +1,7 @@
+from .claims import JudgedClaim as JudgedClaim
 from .lesions import expert_units as expert_units, published_lesion as published_lesion
 from .random_units import random_units as random_units
+from .replicate import replicate as replicate
 from .reported import (
     ReportedLesion as ReportedLesion,
     ReportedVerdict as ReportedVerdict,
@@ -12,4 +14,5 @@ from .reported_tables import (
     read_shared_units as read_shared_units,
     shared_units as shared_units,
 )
+from .result import Replication as Replication
 from .selection import select as select

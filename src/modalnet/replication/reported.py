@@ -17,10 +17,6 @@ rate (``benchmarks/calibration.py``):
 *survives*                   They cost more than one more matched draw, of 19 or more.
 ============================ ===========================================================================================
 
-*Survives* is said in at most 0.049 of simulations in which the selected units are one more set, whether sets are
-normal, skewed or of two kinds; *does not survive* of fewer than 19 draws in at most 0.037 where one set in twenty
-reaches the selected units; and that random units cost more in at most 0.050.
-
 A t interval of draws says nothing where they are not normal, as when a few of them destroy the output. This is tested
 (Shapiro-Wilk), and draws are counted that leave less than half of the answers in a valid form. A test of unimodality
 does not serve here: where one set in seven destroys the output, eight standard deviations away, Hartigan's dip rejects

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from modalnet.errors import InputError
 from modalnet.lesion.verdicts import Verdict
-from modalnet.replication.reported import ReportedLesion
+from modalnet.replication.reported import ReportedLesion, reported_verdict
 from modalnet.stats.new_draw import ALPHA
 from modalnet.stats.permutation import p_in_words, sign_flip
 from modalnet.stats.skewed_means import skewed_interval
@@ -38,7 +38,7 @@ DRAWS = 4  # whose mean is reported on BLiMP
 _FLIPS = 9_999
 
 
-def read_reported(folder: str | os.PathLike[str]) -> list[ReportedLesion]:
+def read_reported(folder: str | os.PathLike[str], table: str | None = None) -> list[ReportedLesion]:
     """Read the reported lesions of a folder with the tables.
 
     Parameters
@@ -47,6 +47,8 @@ def read_reported(folder: str | os.PathLike[str]) -> list[ReportedLesion]:
         With ``tom2026_vlm_accuracies.csv`` (columns folder, model, file, kind, fraction, draw, n_items, accuracy,
         share_of_answers_that_are_no_letter) or ``syntax2026_blimp_ablation.csv`` (model, ablation, percent, phenomenon,
         intact, top_ablated, random_ablated_mean_of_4), or both.
+    table
+        The name of one of these files; None for all that are there.
 
     Returns
     -------
@@ -63,11 +65,42 @@ def read_reported(folder: str | os.PathLike[str]) -> list[ReportedLesion]:
     found: list[ReportedLesion] = []
     for name, columns, read in ((VLM, _VLM_COLUMNS, _vision_language), (BLIMP, _BLIMP_COLUMNS, _blimp)):
         path = Path(folder) / name
-        if path.is_file():
+        if path.is_file() and table in (None, name):
             found += read(_table(path, columns))
     if not found:
-        raise InputError(f"`folder` must have {VLM} or {BLIMP}, got {os.fspath(folder)!r}.")
+        raise InputError(f"`folder` must have {table or f'{VLM} or {BLIMP}'}, got {os.fspath(folder)!r}.")
     return found
+
+
+def reported_rows(folder: str | os.PathLike[str], table: str) -> list[dict[str, Any]]:
+    """What authors report in one of these tables, with a verdict on each lesion, as rows to be shown.
+
+    Returns
+    -------
+    list of dict
+        lesion, intact, lesioned, random (mean accuracies), draws, verdict, sentence.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_reported`.
+    """
+    rows = []
+    for lesion in read_reported(folder, table):
+        judged = reported_verdict(lesion)
+        random = float(lesion.draws.mean()) if lesion.draws.size else float("nan")
+        rows.append(
+            {
+                "lesion": lesion.name,
+                "intact": float(lesion.intact.mean()),
+                "lesioned": float(lesion.lesioned.mean()),
+                "random": None if np.isnan(random) else random,
+                "draws": lesion.n_draws,
+                "verdict": judged.verdict,
+                "sentence": judged.sentence,
+            }
+        )
+    return rows
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ class MinimalPairs(LikelihoodTask):
         """Item -> its paradigm."""
         return dict(zip(self._items, self._groups, strict=True))
 
+    def subset(self, places: Sequence[int]) -> MinimalPairs:
+        """Return the task with some of its items, by number from 0."""
+        items, pairs, groups = ([every[place] for place in places] for every in (self._items, self.pairs, self._groups))
+        return MinimalPairs(self.name, items, pairs, groups, per_token=self.per_token)  # type: ignore[arg-type]
+
     def requests(self) -> list[Request]:
         return [text_request(sentence) for pair in self.pairs for sentence in pair]
 

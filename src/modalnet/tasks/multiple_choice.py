@@ -98,6 +98,10 @@ class MultipleChoice(LikelihoodTask):
             return None
         return {item: question.group or item for item, question in zip(self._items, self.questions, strict=True)}
 
+    def subset(self, places: Sequence[int]) -> MultipleChoice:
+        """Return the task with some of its questions, by number from 0."""
+        return MultipleChoice(self.name, [self.questions[place] for place in places], per_token=self.per_token)
+
     def requests(self) -> list[Request]:
         return [
             continuation_request(question.stimulus, choice)

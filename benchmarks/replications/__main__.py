@@ -1,0 +1,117 @@
+"""Published localizers on real models, as published and refereed.
+
+    python -m benchmarks.replications --out results [--only gemma:syntax2026 ...]
+
+Every replication is one call of :func:`modalnet.replicate`; what is done is kept in the store, so that the same command
+goes on where it was stopped. Free sets are read from the folder of the real data (``MODALNET_TEST_ASSETS``), the others
+are generated; every report says which. The folder gets one page for each replication, and ``claims.md``, claim by
+claim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from benchmarks.study import joined
+from benchmarks.study.material import asset
+
+import modalnet as mn
+from modalnet.replication import Replication
+
+#: Stimuli of each condition, items of each task, and random units of each kind.
+STIMULI, ITEMS, CONTROLS = 120, 40, 20
+OPERATIONS = ("zero", "mean")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the protocols that apply to it with the sets that are read or given."""
+
+    load: Callable[[], mn.Model]
+    protocols: Mapping[str, dict[str, Any]]
+
+
+def texts() -> dict[str, dict[str, Any]]:
+    """Protocols of texts, with the free sets."""
+    pairs = asset("multiblimp_sv") / "eng.csv"
+    return {
+        "alkhamissi2025": {"data": {"language": asset("fedorenko2010"), "BLiMP": asset("blimp")}},
+        "brainscore2025": {"data": {"language": asset("fedorenko2010")}},
+        "syntax2026": {"data": {"agreement": pairs, "agreement pairs": pairs}},
+        "tom2026": {"n_stimuli": 24},
+        "anhedonia2026": {"n_stimuli": 40},
+    }
+
+
+def pictures() -> dict[str, dict[str, Any]]:
+    """Protocols of pictures; the questions are those that these models know how to answer."""
+    questions = mn.tasks.bundled(n=ITEMS)["colour"]
+    return {
+        "topoomni2026": {"n_stimuli": 24},
+        "dyslexia2026": {"n_stimuli": 24},
+        "knockout2025": {"data": {"visual questions": questions}},
+    }
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "gemma": lambda: Subject(lambda: mn.load(str(asset("gemma"))), texts()),
+    "qwen": lambda: Subject(lambda: mn.load(str(asset("qwen"))), texts()),
+    "tiny": lambda: Subject(lambda: mn.load("tiny"), texts() | pictures()),
+    "joined": lambda: Subject(lambda: joined.load(asset("dinov2"), asset("gemma")), pictures()),
+}
+
+
+def replicated(name: str, model: mn.Model, protocol: str, options: Mapping[str, Any], out: Path) -> Replication:
+    """One replication, with its page and tables."""
+    settings: dict[str, Any] = {"n_stimuli": STIMULI, "n_items": ITEMS, "n_controls": CONTROLS}
+    made = mn.replicate(model, protocol, operations=list(OPERATIONS), cache=out / "store", **settings | dict(options))
+    made.save(out / f"{name}-{protocol}.safetensors")
+    made.report(out / f"{name}-{protocol}.html")
+    return made
+
+
+def overview(made: Mapping[tuple[str, str], Replication]) -> str:
+    """All claims of all replications in one table."""
+    lines = [
+        "| model | protocol | claim | as published | refereed |",
+        "|---|---|---|---|---|",
+    ]
+    for (name, protocol), one in made.items():
+        for claim in one.claims:
+            numbers = f": {claim.published_numbers}" if claim.published_numbers else ""
+            lines.append(f"| {name} | {protocol} | {claim.claim} | {claim.published}{numbers} | {claim.refereed} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of pages, results and the store")
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL[:PROTOCOL]", help="by default all")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(one.partition(":")[0], one.partition(":")[2]) for one in arguments.only]
+    made: dict[tuple[str, str], Replication] = {}
+    for name, subject in SUBJECTS.items():
+        if wanted and name not in {model for model, _ in wanted}:
+            continue
+        of = subject()
+        model = of.load()
+        for protocol, options in of.protocols.items():
+            if wanted and not {(name, ""), (name, protocol)} & set(wanted):
+                continue
+            started = time.process_time()
+            made[name, protocol] = replicated(name, model, protocol, options, arguments.out)
+            print(f"{made[name, protocol].summary()}\n  {time.process_time() - started:.0f} CPU s\n", flush=True)
+    (arguments.out / "claims.md").write_text(overview(made), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
