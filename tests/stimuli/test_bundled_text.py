@@ -69,7 +69,7 @@ def test_a_bundled_set(make: Callable[..., Contrast]) -> None:
 
 
 def test_the_sets_are_the_same_in_every_process() -> None:
-    names = [make.__name__ for make in ALL]
+    names = [*(make.__name__ for make in ALL), "agreement", "incentives"]
     code = (
         "import hashlib, sys; from modalnet import stimuli;"
         "print(*(hashlib.sha256('\\n'.join(s.text for s in getattr(stimuli, name)().stimuli).encode()).hexdigest()"

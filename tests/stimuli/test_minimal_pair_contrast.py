@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import modalnet as mn
+from modalnet.stimuli.spec import parse
 
 PAIRS = [(f"the dog sees {number} cats", f"the dog see {number} cats") for number in range(10)]
 
@@ -51,6 +52,12 @@ def test_two_halves_share_no_pair_and_are_the_whole(cut, seed):
     assert sorted([*items_of(first), *second.items]) == sorted(mn.tasks.minimal_pairs(pairs).items)
     drawn = mn.tasks.minimal_pairs(pairs, rows=slice(cut, None), n=2, seed=seed)
     assert set(drawn.items) <= set(second.items)
+
+
+def test_the_command_line_reads_pairs(folder):
+    contrast = parse(f"minimal-pairs:{folder / 'one.jsonl'}", "bad", "good")
+    assert (contrast.positive, contrast.items) == (("bad",), mn.stimuli.minimal_pairs(folder / "one.jsonl").items)
+    assert len(parse(f"minimal_pairs:{folder}").stimuli) == 2 * 3 * len(PAIRS)
 
 
 def test_sides_can_be_exchanged():

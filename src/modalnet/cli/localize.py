@@ -17,7 +17,7 @@ Spec = Annotated[
         metavar="SPEC",
         help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, "
         "agreement, incentives, vision, categories, vision-vs-text, word-pictures. Your own: fedorenko2010:FOLDER, "
-        "tom-saxe:FOLDER, floc:FOLDER, csv:FILE or folder:FOLDER.",
+        "tom-saxe:FOLDER, floc:FOLDER, minimal-pairs:FILE, csv:FILE or folder:FOLDER.",
     ),
 ]
 Positive = Annotated[str | None, typer.Option(metavar="A,B", help="Positive conditions.")]

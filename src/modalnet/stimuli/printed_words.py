@@ -16,7 +16,7 @@ _TEST = (
     "anchor apron army artist attic author bacon badge barrel battle belt berry bishop blood board border bottle "
     "bowl brain brick brother bucket cabin camera canvas castle ceiling cement chapel chest church clerk closet "
     "coach coffee collar colony comet corner couch cradle creek crowd curtain dagger dancer danger dentist diamond "
-    "dinner dragon dress eagle elbow family fence fiddle flag flute fridge grape guitar harbour heart honey hotel "
+    "dinner dragon dress eagle elbow family fence fiddle flag flute fridge grape guitar hedge heart honey hotel "
     "jewel judge kitchen knife lawyer leather library lizard lunch magnet maple marble mirror mountain muscle needle "
     "ocean onion orange orchard oven palace paper parrot pencil pepper pillow planet pocket prison puppet radio "
     "ribbon robin rocket saddle sailor salad school shadow shelter shirt shoulder sister soldier spoon stable statue "

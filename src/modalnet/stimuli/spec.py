@@ -10,6 +10,7 @@ from modalnet.stimuli.agreement import agreement
 from modalnet.stimuli.arithmetic import multiple_demand
 from modalnet.stimuli.contrast import Contrast
 from modalnet.stimuli.incentives import incentives
+from modalnet.stimuli.minimal_pairs import minimal_pairs
 from modalnet.stimuli.pictures import categories, vision
 from modalnet.stimuli.published import FACES, fedorenko2010, floc
 from modalnet.stimuli.readers import Duplicates, from_csv, from_folder
@@ -39,6 +40,7 @@ PUBLISHED: dict[str, Callable[..., Contrast]] = {"fedorenko2010": fedorenko2010,
 KINDS = {
     **{kind: (kind, ("positive", "negative", "covariates")) for kind in BUNDLED},
     **{kind: (f"{kind}:FOLDER", ("positive", "negative", "duplicates", "covariates")) for kind in (*PUBLISHED, "floc")},
+    "minimal-pairs": ("minimal-pairs:FILE", ("positive", "negative", "covariates")),
     "csv": (
         "csv:FILE.csv",
         ("positive", "negative", "text", "image", "condition", "item", "covariates", "regressor", "duplicates"),
@@ -66,8 +68,8 @@ def parse(
     ----------
     spec
         The name of a bundled set with hyphens or underscores (``"language"``, ``"theory-of-mind"``, …; ``BUNDLED``
-        lists them), ``"fedorenko2010:FOLDER"``, ``"tom-saxe:FOLDER"``, ``"floc:FOLDER"``, ``"csv:FILE"`` or
-        ``"folder:FOLDER"``.
+        lists them), ``"fedorenko2010:FOLDER"``, ``"tom-saxe:FOLDER"``, ``"floc:FOLDER"``,
+        ``"minimal-pairs:FILE"`` (or a folder), ``"csv:FILE"`` or ``"folder:FOLDER"``.
     positive, negative
         Conditions, as a list or separated by commas. ``csv`` and ``folder`` need ``positive``; the other sets have
         defaults, which these replace.
@@ -123,9 +125,8 @@ def parse(
     if kind == "vision" and (positive or negative):
         return _sides(vision(None), positive, negative)  # the sides can name any of its conditions
     repeats = duplicates or "error"
-    if kind in BUNDLED or kind in PUBLISHED:
-        made = BUNDLED[kind]() if kind in BUNDLED else PUBLISHED[kind](path, duplicates=repeats)
-        return _sides(made, positive, negative)
+    if kind in BUNDLED or kind in PUBLISHED or kind == "minimal-pairs":
+        return _sides(_with_default_sides(kind, path, repeats), positive, negative)
     if kind == "floc":
         return floc(path, FACES if positive is None else positive, negative, duplicates=repeats)
     if positive is None and regressor is None:
@@ -146,6 +147,13 @@ def parse(
         negative=negative,
         duplicates=repeats,
     )
+
+
+def _with_default_sides(kind: str, path: str, duplicates: Duplicates) -> Contrast:
+    """The contrast of a set whose sides need not be named."""
+    if kind in BUNDLED:
+        return BUNDLED[kind]()
+    return minimal_pairs(path) if kind == "minimal-pairs" else PUBLISHED[kind](path, duplicates=duplicates)
 
 
 def _names(conditions: str | Sequence[str] | None) -> list[str] | None:
