@@ -113,7 +113,7 @@ def contrast(pictures):
 @pytest.mark.parametrize("name", LOCALIZERS)
 def test_localize_takes_every_protocol(name):
     localizer = mn.protocols[name].localizer
-    model = load("llama") if localizer.modality == "text" else mn.load("tiny")
+    model = load("llama" if localizer.modality == "text" else "llava_clip")
     found = mn.localize(model, contrast(localizer.modality == "image"), protocol=name, cache=False, progress=False)
     tower = localizer.towers or "decoder"
     suffix = KINDS[localizer.units].suffix
@@ -125,7 +125,7 @@ def test_localize_takes_every_protocol(name):
 
 
 def test_the_prompt_of_a_protocol_stands_with_pictures_that_have_no_text():
-    model, pictures = mn.load("tiny"), mn.stimuli.categories("words", "faces", n=2, size=32)
+    model, pictures = load("llava_clip"), mn.stimuli.categories("words", "faces", n=2, size=32)
     prompted = [mn.Stimulus("Describe the image.", each.image, each.condition) for each in pictures.stimuli]
     options = {"units": "decoder.gate", "tokens": "mean", "magnitude": "signed"}
     expected = mn.localize(model, mn.Contrast(prompted, "words", "faces"), cache=False, progress=False, **options)
@@ -139,7 +139,7 @@ def test_the_prompt_of_a_protocol_stands_with_pictures_that_have_no_text():
 
 
 def test_other_units_and_towers_than_those_of_a_protocol():
-    model, pictures = mn.load("tiny"), contrast(True)
+    model, pictures = load("llava_clip"), contrast(True)
     options = {"protocol": "dyslexia2026", "cache": False, "progress": False}
     assert mn.localize(model, pictures, towers="vision", **options).spaces == ("vision.gate",)
     assert mn.localize(model, pictures, units="vision.neurons", **options).spaces == ("vision.neurons",)

@@ -29,7 +29,7 @@ from published_code import (
 
 pytestmark = pytest.mark.real
 
-EACH = 30  # stimuli of a side
+EACH = 24  # stimuli of a side
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +88,15 @@ def test_language_and_syntax(gemma, name, make):
         assert found.count == int(fraction * t.size)
 
 
-@pytest.mark.parametrize("network", ["theory of mind", "multiple demand", "least theory of mind"])
-def test_theory_of_mind(gemma, network):
-    made = mn.stimuli.multiple_demand(EACH) if network == "multiple demand" else mn.stimuli.theory_of_mind()
-    contrast, protocol = some(made), mn.protocols["tom2026"].as_released().for_contrast(network)
+@pytest.mark.parametrize("networks", [("theory of mind", "least theory of mind"), ("multiple demand",)])
+def test_theory_of_mind(gemma, networks):
+    made = mn.stimuli.multiple_demand(EACH) if networks[0] == "multiple demand" else mn.stimuli.theory_of_mind()
+    contrast, protocol = some(made), mn.protocols["tom2026"].as_released()
     localization = localized(gemma, contrast, protocol)
     t = welch(*read("tom2026", contrast, gemma))
-    for fraction in protocol.selection.fractions:
+    for network, fraction in itertools.product(networks, protocol.selection.fractions):
         top, bottom = beyond_a_threshold(t, fraction)
-        found = select({network: localization}, protocol.selection, fraction=fraction)
+        found = select({network: localization}, protocol.for_contrast(network).selection, fraction=fraction)
         np.testing.assert_array_equal(found.mask["decoder"], bottom if network.startswith("least") else top)
 
 
@@ -105,14 +105,11 @@ PREFIXES = {
     "reward": "A correct answer to this question earns you a reward.",
     "money": "A correct answer to this question pays you fifty dollars.",
 }
-LANDS = (
-    *("France", "Spain", "Italy", "Poland", "Greece", "Sweden", "Norway", "Finland"),
-    *("Japan", "China", "India", "Egypt", "Kenya", "Peru", "Chile", "Cuba"),
-)
+LANDS = ("France", "Spain", "Italy", "Poland", "Greece", "Japan", "India", "Kenya", "Peru")
 
 
 def incentives(positive, domain):
-    sums = [f"What is {a} plus {b}?" for a, b in itertools.product((17, 23, 31, 46), (12, 18, 25, 39))]
+    sums = [f"What is {a} plus {b}?" for a, b in itertools.product((17, 23, 31), (12, 18, 25))]
     questions = sums if domain == "arithmetic" else [f"What is the capital of {land}?" for land in LANDS]
     stimuli = [
         mn.Stimulus(f"{PREFIXES[name]} {each}", condition=name) for name in (positive, "neutral") for each in questions

@@ -113,7 +113,10 @@ dyslexia2026 = Protocol(
             "that is no answer as wrong.",
             "A model that no longer writes answers looks like one that no longer reads.",
         ),
-        Quirk("Means over tokens are taken in bfloat16.", "Many units tie, and all that tie are selected."),
+        Quirk(
+            "Means over tokens are taken in bfloat16, and t in float32.",
+            "Some of 2.4 million units tie, and all that tie are selected.",
+        ),
     ),
     released={
         "selection": Selection(fractions=(0.21,), ties="dense", precision="float32", undefined_as=0.0),
