@@ -46,8 +46,8 @@ def claim_figure(replication: Replication, *, ax: Axes | Sequence[Axes] | None =
     -------
     array of Axes
         One per pair of network and task. Each row of a panel is one run: the score with the network lesioned (with its
-        95% interval in the refereed runs) and the scores of random units (activation-matched in the refereed runs), the
-        vertical lines being the intact score and chance.
+        95% interval in the refereed runs), the scores of random units (activation-matched in the refereed runs), and
+        the intact score by the scoring of that run; the broken line is chance.
 
     Raises
     ------
@@ -90,6 +90,7 @@ def _panel(ax: Axes, replication: Replication, network: str, task: str) -> None:
     study = replication.study
     rows = ["as published"]
     _row_of_scores(ax, 0, published)
+    _intact(ax, 0, float(published.intact.mean()))
     if study is not None and task in study.base:
         table = study.table()
         table = table[(table["network"] == network) & (table["task"] == task)]
@@ -101,7 +102,7 @@ def _panel(ax: Axes, replication: Replication, network: str, task: str) -> None:
             ax.plot(draws, [place] * len(draws), "|", color=ACTIVATION, markersize=7, zorder=2)
             ax.plot([row["score_low"], row["score_high"]], [place, place], color=NETWORK, linewidth=1.4, zorder=3)
             ax.plot([row["score"]], [place], "o", color=NETWORK, markersize=4.5, zorder=4)
-    ax.axvline(float(published.intact.mean()), color=LINE, linewidth=0.9, label="no lesion", zorder=1)
+            _intact(ax, place, study.base[task].mean)
     if np.isfinite(published.chance):
         ax.axvline(published.chance, color=LINE, linewidth=0.9, linestyle=(0, (4, 3)), label="chance", zorder=1)
     ax.set_yticks(range(len(rows)), rows, fontsize=SMALL)
@@ -109,6 +110,12 @@ def _panel(ax: Axes, replication: Replication, network: str, task: str) -> None:
     ax.set_title(f"{network}: {task} ({published.measure})", fontsize=TEXT, loc="left")
     ax.tick_params(axis="x", labelsize=SMALL)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _intact(ax: Axes, place: int, score: float) -> None:
+    """The score without a lesion, for one row: generated answers and likelihoods differ in it."""
+    label = "no lesion" if place == 0 else None
+    ax.plot([score, score], [place - 0.42, place + 0.42], color=LINE, linewidth=1.0, label=label, zorder=1)
 
 
 def _row_of_scores(ax: Axes, place: int, scores: PublishedScores) -> None:

@@ -109,7 +109,9 @@ def _of_values(zero: dict[Any, Any] | None, mean: dict[Any, Any] | None) -> Iter
 
 def _of_sinks(protocol: Protocol, scores: PublishedScores, zero: dict[Any, Any] | None) -> Iterator[str]:
     """Whether the effect is one of the tokens that are lesioned."""
-    comparable = protocol.lesion.operation == "zero" and zero is not None and zero["measure"] == scores.measure
+    # Generated answers are another measure of the same items than likelihoods.
+    alike = protocol.lesion.operation == "zero" and not len(scores.unparsed)
+    comparable = alike and zero is not None and zero["measure"] == scores.measure
     if comparable and zero is not None and scores.drop - zero["drop"] > max(SMALL, MOST * zero["drop"]):
         yield (
             f"The published lesion also acts on sink tokens and costs {scores.drop:.3f}; with these spared the same "
