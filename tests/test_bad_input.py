@@ -270,7 +270,7 @@ def test_placeholders_that_do_not_match_the_images():
     ("options", "message"),
     [
         ({"magnitude": "abs"}, r"`magnitude` must be one of 'absolute', 'signed', got 'abs'"),
-        ({"protocol": "alkhamissi2024"}, r"`protocol` must be one of 'alkhamissi2025', got 'alkhamissi2024'"),
+        ({"protocol": "alkhamissi2024"}, r"`protocol` must be one of 'alkhamissi2025', .*got 'alkhamissi2024'"),
         ({"protocol": "alkhamissi2025", "tokens": "mean"}, r"fixes `tokens` to 'last' and `magnitude` to 'absolute'"),
         (
             {"protocol": "alkhamissi2025", "magnitude": "signed"},

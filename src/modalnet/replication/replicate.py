@@ -127,10 +127,10 @@ def replicate(
     --------
     >>> model = mn.load("tiny")
     >>> made = mn.replicate(
-    ...     model, "syntax2026", n_stimuli=12, n_items=8, n_controls=2, operations=["zero"], progress=False
+    ...     model, "syntax2026", n_stimuli=12, n_items=12, n_controls=2, operations=["zero"], progress=False
     ... )
-    >>> made.table()[["network", "task", "refereed"]].values.tolist()
-    [['agreement', 'agreement pairs', 'cannot be tested'], ['agreement', '', 'cannot be tested']]
+    >>> [claim.kind for claim in made.claims]
+    ['loss', 'shared units']
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_bool("as_released", as_released)
