@@ -148,7 +148,7 @@ def test_rules_that_do_not_fit_the_choices_are_refused():
     many = tasks.multiple_choice(ROWS[:1], choices=[f"n{i}" for i in range(10)])
     for message, options in [
         ("`task` must be a multiple-choice task.*got a ExactMatch", {"task": tasks.exact_match([("a", "b")])}),
-        ("`parse` must be one of 'first', 'exact', 'letter', 'digit', got 'firs'", {"task": task, "parse": "firs"}),
+        ("`parse` must be one of 'first', 'exact', 'letter', 'digit', got 'second'", {"task": task, "parse": "second"}),
         ("`parse='letter'` does not fit item .*: put {choices} into", {"task": task, "parse": "letter"}),
         ("`parse='digit'` does not fit item .*: put {choices} into", {"task": task, "parse": "digit"}),
         ("a letter can be a word", {"task": letters}),
