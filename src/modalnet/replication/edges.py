@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modalnet.errors import InputError
-from modalnet.execution.likelihood import Request
 from modalnet.patching.information_flow import information_flow
 from modalnet.patching.metrics import log_probability
 from modalnet.protocols.protocol import Claim, Protocol, ProtocolEdges
 from modalnet.replication.claims import FAILS, HOLDS, NOT_RUN, UNTESTED, JudgedClaim
 from modalnet.tasks.multiple_choice import MultipleChoice
+from modalnet.tasks.requests import continuation_request
 
 if TYPE_CHECKING:
     from modalnet.model import Model
@@ -55,9 +55,7 @@ def flow_of(
     if not sets:
         raise InputError(f"{protocol.id} has no set of edges between groups of tokens that the stimuli have.")
     questions = [task.questions[place] for place in right]
-    requests = task.requests()
-    starts = np.cumsum([0, *(len(question.choices) for question in task.questions)])
-    answers = [_answer(requests[starts[place] + task.questions[place].answer]) for place in right]
+    answers = [continuation_request(one.stimulus, one.choices[one.answer]).continuation for one in questions]
     n_layers = model.towers["decoder"].n_layers
     window = protocol.lesion.window or n_layers
     if n_layers < PUBLISHED_DEPTH:
@@ -78,10 +76,6 @@ def flow_of(
 def known_groups(edges: ProtocolEdges) -> bool:
     """Whether both ends are groups of tokens that any stimulus has; objects need boxes."""
     return edges.source in GROUPS and edges.target in GROUPS
-
-
-def _answer(request: Request) -> str:
-    return request.continuation
 
 
 def judge_edges(
@@ -107,10 +101,8 @@ def _judged(
     least = int(np.argmin(change))
     first, stop = flow.windows[least]
     published = HOLDS if inside[least] and change[least] < 0 else FAILS
-    numbers = (
-        f"p(answer) changes most, by {change[least]:.0f}%, without {claim.network} in layers {first} to {stop - 1} of "
-        f"{depth}"
-    )
+    where = f"layers {first} to {stop - 1} of {depth}"
+    numbers = f"p(answer) changes most, by {round(change[least])}%, without {claim.network} in {where}"
     rows = flow.verdicts(seed=0)
     row = rows[rows["edges"] == claim.network].iloc[0]
     verdict, sentence = str(row["verdict"]), str(row["sentence"])

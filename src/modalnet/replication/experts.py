@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modalnet.protocols.protocol import Protocol
-from modalnet.replication.lesions import expert_units
+from modalnet.replication.lesions import expert_space, expert_units
 from modalnet.units import Units
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def expert_networks(model: Model, protocol: Protocol) -> tuple[dict[str, ExpertN
     Only a model that was trained as the publication says has experts of these names, in this order. A mixture with
     another number of experts has ``"expert 0"`` and so on, about which the protocol claims nothing.
     """
-    space = next(space for space in model.spaces.values() if space.kind == "experts")
-    n = space.width
+    n = expert_space(model).width
     named = protocol.lesion.experts if len(protocol.lesion.experts) == n else tuple(f"expert {i}" for i in range(n))
     networks = {}
     for number, name in enumerate(named):

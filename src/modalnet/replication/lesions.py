@@ -32,6 +32,7 @@ from modalnet.interventions.operations import Intervention, add, apply, mean, se
 from modalnet.localization.localizer import localize
 from modalnet.localization.result import Localization
 from modalnet.model import Model
+from modalnet.models.sites import Space
 from modalnet.models.towers import tower_of
 from modalnet.protocols.protocol import Protocol, ProtocolLesion
 from modalnet.results.cache import CacheLike
@@ -114,6 +115,20 @@ def published_lesion(
     return [_MADE[operation](units, lesion, read)]
 
 
+def expert_space(model: Model) -> Space:
+    """The space of a mixture's router; of several towers with one, that of the last.
+
+    Raises
+    ------
+    InputError
+        If the model has no experts.
+    """
+    spaces = [space for name, space in model.spaces.items() if name.endswith(EXPERTS)]
+    if not spaces:
+        raise InputError(f"{model.name} is no mixture of experts; its spaces are {', '.join(model.spaces)}.")
+    return spaces[-1]
+
+
 def expert_units(model: Model, number: int) -> Units:
     """Return one expert in all layers of a mixture of experts, as units.
 
@@ -122,10 +137,7 @@ def expert_units(model: Model, number: int) -> Units:
     InputError
         If the model has no experts, or not as many.
     """
-    spaces = [space for name, space in model.spaces.items() if name.endswith(EXPERTS)]
-    if not spaces:
-        raise InputError(f"{model.name} is no mixture of experts; its spaces are {', '.join(model.spaces)}.")
-    space = spaces[-1]
+    space = expert_space(model)
     if not 0 <= number < space.width:
         raise InputError(f"`number` must be that of one of {space.width} experts, from 0, got {number!r}.")
     everything = model.units(space.name)

@@ -1,0 +1,57 @@
+"""A protocol of attention edges gives what information_flow gives for the items that the model answers right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import modalnet as mn
+from families import picture
+from modalnet.replication import Replication, replicate
+from reference import load
+
+
+def questions(answers):
+    shown = [(picture(number, 20, 20), "Is it red?", ["yes", "no"], answer) for number, answer in enumerate(answers)]
+    return mn.tasks.visual_questions(shown)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("llava_clip")
+
+
+def test_edges_are_removed_from_what_is_answered_right(model, tmp_path):
+    first = questions([0] * 7).run(model).scores
+    answers = [0 if right else 1 for right in first]
+    task = questions([*answers[:6], 1 - answers[6]])  # the model answers the last one wrong
+    made = replicate(model, "knockout2025", data={"visual questions": task}, n_controls=1, cache=False, progress=False)
+    flow = made.flow["visual questions"]
+    assert flow.names == ("image to question", "question to last")
+    direct = mn.information_flow(
+        model,
+        [one.stimulus for one in task.questions[:6]],
+        mn.patching.log_probability([f" {('yes', 'no')[answer]}" for answer in answers[:6]]),
+        window=flow.windows[0][1] - flow.windows[0][0],
+        stride=1,
+        edges={"image to question": ("image", "question"), "question to last": ("question", "last")},
+        n_controls=1,
+        cache=False,
+        progress=False,
+    )
+    np.testing.assert_allclose(flow.values, direct.values, atol=1e-6)
+    claims = {claim.network: claim for claim in made.claims}
+    change = 100 * (np.exp(-flow.drop["question to last"]) - 1).mean(axis=1)
+    assert f"by {round(change.min())}%, without question to last" in claims["question to last"].published_numbers
+    assert claims["object to question"].published == "not run"
+    made.save(tmp_path / "edges.safetensors")
+    assert Replication.load(tmp_path / "edges.safetensors").summary() == made.summary()
+
+
+@pytest.mark.filterwarnings("ignore:Task 'visual questions' of knockout2025 is skipped")
+def test_too_few_right_answers_are_said(model):
+    answers = [1 if right else 0 for right in questions([0] * 6).run(model).scores]
+    task = questions(answers)  # all wrong
+    made = replicate(model, "knockout2025", data={"visual questions": task}, cache=False, progress=False)
+    assert "which are 0 of 6 here" in made.missing["visual questions"]
+    assert all(claim.refereed == "cannot be tested" for claim in made.claims)
