@@ -106,10 +106,10 @@ def _judged(
     rows = flow.verdicts(seed=0)
     row = rows[rows["edges"] == claim.network].iloc[0]
     verdict, sentence = str(row["verdict"]), str(row["sentence"])
-    reasons = ["The publication compares no random edges, and has no intervals."]
+    reasons = [] if protocol.random_units.n else ["The publication has no random edges beside the set."]
     if verdict == "needed" and not any(inside[at] for at in row["windows"]):
         verdict = "needed elsewhere"
-        reasons.append("More than random edges it costs in other layers than those of the claim alone.")
+        reasons.append("It costs more than random edges, but only in layers outside those of the claim.")
     n_edges = flow.n_edges[flow.names.index(claim.network)].mean()
     reasons.append(f"The set has {n_edges:,.0f} edges per stimulus; sets of different size cost different amounts.")
     return JudgedClaim(*about, published, numbers, verdict, sentence, tuple(reasons))
