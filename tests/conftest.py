@@ -53,6 +53,10 @@ def _no_open_figures() -> Generator[None]:
         sys.modules["matplotlib.pyplot"].close("all")
 
 
+def pytest_runtest_setup() -> None:
+    runtime_types.next_test()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _models_of_a_file() -> None:
     """Only the models that its own tests use are looked at after each of these."""

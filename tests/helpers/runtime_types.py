@@ -1,7 +1,11 @@
 """Annotations of modalnet checked at run time, by jaxtyping and beartype, while the tests run.
 
 ``install()`` puts an import hook in place, before modalnet is imported. Every function and method of the package then
-checks its arguments and what it returns, shapes of arrays included. It differs from jaxtyping's own hook in four ways:
+checks its arguments and what it returns, shapes of arrays included. It differs from jaxtyping's own hook in five ways:
+
+- What a test calls itself is checked each time. A function that modalnet calls is checked `FIRST` times in each test,
+  and from there on at every call whose number is a power of two: a check takes longer than most functions, and the
+  thousandth call of a loop over stimuli says what the first ones said.
 
 - A function is decorated when it is first called. By then the names that its module imports only for type checkers are
   there (the hook imports them), so no annotation counts as Any because its names could not be found.
@@ -47,6 +51,9 @@ UNCHECKED = (
     "modalnet.execution.backends",
     "modalnet.cli",
 )
+
+#: How many calls of each function in one test are all checked, those aside that the test makes itself.
+FIRST = 8
 
 #: Numbers of numpy are numbers, as everywhere in Python; mypy does not know it.
 CONF = beartype.BeartypeConf(
@@ -131,11 +138,17 @@ def checked_function(function: Callable[..., Any], names: dict[str, Any]) -> Cal
     if not function.__annotations__:
         return function
     ready: Callable[..., Any] | None = None
+    test = calls = 0
 
     @functools.wraps(function)
     def check(*args: Any, **kwargs: Any) -> Any:
-        nonlocal ready
+        nonlocal ready, test, calls
         if state.repeating:
+            return function(*args, **kwargs)
+        if test != State.test:
+            test, calls = State.test, 0
+        calls += 1
+        if state.inside and calls > FIRST and calls & (calls - 1):
             return function(*args, **kwargs)
         if ready is None:
             if not names_are_there(names):
@@ -184,13 +197,20 @@ def per_item(hint: Any, inside: bool = False) -> Any:
 
 
 class State(threading.local):
-    """Whether this thread is inside a checked call; and whether, in any thread, a call is repeated without checks."""
+    """Whether this thread is inside a checked call; and, of all threads, whether a call is repeated without checks, and
+    the number of the test."""
 
     inside = False
     repeating = False
+    test = 0
 
 
 state = State()
+
+
+def next_test() -> None:
+    """Count the calls of every function from zero."""
+    State.test += 1
 
 
 def raise_what_modalnet_says(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.study import join, joined, report, running
 from benchmarks.study.__main__ import main
 from benchmarks.study.material import NAMING, Shown, answers, floc_pictures, is_test, many_drawn, naming_task
-from benchmarks.study.plan import QUICK
+from benchmarks.study.plan import INTACT_NETWORK, PROTOCOL, QUICK, Asked, Probe
 
 from modalnet.stimuli.published import INTACT
 
@@ -106,10 +106,28 @@ def test_numbers_of_the_report():
     assert report.markdown(pd.DataFrame({"a|b": ["x|y"]})) == "| a\\|b |\n| --- |\n| x\\|y |"
 
 
+def few_text_probes():
+    return {
+        "language": Probe(lambda: mn.stimuli.language(24), PROTOCOL),
+        "multiple demand": Probe(lambda: mn.stimuli.multiple_demand(12)),
+    }
+
+
+def few_picture_probes(decoder):
+    return {
+        "faces": Probe(lambda: mn.stimuli.categories("faces", n=12, size=64)),
+        INTACT_NETWORK: Probe(lambda: mn.stimuli.vision(n=12, size=64)),
+        "picture > description": Probe(lambda: mn.stimuli.vision_vs_text(n=12, size=64), towers=(decoder,)),
+    }
+
+
 def test_the_whole_of_it_on_the_bundled_model(tmp_path, capsys, monkeypatch):
     """Every step runs, leaves its tables and figures, and is not run again."""
     few = replace(QUICK, fractions=(0.05,), controls=1, sums=8, sentences=2, drawn=6)
     monkeypatch.setattr("benchmarks.study.__main__.QUICK", few)
+    monkeypatch.setattr("benchmarks.study.steps.PERMUTATIONS", 19)
+    monkeypatch.setattr(Asked, "_text_probes", lambda self: few_text_probes())
+    monkeypatch.setattr(Asked, "_picture_probes", lambda self: few_picture_probes(str(self.model.decoder.name)))
     command = ["--out", str(tmp_path), "--quick", "--models", "tiny", "--no-progress"]
     assert main(command) == 0
     written = (tmp_path / "RESULTS.md").read_text()

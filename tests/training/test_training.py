@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,11 +121,17 @@ def test_questions_side_by_side_give_what_each_gives_alone(processor, monkeypatc
         torch.testing.assert_close(read, model.model(input_ids=text).last_hidden_state, atol=2e-5, rtol=1e-4)
 
 
-def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
+@pytest.fixture
+def small_batches(monkeypatch):
     monkeypatch.setattr(data, "PICTURES", 2)
     monkeypatch.setattr(data, "ENCODER_PICTURES", 4)
     monkeypatch.setattr(data, "UNQUESTIONED_PICTURES", 3)
+    for kind, shape in data.TEXTS.items():
+        monkeypatch.setitem(data.TEXTS, kind, replace(shape, rows=2))
+
+
+def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, small_batches):
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 1)
     train.train(tmp_path / "whole", (2, 2), 0, "cpu", False)
 
     class Stopped(Exception):
@@ -157,10 +164,7 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, monke
     assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
-def test_another_run_is_not_continued(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "PICTURES", 2)
-    monkeypatch.setattr(data, "ENCODER_PICTURES", 4)
-    monkeypatch.setattr(data, "UNQUESTIONED_PICTURES", 3)
+def test_another_run_is_not_continued(tmp_path, small_batches):
     train.train(tmp_path, (1, 1), 0, "cpu", False)
     with pytest.raises(ValueError, match=r"belongs to a run with .* \[1, 1, 0\], not \[1, 2, 0\]"):
         train.train(tmp_path, (1, 2), 0, "cpu", False)

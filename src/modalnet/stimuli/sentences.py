@@ -13,7 +13,8 @@ All are made from one file of sentences, word by word, so that the four conditio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 
 from modalnet._validation import check_bool
@@ -66,7 +67,7 @@ def language(n: int | None = None, *, items: bool = False) -> Contrast:
     language: defining ROIs functionally in individual subjects. Journal of Neurophysiology 104, 1177-1194.
     """
     check_bool("items", items)
-    sentences = data_lines("sentences.txt")
+    sentences = tuple(data_lines("sentences.txt"))
     groups = {"sentences": sentences, "nonwords": _nonword_strings(sentences)}
     return Contrast(numbered(groups, n, SINGULAR, paired=items), positive="sentences", negative="nonwords")
 
@@ -129,7 +130,7 @@ def language_conditions(n: int | None = None, *, items: bool = False) -> Contras
     Contrast('sentences,jabberwocky > word-lists,nonwords': 480 positive, 480 negative)
     """
     check_bool("items", items)
-    sentences = data_lines("sentences.txt")
+    sentences = tuple(data_lines("sentences.txt"))
     groups = {
         "sentences": sentences,
         "word-lists": _word_lists(sentences),
@@ -139,13 +140,15 @@ def language_conditions(n: int | None = None, *, items: bool = False) -> Contras
     return Contrast(numbered(groups, n, SINGULAR, paired=items), positive="sentences")
 
 
-def _nonword_strings(sentences: list[str]) -> list[str]:
+@cache  # making nonwords takes half a second
+def _nonword_strings(sentences: tuple[str, ...]) -> tuple[str, ...]:
     """Replace each word of each sentence, with one nonword per word type of the whole set."""
     seeds = _seeds((word for sentence in sentences for word in WORD.findall(sentence.lower())), lambda _, __: True)
-    return [WORD.sub(lambda match: nonword(match[0], seeds[match[0].lower()]), sentence) for sentence in sentences]
+    return tuple(WORD.sub(lambda match: nonword(match[0], seeds[match[0].lower()]), sentence) for sentence in sentences)
 
 
-def _jabberwocky(sentences: list[str]) -> list[str]:
+@cache  # making nonwords takes half a second
+def _jabberwocky(sentences: tuple[str, ...]) -> tuple[str, ...]:
     """Replace the stem of each content word, with one nonword per stem of the whole set."""
     function_words = frozenset(data_text("function_words.txt").split())
     endings = dict(_split_words())
@@ -167,7 +170,7 @@ def _jabberwocky(sentences: list[str]) -> list[str]:
         root = stem(word.lower())
         return nonword(word[: len(root)], seeds[root]) + word[len(root) :]
 
-    return [WORD.sub(lambda match: replaced(match[0]), sentence) for sentence in sentences]
+    return tuple(WORD.sub(lambda match: replaced(match[0]), sentence) for sentence in sentences)
 
 
 def _split_words() -> Iterator[tuple[str, str]]:
@@ -191,7 +194,7 @@ def _seeds(words: Iterable[str], accepts: Callable[[str, str], bool]) -> dict[st
     return seeds
 
 
-def _word_lists(sentences: list[str]) -> list[str]:
+def _word_lists(sentences: Sequence[str]) -> list[str]:
     """Redistribute the words of all sentences, each list with words as long as those of its sentence."""
     # random() of a seeded Random is the same on every version of Python; shuffle() promises less.
     rng = random.Random("modalnet word lists")
