@@ -42,11 +42,12 @@ class Subject:
 def texts() -> dict[str, dict[str, Any]]:
     """Protocols of texts, with the free sets."""
     pairs = asset("multiblimp_sv") / "eng.csv"
+    reported = {"reported_numbers": asset("reported_numbers")}
     return {
         "alkhamissi2025": {"data": {"language": asset("fedorenko2010"), "BLiMP": asset("blimp")}},
         "brainscore2025": {"data": {"language": asset("fedorenko2010")}},
-        "syntax2026": {"data": {"agreement": pairs, "agreement pairs": pairs}},
-        "tom2026": {"n_stimuli": 24},
+        "syntax2026": {"data": {"agreement": pairs, "agreement pairs": pairs, **reported}},
+        "tom2026": {"n_stimuli": 24, "data": {**reported}},
         "anhedonia2026": {"n_stimuli": 40},
     }
 

@@ -102,6 +102,24 @@ def test_given_and_generated_sets_say_so():
     assert (about.used, about.n, about.differs) == ("generated", 8, "other pairs")
 
 
+def test_the_folder_of_the_authors_numbers_is_found_or_refused(tmp_path):
+    asked, folder = replace(PROTOCOL, reported="theirs.csv"), tmp_path / "reported_numbers"
+    with pytest.raises(
+        mn.InputError, match=r"must be a folder with the authors' table 'theirs.csv', got .*reported_nu"
+    ):
+        Materials(asked, {"reported_numbers": folder})
+    with pytest.raises(mn.InputError, match="got 3, which has none"):
+        Materials(asked, {"reported_numbers": 3})
+    folder.mkdir()
+    (tmp_path / "pairs.csv").touch()
+    (tmp_path / "closed").mkdir()
+    assert Materials(asked, tmp_path).reported() is None
+    (folder / "theirs.csv").touch()
+    assert Materials(asked, tmp_path).reported() == Materials(asked, {"reported_numbers": folder}).reported() == folder
+    assert Materials(PROTOCOL, {"reported_numbers": folder}).reported() is None
+    assert Materials(asked).reported() is None
+
+
 def test_a_generator_that_makes_fewer_gives_all():
     assert len(generated_by(mn.stimuli.multiple_demand, {}, 10_000)) == len(mn.stimuli.multiple_demand())
 

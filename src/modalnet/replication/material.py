@@ -30,6 +30,8 @@ from modalnet.tasks.multiple_choice import MultipleChoice
 
 DataLike: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | None"
 GENERATE = "generate"
+#: Name of the folder with authors' numbers in a user's data.
+REPORTED = "reported_numbers"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Materials:
         The protocol.
     data
         None: all sets are generated; a folder: sets are read below it; a mapping from names of contrasts and tasks to
-        ``"generate"``, a file or folder, a contrast or a task, the others being generated.
+        ``"generate"``, a file or folder, a contrast or a task, the others being generated. In both, the folder
+        ``"reported_numbers"`` has the authors' own numbers.
     n_stimuli, n_items
         The most stimuli of a condition, and items of a task, evenly from all; None for all.
     """
@@ -87,12 +90,13 @@ class Materials:
     def __post_init__(self) -> None:
         names = [name for name, _ in self._sources()]
         if isinstance(self.data, Mapping):
-            unknown = next((name for name in self.data if name not in names), None)
+            unknown = next((name for name in self.data if name not in (*names, REPORTED)), None)
             if unknown is not None:
                 raise InputError(
                     f"`data` must name contrasts or tasks of {self.protocol.id} ({', '.join(map(repr, names))}), got "
                     f"{unknown!r}."
                 )
+            self.reported()
         elif self.data is not None:
             folder = Path(self.data)
             if not folder.is_dir():
@@ -101,6 +105,26 @@ class Materials:
                     f"{os.fspath(self.data)!r}, which is no folder."
                 )
             self._check_folder(folder)
+
+    def reported(self) -> Path | None:
+        """The folder with the authors' own numbers, where the data has them.
+
+        Raises
+        ------
+        InputError
+            If such a folder is named, and has no such table.
+        """
+        table = self.protocol.reported
+        given = self.data.get(REPORTED) if isinstance(self.data, Mapping) else self.data and Path(self.data) / REPORTED
+        if not table or given is None:
+            return None
+        named = isinstance(self.data, Mapping)
+        if named and not (isinstance(given, str | os.PathLike) and (Path(given) / table).is_file()):
+            raise InputError(
+                f"`data[{REPORTED!r}]` must be a folder with the authors' table {table!r}, got {given!r}, which has "
+                "none."
+            )
+        return Path(given) if (Path(given) / table).is_file() else None
 
     def _check_folder(self, folder: Path) -> None:
         """Refuse a folder that lacks a set, before anything runs."""

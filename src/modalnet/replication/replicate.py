@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 OPERATIONS = ("zero", "mean", "resample")
 #: The most random edges of each kind per stimulus, set and window; verdicts on edges rest on stimuli, not on draws.
 EDGE_DRAWS = 3
-#: Name of the folder with authors' numbers in a user's data.
-REPORTED = "reported_numbers"
 
 
 @reads_weights_once
@@ -88,7 +85,8 @@ def replicate(
         Where published stimuli and items are: a folder that holds them under the names that the protocol gives, or a
         mapping from names of its contrasts and tasks to a file or folder, a :class:`modalnet.Contrast`, a task, or
         ``"generate"``. Sets that are not named there, or all for None, are generated after the same design; the result
-        says which were.
+        says which were. In both, ``"reported_numbers"`` is the folder with tables of the authors' own numbers, which
+        are shown beside (:func:`modalnet.replication.read_reported` has their columns).
     as_released
         Follow the released code where it differs from the text.
     fractions
@@ -237,11 +235,8 @@ class _Run:
 
     def reported(self) -> tuple[dict[str, Any], ...]:
         """The authors' own numbers, on their models, where the data folder has them."""
-        data, table = self.materials.data, self.protocol.reported
-        if not table or data is None or isinstance(data, Mapping):
-            return ()
-        folder = Path(data) / REPORTED
-        return tuple(reported_rows(folder, table)) if (folder / table).is_file() else ()
+        folder = self.materials.reported()
+        return () if folder is None else tuple(reported_rows(folder, self.protocol.reported))
 
     def find_networks(self) -> None:
         """Localize every contrast, and make the networks; or find the experts of a mixture."""
