@@ -96,14 +96,18 @@ def _lesioned(bench: Bench, stimulus: mn.Stimulus) -> None:
     executor, tower = bench.model._executor, bench.model.towers["decoder"]
     request = [Request(stimulus, " a big dog")]
     depths = range(tower.n_layers)
+    # Those that run alone skip nothing: once each is enough.
+    alone: dict[tuple[int, float], np.ndarray] = {}
     for layer in [*depths, *reversed(depths)]:
         mask = np.zeros(tower.shape, dtype=bool)
         mask[layer, : tower.width // 3] = True
-        lesions = [[mn.scale(mn.Units({"decoder": mask}), factor)] for factor in (0.0, 0.5, 2.0)]
-        together = executor.likelihoods_under(request, lesions)
-        for lesion, (one,) in zip(lesions, together, strict=True):
-            (alone,) = executor.likelihoods(request, *lesion)
-            close(one.logprob, alone.logprob, f"lesion of decoder[{layer}]")
+        lesions = {factor: [mn.scale(mn.Units({"decoder": mask}), factor)] for factor in (0.0, 0.5, 2.0)}
+        together = executor.likelihoods_under(request, list(lesions.values()))
+        for (factor, lesion), (one,) in zip(lesions.items(), together, strict=True):
+            if (layer, factor) not in alone:
+                (by_itself,) = executor.likelihoods(request, *lesion)
+                alone[layer, factor] = by_itself.logprob
+            close(one.logprob, alone[layer, factor], f"lesion of decoder[{layer}]")
 
 
 def hooks(bench: Bench) -> str | None:
