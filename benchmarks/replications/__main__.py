@@ -4,8 +4,8 @@
 
 Every replication is one call of :func:`modalnet.replicate`; what is done is kept in the store, so that the same command
 goes on where it was stopped. Free sets are read from the folder of the real data (``MODALNET_TEST_ASSETS``), the others
-are generated; every report says which. The folder gets one page for each replication, and ``claims.md``, claim by
-claim.
+are generated; every report says which. The folder gets one page for each replication, and
+``RESULTS.md``, protocol by protocol.
 """
 
 from __future__ import annotations
@@ -79,17 +79,59 @@ def replicated(name: str, model: mn.Model, protocol: str, options: Mapping[str, 
     return made
 
 
-def overview(made: Mapping[tuple[str, str], Replication]) -> str:
-    """All claims of all replications in one table."""
-    lines = [
-        "| model | protocol | claim | as published | refereed |",
-        "|---|---|---|---|---|",
-    ]
-    for (name, protocol), one in made.items():
-        for claim in one.claims:
-            numbers = f": {claim.published_numbers}" if claim.published_numbers else ""
-            lines.append(f"| {name} | {protocol} | {claim.claim} | {claim.published}{numbers} | {claim.refereed} |")
+def overview(folder: Path) -> str:
+    """All replications of a folder, protocol by protocol: every claim on every model, and what was asked."""
+    found: dict[str, dict[str, Replication]] = {}
+    for name in SUBJECTS:
+        for path in sorted(folder.glob(f"{name}-*.safetensors")):
+            made = Replication.load(path)
+            found.setdefault(made.id, {})[name] = made
+    lines = [HEADING.format(stimuli=STIMULI, items=ITEMS, controls=CONTROLS, operations=" and ".join(OPERATIONS))]
+    for protocol in mn.protocols:
+        if protocol in found:
+            lines += section(protocol, found[protocol])
     return "\n".join(lines) + "\n"
+
+
+HEADING = """# Published localizers, replicated
+
+Written by `python -m benchmarks.replications`, which says what is read and what is generated, and goes on where it was
+stopped. At most {stimuli} stimuli of each condition, {items} items of each task, {controls} random sets of units of
+each kind, ablations {operations}. Few items make intervals wide: *no measurable effect* and *cannot be tested* are
+verdicts. None of these models is one that the publications used: what fails here need not fail there. The pages beside this file
+have every number.
+"""
+
+
+def section(protocol: str, models: Mapping[str, Replication]) -> list[str]:
+    """One protocol on all models."""
+    about = next(iter(models.values())).about
+    lines = [f"## {protocol}: {about['title']}", "", str(about["citation"]), ""]
+    lines += ["| model | network | units |", "|---|---|---|"]
+    for name, one in models.items():
+        pages = f"[{name}]({name}-{protocol}.html)"
+        lines += [
+            f"| {pages} | {network} | {known['units']:,}{known.get('note', '')} of {known['of']} |"
+            for network, known in one.networks.items()
+        ] or [f"| {pages} | attention edges | |"]
+    for claim in dict.fromkeys(claim.claim for one in models.values() for claim in one.claims):
+        lines += ["", f"**{claim}**", "", "| model | as published | refereed | notes |", "|---|---|---|---|"]
+        for name, one in models.items():
+            for judged in (each for each in one.claims if each.claim == claim):
+                numbers = f": {judged.published_numbers}" if judged.published_numbers else ""
+                cells = [name, f"{judged.published}{numbers}", judged.sentence, " ".join(judged.reasons)]
+                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if not any(one.claims for one in models.values()):
+        lines += ["", "It claims nothing that is judged."]
+    used = {
+        f"{each.kind} {each.name}: {each.used}" + (f" ({each.differs})" if each.differs else "")
+        for one in models.values()
+        for each in one.materials
+    }
+    left_out = {f"{name}, {what}: {why}" for name, one in models.items() for what, why in one.missing.items()}
+    lines += ["", "Used: " + "; ".join(sorted(used)) + "."]
+    lines += ["", "Not run: " + "; ".join(sorted(left_out)) + "."] if left_out else []
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -99,7 +141,6 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     wanted = [(one.partition(":")[0], one.partition(":")[2]) for one in arguments.only]
-    made: dict[tuple[str, str], Replication] = {}
     for name, subject in SUBJECTS.items():
         if wanted and name not in {model for model, _ in wanted}:
             continue
@@ -109,9 +150,9 @@ def main() -> None:
             if wanted and not {(name, ""), (name, protocol)} & set(wanted):
                 continue
             started = time.process_time()
-            made[name, protocol] = replicated(name, model, protocol, options, arguments.out)
-            print(f"{made[name, protocol].summary()}\n  {time.process_time() - started:.0f} CPU s\n", flush=True)
-    (arguments.out / "claims.md").write_text(overview(made), encoding="utf-8")
+            made = replicated(name, model, protocol, options, arguments.out)
+            print(f"{made.summary()}\n  {time.process_time() - started:.0f} CPU s\n", flush=True)
+            (arguments.out / "RESULTS.md").write_text(overview(arguments.out), encoding="utf-8")
 
 
 if __name__ == "__main__":
