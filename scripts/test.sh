@@ -60,7 +60,7 @@ case ${1:-} in
     "$python" -m codespell_lib
     "$python" -m mypy
     NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet
-    "$python" benchmarks/calibration.py --short --strict --worst
+    "$python" benchmarks/calibration.py --short --strict --worst --jobs 2
     have_browser
     measure_coverage
     MODALNET_CHECK_TYPES=1 unit_tests "${coverage[@]}" "$@"
