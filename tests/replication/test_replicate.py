@@ -22,6 +22,9 @@ from modalnet.protocols import (
     Source,
 )
 from modalnet.replication import Replication, replicate, select
+from modalnet.replication.material import Materials
+from modalnet.replication.replicate import as_asked
+from modalnet.tasks.generated import GeneratedChoice
 from reference import load
 
 LANGUAGE = Source(
@@ -238,3 +241,23 @@ def test_experts_of_a_mixture_are_networks():
     assert list(made.networks) == [f"expert {i}" for i in range(n)]
     assert all(claim.refereed == "cannot be tested" for claim in made.claims)
     assert np.isfinite(made.published_table()["drop"]).all()
+
+
+@pytest.mark.parametrize("id", mn.protocols)
+def test_every_set_that_is_made_can_be_asked_as_published(id):
+    """The rule that reads generated answers fits the prompts, whatever set stands in for the published one."""
+    protocol = mn.protocols[id]
+    materials = Materials(protocol, n_items=4)
+    for spec in protocol.tasks:
+        if spec.source.generator:
+            asked = as_asked(spec, materials.task(spec)[0])
+            assert isinstance(asked, GeneratedChoice) == spec.generated
+
+
+def test_options_that_a_rule_names_are_listed_once():
+    (spec,) = (each for each in mn.protocols["tom2026"].tasks if each.name == "false beliefs")
+    asked = as_asked(spec, mn.tasks.theory_of_mind(n=2))
+    for stimulus in asked.stimuli():
+        assert stimulus.text.endswith("\nA. True\nB. False\nAnswer:")
+        assert stimulus.text.count("Answer:") == 1
+    assert asked.grade([" " + "AB"[one.answer] + "." for one in asked.questions]).tolist() == [1.0, 1.0]

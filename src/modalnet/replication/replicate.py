@@ -48,6 +48,9 @@ OPERATIONS = ("zero", "mean", "resample")
 #: The most random edges of each kind per stimulus, set and window; verdicts on edges rest on stimuli, not on draws.
 EDGE_DRAWS = 3
 
+#: What stands before an answer.
+CUE = "Answer:"
+
 
 @reads_weights_once
 def replicate(
@@ -304,7 +307,7 @@ class _Run:
                 warn(f"Task {spec.name!r} of {self.protocol.id} failed as published and is skipped: {error}")
 
     def _task_as_published(self, spec: ProtocolTask, task: Task, lesion: ProtocolLesion) -> Iterator[PublishedScores]:
-        asked = _as_asked(spec, task)
+        asked = as_asked(spec, task)
         sets: list[tuple[str, float, Units, list[Units]]] = []
         for name, network in self.networks.items():
             for fraction in self.fractions if network.has_sizes else (None,):
@@ -433,10 +436,23 @@ def prompts(task: Task) -> list[Stimulus]:
     ]
 
 
-def _as_asked(spec: ProtocolTask, task: Task) -> Task:
+def as_asked(spec: ProtocolTask, task: Task) -> Task:
     """The task with generated answers, where the publication generates them."""
     if not spec.generated or not isinstance(task, MultipleChoice):
         return task
     from modalnet.tasks.generated import generated
+    from modalnet.tasks.parsing import labels, plain, single_letters
 
-    return generated(task, parse=spec.parse, max_new_tokens=spec.max_new_tokens)
+    named = {"letter": single_letters, "digit": lambda choices: tuple(map(plain, choices)) == labels(choices, "digit")}
+    known = named.get(spec.parse)
+    if known is None or all(known(question.choices) for question in task.questions):
+        return generated(task, parse=spec.parse, max_new_tokens=spec.max_new_tokens)
+    # Published prompts list the options; a set of other make that does not gets them listed, before its own cue.
+    uncued = [
+        replace(one, stimulus=replace(one.stimulus, text=(one.stimulus.text or "").removesuffix(CUE).rstrip()))
+        for one in task.questions
+    ]
+    listed = MultipleChoice(task.name, uncued, per_token=task.per_token)
+    return generated(
+        listed, parse=spec.parse, max_new_tokens=spec.max_new_tokens, prompt=f"{{question}}\n{{choices}}\n{CUE}"
+    )
