@@ -443,16 +443,21 @@ def as_asked(spec: ProtocolTask, task: Task) -> Task:
     from modalnet.tasks.generated import generated
     from modalnet.tasks.parsing import labels, plain, single_letters
 
-    named = {"letter": single_letters, "digit": lambda choices: tuple(map(plain, choices)) == labels(choices, "digit")}
-    known = named.get(spec.parse)
-    if known is None or all(known(question.choices) for question in task.questions):
+    def listed(choices: Sequence[str]) -> bool:
+        if spec.parse == "letter":
+            return single_letters(choices)
+        return spec.parse != "digit" or tuple(map(plain, choices)) == labels(choices, "digit")
+
+    if all(listed(question.choices) for question in task.questions):
         return generated(task, parse=spec.parse, max_new_tokens=spec.max_new_tokens)
     # Published prompts list the options; a set of other make that does not gets them listed, before its own cue.
     uncued = [
         replace(one, stimulus=replace(one.stimulus, text=(one.stimulus.text or "").removesuffix(CUE).rstrip()))
         for one in task.questions
     ]
-    listed = MultipleChoice(task.name, uncued, per_token=task.per_token)
     return generated(
-        listed, parse=spec.parse, max_new_tokens=spec.max_new_tokens, prompt=f"{{question}}\n{{choices}}\n{CUE}"
+        MultipleChoice(task.name, uncued, per_token=task.per_token),
+        parse=spec.parse,
+        max_new_tokens=spec.max_new_tokens,
+        prompt=f"{{question}}\n{{choices}}\n{CUE}",
     )
