@@ -78,6 +78,10 @@ def known_groups(edges: ProtocolEdges) -> bool:
     return edges.source in GROUPS and edges.target in GROUPS
 
 
+#: Percent of p(answer): a smaller loss is none in the figures of the publication, wherever it is largest.
+LEAST_CHANGE = 1
+
+
 def judge_edges(
     protocol: Protocol, flows: Mapping[str, InformationFlow], missing: Mapping[str, str]
 ) -> list[JudgedClaim]:
@@ -100,9 +104,11 @@ def _judged(
     change = 100 * (np.exp(-flow.drop[claim.network]) - 1).mean(axis=1)
     least = int(np.argmin(change))
     first, stop = flow.windows[least]
-    published = HOLDS if inside[least] and change[least] < 0 else FAILS
+    published = HOLDS if inside[least] and change[least] <= -LEAST_CHANGE else FAILS
     where = f"layers {first} to {stop - 1} of {depth}"
-    numbers = f"p(answer) changes most, by {round(change[least])}%, without {claim.network} in {where}"
+    numbers = f"p(answer) changes most, by {change[least]:.0f}%, without {claim.network} in {where}"
+    if change[least] > -LEAST_CHANGE:
+        numbers = f"p(answer) loses less than {LEAST_CHANGE}% without {claim.network}, in whichever layers"
     rows = flow.verdicts(seed=0)
     row = rows[rows["edges"] == claim.network].iloc[0]
     verdict, sentence = str(row["verdict"]), str(row["sentence"])
