@@ -33,8 +33,8 @@ have_browser() {
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Bytecode is kept, whatever the machine's default: some tests start processes, and each would compile thousands of files.
 unset PYTHONDONTWRITEBYTECODE
-# Each process takes whole files as long as it can, so that what a file's tests share is made once, and helps another when
-# it is done.
+# Each process gets a run of neighbours, so that what the tests of a file share is made once, and takes tests from another
+# when its own are done.
 parallel=(-n logical --maxprocesses 4 --dist worksteal)
 others="real or ndif or browser or architectures or notebook"
 

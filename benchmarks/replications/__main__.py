@@ -4,8 +4,8 @@
 
 Every replication is one call of :func:`modalnet.replicate`; what is done is kept in the store, so that the same command
 goes on where it was stopped. Free sets are read from the folder of the real data (``MODALNET_TEST_ASSETS``), the others
-are generated; every report says which. The folder gets one page for each replication, and
-``RESULTS.md``, protocol by protocol.
+are generated; every report says which. The folder gets one page for each replication, and ``RESULTS.md``, protocol by
+protocol.
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ def overview(folder: Path) -> str:
     for protocol in mn.protocols:
         if protocol in found:
             lines += section(protocol, found[protocol])
+    left = [
+        f"{name}: {', '.join(missing)}"
+        for name, subject in SUBJECTS.items()
+        if (missing := [protocol for protocol in subject().protocols if name not in found.get(protocol, {})])
+    ]
+    lines += ["## Not run yet", "", "; ".join(left) + "."] if left else []
     return "\n".join(lines) + "\n"
 
 

@@ -96,7 +96,7 @@ def _lesioned(bench: Bench, stimulus: mn.Stimulus) -> None:
     executor, tower = bench.model._executor, bench.model.towers["decoder"]
     request = [Request(stimulus, " a big dog")]
     depths = range(tower.n_layers)
-    # Those that run alone skip nothing: once each is enough.
+    # A lesion that runs alone shares no blocks with others, so it gives the same in both directions.
     alone: dict[tuple[int, float], np.ndarray] = {}
     for layer in [*depths, *reversed(depths)]:
         mask = np.zeros(tower.shape, dtype=bool)

@@ -171,9 +171,8 @@ def test_the_model_card_has_the_figures():
         assert f"| {ability} | {N_CARD} | {accuracy:.3f} |" in card
 
 
-@pytest.mark.parametrize("ability", ["count", "reading", "described", "sums", *minimal_pairs.PHENOMENA])
+@pytest.mark.parametrize("ability", [*items.ABILITIES, *minimal_pairs.PHENOMENA])
 def test_a_figure_of_the_model_card(tiny, ability):
-    """Questions whose pictures take long, and are all answered, are left to the evaluation that wrote the card."""
     if ability in minimal_pairs.PHENOMENA:
         right = evaluate.prefers_grammatical(tiny, items.pairs(ability, N_CARD))
     else:

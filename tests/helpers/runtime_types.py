@@ -6,7 +6,6 @@ checks its arguments and what it returns, shapes of arrays included. It differs 
 - What a test calls itself is checked each time. A function that modalnet calls is checked `FIRST` times in each test,
   and from there on at every call whose number is a power of two: a check takes longer than most functions, and the
   thousandth call of a loop over stimuli says what the first ones said.
-
 - A function is decorated when it is first called. By then the names that its module imports only for type checkers are
   there (the hook imports them), so no annotation counts as Any because its names could not be found.
 - Many tests hand wrong arguments to see them refused. Where a check fails, the outermost call is repeated without

@@ -114,17 +114,18 @@ class Materials:
         InputError
             If such a folder is named, and has no such table.
         """
-        table = self.protocol.reported
-        given = self.data.get(REPORTED) if isinstance(self.data, Mapping) else self.data and Path(self.data) / REPORTED
-        if not table or given is None:
+        table, named = self.protocol.reported, isinstance(self.data, Mapping)
+        folder = self.data.get(REPORTED) if isinstance(self.data, Mapping) else self.data and Path(self.data, REPORTED)
+        if not table or folder is None:
             return None
-        named = isinstance(self.data, Mapping)
-        if named and not (isinstance(given, str | os.PathLike) and (Path(given) / table).is_file()):
+        if isinstance(folder, str | os.PathLike) and Path(folder, table).is_file():
+            return Path(folder)
+        if named:
             raise InputError(
-                f"`data[{REPORTED!r}]` must be a folder with the authors' table {table!r}, got {given!r}, which has "
+                f"`data[{REPORTED!r}]` must be a folder with the authors' table {table!r}, got {folder!r}, which has "
                 "none."
             )
-        return Path(given) if (Path(given) / table).is_file() else None
+        return None
 
     def _check_folder(self, folder: Path) -> None:
         """Refuse a folder that lacks a set, before anything runs."""

@@ -48,7 +48,7 @@ OPERATIONS = ("zero", "mean", "resample")
 #: The most random edges of each kind per stimulus, set and window; verdicts on edges rest on stimuli, not on draws.
 EDGE_DRAWS = 3
 
-#: What stands before an answer.
+#: The last line of a prompt.
 CUE = "Answer:"
 
 
@@ -441,16 +441,11 @@ def as_asked(spec: ProtocolTask, task: Task) -> Task:
     if not spec.generated or not isinstance(task, MultipleChoice):
         return task
     from modalnet.tasks.generated import generated
-    from modalnet.tasks.parsing import labels, plain, single_letters
+    from modalnet.tasks.parsing import name_themselves
 
-    def listed(choices: Sequence[str]) -> bool:
-        if spec.parse == "letter":
-            return single_letters(choices)
-        return spec.parse != "digit" or tuple(map(plain, choices)) == labels(choices, "digit")
-
-    if all(listed(question.choices) for question in task.questions):
+    if all(name_themselves(question.choices, spec.parse) for question in task.questions):
         return generated(task, parse=spec.parse, max_new_tokens=spec.max_new_tokens)
-    # Published prompts list the options; a set of other make that does not gets them listed, before its own cue.
+    # Published prompts list the options. Where those of the set at hand do not, they are listed before its cue.
     uncued = [
         replace(one, stimulus=replace(one.stimulus, text=(one.stimulus.text or "").removesuffix(CUE).rstrip()))
         for one in task.questions

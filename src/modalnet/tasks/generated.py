@@ -13,7 +13,7 @@ from modalnet.errors import InputError
 from modalnet.stimuli.stimulus import Stimulus
 from modalnet.tasks.base import GenerationTask, digest
 from modalnet.tasks.multiple_choice import MultipleChoice, MultipleChoiceQuestion
-from modalnet.tasks.parsing import RULES, Rule, labels, parse_choice, plain, single_letters
+from modalnet.tasks.parsing import RULES, Rule, labels, name_themselves, parse_choice, plain, single_letters
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -141,15 +141,16 @@ def _check_rule(parse: Rule, question: MultipleChoiceQuestion, item: str, shows_
     """Raise an InputError where a rule cannot tell the choices of a question apart."""
     choices, where = question.choices, f"`parse={parse!r}` does not fit item {item!r}, whose choices are"
     shown = f"{where} {list(choices)}"
+    known = shows_choices or name_themselves(choices, parse)
     if parse == "letter" and not single_letters(choices):
         if len(choices) > len(string.ascii_uppercase):
             raise InputError(f"{where} more than there are letters: {len(choices)}.")
-        if not shows_choices:
+        if not known:
             raise InputError(f"{shown}: put {{choices}} into `prompt`, which lists them with letters.")
     elif parse == "digit":
         if len(choices) > 9:
             raise InputError(f"{where} more than there are digits: {len(choices)}.")
-        if not shows_choices and tuple(map(plain, choices)) != labels(choices, "digit"):
+        if not known:
             raise InputError(f"{shown}: put {{choices}} into `prompt`, which lists them with digits.")
     elif parse == "first" and single_letters(choices):
         raise InputError(f"{shown}: a letter can be a word, such as an article; use parse='letter' or 'exact'.")

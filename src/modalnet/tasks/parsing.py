@@ -64,6 +64,13 @@ def single_letters(choices: Sequence[str]) -> bool:
     return all(len(choice) == 1 and choice.isascii() and choice.isalpha() for choice in choices)
 
 
+def name_themselves(choices: Sequence[str], rule: Rule) -> bool:
+    """Whether a rule finds choices by what they are: other letters and digits have to stand in the prompt."""
+    if rule == "letter":
+        return single_letters(choices)
+    return rule != "digit" or tuple(map(plain, choices)) == labels(choices, "digit")
+
+
 def plain(choice: str) -> str:
     """A choice in lower case, without a final full stop."""
     return " ".join(choice.lower().split()).removesuffix(".").rstrip()
