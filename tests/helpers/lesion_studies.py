@@ -18,7 +18,9 @@ def rng(*seed):
     return np.random.default_rng(seed)
 
 
-def study_of(costs, *, sizes=(SIZE,), draws=20, magnitudes=None, n=N, seed=0, level=0.85, tasks=("blimp", "images")):
+def study_of(
+    costs, *, sizes=(SIZE,), draws=20, magnitudes=None, n=N, seed=0, level=0.85, tasks=tuple(CHANCE), chance=CHANCE
+):
     """A study in which every lesion makes a share of the items wrong.
 
     costs: (network, operation) -> {control: {task: cost in accuracy}}; controls that are absent were not run.
@@ -27,7 +29,7 @@ def study_of(costs, *, sizes=(SIZE,), draws=20, magnitudes=None, n=N, seed=0, le
     luck = {task: source.random(n) for task in tasks}
     base = {
         task: TaskScores(
-            task, tuple(f"{i}" for i in range(n)), (luck[task] < level) * 1.0, "accuracy", CHANCE.get(task, 0.5)
+            task, tuple(f"{i}" for i in range(n)), (luck[task] < level) * 1.0, "accuracy", chance.get(task, 0.5)
         )
         for task in tasks
     }

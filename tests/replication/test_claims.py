@@ -148,6 +148,46 @@ def test_what_is_spared_says_what_would_have_been_found():
     assert judge(protocol(*claims), Evidence(published, lesion_studies.study_of(heavy), {}, {}))[1].refereed == "loses"
 
 
+@pytest.mark.parametrize(
+    ("kind", "task", "other"),
+    [
+        ("loss", "blimp", ""),
+        ("spared", "blimp", ""),
+        ("greater loss", "blimp", "vision"),
+        ("dissociation", "blimp", "images"),
+        ("dissociation", "images", "blimp"),
+    ],
+)
+@pytest.mark.parametrize("cost", [0.0, 0.2])
+def test_no_claim_is_judged_by_an_ability_that_the_intact_model_lacks(kind, task, other, cost):
+    """Neither "spared" nor "costs more" nor "no effect": what is not there can be neither lost nor kept."""
+    own = lesion_studies.effect(cost, 0.3, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    none = lesion_studies.effect(0.0, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    costs = {("language", name): own for name in BOTH} | {("vision", name): none for name in BOTH}
+    study = lesion_studies.study_of(costs, level=0.5)
+    assert study.at_chance("blimp")
+    assert not study.at_chance("images")
+    found = judge(protocol(Claim("it is so", kind, "language", task, other)), Evidence([], study, {}, {}))[0]
+    assert found.refereed == "cannot be tested"
+    assert "the intact model is at chance" in found.sentence
+
+
+def test_an_effect_that_was_not_found_speaks_neither_for_nor_against_a_claim():
+    none = lesion_studies.effect(-0.014, 0.0, layer=(0.0, 0.0), norm=(0.0, 0.0))
+    study = lesion_studies.study_of({("language", name): none for name in BOTH})
+    claim = Claim("it breaks", "loss", "language", "blimp")
+    found = judge(protocol(claim), Evidence([scores("blimp", 0.9, 0.6, [0.9])], study, {}, {}))[0]
+    assert (found.refereed, found.supported, found.undecided, found.differs) == (
+        "no measurable effect",
+        False,
+        True,
+        True,
+    )
+    same = lesion_studies.study_of({("language", name): lesion_studies.LANGUAGE for name in BOTH})
+    found = judge(protocol(claim), Evidence([scores("blimp", 0.9, 0.6, [0.9])], same, {}, {}))[0]
+    assert (found.refereed, found.undecided, found.differs) == ("survives", False, False)
+
+
 def test_halves():
     claim = Claim("halves share units", "shared units", "language")
     shares = {"dice": 0.8, "dice_random": 0.01, "dice_tested": 0.7, "dice_permuted": 0.2, "p_more": 0.005}

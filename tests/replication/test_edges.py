@@ -58,6 +58,8 @@ def test_edges_are_removed_from_what_is_answered_right(model, tmp_path):
     assert claims["object to question"].published == "not run"
     made.save(tmp_path / "edges.safetensors")
     assert Replication.load(tmp_path / "edges.safetensors").summary() == made.summary()
+    made.report(tmp_path / "edges.html")
+    assert "<td>(" not in (tmp_path / "edges.html").read_text()  # windows by number are for programs
 
 
 @pytest.mark.filterwarnings("ignore:Task 'visual questions' of knockout2025 is skipped")

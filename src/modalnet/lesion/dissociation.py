@@ -203,7 +203,8 @@ def costs_more(
         One row per operation: operation, control; difference: drop under `network` minus drop under `other`, in the
         task's measure, with low and high, the 95% interval over items; p: two-sided, beside one more pair of random
         sets, a draw of each network's controls; verdict: ``"costs more"`` (p at most 0.05, `network` more, and more
-        than one more draw of its controls), ``"does not cost more"`` or ``"cannot be tested"``; sentence.
+        than one more draw of its controls), ``"does not cost more"`` or ``"cannot be tested"`` (too few draws, or an
+        intact model at chance); sentence.
 
     Raises
     ------
@@ -233,6 +234,8 @@ def _costs_more_row(study: LesionStudy, lesions: Sequence[Lesion], task: str, co
     found = _Contrasts(study, lesions, (task, task), control).columns("difference_a")
     row |= {"difference": found["difference_a"], "p": found["p_difference_a"]}
     row |= {end: found[f"difference_a_{end}"] for end in ("low", "high")}
+    if study._resamples.tasks[task].at_chance:
+        return row | _untested(intact_at_chance([task]))
     if not all(each is not None and each.testable for each in besides):
         return row | _untested(f"fewer than {LEAST_DRAWS} draws of {control}-matched units")
     first = besides[0]
@@ -257,7 +260,7 @@ def _selective_row(study: LesionStudy, lesion: Lesion, tasks: tuple[str, str], c
     row |= {"selectivity": found["selectivity_A"], "p": found["p_selectivity_A"]}
     row |= {end: found[f"selectivity_A_{end}"] for end in ("low", "high")}
     if contrasts.at_chance:
-        return row | _untested(f"the intact model is at chance on {' and '.join(contrasts.at_chance)}")
+        return row | _untested(intact_at_chance(contrasts.at_chance))
     if not all(each is not None and each.testable for each in besides):
         return row | _untested(f"fewer than {LEAST_DRAWS} draws of {control}-matched units on both tasks")
     if not math.isfinite(row["p"]):
@@ -361,7 +364,7 @@ class _Contrasts:
             # The first row holds the measured means, the others their resamples.
             means = np.vstack([resamples.scores.mean(axis=0), resamples.means])
             ability = means[:, 0] - chance
-            if resamples.score_interval(None)[0] <= chance:
+            if resamples.at_chance:
                 self.at_chance.append(task)
                 ability = np.full_like(ability, np.nan)
             for X, lesion in zip("AB", lesions, strict=True):
@@ -438,6 +441,11 @@ class _Contrasts:
         return beside_draws(float(value), np.array(draws))
 
 
+def intact_at_chance(tasks: Sequence[str]) -> str:
+    """Why a comparison cannot be tested: an ability that the intact model lacks can neither be lost nor spared."""
+    return f"the intact model is at chance on {' and '.join(tasks)}"
+
+
 def _untested(why: str) -> Row:
     return {"verdict": "cannot be tested", "sentence": f"cannot be tested: {why}."}
 
@@ -445,7 +453,7 @@ def _untested(why: str) -> Row:
 def _verdict(row: Row, exceeds: dict[str, bool], at_chance: Sequence[str]) -> Row:
     """The verdict where there are enough draws."""
     if at_chance:
-        return _untested(f"the intact model is at chance on {' and '.join(at_chance)}")
+        return _untested(intact_at_chance(at_chance))
     # The task that A would be the network of, and the one that B would be.
     for a, b in ("ab", "ba"):
         sign = 1 if a == "a" else -1

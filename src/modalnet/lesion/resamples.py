@@ -58,6 +58,7 @@ class TaskResamples:
         # Depends on the study and the task alone: no other task changes its numbers.
         self._seed = [study.seed, zlib.crc32(task.encode())]
         self._accuracy = base.measure == "accuracy"
+        self._chance = base.chance
         doses = [amount for amount in map(dose, study.operations) if amount is not None]
         self._steepest = sum(doses) / sum(amount**2 for amount in doses) if doses else 1.0
         groups = item_groups(base.groups, f"The items of {task!r}")
@@ -98,6 +99,11 @@ class TaskResamples:
         if self._accuracy and (lesion is None or lesion.operation != SLOPE):
             return score_interval(self.scores[:, column], self._groups)
         return self._mean_interval(self.scores[:, column], 1)
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the intact model may be guessing: then there is no ability that a lesion could take or spare."""
+        return math.isfinite(self._chance) and self.score_interval(None)[0] <= self._chance
 
     def _mean_interval(self, values: Float[np.ndarray, " item"], stream: int) -> tuple[float, float]:
         """The bootstrap-t interval of a mean over items, or over groups."""

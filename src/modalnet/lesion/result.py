@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from modalnet._deprecation import renamed, renamed_option
+from modalnet._validation import check_option
 from modalnet.errors import InputError
 from modalnet.lesion.design import Activity, Design
 from modalnet.lesion.lesion import Control, Lesion, SetOfDraws, draws_by_set
@@ -193,6 +194,17 @@ class LesionStudy(Result):
         from modalnet.lesion.selectivity import selectivity
 
         return selectivity(self, own, fraction=fraction, operation=operation, control=control)
+
+    def at_chance(self, task: str) -> bool:
+        """Whether the intact model may be guessing on a task: the 95% interval of its score reaches the chance level.
+
+        Raises
+        ------
+        InputError
+            For a task without scores.
+        """
+        check_option("task", task, list(self.base))
+        return self._resamples.tasks[task].at_chance
 
     def selective_for(self, network: str, task: str, other: str, control: Control = "activation") -> pd.DataFrame:
         """Does a network cost one task more than another? See :func:`.dissociation.selective_for`."""

@@ -189,8 +189,7 @@ def _scale(study: LesionStudy, tasks: Sequence[str]) -> dict[str, float]:
     base = {task: study.base[task] for task in tasks}
     if all(math.isfinite(one.chance) for one in base.values()):
         resamples = study._resamples.tasks
-        able = {task: resamples[task].score_interval(None)[0] > one.chance for task, one in base.items()}
-        return {task: one.mean - one.chance if able[task] else math.nan for task, one in base.items()}
+        return {task: math.nan if resamples[task].at_chance else one.mean - one.chance for task, one in base.items()}
     if len({one.measure for one in base.values()}) > 1:
         raise InputError(
             f"The tasks share no scale: {', '.join(f'{task} is in {one.measure}' for task, one in base.items())}. "

@@ -10,7 +10,8 @@ for all of them together. The sizes of a network are one question: its mean drop
 
 ============================ ===========================================================================================
 *no measurable effect*       The interval of the drop includes 0.
-*cannot be tested*           What was not run, failed, or cannot decide: a kind of control with fewer than 19 draws;
+*cannot be tested*           What was not run, failed, or cannot decide: an intact model at chance on the task, which has
+                             nothing to lose or to keep; a kind of control with fewer than 19 draws;
                              zero ablation or a slope without activation-matched controls, or with some whose mean
                              absolute activation is not between 0.5 and 2 times that of the network, at ordinary tokens
                              or at lesioned sinks.
@@ -136,6 +137,9 @@ def _asked(study: LesionStudy, network: str, task: str, operation: str) -> Row:
             "detectable": "detectable_{}",
         }
         row |= {name: found[column.format(strictest)] for name, column in names.items()} | {"control": strictest}
+    if resamples.tasks[task].at_chance:
+        base = study.base[task]
+        return _cannot(row, f"the intact model is at chance ({_number(base.mean)}, chance {_number(base.chance)})")
     if found["drop_low"] <= 0:
         row["detectable"] = smallest_detectable(found["drop_low"], found["drop_high"])
         return _said(row, "no measurable effect", found)

@@ -153,7 +153,8 @@ def page(replication: Replication) -> str:
         verdicts=[]
         if study is None
         else _records(study.verdicts(), ("network", "task", "question", "verdict", "sentence")),
-        flows={task: _records(flow.verdicts()) for task, flow in replication.flow.items()},
+        # The sentence names the layers of the windows, which the table numbers.
+        flows={task: _records(flow.verdicts().drop(columns="windows")) for task, flow in replication.flow.items()},
         reported=[{name: _text(value) for name, value in row.items()} for row in replication.reported],
         version=__version__,
     )

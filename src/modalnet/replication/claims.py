@@ -5,8 +5,9 @@ claim             as published                                refereed
 ================  ==========================================  ==========================================================
 ``loss``          the network costs more than random units    the verdict of the lesion study over all operations
                   on average                                  (:mod:`modalnet.lesion.verdicts`)
-``spared``        the network costs at most half of what it   the interval of the drop includes 0; what would have been
-                  costs the task that it is said to carry     found is said, as no test can show that nothing is lost
+``spared``        the network costs at most half of what it   the interval of the drop includes 0, and the intact model
+                  costs the task that it is said to carry     is above chance; what would have been found is said, as
+                                                              no test can show that nothing is lost
 ``dissociation``  beyond random units, it costs the one task  the interaction of lesion and task, beside that of
                   more than the other                         activation-matched draws
                                                               (:meth:`LesionStudy.selective_for`)
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 HOLDS, FAILS, NOT_RUN, AT_CHANCE = "holds", "does not hold", "not run", "intact model at chance"
 UNTESTED = "cannot be tested"
+#: Refereed verdicts that speak neither for nor against a claim: an interval that includes 0 may include an effect.
+UNDECIDED = (UNTESTED, "no measurable effect")
 #: Refereed verdicts that support a claim.
 SUPPORTING = ("survives", "selective", "beyond chance", "no measurable loss", "costs more", "needed")
 
@@ -80,6 +83,16 @@ class JudgedClaim:
     def supported(self) -> bool | None:
         """Whether the refereed verdict supports the claim; None where it cannot be tested."""
         return None if self.refereed == UNTESTED else self.refereed in SUPPORTING
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the refereed verdict speaks neither for nor against the claim."""
+        return self.refereed in UNDECIDED
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two verdicts say different things of the claim."""
+        return (self.published == HOLDS) != (self.supported is True)
 
     def row(self) -> dict[str, Any]:
         """The claim as a row of a table."""
@@ -228,9 +241,14 @@ def _spared(protocol: Protocol, claim: Claim, evidence: Evidence) -> JudgedClaim
     if evidence.study is not None:
         rows = evidence.study.verdicts()
         rows = rows[(rows["network"] == claim.network) & (rows["task"] == claim.task) & (rows["question"] != "all")]
-        losing = rows[rows["drop_low"] > 0]
-        verdict = UNTESTED if not len(rows) else "loses" if len(losing) else "no measurable loss"
-        sentence = " ".join(str(each) for each in (losing if len(losing) else rows)["sentence"])
+        # An interval that includes 0 is evidence only where the intact model has the ability. Controls are not asked:
+        # a loss is one, whatever random units cost.
+        able = claim.task in evidence.study.base and not evidence.study.at_chance(claim.task)
+        measured = rows[rows["drop_low"].notna()] if able else rows[:0]
+        losing = measured[measured["drop_low"] > 0]
+        verdict = UNTESTED if not len(measured) else "loses" if len(losing) else "no measurable loss"
+        shown = losing if len(losing) else measured if len(measured) else rows
+        sentence = " ".join(map(str, shown["sentence"])) or f"cannot be tested: {claim.task} was not run"
     reasons = of_scores(scores)
     return _made(claim, published, numbers_of(scores), verdict, sentence, *reasons)
 
