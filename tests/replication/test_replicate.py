@@ -61,6 +61,8 @@ CONTRAST = mn.Contrast(
 )
 DATA = {"language": CONTRAST}
 SMALL = {"n_stimuli": 8, "n_items": 4, "n_controls": 2, "operations": ["zero", "mean"], "progress": False}
+# Random weights are at chance on everything.
+SMALL["controls_at_chance"] = True
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,21 @@ def test_what_cannot_be_run_says_why(made):
     assert claims["naming"].sentence.endswith(made.missing["naming"])
     assert claims["sums"].refereed in {"cannot be tested", "no measurable effect"}  # two draws decide nothing
     assert [claim.claim for claim in made.claims] == [claim.text for claim in PROTOCOL.claims]
+
+
+def test_what_the_intact_model_cannot_do_is_lesioned_as_published_alone(made, model, store, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules["modalnet.replication.replicate"], "lesion_study", None)  # not called
+    short = replicate(model, PROTOCOL, data=DATA, cache=store, **SMALL | {"controls_at_chance": False})
+    assert short.study is None
+    assert short.published_table().equals(made.published_table())
+    score = f"{short.published[0].intact.mean():.3f} of 4 items"
+    assert score in short.missing["sums under controls"]
+    claims = {claim.task: claim for claim in short.claims}
+    assert claims["sums"].refereed == "cannot be tested"
+    assert claims["sums"].published == "intact model at chance"
+    assert f"the intact model is at chance on sums ({score}" in claims["sums"].sentence
+    short.report(tmp_path / "short.html")
+    assert "sums under controls" in (tmp_path / "short.html").read_text()
 
 
 def test_halves_are_tested_with_labels_permuted_within_items(made):

@@ -40,6 +40,10 @@ AsReleased = Annotated[bool, typer.Option("--as-released", help="Follow the rele
 Fractions = Annotated[str | None, typer.Option(metavar="A,B", help="Sizes; by default the first of the protocol.")]
 Stimuli = Annotated[int | None, typer.Option(metavar="N", help="At most so many stimuli of each condition.")]
 Items = Annotated[int | None, typer.Option(metavar="N", help="At most so many items of each task.")]
+AtChance = Annotated[
+    bool,
+    typer.Option("--controls-at-chance", help="Lesion tasks that the intact model cannot do under controls, too."),
+]
 Operations = Annotated[str, typer.Option(metavar="A,B", help="Ablations of the refereed run: zero, mean, resample.")]
 
 
@@ -55,6 +59,7 @@ def replicate(
     n_items: Items = None,
     operations: Operations = "zero,mean,resample",
     controls: options.Controls = options.DEFAULT_CONTROLS,
+    controls_at_chance: AtChance = False,
     seed: options.Seed = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -90,6 +95,7 @@ def replicate(
             n_items=n_items,
             operations=parse_names(operations) or [],
             n_controls=controls,
+            controls_at_chance=controls_at_chance,
             seed=seed,
             **settings,
         )

@@ -10,11 +10,11 @@ for all of them together. The sizes of a network are one question: its mean drop
 
 ============================ ===========================================================================================
 *no measurable effect*       The interval of the drop includes 0.
-*cannot be tested*           What was not run, failed, or cannot decide: an intact model at chance on the task, which has
-                             nothing to lose or to keep; a kind of control with fewer than 19 draws;
-                             zero ablation or a slope without activation-matched controls, or with some whose mean
-                             absolute activation is not between 0.5 and 2 times that of the network, at ordinary tokens
-                             or at lesioned sinks.
+*cannot be tested*           What was not run, failed, or cannot decide: an intact model at chance on the task, which
+                             has no ability to lose or to keep; a kind of control with fewer than 19 draws; zero
+                             ablation or a slope without activation-matched controls, or with some whose mean absolute
+                             activation is not between 0.5 and 2 times that of the network, at ordinary tokens or at
+                             lesioned sinks.
 *survives*                   The drop exceeds one more draw of every kind of matched control that was run (``exceeds_K``
                              of :mod:`.table`).
 *does not survive*           It does not exceed one of them.

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modalnet.protocols.protocol import Claim, Protocol
@@ -113,12 +113,15 @@ class Evidence:
         By network, the rows of the overlap of the networks of two halves: dice, dice_permuted, p_more, n.
     missing
         Name of a network or task -> why it was not run.
+    at_chance
+        Name of a task that was not lesioned under controls -> the score of the intact model, which may be guessing.
     """
 
     published: Sequence[PublishedScores]
     study: LesionStudy | None
     halves: dict[str, dict[str, float]]
     missing: dict[str, str]
+    at_chance: dict[str, str] = field(default_factory=dict)
 
 
 def judge(protocol: Protocol, evidence: Evidence) -> list[JudgedClaim]:
@@ -157,6 +160,17 @@ def _not_run(claim: Claim, evidence: Evidence) -> JudgedClaim | None:
     return None
 
 
+def _unjudged(claim: Claim, evidence: Evidence) -> tuple[str, str] | None:
+    """The refereed verdict where there is none to be had: the model lacks an ability, or nothing was lesioned."""
+    asked = (claim.task, claim.other) if claim.kind == "dissociation" else (claim.task,)
+    guessed = [f"{task} ({evidence.at_chance[task]})" for task in asked if task in evidence.at_chance]
+    if guessed:
+        return UNTESTED, f"cannot be tested: the intact model is at chance on {' and '.join(guessed)}"
+    if evidence.study is None:
+        return UNTESTED, "cannot be tested: no lesion was run"
+    return None
+
+
 def _scores(evidence: Evidence, network: str, task: str) -> PublishedScores | None:
     """Scores at the size that claims are about, the first that was run."""
     return next((each for each in evidence.published if (each.network, each.task) == (network, task)), None)
@@ -192,7 +206,7 @@ def _loss(protocol: Protocol, claim: Claim, evidence: Evidence) -> JudgedClaim:
     if missing is not None:
         return missing
     scores = _scores(evidence, claim.network, claim.task)
-    verdict, sentence = _verdict_of(evidence.study, claim.network, claim.task)
+    verdict, sentence = _unjudged(claim, evidence) or _verdict_of(evidence.study, claim.network, claim.task)
     published = _holds(protocol, scores)
     reasons = reasons_for(protocol, scores, evidence.study, claim.network, claim.task)
     return _made(claim, published, numbers_of(scores), verdict, sentence, *reasons)
@@ -237,8 +251,8 @@ def _spared(protocol: Protocol, claim: Claim, evidence: Evidence) -> JudgedClaim
     published = NOT_RUN
     if scores is not None:
         published = AT_CHANCE if scores.at_chance else HOLDS if scores.drop <= max([*lost, 0.0]) / 2 else FAILS
-    verdict, sentence = UNTESTED, "cannot be tested: no lesion was run"
-    if evidence.study is not None:
+    verdict, sentence = _unjudged(claim, evidence) or ("", "")
+    if evidence.study is not None and not verdict:
         rows = evidence.study.verdicts()
         rows = rows[(rows["network"] == claim.network) & (rows["task"] == claim.task) & (rows["question"] != "all")]
         # An interval that includes 0 is evidence only where the intact model has the ability. Controls are not asked:
@@ -286,8 +300,11 @@ def _tested(  # noqa: PLR0917  # two calls, above
     claim: Claim, published: str, numbers: str, evidence: Evidence, test: str, positive: str, negative: str
 ) -> JudgedClaim:
     """A claim that a table of the study tests by operation; it has to hold for every one that could be tested."""
-    if evidence.study is None:
-        return _made(claim, published, numbers, UNTESTED, "cannot be tested: no lesion was run")
+    asked = (claim.task,) if test == "costs_more" else (claim.task, claim.other)
+    reasons = dict.fromkeys(reason for task in asked for reason in of_scores(_scores(evidence, claim.network, task)))
+    unjudged = _unjudged(claim, evidence)
+    if unjudged is not None:
+        return _made(claim, published, numbers, *unjudged, *reasons)
     last = (claim.task, claim.other) if test == "selective_for" else (claim.other, claim.task)
     tested = getattr(evidence.study, test)(claim.network, *last)
     decided = tested[tested["verdict"] != UNTESTED]
@@ -296,9 +313,7 @@ def _tested(  # noqa: PLR0917  # two calls, above
     ordinary = {"mean", "resample"} & set(holding["operation"])
     verdict = UNTESTED if not len(decided) else positive if ordinary and len(holding) == len(decided) else negative
     sentences = " ".join(dict.fromkeys(_capital(str(each)) for each in tested["sentence"]))
-    asked = (claim.task,) if test == "costs_more" else (claim.task, claim.other)
-    reasons = [reason for task in asked for reason in of_scores(_scores(evidence, claim.network, task))]
-    return _made(claim, published, numbers, verdict, sentences, *dict.fromkeys(reasons))
+    return _made(claim, published, numbers, verdict, sentences, *reasons)
 
 
 def _shared(protocol: Protocol, claim: Claim, evidence: Evidence) -> JudgedClaim:

@@ -120,7 +120,7 @@ def _judged(
         verdict = "needed elsewhere"
         reasons.append("It costs more than random edges, but only in layers outside those of the claim.")
     elif verdict == "needed" and published == FAILS:
-        reasons.append("The publication asks where the loss is largest; here it exceeds random edges in other layers, too.")
+        reasons.append("The publication asks where the loss is largest; it exceeds random edges in other layers, too.")
     n_edges = flow.n_edges[flow.names.index(claim.network)].mean()
     reasons.append(f"The set has {n_edges:,.0f} edges per stimulus; sets of different size cost different amounts.")
     return JudgedClaim(*about, published, numbers, verdict, sentence, tuple(reasons))

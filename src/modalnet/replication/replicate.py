@@ -11,6 +11,7 @@ import numpy as np
 from modalnet._validation import check_bool, check_fraction, check_int, check_options, check_shared
 from modalnet._warnings import warn
 from modalnet.errors import InputError
+from modalnet.lesion.result import LesionStudy
 from modalnet.lesion.scores import scores_under
 from modalnet.lesion.study import KNOWN_OPERATIONS, lesion_study
 from modalnet.localization.localizer import localize
@@ -36,7 +37,6 @@ from modalnet.tasks.minimal_pairs import MinimalPairs
 from modalnet.tasks.multiple_choice import MultipleChoice
 
 if TYPE_CHECKING:
-    from modalnet.lesion.result import LesionStudy
     from modalnet.localization.result import Localization
     from modalnet.model import Model
     from modalnet.patching.flow_result import InformationFlow
@@ -64,6 +64,7 @@ def replicate(
     n_items: int | None = None,
     operations: Sequence[str] = OPERATIONS,
     n_controls: int = 20,
+    controls_at_chance: bool = False,
     sheet: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_size: int | Literal["auto"] = "auto",
@@ -101,6 +102,9 @@ def replicate(
         Ablations of the refereed run: ``"zero"``, ``"mean"``, ``"resample"``, ``"scale"``.
     n_controls
         Draws of each kind of random units in the refereed run. With fewer than 19 no verdict can be given.
+    controls_at_chance
+        Also run the refereed lesions on tasks on which the intact model is at chance (the 95% interval of its score
+        reaches the chance level). Their verdict is *cannot be tested* either way.
     sheet
         For protocols that smooth over a sheet: space -> positions of its units [layer, unit, 2].
     seed
@@ -135,6 +139,7 @@ def replicate(
     """
     check_shared(n_controls=n_controls, seed=seed, batch_size=batch_size, progress=progress)
     check_bool("as_released", as_released)
+    check_bool("controls_at_chance", controls_at_chance)
     check_options("operations", operations, KNOWN_OPERATIONS)
     for name, value in (("n_stimuli", n_stimuli), ("n_items", n_items)):
         if value is not None:
@@ -155,6 +160,7 @@ def replicate(
     run = _Run(model, known, materials, sizes, sheet, seed, options)
     settings: dict[str, Any] = {"n_stimuli": n_stimuli, "n_items": n_items, "n_controls": n_controls, "seed": seed}
     settings |= {"fractions": list(run.fractions), "operations": list(operations)}
+    settings["controls_at_chance"] = controls_at_chance
     return run.replicate(operations, n_controls, as_released=as_released, settings=settings)
 
 
@@ -211,8 +217,13 @@ class _Run:
         tasks = self.tasks()
         flows = self.flows(tasks, n_controls)
         published = list(self.as_published(tasks))
-        study = self.refereed(tasks, operations, n_controls)
-        evidence = Evidence(published, study, self.halves(), self.missing)
+        guessed = {} if settings["controls_at_chance"] else self.guessed(tasks)
+        study = self.refereed({name: one for name, one in tasks.items() if name not in guessed}, operations, n_controls)
+        evidence = Evidence(published, study, self.halves(), dict(self.missing), guessed)
+        self.missing |= {
+            f"{name} under controls": f"the intact model is at chance on it ({score}), so that nothing could be judged"
+            for name, score in guessed.items()
+        }
         claims = [*judge(self.protocol, evidence), *judge_edges(self.protocol, flows, self.missing)]
         order = [claim.text for claim in self.protocol.claims]
         return Replication(
@@ -361,6 +372,20 @@ class _Run:
         return random_units(units, self.protocol.random_units, localization=network.first, seed=self.seed)
 
     # -- refereed ----------------------------------------------------------------------------------------------------
+
+    def guessed(self, tasks: Mapping[str, tuple[ProtocolTask, Task]]) -> dict[str, str]:
+        """The tasks on which the intact model may be guessing, with its score: controls could decide nothing there."""
+        running = {name: self.options[name] for name in ("batch_size", "cache")}
+        found = {}
+        for name, (_, task) in tasks.items():
+            if name in self.missing or self.protocol.lesion.operation == "none" or not self.networks:
+                continue
+            ((_, arrays),) = scores_under(self.model, task, [[]], **running)
+            intact = task.scores(arrays["scores"])
+            # The same rule as that of the verdicts.
+            if LesionStudy(self.model.name, {name: intact}, {}, {}, {}, {}, 0, self.seed, {}).at_chance(name):
+                found[name] = f"{intact.mean:.3f} of {len(intact.items)} items, chance {intact.chance:.3f}"
+        return found
 
     def refereed(
         self, tasks: Mapping[str, tuple[ProtocolTask, Task]], operations: Sequence[str], n_controls: int
