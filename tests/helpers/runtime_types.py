@@ -52,7 +52,7 @@ UNCHECKED = (
 )
 
 #: How many calls of each function in one test are all checked, those aside that the test makes itself.
-FIRST = 8
+FIRST = 3
 
 #: Numbers of numpy are numbers, as everywhere in Python; mypy does not know it.
 CONF = beartype.BeartypeConf(
