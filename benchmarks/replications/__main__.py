@@ -111,9 +111,9 @@ HEADING = """# Published localizers, replicated
 
 Written by `python -m benchmarks.replications`, which says what is read and what is generated, and goes on where it was
 stopped. At most {stimuli} stimuli of each condition, {items} items of each task, {controls} random sets of units of
-each kind, ablations {operations} (of Gemma and Qwen *mean* alone but for syntax2026 on Gemma). Few items make intervals wide: *no measurable effect* and *cannot be tested* are
-verdicts. None of these models is one that the publications used: what fails here need not fail there. The pages beside
-this file have every number.
+each kind, ablations {operations} (on Gemma and Qwen *mean* alone, but for syntax2026 on Gemma). Few items make
+intervals wide: *no measurable effect* and *cannot be tested* are verdicts. None of these models is one that the
+publications used: what fails here need not fail there. The pages beside this file have every number.
 """
 
 

@@ -128,6 +128,33 @@ def test_what_the_intact_model_cannot_do_is_lesioned_as_published_alone(made, mo
     assert "sums under controls" in (tmp_path / "short.html").read_text()
 
 
+def test_networks_that_no_claim_is_about_have_no_controls_of_their_own(model, store):
+    both = (ProtocolContrast("language", LANGUAGE), ProtocolContrast("beside", LANGUAGE))
+    known = replace(PROTOCOL, contrasts=both, tasks=PROTOCOL.tasks[:1], claims=PROTOCOL.claims[:1])
+    data = DATA | {"beside": mn.Contrast(CONTRAST.stimuli, "nonwords")}
+    study = replicate(model, known, data=data, cache=store, **SMALL).study
+    drawn = {name: {one.control for one in study.lesions if one.network == name} for name in study.networks}
+    assert drawn["language"] == {"", "layer", "activation", "dimension", "least"} | drawn["beside"]
+    assert not drawn["beside"] & {"layer", "activation", "dimension"}
+    # Merged from two studies, which share the items and the intact model.
+    table = study.table()
+    assert set(table["network"]) == {"language", "beside"}
+    assert table["base"].nunique() == 1
+    alone = mn.lesion_study(
+        model,
+        {name: mn.localize(model, data[name], protocol=PROTOCOL, cache=store, progress=False) for name in data},
+        mn.tasks.arithmetic(4),
+        [0.05],
+        0,
+        ["zero", "mean"],
+        cache=store,
+        progress=False,
+    )
+    for row in alone.table().to_dict("records"):
+        (score,) = table[(table["network"] == row["network"]) & (table["operation"] == row["operation"])]["score"]
+        assert score == row["score"]
+
+
 def test_halves_are_tested_with_labels_permuted_within_items(made):
     shared = made.claims[2]
     assert shared.refereed in {"beyond chance", "not beyond chance"}

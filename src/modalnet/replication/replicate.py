@@ -387,6 +387,12 @@ class _Run:
                 found[name] = f"{intact.mean:.3f} of {len(intact.items)} items, chance {intact.chance:.3f}"
         return found
 
+    def claimed(self) -> set[str]:
+        """The networks whose lesions a claim is about."""
+        about = [claim for claim in self.protocol.claims if claim.kind not in {"edges", "shared units"}]
+        both = [claim.other for claim in about if claim.kind == "greater loss"]
+        return {name for name in (*(claim.network for claim in about), *both) if name in self.networks}
+
     def refereed(
         self, tasks: Mapping[str, tuple[ProtocolTask, Task]], operations: Sequence[str], n_controls: int
     ) -> LesionStudy | None:
@@ -397,17 +403,35 @@ class _Run:
         if not asked or not networks or self.protocol.lesion.operation == "none":
             return None
         residual = self.protocol.localizer is not None and self.protocol.localizer.units == "residual"
-        study = lesion_study(
-            self.model,
-            networks,
-            asked,
-            self.fractions[:1] or (0.01,),
-            n_controls,
-            list(operations),
-            match=("layer", "activation", "dimension") if residual else ("layer", "activation"),
-            seed=self.seed,
-            **self.options,
-        )
+        claimed = self.claimed() or set(networks)
+
+        def lesioned(names: set[str], draws: int) -> LesionStudy:
+            return lesion_study(
+                self.model,
+                {name: each for name, each in networks.items() if name in names},
+                asked,
+                self.fractions[:1] or (0.01,),
+                draws,
+                list(operations),
+                match=("layer", "activation", "dimension") if residual else ("layer", "activation"),
+                seed=self.seed,
+                **self.options,
+            )
+
+        study = lesioned(claimed, n_controls)
+        others = set(networks) - claimed
+        if others:
+            # They stand beside the networks of the claims: controls of their own would be most of the work.
+            beside = lesioned(others, 0)
+            study = replace(
+                study,
+                cells=study.cells | beside.cells,
+                counts=study.counts | beside.counts,
+                magnitudes=study.magnitudes | beside.magnitudes,
+                failures=study.failures | beside.failures,
+                design=study.design | beside.design,
+                activity=study.activity | beside.activity,
+            )
         for (_, task), message in study.failures.items():
             self.missing.setdefault(task, message)
         return study
