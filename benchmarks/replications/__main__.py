@@ -64,14 +64,14 @@ def pictures() -> dict[str, dict[str, Any]]:
     }
 
 
-def fewer(protocols: Mapping[str, dict[str, Any]], but: str = "") -> dict[str, dict[str, Any]]:
-    """The protocols with one ablation each under controls, but for one of them."""
-    return {name: options if name == but else options | FEWER for name, options in protocols.items()}
+def fewer(protocols: Mapping[str, dict[str, Any]], *, but: str = "", **options: Any) -> dict[str, dict[str, Any]]:
+    """The protocols with one ablation under controls, and other options, but for one of them."""
+    return {name: given if name == but else given | FEWER | options for name, given in protocols.items()}
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "gemma": lambda: Subject(lambda: mn.load(str(asset("gemma"))), fewer(texts(), but="syntax2026")),
-    "qwen": lambda: Subject(lambda: mn.load(str(asset("qwen"))), fewer(texts())),
+    "qwen": lambda: Subject(lambda: mn.load(str(asset("qwen"))), fewer(texts(), n_items=ITEMS // 2)),
     "tiny": lambda: Subject(lambda: mn.load("tiny"), texts() | pictures()),
     "joined": lambda: Subject(lambda: joined.load(asset("dinov2"), asset("gemma")), pictures()),
 }
@@ -111,9 +111,9 @@ HEADING = """# Published localizers, replicated
 
 Written by `python -m benchmarks.replications`, which says what is read and what is generated, and goes on where it was
 stopped. At most {stimuli} stimuli of each condition, {items} items of each task, {controls} random sets of units of
-each kind, ablations {operations} (on Gemma and Qwen *mean* alone, but for syntax2026 on Gemma). Few items make
-intervals wide: *no measurable effect* and *cannot be tested* are verdicts. None of these models is one that the
-publications used: what fails here need not fail there. The pages beside this file have every number.
+each kind, ablations {operations} (on Gemma and Qwen *mean* alone, but for syntax2026 on Gemma; half of the items on
+Qwen). Few items make intervals wide: *no measurable effect* and *cannot be tested* are verdicts. None of these models
+is one that the publications used: what fails here need not fail there. The pages beside this file have every number.
 """
 
 
