@@ -167,7 +167,7 @@ def read_activations(
                 f"with {tower.noun}, or units of {', '.join(reached) or 'another tower'}."
             )
     wanted = {name: tuple(sorted(set(layers[name]))) for name in model.spaces if layers.get(name)}
-    pictures = model._executor.are_pictures(stimuli)
+    alone = model._executor.alone(stimuli)
     towers = {model.spaces[name].tower.name for name in wanted}
     given = (
         {name: one for name, one in tokens.items() if name in towers.union(wanted)}
@@ -175,7 +175,7 @@ def read_activations(
         else tokens
     )
     causal = model._executor.is_causal
-    choices = choose(given or None, [model.spaces[name] for name in wanted], pictures=pictures, causal=causal)
+    choices = choose(given or None, [model.spaces[name] for name in wanted], alone=alone, causal=causal)
     for name, choice in choices.items():
         if choice == "all":
             raise InputError(f'tokens="all" keeps the tokens of {name} apart. Use "mean" to pool over them.')

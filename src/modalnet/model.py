@@ -124,7 +124,10 @@ class Model:
     def processor(self) -> Any:
         """The multimodal processor, or else the image processor, or else None."""
         loaded = self._executor.loaded
-        return loaded.processor if loaded.processor is not None else loaded.image_processor
+        for part in (loaded.processor, loaded.image_processor, loaded.feature_extractor):
+            if part is not None:
+                return part
+        return None
 
     @property
     def remote(self) -> Backend | None:
@@ -216,12 +219,16 @@ class Model:
         lines.append(f"  {total:,} units in the residual stream")
         lines += [f"  {tower.name} is {tower.stage}" for tower in self.towers.values() if tower.stage]
         encoder = self._executor.encoder
-        reads = [what for what, able in (("text", encoder.reads_text), ("images", encoder.sees)) if able]
+        known = (("text", encoder.reads_text), ("images", encoder.sees), ("sounds", encoder.hears))
+        reads = [what for what, able in known if able]
         lines.append(f"  reads {' and '.join(reads)}{self._preprocessing()}")
         return "\n".join(lines)
 
     def _preprocessing(self) -> str:
         parts = [part for part in (self.processor, self.tokenizer) if part is not None]
+        heard = self._executor.loaded.feature_extractor
+        if heard is not None and heard is not self.processor:
+            parts.append(heard)
         if not parts:
             return "; no tokenizer or processor was given, so stimuli cannot be encoded"
         if self._executor.loaded.processor is not None:

@@ -107,10 +107,11 @@ class _Reader:
         if not self.sweep.skipping.possible:
             return []
         start: Start = ((tower.name, depth),) if depth else ()
-        image = self.sweep.layouts.image_tower
-        seen = image is not None and all(image.name in self.states[cell.state].activations for cell in self.cells)
-        seen = seen and self.states[self.cells[0].state].encoded.n_images > 0 and tower.modality == "text"
-        starts = [(*start, (image.name, image.n_layers))] if seen and image is not None else []
+        media = self.sweep.layouts.media_tower(self.states[self.cells[0].state].encoded)
+        if media is None and tower.modality == "audio":
+            return []
+        known = media is not None and all(media.name in self.states[cell.state].activations for cell in self.cells)
+        starts = [(*start, (media.name, media.n_layers))] if known and media and tower.modality == "text" else []
         return [*starts, *([start] if start else [])]
 
     def _agrees(self, start: Start) -> bool:

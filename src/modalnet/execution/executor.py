@@ -74,7 +74,7 @@ from modalnet.models.fingerprint import (
     checkpoint_fingerprint,
     computation_of,
     numbers_of,
-    pictures_of,
+    preprocessing_of,
     reads_weights_once,
     served_fingerprint,
     unread_weights,
@@ -421,7 +421,7 @@ class Executor:
         return {
             "checkpoint": self._fingerprint(weights_fingerprint),
             **computation_of(self.module),
-            "pictures": pictures_of(self.loaded) if any(item.stimulus.n_images for item in prepared) else "",
+            "media": preprocessing_of(self.loaded) if any(item.stimulus.n_media for item in prepared) else "",
             "tokenizer": id(self.loaded.tokenizer),
             "padding_side": self.padding_side,
         }
@@ -437,9 +437,15 @@ class Executor:
         held["text"] = held["text"] or not self.encoder.dual
         return [name for name, tower in self.towers.items() if held[tower.modality]]
 
-    def are_pictures(self, stimuli: Sequence[Stimulus]) -> bool:
-        """Whether stimuli are pictures without a text that have tokens of their own in the decoder."""
-        return self.has_image_tokens and all(stimulus.text is None for stimulus in stimuli)
+    def alone(self, stimuli: Sequence[Stimulus]) -> str | None:
+        """``"image"`` or ``"audio"`` for stimuli of these without a text that have tokens of their own in the decoder."""
+        if any(stimulus.text is not None for stimulus in stimuli):
+            return None
+        placed = {"image": self.has_image_tokens, "audio": self.encoder.sound_token_id is not None}
+        kinds = {stimulus.kind for stimulus in stimuli}
+        return next(
+            (kind for kind, has in placed.items() if has and all(kind in each.split("+") for each in kinds)), None
+        )
 
     def is_causal(self, tower: Tower) -> bool:
         """Whether a tower's last token has attended to all others; see :mod:`modalnet.execution.causality`."""
@@ -623,7 +629,7 @@ class Executor:
         """
         item = max(prepared, key=lambda each: len(each.stimulus.text or ""))
         encoded = self.encoder.encode(item)
-        if item.stimulus.text and not item.stimulus.n_images and encoded.n_tokens == 1:
+        if item.stimulus.text and not item.stimulus.n_media and encoded.n_tokens == 1:
             return self.encoder.encode(self.encoder.prepare([Stimulus(SEVERAL_TOKENS)])[0])
         return encoded
 
@@ -737,7 +743,7 @@ class Executor:
         sites = choose_sites(self.spaces, read, self.reached(stimuli))
         attending = self._attending(stimuli, sites) if attention is not False else {}
         choices = choose_for_each(
-            tokens, [site.space for site in sites], pictures=self.are_pictures(stimuli), causal=self.is_causal
+            tokens, [site.space for site in sites], alone=self.alone(stimuli), causal=self.is_causal
         )
         _check_one_each(choices, len(stimuli))
         prepared = self.encoder.prepare(stimuli)

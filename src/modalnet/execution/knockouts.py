@@ -294,11 +294,12 @@ def _selected(label: str, choice: TokenChoice, tower: Tower, stimulus: str, row:
     """The places that a choice picks among the tokens of a stimulus."""
     import torch
 
-    image = torch.from_numpy(np.array(row.image))
+    image, sound, text = (torch.from_numpy(np.array(row.kind(name))) for name in ("image", "audio", "text"))
     span = Span(
         torch.arange(len(row)),
         image=image,
-        text=~image if tower.modality == "text" else None,
+        sound=sound,
+        text=text if tower.modality == "text" else None,
         cls=torch.from_numpy(np.flatnonzero(row.cls)) if row.cls.any() else None,
     )
     try:

@@ -30,6 +30,7 @@ from modalnet.execution.image_tokens import ImageTokens
 from modalnet.execution.memory import is_out_of_memory
 from modalnet.execution.plan import Plan, Pool, Sites
 from modalnet.execution.reading import LayoutError
+from modalnet.execution.sound_tokens import SoundTokens
 from modalnet.execution.text_padding import TextPadding
 from modalnet.inputs.batch import Batch, Encoded, TextTokens
 from modalnet.inputs.encoding import Encoder
@@ -56,6 +57,7 @@ class Layouts:
         self.encoder = encoder
         self.towers = towers
         self.image_tokens = ImageTokens(engine, encoder)
+        self.sound_tokens = SoundTokens(engine, encoder)
         self.text_padding = TextPadding(engine, encoder, towers, self._remembered)
         self.causality = Causality(engine, encoder, towers, self._remembered)
         self._shares: dict[Any, Share] = {}
@@ -74,6 +76,16 @@ class Layouts:
     def image_tower(self) -> Tower | None:
         """The first tower that reads images, or None."""
         return next((tower for tower in self.towers.values() if tower.modality == "image"), None)
+
+    def media_tower(self, item: Encoded) -> Tower | None:
+        """The first tower that reads the images or sounds of a stimulus, where what it puts out is all its own.
+
+        None for a stimulus without, with both, or with a sound beside padding that the tower attends to.
+        """
+        if bool(item.n_images) == bool(item.n_sounds) or item.frames is not None:
+            return None
+        modality = "image" if item.n_images else "audio"
+        return next((tower for tower in self.towers.values() if tower.modality == modality), None)
 
     def spans(self, batch: Batch, tower: str, layer: int = 0) -> tuple[list[Span], int]:
         """The positions of each stimulus of a batch in a block of a tower, and the total number of positions.
@@ -145,12 +157,44 @@ class Layouts:
         spans, offset = [], 0
         for item in batch.items:
             share = self.share(item, tower, layer)
+            if self.towers[tower].modality == "audio":
+                spans.append(self._heard(item, tower, share, offset))
+                offset += share.positions
+                continue
             there, clear = filled(item, share, partial(self._changing, item, tower, share))
             index = offset + torch.arange(share.positions)[there]
             measured = partial(self._with_tokens, Span(index, clear=clear), item, tower, share, there)
             spans.append(Span(index, clear=clear, measured=measured))
             offset += share.positions
         return spans, offset
+
+    def _heard(self, item: Encoded, tower: str, share: Share, offset: int) -> Span:
+        """The span of a stimulus in an audio tower, without the padding that the feature extractor added."""
+        import torch
+
+        everything = torch.arange(share.positions)
+        measured = partial(self._with_sound, item, tower, share)
+        if item.frames is None:
+            return Span(offset + everything, measured=partial(measured, offset + everything))
+        found = self.sound_tokens.positions(item, self.towers[tower])
+        if len(found.own) != share.positions:
+            return Span(offset + everything, clear=False)
+        index = offset + everything[found.own]
+        return Span(index, measured=partial(measured, index))
+
+    def _with_sound(self, item: Encoded, tower: str, share: Share, index: torch.Tensor, kind: str) -> Span:
+        """The span of a stimulus in an audio tower with the tokens that hold its sound; it has no class token."""
+        import torch
+
+        found = self.sound_tokens.positions(item, self.towers[tower])
+        if len(found.own) != share.positions:
+            raise InputError(
+                f"which tokens of the {tower} tower of {self.encoder.loaded.name} hold the sound cannot be determined: "
+                f"its blocks have {share.positions} positions, and {len(found.own)} enter the first of them. Choose "
+                'tokens by index, or "mean".'
+            )
+        own = found.own if item.frames is not None else torch.ones_like(found.own)
+        return Span(index, sound=found.sound[own])
 
     def _with_tokens(  # noqa: PLR0917
         self, span: Span, item: Encoded, tower: str, share: Share, there: torch.Tensor, kind: str
@@ -282,10 +326,11 @@ class Layouts:
         return self._outlines[tower]
 
     def look_for_merging(self, item: Encoded) -> bool:
-        """Measure every block that a stimulus' images reach; return whether a new merging tower was found."""
+        """Measure every block that a stimulus' media reach; return whether a new merging tower was found."""
         found = False
         for name, tower in self.towers.items():
-            if tower.modality != "image" or name in self._merging or not item.n_images:
+            held = {"image": item.n_images, "audio": item.n_sounds, "text": 0}[tower.modality]
+            if not held or name in self._merging:
                 continue
             counts = [self._measured(item, name, layer).positions for layer in range(tower.n_layers)]
             firsts = [layer for layer in range(1, len(counts)) if counts[layer] != counts[layer - 1]]
@@ -355,10 +400,10 @@ class Layouts:
         return [part for group in groups for part in ([group] if self.text_padding.fits(group) else _by_length(group))]
 
     def _groups(self, items: Sequence[Encoded], towers: Sequence[str]) -> list[list[Encoded]]:
-        """Stimuli whose images may share a batch."""
+        """Stimuli whose images and sounds may share a batch."""
         if self._alone:
             return [[item] for item in items]
-        if len(items) < 2 or not items[0].n_images:
+        if len(items) < 2 or not items[0].n_media:
             return [list(items)]
         first = items[0]
         other = next((item for item in items if item.signature != first.signature), None)
@@ -385,9 +430,10 @@ class Layouts:
                     raise
                 return False  # not remembered: two smaller stimuli may fit into memory
             if not self._together[key] and not mixed:
+                what = "images" if one.n_images else "sounds"
                 warn(
-                    f"{self.encoder.loaded.name} gives other activations for images in a batch than for each alone, "
-                    "so stimuli with images run one at a time."
+                    f"{self.encoder.loaded.name} gives other activations for {what} in a batch than for each alone, "
+                    f"so stimuli with {what} run one at a time."
                 )
         return self._together[key]
 
@@ -444,13 +490,16 @@ def _text_span(tokens: TextTokens, width: int, beside: torch.Tensor | None, *, i
     extra = 0 if beside is None else len(beside)
     row = tokens.row * (width + extra)
     index = row + (extra if in_front else 0) + tokens.start + torch.arange(tokens.length)
-    text = ~tokens.image if tokens.image is not None else torch.ones(tokens.length, dtype=torch.bool)
-    image = tokens.image
+    text = torch.ones(tokens.length, dtype=torch.bool)
+    for held in (tokens.image, tokens.sound):
+        text = text if held is None else text & ~held
+    image, sound = tokens.image, tokens.sound
     if beside is not None:
         patches = row + (0 if in_front else width) + torch.arange(extra)
         none, nowhere = torch.zeros_like(beside), torch.zeros_like(text)
         index = torch.cat([patches, index] if in_front else [index, patches])
         image = torch.cat([beside, nowhere] if in_front else [nowhere, beside])
+        sound = None if sound is None else torch.cat([none, sound] if in_front else [sound, none])
         text = torch.cat([none, text] if in_front else [text, none])
     cls = tokens.cls + (extra if in_front else 0) if tokens.cls is not None else None
-    return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None)
+    return Span(index, image=image, text=text, cls=torch.tensor([cls]) if cls is not None else None, sound=sound)

@@ -200,7 +200,7 @@ class Sinks:
     def _running(self, prepared: Sequence[Prepared], towers: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The blocks that run for every kind of stimulus: some models skip blocks for text without an image."""
         layers = self._all_layers(towers)
-        for item in {item.stimulus.n_images > 0: item for item in prepared}.values():
+        for item in {item.stimulus.kind: item for item in prepared}.values():
             batch = self.runner.encoder.collate([self.runner.encoder.encode(item)])
             for name in towers:
                 paths = self.runner.layouts.towers[name].paths

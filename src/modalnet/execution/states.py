@@ -184,21 +184,25 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
     batch = runner.encoder.collate([encoded])
     (span,), _ = runner.layouts.spans(batch, tower)
     count = len(span.index) - encoded.prepared.scored_in(tower)
-    marked, placed = span.image, span.cls
-    if span.measured is not None:
+    modality = runner.layouts.towers[tower].modality
+    marked, heard, placed = span.image, span.sound, span.cls
+    if span.measured is not None and modality == "audio":
+        heard = span.measured("audio").sound
+    elif span.measured is not None:
         marked = span.measured("image").image
         with contextlib.suppress(InputError):  # which of the learned tokens is the class token may not be known
             placed = span.measured("cls").cls
-    image = np.zeros(count, dtype=bool) if marked is None else marked.numpy()[:count]
+    image, sound = (np.zeros(count, dtype=bool) if mask is None else mask.numpy()[:count] for mask in (marked, heard))
     cls = np.zeros(count, dtype=bool)
     if placed is not None:
         cls[placed.numpy()] = True
-    is_text = runner.layouts.towers[tower].modality == "text"
-    ids = runner.layouts.token_ids(batch, tower)[0][:count].tolist() if is_text else []
-    numbers = np.cumsum(image)
+    ids = runner.layouts.token_ids(batch, tower)[0][:count].tolist() if modality == "text" else []
+    images, sounds = np.cumsum(image), np.cumsum(sound)
     names = [
-        f"<image {numbers[place] - 1}>"
+        f"<image {images[place] - 1}>"
         if image[place]
+        else f"<audio {sounds[place] - 1}>"
+        if sound[place]
         else runner.encoder.loaded.tokenizer.decode([ids[place]])
         if ids and ids[place] >= 0
         else "<cls>"
@@ -206,7 +210,7 @@ def token_row(runner: Runner, encoded: Encoded, tower: str) -> TokenRow:
         else f"<other {place}>"
         for place in range(count)
     ]
-    return TokenRow(tuple(names), image, cls)
+    return TokenRow(tuple(names), image, cls, sound)
 
 
 def logit_rows(layouts: Layouts, batch: Batch) -> tuple[list[Int[torch.Tensor, " row"]], int]:

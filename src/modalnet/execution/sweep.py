@@ -183,8 +183,8 @@ class Sweep:
         return [[next(order) for _ in part] for part in side_by_side(self.layouts, items, self._seen(items))]
 
     def _seen(self, items: Sequence[Encoded]) -> list[str]:
-        seen = ("text", "image") if items[0].n_images else ("text",)
-        return [name for name, tower in self.layouts.towers.items() if tower.modality in seen]
+        held = {"text": True, "image": items[0].n_images > 0, "audio": items[0].n_sounds > 0}
+        return [name for name, tower in self.layouts.towers.items() if held[tower.modality]]
 
     def _batch(
         self, design: Design, cells: Sequence[Cell], numbers: list[int], limit: BatchLimit, run: Run
@@ -241,29 +241,30 @@ class Sweep:
         return self._pass(batch, design, own, ())
 
     def _seeing(self, design: Design, cells: Sequence[Cell]) -> Tower | None:
-        """The vision tower, where what it puts out for all of these cells is known."""
-        image = self.layouts.image_tower
-        if image is None or not design.encoded(cells[0]).n_images:
-            return None
-        return image if all(image.name in design.states[cell.state].activations for cell in cells) else None
+        """The tower that reads the images or sounds, where what it puts out for all of these cells is known."""
+        media = self.layouts.media_tower(design.encoded(cells[0]))
+        known = media is not None and all(media.name in design.states[cell.state].activations for cell in cells)
+        return media if known else None
 
-    def _starts(self, entry: tuple[str, int], image: Tower | None) -> list[Start]:
+    def _starts(self, entry: tuple[str, int], media: Tower | None) -> list[Start]:
         """Where passes that enter at a block may start, most blocks skipped first."""
         tower, depth = entry
         start: Start = ((tower, depth),) if depth else ()
-        if image is None or not self._is_text(tower):
+        if media is None and self.layouts.towers[tower].modality == "audio":
+            return []
+        if media is None or not self._is_text(tower):
             return [start] if start else []
-        seen: Start = ((image.name, image.n_layers),)
+        seen: Start = ((media.name, media.n_layers),)
         both = (*start, *seen)
         known = self.skipping.known
         if known.get(start) and known.get(both) is False:
-            known[seen] = False  # it is the vision tower that the model does not do without
+            known[seen] = False  # it is the other tower that the model does not do without
         found = [start] if known.get(seen) is False else [both, start]
         return [one for one in found if one]
 
-    def _is_known(self, entry: tuple[str, int], image: Tower | None) -> bool:
+    def _is_known(self, entry: tuple[str, int], media: Tower | None) -> bool:
         """Whether it is known where passes that enter at a block start."""
-        answers = [self.skipping.known.get(start) for start in self._starts(entry, image)]
+        answers = [self.skipping.known.get(start) for start in self._starts(entry, media)]
         return next((answer for answer in answers if answer is not False), False) is not None
 
     def _whole(self, design: Design, cells: Sequence[Cell]) -> list[torch.Tensor]:
@@ -315,16 +316,14 @@ class Sweep:
     def _prefix(self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], tower: str, depth: int) -> Prefix:
         """What stands in for the first blocks of a tower, with the swaps made in them."""
         if not self._is_text(tower):
-            return self.image_prefix(batch, states, cells, depth)
+            return self.media_prefix(batch, states, cells, self.layouts.towers[tower], depth)
         # A decoder block looks at nothing but the one before it. Of a vision tower a decoder may look at several.
         return Prefix(self.layouts.towers[tower], depth, (self._hidden(batch, states, cells, tower, depth - 1),))
 
-    def image_prefix(
-        self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], depth: int | None = None
+    def media_prefix(
+        self, batch: Batch, states: Sequence[State], cells: Sequence[Cell], tower: Tower, depth: int | None = None
     ) -> Prefix:
-        """What stands in for the first ``depth`` blocks of the image tower (None for all), swaps made."""
-        tower = self.layouts.image_tower
-        assert tower is not None
+        """What stands in for the first ``depth`` blocks of a tower of images or sounds (None for all), swaps made."""
         depth = tower.n_layers if depth is None else depth
         outputs = tuple(self._hidden(batch, states, cells, tower.name, layer) for layer in range(depth))
         return Prefix(tower, depth, outputs)

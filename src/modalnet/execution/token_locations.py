@@ -140,7 +140,9 @@ def _text(
 
 def _behind(sweep: Sweep, batch: Any, state: State, cells: Sequence[Cell], tower: Tower) -> torch.Tensor:
     """The input of a text tower when the image tower's outputs are patched as the cells say."""
-    prefix: Prefix = sweep.image_prefix(batch, [state], cells)
+    image = sweep.layouts.image_tower
+    assert image is not None
+    prefix: Prefix = sweep.media_prefix(batch, [state], cells, image)
     return sweep.engine.entering(batch.inputs, tower, _plan(batch, prefix))
 
 

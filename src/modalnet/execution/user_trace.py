@@ -455,15 +455,16 @@ def _check_one_batch(runner: Runner, items: Sequence[Encoded], towers: Sequence[
     if other is not None:
         raise InputError(
             f"A trace is one forward pass, in which stimuli {first.label} and {other.label} cannot run together: they "
-            f"have {first.n_images} and {other.n_images} images, and the model takes {', '.join(first.inputs)} for one "
-            f"and {', '.join(other.inputs)} for the other. Trace stimuli of one kind at a time."
+            f"have {first.n_images} and {other.n_images} images, {first.n_sounds} and {other.n_sounds} sounds, and the "
+            f"model takes {', '.join(first.inputs)} for one and {', '.join(other.inputs)} for the other. Trace stimuli "
+            "of one kind at a time."
         )
     groups = runner.layouts.group(items, towers)
     if len(groups) > 1:
         raise InputError(
             f"A trace is one forward pass, in which stimuli {groups[0][0].label} and {groups[1][0].label} cannot run "
             f"together: {runner.encoder.loaded.name} computes something else where they share a batch, as their "
-            "images or their texts differ in size. Trace them one at a time."
+            "images, sounds or texts differ in size. Trace them one at a time."
         )
 
 
@@ -484,12 +485,12 @@ def _stages(layouts: Layouts, batch: Batch, tower: Tower) -> tuple[Stage, ...] |
 
 
 def _settled(span: Span) -> Span:
-    """A span that finds its image and class tokens by no pass of the model: the user's is about to run."""
+    """A span that finds its image, sound and class tokens by no pass of the model: the user's is about to run."""
     measured = span.measured
     if measured is None:
         return span
     known: dict[str, Span | ModalnetError] = {}
-    for kind in ("image", "cls"):
+    for kind in ("image", "audio", "cls"):
         try:
             known[kind] = measured(kind)
         except ModalnetError as error:

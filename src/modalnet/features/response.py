@@ -145,9 +145,9 @@ def token_choices(
     model: Model, layers: Mapping[str, Sequence[int]], stimuli: Sequence[Stimulus], tokens: TokensLike
 ) -> dict[str, TokenChoice]:
     """Choose the tokens that activations are pooled over, as :func:`modalnet.localize` does."""
-    pictures = model._executor.are_pictures(stimuli)
+    alone = model._executor.alone(stimuli)
     spaces = [model.spaces[name] for name in layers]
-    choices = choose(tokens, spaces, pictures=pictures, causal=model._executor.is_causal)
+    choices = choose(tokens, spaces, alone=alone, causal=model._executor.is_causal)
     for space, choice in choices.items():
         if choice == "all":
             raise InputError(

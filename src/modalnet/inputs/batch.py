@@ -1,9 +1,12 @@
-"""A stimulus on its way into a model: prepared, then encoded, then in a batch with others."""
+"""A stimulus on its way into a model: prepared, then encoded, then in a batch with others.
+
+Media are what stands beside a text: images and sounds.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +16,13 @@ from modalnet.stimuli.stimulus import content_seed
 if TYPE_CHECKING:
     import torch
 
+    from modalnet.inputs.sound_features import Frames
     from modalnet.stimuli import Stimulus
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stimulus whose prompt is known and whose images are not decoded yet.
+    """A stimulus whose prompt is known and whose media are not decoded yet.
 
     Attributes
     ----------
@@ -31,7 +35,7 @@ class Prepared:
     special_tokens
         Whether the tokenizer adds its special tokens (False where the template already wrote them).
     text_inputs
-        Token ids and what belongs to them, for a stimulus without images.
+        Token ids and what belongs to them, for a stimulus without media.
     n_scored
         How many tokens at the end are a continuation whose probability is wanted.
     segments
@@ -41,7 +45,7 @@ class Prepared:
     appended
         Token ids of a continuation that stands behind what a processor closes the prompt with.
     plain
-        Token ids of a prompt and its continuation beside images, before a processor makes room for these.
+        Token ids of a prompt and its continuation beside media, before a processor makes room for these.
     asked
         Which of the ``n_scored`` tokens are asked for; None for all of them.
     endings
@@ -73,7 +77,7 @@ class Prepared:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The token ids that a continuation ends, as far as they are known before images are decoded."""
+        """The token ids that a continuation ends, as far as they are known before media are decoded."""
         if self.text_inputs is None or self.written:
             return self.written or self.appended or self.plain
         return tuple(self.text_inputs["input_ids"])
@@ -83,11 +87,11 @@ class Prepared:
         """Everything that the model reads but the last token: what is equal here differs in that token at most."""
         # Where the ids are the continuation's alone, the prompt is a text of its own.
         prompt = self.prompt if self.written or self.appended else None
-        pictures = tuple(
+        media = tuple(
             os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
-            for source in self.stimulus.sources
+            for source in (*self.stimulus.sources, None, *self.stimulus.sound_sources)
         )
-        return pictures, prompt, self.special_tokens, self.n_scored, self.ids[:-1]
+        return media, prompt, self.special_tokens, self.n_scored, self.ids[:-1]
 
     def scored_in(self, tower: str) -> int:
         """How many tokens at the end of a tower's own are the continuation's."""
@@ -98,22 +102,22 @@ class Prepared:
         """A digest of all that the model reads of it; what of its continuation is asked for does not count."""
         import xxhash
 
-        images = self.stimulus.inspect().digest if self.stimulus.n_images else ""
+        media = self.stimulus.inspect().digest if self.stimulus.n_media else ""
         texts = (self.prompt, self.special_tokens, self.text_inputs, self.written, self.appended, self.plain)
-        return xxhash.xxh3_128(repr((images, texts)).encode()).hexdigest()
+        return xxhash.xxh3_128(repr((media, texts)).encode()).hexdigest()
 
     @property
     def seed(self) -> int:
         """What random draws at its tokens go by: what the stimulus contains, and where that is nothing, all of it."""
         stimulus = self.stimulus
-        return content_seed(stimulus) if stimulus.text or stimulus.n_images else int(self.content[:16], 16)
+        return content_seed(stimulus) if stimulus.text or stimulus.n_media else int(self.content[:16], 16)
 
     @property
     def order(self) -> tuple[Any, ...]:
         """Sort key that puts stimuli which batch well side by side, longest first."""
         if self.text_inputs is not None:
             return (0, -len(self.text_inputs["input_ids"]), self.index)
-        return (1, self.stimulus.n_images, self.prompt is not None, self.index)
+        return (1, self.stimulus.n_images, self.stimulus.n_sounds, self.prompt is not None, self.index)
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,14 @@ class Encoded:
         Model inputs by name.
     own
         First and number of the tokens of its text, where padding that the model attends to stands beside them.
+    frames
+        Which of the frames that its sound became are no padding; None where none is, or there is no sound.
     """
 
     prepared: Prepared
     inputs: dict[str, Any]
     own: tuple[int, int] | None = None
+    frames: Frames | None = None
 
     @property
     def index(self) -> int:
@@ -150,19 +157,29 @@ class Encoded:
         return self.prepared.stimulus.n_images
 
     @property
+    def n_sounds(self) -> int:
+        """Number of sounds."""
+        return self.prepared.stimulus.n_sounds
+
+    @property
+    def n_media(self) -> int:
+        """Number of images and sounds."""
+        return self.prepared.stimulus.n_media
+
+    @property
     def n_tokens(self) -> int:
-        """Number of text tokens, image placeholders included; 0 for a model without text."""
+        """Number of text tokens, placeholders of media included; 0 for a model without text."""
         ids = self.inputs.get("input_ids")
         return 0 if ids is None else int(ids.shape[1])
 
     @cached_property
     def kind(self) -> tuple[Any, ...]:
-        """What a batch must share: the names of the inputs and the number of images."""
-        return (self.n_images, tuple(sorted(self.inputs)))
+        """What a batch must share: the names of the inputs and the number of images and of sounds."""
+        return (self.n_images, self.n_sounds, tuple(sorted(self.inputs)))
 
     @cached_property
     def signature(self) -> tuple[Any, ...]:
-        """What decides how many rows and tokens the images become: shapes, and the sizes that whole numbers hold."""
+        """What decides how many rows and tokens media become: shapes, and the sizes that whole numbers hold."""
         parts = []
         for name, value in sorted(self.inputs.items()):
             if is_text_field(name, value, self.inputs):
@@ -177,7 +194,7 @@ class Encoded:
             name: value[:, :-1] if is_text_field(name, value, self.inputs) else value
             for name, value in self.inputs.items()
         }
-        return Encoded(self.prepared, cut)
+        return replace(self, inputs=cut, own=None)
 
     @property
     def vision_masks(self) -> list[torch.Tensor]:
@@ -196,9 +213,9 @@ class TextTokens:
     Attributes
     ----------
     row, start, length
-        Its row, the first of its tokens, and how many there are (image placeholders included).
-    image
-        Which of its tokens hold an image; None where the model places no image tokens in the text.
+        Its row, the first of its tokens, and how many there are (placeholders of media included).
+    image, sound
+        Which of its tokens hold an image, or a sound; None where the model places no such tokens in the text.
     cls
         Offset of a [CLS] token, where the tokenizer has one.
     ids
@@ -211,6 +228,7 @@ class TextTokens:
     image: torch.Tensor | None
     cls: int | None
     ids: torch.Tensor
+    sound: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class Collator:
         Its towers.
     parameters
         The parameters of its forward.
-    image_token_id
-        The token that holds an image's features; None where there is none.
+    image_token_id, sound_token_id
+        The tokens that hold an image's and a sound's features; None where there is none.
     sees, dual
         Whether the model reads images, and whether it does so in a tower that never meets the text.
     padding_side
@@ -47,6 +47,7 @@ class Collator:
         parameters: Mapping[str, inspect.Parameter],
         *,
         image_token_id: int | None,
+        sound_token_id: int | None,
         sees: bool,
         dual: bool,
         padding_side: Literal["right", "left"] = "right",
@@ -54,6 +55,7 @@ class Collator:
         self.loaded = loaded
         self.towers = towers
         self.image_token_id = image_token_id
+        self.sound_token_id = sound_token_id
         self.sees = sees
         self.dual = dual
         self.padding_side = padding_side
@@ -97,15 +99,16 @@ class Collator:
             else:
                 inputs[name] = torch.cat(_to_one_shape(values))
         if width == 0:
-            root = next(tower.root for tower in self.towers.values() if tower.modality == "image") if self.dual else ""
+            media = "image" if items[0].n_images else "audio"
+            root = next(tower.root for tower in self.towers.values() if tower.modality == media) if self.dual else ""
             return Batch(tuple(items), inputs, (), 0, root, written, written_width)
         if "attention_mask" not in inputs:
             ones = [torch.ones_like(item.inputs["input_ids"]) for item in items]
             inputs["attention_mask"] = torch.cat([_pad_text(one, width, 0, side) for one in ones])
-        if side == "left" and min(lengths) < width and self._takes_positions and items[0].n_images == 0:
+        if side == "left" and min(lengths) < width and self._takes_positions and items[0].n_media == 0:
             # Learned absolute positions would count the padding; rotary ones do not mind either way.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        root = self.towers["encoder"].root if self.dual and items[0].n_images == 0 else ""
+        root = self.towers["encoder"].root if self.dual and items[0].n_media == 0 else ""
         return Batch(tuple(items), inputs, self._text_tokens(items, width), width, root, written, written_width)
 
     def _written(self, items: Sequence[Encoded], width: int, inputs: dict[str, Any]) -> tuple[TextTokens, ...]:
@@ -132,13 +135,15 @@ class Collator:
             shift = 0 if self.side(items) == "right" else width - len(ids)
             span = ids[first : first + length]
             image = span == self.image_token_id if self.image_token_id is not None and item.n_images else None
+            heard = self.sound_token_id is not None and item.n_sounds > 0
+            sound = span == self.sound_token_id if heard else None
             marked = item.inputs.get("image_embeds_position_mask")
             if image is None and marked is not None:
                 image = marked[0, first : first + length].bool()
             cls_id = getattr(self.loaded.tokenizer, "cls_token_id", None)
             at_cls = (span == cls_id).nonzero().flatten() if cls_id is not None else []
             cls = int(at_cls[0]) if len(at_cls) else None
-            tokens.append(TextTokens(row, shift + first, length, image, cls, span))
+            tokens.append(TextTokens(row, shift + first, length, image, cls, span, sound))
         return tuple(tokens)
 
     def side(self, items: Sequence[Encoded]) -> Literal["right", "left"]:

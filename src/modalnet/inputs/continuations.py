@@ -82,14 +82,14 @@ class Continuations:
             return prompt, Continuation(count, segments, written=(self._start_token, *ids))
         appended: tuple[int, ...] = ()
         plain: tuple[int, ...] = ()
-        if stimulus.n_images and self._closes_prompts:
+        if stimulus.n_media and self._closes_prompts:
             start, whole = 0, Prompt(text, False)
             appended = self._bare(text)
             count = len(appended)
         else:
             start, whole = len(prompt.text or ""), Prompt((prompt.text or "") + text, prompt.special_tokens)
             count, ids = self._added(prompt, whole)
-            plain = ids if stimulus.n_images else ()
+            plain = ids if stimulus.n_media else ()
             prompt = whole
         places = [start + cut for cut in cuts]
         segments = self._segments(whole, count, places) if places else ()
@@ -188,7 +188,7 @@ class Continuations:
         if self.writes_apart:
             ids, count = self._write((stimulus.text or "") if self.only_writes else "", text)
             return ids[len(ids) - count :]
-        if stimulus.n_images and self._closes_prompts:
+        if stimulus.n_media and self._closes_prompts:
             return self._bare(text)
         before = self.prompts.write(stimulus, raw=stimulus.text == "")
         rows = [

@@ -6,8 +6,8 @@ whatever batch it ends up in, a batch that does not fit into memory is split wit
 each stimulus is known before padding blurs it.
 
 An encoder-decoder model reads its prompt in the encoder and writes in the decoder, which holds a start token and then
-what is written: the continuation, where one is scored. Where the encoder reads images alone, a stimulus' text is what
-the decoder has written so far.
+what is written: the continuation, where one is scored. Where the encoder reads no text, but images or sounds alone, a
+stimulus' text is what the decoder has written so far.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from modalnet.inputs.batch import Batch, Encoded, Prepared, is_text_field
 from modalnet.inputs.collating import Collator
 from modalnet.inputs.continuations import Continuation, Continuations
 from modalnet.inputs.prompts import Prompt, Prompts
+from modalnet.inputs.sound_features import SoundFeatures, frames_in
 from modalnet.inputs.tokens import added_ids, n_embeddings, tokenizer_turn
 from modalnet.inputs.trained_length import TrainedLength
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 # Parameters of a model's forward that take pictures, whether or not a tower of blocks looks at them.
 _PICTURES = ("pixel_values", "flattened_patches", "image_patches")
+
+_A = {"image": "an image", "sound": "a sound", "text": "text"}
+_PLURAL = {"image": "images", "sound": "sounds", "text": "text"}
 
 
 class Encoder:
@@ -63,17 +67,22 @@ class Encoder:
         self.loaded = loaded
         self.towers = towers
         self.image_token_id = _image_token_id(loaded)
-        self.prompts = Prompts(loaded.processor, loaded.tokenizer, chat_template, self.image_token_id)
+        self.sound_token_id = _sound_token_id(loaded)
+        self.prompts = Prompts(
+            loaded.processor, loaded.tokenizer, chat_template, self.image_token_id, self.sound_token_id
+        )
         config = loaded.module.config
         self.text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self.reads_text = any(tower.modality == "text" for tower in towers.values())
         #: Where logits come from and continuations stand.
         self.text_tower = "decoder" if "decoder" in towers else "encoder"
-        self.sees = any(tower.modality == "image" for tower in towers.values()) or any(
-            name in self._parameters for name in _PICTURES
-        )
-        #: A dual encoder (CLIP) reads images and texts in towers that do not meet: each can run without the other.
-        apart = any(tower.modality == "image" for tower in towers.values()) and self.image_token_id is None
+        modalities = {tower.modality for tower in towers.values()}
+        self.sees = "image" in modalities or any(name in self._parameters for name in _PICTURES)
+        self.hears = "audio" in modalities
+        self.sound_features = SoundFeatures(loaded, self._parameters)
+        #: A dual encoder (CLIP, CLAP) reads media and texts in towers that do not meet: each runs without the other.
+        placed = (self.image_token_id, self.sound_token_id)
+        apart = bool({"image", "audio"} & modalities) and placed == (None, None)
         self.dual = apart and "encoder" in towers and "decoder" not in towers
         #: An encoder-decoder model writes in another tower than it reads in.
         self.writes_apart = bool(getattr(config, "is_encoder_decoder", False)) and "decoder" in towers
@@ -87,6 +96,7 @@ class Encoder:
             towers,
             self._parameters,
             image_token_id=self.image_token_id,
+            sound_token_id=self.sound_token_id,
             sees=self.sees,
             dual=self.dual,
             padding_side=padding_side,
@@ -187,13 +197,13 @@ class Encoder:
     def _texts(
         self, stimuli: Sequence[Stimulus], prompts: Sequence[Prompt], max_tokens: int | None
     ) -> dict[int, dict[str, list[int]]]:
-        """Token ids of the stimuli without images, by place, tokenized together."""
+        """Token ids of the stimuli without media, by place, tokenized together."""
         texts: dict[int, dict[str, list[int]]] = {}
         for special_tokens in (True, False):
             chosen = [
                 i
                 for i, stimulus in enumerate(stimuli)
-                if stimulus.n_images == 0 and prompts[i].special_tokens is special_tokens
+                if stimulus.n_media == 0 and prompts[i].special_tokens is special_tokens
             ]
             if not chosen:
                 continue
@@ -203,35 +213,52 @@ class Encoder:
         return texts
 
     def _prompt(self, stimulus: Stimulus, raw: bool) -> Prompt:
-        """The prompt of a stimulus, as far as a text goes in beside its images."""
-        if self.only_writes or (self.dual and stimulus.text is None):
+        """The prompt of a stimulus, as far as a text goes in beside its media."""
+        if self.only_writes or not self.reads_text or (self.dual and stimulus.text is None):
             return Prompt(None)
         # Nothing is not a user's turn, so no template is put around it.
         return self.prompts.write(stimulus, raw=raw or stimulus.text == "")
 
     def _check_fit(self, stimuli: Sequence[Stimulus]) -> None:
-        name = self.loaded.name
         for stimulus in stimuli:
-            if stimulus.text is not None and not self.reads_text:
-                hint = "leave out its text" if stimulus.n_images else "use image stimuli"
-                raise InputError(f"stimulus {stimulus.label} has text, but {name} reads images only; {hint}.")
-            if stimulus.n_images and not self.sees:
-                raise InputError(
-                    f"stimulus {stimulus.label} has an image, but {name} reads text only; use text stimuli or a "
-                    "vision-language model."
-                )
+            self._check_read(stimulus)
+        name = self.loaded.name
         why = f" ({self.loaded.missing})" if self.loaded.missing else ""
-        if any(not stimulus.n_images for stimulus in stimuli) and self.loaded.tokenizer is None:
+        if any(not stimulus.n_media for stimulus in stimuli) and self.loaded.tokenizer is None:
             raise InputError(f"{name} came without a tokenizer{why}. Pass tokenizer= to modalnet.load().")
-        if any(stimulus.n_images for stimulus in stimuli):
-            if self.reads_text and not (self.dual or self.only_writes) and self.loaded.processor is None:
+        placed = self.reads_text and not (self.dual or self.only_writes)
+        for held, part, noun in (
+            (any(stimulus.n_images for stimulus in stimuli), self.loaded.image_processor, "an image processor"),
+            (any(stimulus.n_sounds for stimulus in stimuli), self.loaded.feature_extractor, "a feature extractor"),
+        ):
+            if held and placed and self.loaded.processor is None:
                 raise InputError(f"{name} came without a processor{why}. Pass processor= to modalnet.load().")
-            if self.loaded.image_processor is None:
-                raise InputError(f"{name} came without an image processor{why}. Pass processor= to modalnet.load().")
-        if self.reads_text and self.sees and not self.dual and (self.only_writes or self._needs_pictures):
-            bare = next((stimulus for stimulus in stimuli if not stimulus.n_images), None)
-            if bare is not None:
-                raise InputError(f"stimulus {bare.label} has no image, but {name} requires one with every text.")
+            if held and part is None:
+                raise InputError(f"{name} came without {noun}{why}. Pass processor= to modalnet.load().")
+        needs = self.only_writes or (self.sees and not self.dual and self._needs_pictures)
+        bare = next((stimulus for stimulus in stimuli if not stimulus.n_media), None)
+        if self.reads_text and needs and bare is not None:
+            what = "image" if self.sees else "sound"
+            raise InputError(f"stimulus {bare.label} has no {what}, but {name} requires one with every text.")
+
+    def _check_read(self, stimulus: Stimulus) -> None:
+        """Refuse a stimulus that holds what the model does not read."""
+        reads = {"image": self.sees, "sound": self.hears, "text": self.reads_text}
+        able = [what for what, is_read in reads.items() if is_read]
+        others = {"image": " or a vision-language model", "sound": " or a model that reads sounds", "text": ""}
+        for what, held in (
+            ("text", stimulus.text is not None),
+            ("image", stimulus.n_images > 0),
+            ("sound", stimulus.n_sounds > 0),
+        ):
+            if not held or reads[what]:
+                continue
+            alone = "+" not in stimulus.kind
+            hint = f"use {' or '.join(able)} stimuli{others[what]}" if alone else f"leave out its {what}"
+            raise InputError(
+                f"stimulus {stimulus.label} has {_A[what]}, but {self.loaded.name} reads "
+                f"{' and '.join(_PLURAL[one] for one in able)} only; {hint}."
+            )
 
     def _tokenize(self, texts: list[str], special_tokens: bool, max_tokens: int | None) -> dict[str, list[list[int]]]:
         # verbose=False: texts that exceed the maximum length raise an error below that names the stimulus.
@@ -259,8 +286,9 @@ class Encoder:
             )
 
     def _check_known(self, ids: Sequence[int], rows: float, label: str) -> None:
-        """Refuse tokens beyond the rows of an embedding; images take the place of their own."""
-        unknown = next((id_ for id_ in ids if id_ >= rows and id_ != self.image_token_id), None)
+        """Refuse tokens beyond the rows of an embedding; media take the place of their own."""
+        media = (self.image_token_id, self.sound_token_id)
+        unknown = next((id_ for id_ in ids if id_ >= rows and id_ not in media), None)
         if unknown is None:
             return
         tokenizer = self.loaded.tokenizer
@@ -298,12 +326,12 @@ class Encoder:
     # -- encoding ----------------------------------------------------------------------------------------------------
 
     def encode(self, prepared: Prepared) -> Encoded:
-        """Turn one prepared stimulus into model inputs; images are decoded here.
+        """Turn one prepared stimulus into model inputs; images and sounds are decoded here.
 
         Raises
         ------
         InputError
-            Where an image cannot be read or the processor refuses it; the message names the stimulus.
+            Where one cannot be read or the processor refuses it; the message names the stimulus.
         """
         import torch
 
@@ -315,21 +343,26 @@ class Encoder:
             if "bbox" in self._parameters:  # places of words on a page, which a text by itself has not
                 inputs["bbox"] = torch.zeros(*inputs["input_ids"].shape, 4, dtype=torch.long)
             return self.trained_length.fill(Encoded(prepared, {**inputs, **written}))
+        if prepared.prompt is None and prepared.stimulus.n_sounds:
+            heard, frames = self.sound_features.features(prepared.stimulus)
+            return Encoded(prepared, {**heard, **written}, frames=frames)
         images = prepared.stimulus.images()
+        sounds = self.sound_features.samples(prepared.stimulus) if prepared.stimulus.n_sounds else []
         try:
             if prepared.prompt is None:
                 features = self.loaded.image_processor(images=images, return_tensors="pt")
             else:
                 with tokenizer_turn(self._tokenizes):
-                    features = self.prompts.process(prepared.prompt, images, prepared.special_tokens)
+                    features = self.prompts.process(prepared.prompt, images, prepared.special_tokens, sounds)
         except InputError:
             raise
         except Exception as error:
             # Processors raise whatever their array code raises; only here is it known which stimulus it was.
-            sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
+            sizes = [f"{image.width}x{image.height} pixels" for image in images]
+            sizes += [f"{len(sound) / self.sound_features.rate:.2f} s" for sound in sounds]
             raise InputError(
-                f"The processor of {self.loaded.name} cannot process stimulus {prepared.stimulus.label} (images of "
-                f"{sizes} pixels): {type(error).__name__}: {error}"
+                f"The processor of {self.loaded.name} cannot process stimulus {prepared.stimulus.label} "
+                f"({', '.join(sizes)}): {type(error).__name__}: {error}"
             ) from error
         made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
         if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
@@ -337,7 +370,7 @@ class Encoder:
             made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
         if prepared.appended:
             made = _with_continuation(made, prepared.appended)
-        encoded = Encoded(prepared, {**made, **written})
+        encoded = Encoded(prepared, {**made, **written}, frames=frames_in(made) if sounds else None)
         self._check_length(encoded.n_tokens, prepared.stimulus.label)
         if "input_ids" in made:
             self._check_known(made["input_ids"].flatten().tolist(), self._n_embeddings()[0], prepared.stimulus.label)
@@ -379,6 +412,17 @@ def _image_token_id(loaded: Loaded) -> int | None:
         value = getattr(holder, name, None)
         if isinstance(value, int):
             return value
+    return None
+
+
+def _sound_token_id(loaded: Loaded) -> int | None:
+    """Token id that holds a sound's features in the language tower; None where the model has no such token."""
+    config = getattr(loaded.module, "config", None)
+    for name in ("audio_token_id", "audio_token_index"):
+        for holder in (config, loaded.processor):
+            value = getattr(holder, name, None)
+            if isinstance(value, int):
+                return value
     return None
 
 

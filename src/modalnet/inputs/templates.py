@@ -1,10 +1,11 @@
 """How a chat template takes a message, measured on the template.
 
 A chat template is a program, and nothing says how it takes the content of a message: as a string (Llama 3, Gemma 2,
-Vicuna), or as a list of parts of text and images (LLaVA, Qwen2-VL). Given the other one, many write a list out as
-Python prints it, or leave the text out. So a message with a known text is rendered both ways, and the form counts that
-gives the text and nothing of the list around it. The same renderings tell whether the template writes something for
-an image, and how its turns begin and end, by which a text that is in the template already is known.
+Vicuna), or as a list of parts of text, images and sounds (LLaVA, Qwen2-VL, Qwen2-Audio). Given the other one, many
+write a list out as Python prints it, or leave the text out. So a message with a known text is rendered both ways, and
+the form counts that gives the text and nothing of the list around it. The same renderings tell whether the template
+writes something for an image or a sound, and how its turns begin and end, by which a text that is in the template
+already is known.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Form:
     parts
         Whether the content is a list of parts; otherwise it is a string.
     draws
-        Whether an image among the parts leaves a mark in the prompt.
-    image_tokens
-        The special tokens that this mark holds.
+        Of which media a part leaves a mark in the prompt: ``"image"``, ``"audio"``.
+    media_tokens
+        The special tokens that these marks hold.
     openings
         How a conversation begins, from its first special token on: ``"<|im_start|>user"``.
     before, after
@@ -44,8 +45,8 @@ class Form:
     """
 
     parts: bool
-    draws: bool
-    image_tokens: frozenset[str]
+    draws: frozenset[str]
+    media_tokens: frozenset[str]
     openings: tuple[str, ...]
     before: str
     after: str
@@ -88,26 +89,26 @@ class ChatTemplate:
             self._forms[now] = self._measured()
         return self._forms[now]
 
-    def render(self, text: str | None, n_images: int, placeholder: str) -> str:
-        """The prompt of one user message: its images, then its text.
+    def render(self, text: str | None, media: Sequence[tuple[str, str]] = ()) -> str:
+        """The prompt of one user message: its images and sounds, then its text.
 
         Parameters
         ----------
         text
-            None for a message of images alone.
-        n_images
-            Number of images that have no place in the text.
-        placeholder
-            What stands for an image in the text where the template writes nothing for one.
+            None for a message of media alone.
+        media
+            For each image and sound without a place in the text: ``"image"`` or ``"audio"``, and what stands for it in
+            the text where the template writes nothing for one.
 
         Raises
         ------
         InputError
             Where the template fails.
         """
-        drawn = n_images if self.form.draws else 0
-        if n_images and not drawn:
-            text = placeholder * n_images + (text or "")
+        drawn = [kind for kind, _ in media if kind in self.form.draws]
+        written = "".join(placeholder for kind, placeholder in media if kind not in self.form.draws)
+        if written:
+            text = written + (text or "")
         try:
             return self._render(_content(text, drawn, parts=self.form.parts))
         except Exception as error:
@@ -127,7 +128,7 @@ class ChatTemplate:
         failures: list[Exception] = []
         for parts in (True, False) if self.multimodal else (False, True):
             try:
-                rendered = self._render(_content(SENTINEL, 0, parts=parts))
+                rendered = self._render(_content(SENTINEL, parts=parts))
             except Exception as error:  # whatever a template raises: it does not take this form
                 failures.append(error)
                 continue
@@ -142,16 +143,18 @@ class ChatTemplate:
 
     def _form(self, rendered: str, *, parts: bool) -> Form:
         before, _, after = rendered.partition(SENTINEL)
-        user = {"role": "user", "content": _content(SENTINEL, 0, parts=parts)}
-        system = {"role": "system", "content": _content(OF_SYSTEM, 0, parts=parts)}
-        drawn = self._attempt([{"role": "user", "content": _content(SENTINEL, 1, parts=True)}]) if parts else ""
-        draws = drawn != rendered and SENTINEL in drawn
-        marks = {token for token in self.special_tokens if drawn.count(token) > rendered.count(token)}
+        user = {"role": "user", "content": _content(SENTINEL, parts=parts)}
+        system = {"role": "system", "content": _content(OF_SYSTEM, parts=parts)}
+        marks: dict[str, set[str]] = {}
+        for kind in ("image", "audio") if parts else ():
+            drawn = self._attempt([{"role": "user", "content": _content(SENTINEL, [kind], parts=True)}])
+            if drawn != rendered and SENTINEL in drawn:
+                marks[kind] = {token for token in self.special_tokens if drawn.count(token) > rendered.count(token)}
         conversation = self._attempt([system, user]).partition(OF_SYSTEM)[0]
         return Form(
             parts,
-            draws,
-            frozenset(marks if draws else ()),
+            frozenset(marks),
+            frozenset(token for tokens in marks.values() for token in tokens),
             tuple(sorted({*self._openings(before), *self._openings(conversation)})),
             _without(before.strip(), self.bos).strip(),
             after.strip(),
@@ -184,11 +187,11 @@ class ChatTemplate:
         )
 
 
-def _content(text: str | None, n_images: int, *, parts: bool) -> Any:
+def _content(text: str | None, media: Sequence[str] = (), *, parts: bool) -> Any:
     if not parts:
         return text or ""
-    images: list[dict[str, str]] = [{"type": "image"} for _ in range(n_images)]
-    return images if text is None else [*images, {"type": "text", "text": text}]
+    made: list[dict[str, str]] = [{"type": kind} for kind in media]
+    return made if text is None else [*made, {"type": "text", "text": text}]
 
 
 def _without(text: str, beginning: str) -> str:

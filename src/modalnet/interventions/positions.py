@@ -9,7 +9,9 @@ role: image, text, class token. A *token choice* picks among the stimulus' own p
 ``"mean"``    the mean over all of them
 ``"image"``   the mean over image tokens: patches in the vision tower (without class and register tokens), image
               placeholders in the language tower
-``"text"``    the mean over the tokens of the language tower that are no image placeholders (a chat template's count)
+``"audio"``   the mean over the tokens that hold a sound: frames in the audio tower (without the padding of the feature
+              extractor), audio placeholders in the language tower
+``"text"``    the mean over the tokens of the language tower that are no placeholders (a chat template's count)
 ``"cls"``     the class token (the mean over tiles, where an image is tiled)
 ``"all"``     every token, not pooled
 indices       the mean over these places among the stimulus' own tokens; negative ones count from the end
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from modalnet.models.sites import Space
     from modalnet.models.towers import Tower
 
-NAMES = ("last", "mean", "all", "image", "text", "cls")
+NAMES = ("last", "mean", "all", "image", "audio", "text", "cls")
+#: Those that go by what a token holds.
+KINDS = ("image", "audio", "text", "cls")
 EXPECTED = f"{', '.join(map(repr, NAMES))} or indices such as [0, -1], a slice or a mask"
 _SLICE = re.compile(r"(-?\d*):(-?\d*)(?::(-?\d+))?")
 _MASK = re.compile(r"mask:[01]+")
@@ -92,14 +96,15 @@ class Span:
     ----------
     index
         Flat positions of its own tokens, in order.
-    image, text
-        Which of them are image or text tokens; None where the tower has no such distinction.
+    image, text, sound
+        Which of them are tokens of an image, of text or of a sound; None where the tower has no such distinction.
     cls
         Offsets of its class tokens among them; None where there are none.
     clear
         Whether padding among the positions is known; False where a processor pads in a way that is not understood.
     measured
-        From ``"image"`` or ``"cls"`` to the same span with these tokens, where finding them takes a measurement.
+        From ``"image"``, ``"audio"`` or ``"cls"`` to the same span with these tokens, where finding them takes a
+        measurement.
     """
 
     index: Int[torch.Tensor, " token"]
@@ -108,6 +113,7 @@ class Span:
     cls: Int[torch.Tensor, " row"] | None = None
     clear: bool = True
     measured: Callable[[str], Span] | None = None
+    sound: Bool[torch.Tensor, " token"] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,23 +124,29 @@ class TokenRow:
     ----------
     names
         What each token reads, or ``"<image 3>"``, ``"<cls>"``.
-    image, cls
-        Which of them are image tokens (patches), which class tokens.
+    image, cls, sound
+        Which of them are image tokens (patches), which class tokens, and which hold a sound.
     """
 
     names: tuple[str, ...]
     image: Bool[np.ndarray, " token"]
     cls: Bool[np.ndarray, " token"]
+    sound: Bool[np.ndarray, " token"]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def kind(self, name: str) -> Bool[np.ndarray, " token"]:
+        """Which of them are of a kind: ``"image"``, ``"audio"``, ``"text"`` or ``"cls"``."""
+        text = ~self.image & ~self.sound
+        return {"image": self.image, "audio": self.sound, "text": text, "cls": self.cls}[name]
 
 
 def choose_for_each(
     tokens: Any,
     spaces: Iterable[Space],
     *,
-    pictures: bool = False,
+    alone: str | None = None,
     causal: Callable[[Tower], bool] | None = None,
 ) -> dict[str, StimulusTokens]:
     """As :func:`choose`, and a choice may be a list with the tokens of each stimulus by itself."""
@@ -143,7 +155,7 @@ def choose_for_each(
     apart = {name: check_choices(one) for name, one in given.items() if _is_per_stimulus(one)}
     # What stands for these is checked by its keys alone.
     plain = {name: "all" if name in apart else one for name, one in given.items() if one is not None}
-    chosen = choose(plain or None, listed, pictures=pictures, causal=causal)
+    chosen = choose(plain or None, listed, alone=alone, causal=causal)
     names = {space.name: space.name if space.name in given else space.tower.name for space in listed}
     return {name: apart.get(names[name], choice) for name, choice in chosen.items()}
 
@@ -152,7 +164,7 @@ def choose(
     tokens: Any,
     spaces: Iterable[Space],
     *,
-    pictures: bool = False,
+    alone: str | None = None,
     causal: Callable[[Tower], bool] | None = None,
 ) -> dict[str, TokenChoice]:
     """The token choice for each space.
@@ -164,9 +176,9 @@ def choose(
         tower.
     spaces
         The spaces that are read.
-    pictures
-        The stimuli are pictures without a text, and have tokens of their own in the decoder; its default is then
-        ``"image"``.
+    alone
+        ``"image"`` or ``"audio"`` for pictures or sounds without a text that have tokens of their own in the decoder:
+        its default is then these.
     causal
         Whether the attention of a tower is causal, where that is known better than by the tower's name.
 
@@ -187,25 +199,25 @@ def choose(
         return {
             space.name: check_choice(given[space.name])
             if space.name in given
-            else default_choice(space, pictures=pictures, causal=causal)
+            else default_choice(space, alone=alone, causal=causal)
             for space in listed
         }
     if tokens is None:
-        return {space.name: default_choice(space, pictures=pictures, causal=causal) for space in listed}
+        return {space.name: default_choice(space, alone=alone, causal=causal) for space in listed}
     return {space.name: check_choice(tokens) for space in listed}
 
 
 def default_choice(
-    space: Space, *, pictures: bool = False, causal: Callable[[Tower], bool] | None = None
+    space: Space, *, alone: str | None = None, causal: Callable[[Tower], bool] | None = None
 ) -> TokenChoice:
     """The tokens that a space is read at where none are named.
 
     A decoder gathers a text at its last token, and other towers spread what they read over all tokens. The last token
-    of pictures without a text may be a corner of the picture, or the chat template's.
+    of pictures without a text may be a corner of the picture, or the chat template's; sounds alike.
     """
     if not (space.tower.is_decoder if causal is None else causal(space.tower)):
         return "mean"
-    return "image" if pictures else "last"
+    return alone or "last"
 
 
 def check_choice(choice: Any) -> TokenChoice:
@@ -266,7 +278,7 @@ def places_among(choice: TokenChoice, n_tokens: int, *, tower: str, label: str, 
     InputError
         For a kind of token, or a place that does not exist.
     """
-    if choice in ("image", "text", "cls"):
+    if choice in KINDS:
         raise InputError(f"tokens={choice!r}: which tokens of stimulus {label} these are is not known. Give indices.")
     if choice in ("all", "mean", "last"):
         found = list(range(n_tokens))[-1 if choice == "last" else 0 :]
@@ -286,9 +298,9 @@ def places_in(choice: TokenChoice, row: TokenRow, *, tower: str, label: str) -> 
     InputError
         If the stimulus has no such token; the message names it.
     """
-    if choice not in ("image", "text", "cls"):
+    if choice not in KINDS:
         return places_among(choice, len(row), tower=tower, label=label)
-    mask = {"image": row.image, "text": ~row.image, "cls": row.cls}[str(choice)]
+    mask = row.kind(str(choice))
     if not mask.any():
         raise InputError(
             f"tokens={choice!r}: stimulus {label} has no {choice} tokens in the {tower} tower. Choose others, such as "
@@ -346,13 +358,13 @@ def _select(  # noqa: PLR0911  # one kind of choice after another
         return own[list(choice)]
     if ":" in choice:
         return own[_written(choice, len(own), tower=tower, label=label)]
-    if choice in ("image", "cls") and span.measured is not None:
+    if choice in ("image", "audio", "cls") and span.measured is not None:
         span = span.measured(choice)
     if choice == "cls":
         if span.cls is None or len(span.cls) == 0:
             raise InputError(f'tokens="cls": the {tower} tower has no class token for stimulus {label}.')
         return own[span.cls]
-    kind = span.image if choice == "image" else span.text
+    kind = {"image": span.image, "audio": span.sound, "text": span.text}[choice]
     if kind is None or not bool(kind.any()):
         raise InputError(
             f"tokens={choice!r}: stimulus {label} has no {choice} tokens in the {tower} tower. Choose another, or one "

@@ -16,6 +16,7 @@ from modalnet.errors import InputError
 from modalnet.interventions.edges import Edges
 from modalnet.interventions.operations import Direction, Intervention, Site
 from modalnet.interventions.positions import (
+    KINDS,
     PerSpace,
     PerStimulus,
     StimulusTokens,
@@ -426,10 +427,10 @@ def _picked(  # noqa: PLR0917  # one call, above
         return rows
     choice = of_stimulus(tokens, index if one.source_at is not None else owner)
     label, tower, spared = f"{index} of its source", part.space.tower.name, _source_spared(one)
-    kind = choice in ("image", "text", "cls") and isinstance(recorded, Recorded)
+    kind = choice in KINDS and isinstance(recorded, Recorded)
     if kind and (roles := recorded.roles(index, name)) is not None:
-        mask = {"image": roles.image, "text": ~roles.image, "cls": roles.cls}[str(choice)]
-        return rows[[place for place in np.flatnonzero(mask).tolist() if place >= spared]]
+        held = np.flatnonzero(roles.kind(str(choice))).tolist()
+        return rows[[place for place in held if place >= spared]]
     return rows[places_among(choice, len(rows), tower=tower, label=label, spare_first=spared)]
 
 

@@ -255,9 +255,9 @@ def localize(  # the options are documented once, here
         contrast, towers, units = as_published(model, contrast, protocol, towers, units)
     prepared = model._executor.prepare(contrast.stimuli, max_tokens=reading.max_tokens, raw=reading.raw)
     names = _choose_spaces(model, contrast, _choose_towers(model, contrast, towers), units)
-    pictures = model._executor.are_pictures(contrast.stimuli)
+    alone = model._executor.alone(contrast.stimuli)
     spaces = [model.spaces[name] for name in names]
-    choices = choose(reading.tokens, spaces, pictures=pictures, causal=model._executor.is_causal)
+    choices = choose(reading.tokens, spaces, alone=alone, causal=model._executor.is_causal)
     for tower, choice in choices.items():
         if choice == "all":
             raise InputError(

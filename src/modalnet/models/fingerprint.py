@@ -195,7 +195,7 @@ def numbers_of(module: torch.nn.Module, loaded: Loaded) -> dict[str, Any]:
     return computation_of(module) | {
         "encoding": {
             name: _digest(state.document(getattr(loaded, name)))
-            for name in ("tokenizer", "processor", "image_processor")
+            for name in ("tokenizer", "processor", "image_processor", "feature_extractor")
         }
     }
 
@@ -224,19 +224,20 @@ def computation_of(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def pictures_of(loaded: Loaded) -> str:
-    """A digest of what turns images into inputs.
+def preprocessing_of(loaded: Loaded) -> str:
+    """A digest of what turns images and sounds into inputs.
 
-    The document of a tokenizer with a large vocabulary takes seconds, so a processor counts by its image processor and
-    its numbers and names.
+    The document of a tokenizer with a large vocabulary takes seconds, so a processor counts by its numbers and names
+    beside its image processor and its feature extractor.
     """
-    parts = [part for part in (loaded.processor, loaded.image_processor) if part is not None]
+    held = (loaded.processor, loaded.image_processor, loaded.feature_extractor)
     documents = [
         [
             {name: value for name, value in vars(part).items() if isinstance(value, bool | int | float | str)},
-            state.document(getattr(part, "image_processor", None if hasattr(part, "tokenizer") else part)),
+            None if hasattr(part, "tokenizer") else state.document(part),
         ]
-        for part in parts
+        for part in held
+        if part is not None
     ]
     return _digest(documents)
 

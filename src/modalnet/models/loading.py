@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modalnet._validation import refusal
 from modalnet._warnings import warn
 from modalnet.errors import InputError
+from modalnet.models.roots import takes_sounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +36,9 @@ class Loaded:
     ----------
     module
         The transformers model, in the mode that its owner set; its passes run in evaluation mode.
-    tokenizer, processor, image_processor
-        What transformers loads beside the weights; None where the model has none.
+    tokenizer, processor, image_processor, feature_extractor
+        What transformers loads beside the weights; None where the model has none. A processor writes texts and what
+        stands beside them into one prompt; sounds by themselves go through the feature extractor.
     name
         A readable name: the hub id, the folder's name or the class name.
     missing
@@ -51,6 +53,7 @@ class Loaded:
     tokenizer: Any = None
     processor: Any = None
     image_processor: Any = None
+    feature_extractor: Any = None
     name: str = ""
     missing: str = ""
     envoy: Any = None
@@ -191,7 +194,7 @@ def _from_object(source: Any, *, dispatch: bool = True) -> Loaded:
         if dispatch and getattr(source, "dispatched", True) is False:
             source.dispatch()
         loaded = Loaded(source._module, name=type(source._module).__name__, envoy=source)
-        for part in ("tokenizer", "processor", "image_processor"):
+        for part in ("tokenizer", "processor", "image_processor", "feature_extractor"):
             # Plain nnsight models hand on the attributes of the module, which has none of these.
             setattr(loaded, part, source.__dict__.get(part))
         return loaded
@@ -234,15 +237,32 @@ def _adopt(loaded: Loaded, tokenizer: Any, processor: Any) -> None:
     loaded.tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
     candidate = processor if processor is not None else loaded.processor
     if candidate is not None:
-        loaded.processor = loaded.image_processor = None
+        loaded.processor = loaded.image_processor = loaded.feature_extractor = None
+        sounds = next((part for part in map(candidate.__dict__.get, _OF_SOUNDS) if part is not None), None)
         if hasattr(candidate, "image_processor"):
             loaded.processor, loaded.image_processor = candidate, candidate.image_processor
+            loaded.feature_extractor = sounds
         elif hasattr(candidate, "pad") and hasattr(candidate, "encode"):
             loaded.tokenizer = loaded.tokenizer or candidate
+        elif sounds is not None:
+            loaded.feature_extractor = sounds
+            # Others, such as Whisper's, make training targets of a text; nothing of it stands beside the sound.
+            loaded.processor = candidate if _places_sounds(candidate) else None
+        elif hasattr(candidate, "sampling_rate"):
+            loaded.feature_extractor = candidate
         else:
             loaded.image_processor = candidate
         if loaded.tokenizer is None:
             loaded.tokenizer = getattr(candidate, "tokenizer", None)
+
+
+#: What processors call their feature extractor.
+_OF_SOUNDS = ("feature_extractor", "audio_processor")
+
+
+def _places_sounds(processor: Any) -> bool:
+    """Whether a processor makes room for sounds in a text, so that it writes prompts."""
+    return any(getattr(processor, name, None) is not None for name in ("audio_token", "audio_token_id"))
 
 
 def _part(part: Any, name: str, auto: Any) -> Any:
@@ -382,11 +402,14 @@ def _load_preprocessors(loaded: Loaded, source: str, trust: bool, shared: dict[s
     import transformers
 
     reasons = []
-    for auto, attribute in (
+    autos = [
         (transformers.AutoProcessor, "processor"),
         (transformers.AutoTokenizer, "tokenizer"),
         (transformers.AutoImageProcessor, "image_processor"),
-    ):
+    ]
+    if takes_sounds(loaded.module):
+        autos[2:] = [(transformers.AutoFeatureExtractor, "feature_extractor")]
+    for auto, attribute in autos:
         if getattr(loaded, attribute) is not None:
             continue
         try:

@@ -20,7 +20,7 @@ def tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     # A class with one encoder may answer with it whatever it is asked for.
     if image is None or image is module or id(image) not in paths or _reads_only(image):
         image = None
-    seeing = _seeing_modules(module)
+    seeing = _built_from(module, "vision_config")
     # Some classes answer with a module that holds more than the image encoder, or with themselves.
     inside = [sub for sub in seeing if image is not None and any(sub is each for each in image.modules())]
     first = [*inside, *(sub for sub in seeing if not any(sub is each for each in inside))] or [image]
@@ -30,15 +30,22 @@ def tower_roots(module: Any, paths: dict[int, str]) -> dict[str, Any]:
     audio = _ask(module, "get_encoder", modality="audio")
     if audio is not module and id(audio) in paths and audio not in roots.values() and _hears(module, audio):
         roots["audio"] = audio
+    elif hearing := _built_from(module, "audio_config"):
+        roots["audio"] = hearing[0]
     if "vision" not in roots and _sees_only(module):
         roots["vision"] = module
         return roots
     config = getattr(module, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
+    apart = bool(getattr(config, "is_encoder_decoder", False))
+    if "audio" not in roots and not apart and _hears_only(module):
+        roots["audio"] = module
+        return roots
+    if apart:
         encoder = _ask(module, "get_encoder")
         if encoder is not None and encoder is not module and id(encoder) in paths and encoder not in roots.values():
             sees = "vision" not in roots and (_sees_only(encoder) or _sees_only(module))
-            roots["vision" if sees else "encoder"] = encoder
+            hears = "audio" not in roots and (_hears_only(encoder) or _hears_only(module))
+            roots["vision" if sees else "audio" if hears else "encoder"] = encoder
     text = _ask(module, "get_decoder")
     if text is None or id(text) not in paths or not any(module_lists(text)):  # some call their LM head a decoder
         text = module
@@ -55,14 +62,14 @@ def _hears(module: Any, encoder: Any) -> bool:
     return built or getattr(encoder, "main_input_name", None) not in ("input_ids", "pixel_values")
 
 
-def _seeing_modules(module: Any) -> list[Any]:
-    """The submodules that are image encoders of their own, in the order in which the model lists them.
+def _built_from(module: Any, name: str) -> list[Any]:
+    """The submodules that are encoders of one modality, in the order in which the model lists them.
 
-    They are built from a vision config, or from a part of one where it has parts, and hold blocks.
+    They are built from the config of that name, or from a part of it where it has parts, and hold blocks.
     """
     import torch
 
-    kinds = {type(config) for config in _vision_configs(getattr(module, "config", None))}
+    kinds = {type(config) for config in _configs(getattr(module, "config", None), name)}
     found: list[Any] = []
     inside: set[int] = set()
     for path, sub in module.named_modules():
@@ -82,17 +89,17 @@ def _seeing_modules(module: Any) -> list[Any]:
     return found
 
 
-def _vision_configs(config: Any) -> Iterator[Any]:
-    """Every config of a vision part, and of its parts."""
+def _configs(config: Any, wanted: str) -> Iterator[Any]:
+    """Every config that an attribute of that name holds, such as ``"vision_config"``, and of its parts."""
     for name in getattr(type(config), "sub_configs", None) or ():
         part = getattr(config, name, None)
         if part is None:
             continue
-        if name.endswith("vision_config"):
+        if name.endswith(wanted):
             yield part
             yield from _parts(part)
         else:
-            yield from _vision_configs(part)
+            yield from _configs(part, wanted)
 
 
 def _parts(config: Any) -> Iterator[Any]:
@@ -112,6 +119,8 @@ def _ask(module: Any, method: str, **kwargs: Any) -> Any:
 
 
 _PIXELS = ("pixel_values", "flattened_patches")
+#: Parameters of a model's forward that take sounds.
+SOUNDS = ("input_features", "input_values", "audio_values")
 
 
 def _sees_only(module: Any) -> bool:
@@ -121,6 +130,17 @@ def _sees_only(module: Any) -> bool:
         return False
     reads = any(name in takes for name in ("input_ids", "decoder_input_ids"))
     return not reads and not hasattr(getattr(module, "config", None), "text_config")
+
+
+def takes_sounds(module: Any) -> bool:
+    """Whether the forward of a module takes sounds."""
+    return any(name in inspect.signature(module.forward).parameters for name in SOUNDS)
+
+
+def _hears_only(module: Any) -> bool:
+    """Whether a module takes sounds, and neither text nor images; a decoder may write text."""
+    takes = inspect.signature(module.forward).parameters
+    return takes_sounds(module) and not any(name in takes for name in ("input_ids", *_PIXELS))
 
 
 def _reads_only(module: Any) -> bool:

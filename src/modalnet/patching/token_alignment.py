@@ -37,14 +37,14 @@ import numpy as np
 
 from modalnet._validation import check_int
 from modalnet.errors import InputError
-from modalnet.interventions.positions import TokenRow
+from modalnet.interventions.positions import KINDS, TokenRow
 from modalnet.models.roots import ROLES as TOWERS
 from modalnet.models.towers import tower_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-ROLES = ("last", "image", "text", "cls", "all")
+ROLES = ("last", *KINDS, "all")
 Match = list[tuple[int, int]]
 
 
@@ -80,14 +80,14 @@ class Column:
     name
         The text of the token, or the name of the group.
     kind
-        ``"text"``, ``"image"``, ``"cls"`` or ``"group"``.
+        ``"text"``, ``"image"``, ``"audio"``, ``"cls"`` or ``"group"``.
     box
         Position in the image as fractions of its width and height (left, top, right, bottom); None if it is not part of
         an image, or its position is unknown.
     """
 
     name: str
-    kind: Literal["text", "image", "cls", "group"]
+    kind: Literal["text", "image", "audio", "cls", "group"]
     box: tuple[float, float, float, float] | None = None
 
 
@@ -304,7 +304,7 @@ def _one(
             )
         found.append(own)
     shown = name or (choice if isinstance(choice, str | int) else ", ".join(map(str, choice)))
-    kind: Any = choice if choice in ("image", "cls") else "group"
+    kind: Any = choice if choice in ("image", "audio", "cls") else "group"
     return [(Column(str(shown), kind), found)]
 
 
@@ -322,8 +322,8 @@ def _chosen(pair: Pair, choice: Any, tower: str) -> list[int]:
                 f"the {tower} tower."
             )
         return [int(i) % n for i in choice]
-    mask = row.image if choice == "image" else row.cls if choice == "cls" else ~row.image & ~row.cls
-    return np.flatnonzero(mask).tolist()
+    kind = row.kind(choice)
+    return np.flatnonzero(kind & ~row.cls if choice == "text" else kind).tolist()
 
 
 def _each(
@@ -348,24 +348,23 @@ def _each(
     return made
 
 
-_Key = tuple[int, str, int]
+_Key = tuple[int, Any, int]
 
 
 def _keys(pair: Pair, match: Match, choice: Any, tower: str) -> dict[_Key, Match]:
     """Return the columns of one pair: (span, kind, number) → matched tokens."""
     row = pair.clean
-    stretch = np.concatenate([[0], np.cumsum(row.image[1:] != row.image[:-1])]).astype(int)
+    media = row.image | row.sound
+    stretch = np.concatenate([[0], np.cumsum(media[1:] != media[:-1])]).astype(int)
     found: dict[_Key, Match] = {}
     for i, j in match:
         where = int(stretch[i])
         if row.cls[i]:
             key = (where, "cls", i)
-        elif not row.image[i]:
+        elif not media[i]:
             key = (where, "text", i)
-        elif choice is None:
-            key = (where, "image", -1)
-        elif choice == "each":
-            key = (where, "image", i)
+        elif choice is None or choice == "each":
+            key = (where, "audio" if row.sound[i] else "image", -1 if choice is None else i)
         else:
             key = (where, "grid", _cell(pair, i, choice, tower))
         found.setdefault(key, []).append((i, j))
@@ -392,8 +391,9 @@ def _from_end(pair: Pair, keys: dict[_Key, Match], choice: Any) -> dict[_Key, Ma
     first = {where: min(number for w, _, number in keys if w == where) for where in last}
     made = {}
     for (where, kind, number), own in keys.items():
-        counted = number - last[where] - 1 if kind == "text" else number - first[where] if kind == "image" else number
-        made[(where, kind, counted if choice is not None or kind != "image" else -1)] = own
+        medium = kind in ("image", "audio")
+        counted = number - last[where] - 1 if kind == "text" else number - first[where] if medium else number
+        made[(where, kind, counted if choice is not None or not medium else -1)] = own
     return made
 
 
@@ -402,8 +402,8 @@ def _column(key: _Key, own: Sequence[Match], pairs: Sequence[Pair], *, shifted: 
     box = _box(own, pairs)
     if kind == "grid":
         return Column(f"<part {number}>", "image", box)
-    if kind == "image" and number == -1:
-        return Column("<image>", "image")
+    if kind in ("image", "audio") and number == -1:
+        return Column(f"<{kind}>", kind)
     seen = {
         (pair.clean.names[i], pair.corrupt.names[j]) for pair, match in zip(pairs, own, strict=True) for i, j in match
     }
@@ -413,7 +413,7 @@ def _column(key: _Key, own: Sequence[Match], pairs: Sequence[Pair], *, shifted: 
     else:
         # Tokens that differ between pairs are named by their position from the end.
         name = f"[{number if shifted else number - len(pairs[0].clean)}]"
-    return Column(name, "cls" if kind == "cls" else "image" if kind == "image" else "text", box)
+    return Column(name, kind, box)
 
 
 def _box(own: Sequence[Match], pairs: Sequence[Pair]) -> tuple[float, float, float, float] | None:

@@ -15,6 +15,7 @@ from .refusal import refusal as refusal
 from .scene_questions import vision_vs_text as vision_vs_text
 from .scramble import box_scramble as box_scramble, phase_scramble as phase_scramble
 from .sentences import language as language, language_conditions as language_conditions
+from .sounds import AudioLike as AudioLike, Sound as Sound
 from .stimulus import Stimulus as Stimulus
 from .stories import theory_of_mind as theory_of_mind, tom_saxe as tom_saxe
 from .word_pictures import word_pictures as word_pictures

@@ -230,7 +230,7 @@ class Contrast:
         pandas.DataFrame
             One row per condition: ``condition``, ``side``, ``n``; the columns of
             :func:`~modalnet.stimuli.matching.text_statistics` over the stimuli with text (NaN where there are none);
-            ``n_images``; and for contrasts with images, the columns of
+            ``n_images``; ``n_sounds`` where there are any; and for contrasts with images, the columns of
             :func:`~modalnet.stimuli.matching.image_statistics`.
 
         Raises
@@ -243,6 +243,7 @@ class Contrast:
         from modalnet.stimuli.matching import image_statistics, text_statistics
 
         has_images = images and any(stimulus.n_images for stimulus in self.stimuli)
+        has_sounds = any(stimulus.n_sounds for stimulus in self.stimuli)
         rows = []
         for condition in self.conditions:
             group = [stimulus for stimulus, label in zip(self.stimuli, self.labels, strict=True) if label == condition]
@@ -253,6 +254,7 @@ class Contrast:
                     "n": len(group),
                     **text_statistics([stimulus.text for stimulus in group if stimulus.text is not None]),
                     "n_images": sum(stimulus.n_images for stimulus in group),
+                    **({"n_sounds": sum(stimulus.n_sounds for stimulus in group)} if has_sounds else {}),
                     **(
                         image_statistics(image for stimulus in group for image in stimulus.images())
                         if has_images

@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modalnet.errors import InputError
 from modalnet.stimuli.images import describe_source, load_image
+from modalnet.stimuli.sounds import describe_sound, load_sound
 from modalnet.stimuli.stimulus import Stimulus
 
 
 def refuse_duplicates(source: object, stimuli: Sequence[Stimulus], locations: Mapping[str, str] | None = None) -> None:
-    """Raise an error if two stimuli have the same text (up to whitespace) and the same images.
+    """Raise an error if two stimuli have the same text (up to whitespace), the same images and the same sounds.
 
-    Images are the same if their files are identical byte for byte, whatever their names. Only files of the same size
-    are compared, so a folder of photographs is not read completely.
+    Images and sounds are the same if their files are identical byte for byte, whatever their names. Only files of the
+    same size are compared, so a folder of photographs is not read completely.
 
     Parameters
     ----------
@@ -45,7 +46,8 @@ def refuse_duplicates(source: object, stimuli: Sequence[Stimulus], locations: Ma
     for signature, stimulus in zip(signatures, stimuli, strict=True):
         if counts[signature] == 1:
             continue
-        content = (signature, *(_content(image, stimulus.label) for image in stimulus.sources))
+        images = (_content(image, stimulus.label) for image in stimulus.sources)
+        content = (signature, *images, *(_samples(sound, stimulus.label) for sound in stimulus.sound_sources))
         if (earlier := first.setdefault(content, stimulus)) is not stimulus:
             repeats.append((earlier, stimulus))
     if not repeats:
@@ -69,15 +71,22 @@ def refuse_duplicates(source: object, stimuli: Sequence[Stimulus], locations: Ma
 
 
 def _signature(stimulus: Stimulus) -> tuple[Any, ...]:
-    """What can be compared without reading the images."""
+    """What can be compared without reading images and sounds."""
     text = None if stimulus.text is None else " ".join(stimulus.text.split())
-    return text, *(_size(image) for image in stimulus.sources)
+    sounds = (_size(sound, describe_sound) for sound in stimulus.sound_sources)
+    return text, *(_size(image, describe_source) for image in stimulus.sources), "sounds", *sounds
 
 
-def _size(image: Any) -> int | str:
-    if isinstance(image, str | os.PathLike):
-        return Path(image).stat().st_size
-    return len(image) if isinstance(image, bytes) else describe_source(image)
+def _size(source: Any, describe: Callable[[Any], str]) -> int | str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).stat().st_size
+    return len(source) if isinstance(source, bytes) else describe(source)
+
+
+def _samples(sound: Any, label: str) -> bytes:
+    if isinstance(sound, str | os.PathLike | bytes):
+        return _content(sound, label)
+    return hashlib.sha256(load_sound(sound, label).samples.tobytes()).digest()
 
 
 def _content(image: Any, label: str) -> bytes:

@@ -23,6 +23,7 @@ def from_dataset(
     *,
     text: str | None = None,
     image: str | None = None,
+    audio: str | None = None,
     condition: str,
     item: str | None = None,
     positive: str | Sequence[str],
@@ -39,8 +40,8 @@ def from_dataset(
         A ``datasets.Dataset`` or ``IterableDataset``, a ``DatasetDict`` (with ``split``), a list of dicts, the name of
         a dataset on the hub, or the path of a local copy (``save_to_disk``, or whatever ``datasets.load_dataset``
         takes).
-    text, image, condition
-        Column names; at least one of text and image. Class labels become their names, other values their string.
+    text, image, audio, condition
+        Column names; at least one of text, image and audio. Class labels become their names, other values their string.
     item
         Column that says which stimuli are versions of one item.
     positive, negative
@@ -64,8 +65,10 @@ def from_dataset(
         ``datasets`` is not installed; the dataset cannot be opened; a split or column does not exist; a cell is empty;
         two rows have the same text and image; or the conditions do not form a contrast.
     """
-    if text is None and image is None:
-        raise InputError("Name the text column (`text`), the image column (`image`), or both.")
+    if text is None and image is None and audio is None:
+        raise InputError(
+            "Name the text column (`text`), the image column (`image`), the column of sounds (`audio`), or several."
+        )
     if limit is not None:
         check_int("limit", limit, minimum=1)
     source = "The dataset"
@@ -73,15 +76,16 @@ def from_dataset(
         source = f"The dataset {os.fspath(dataset)!r}"
         dataset = _open(os.fspath(dataset), split)
     dataset = _one_split(dataset, split, source)
-    _check_columns(dataset, [name for name in (text, image, condition, item) if name is not None], source)
+    _check_columns(dataset, [name for name in (text, image, audio, condition, item) if name is not None], source)
     wanted = None if negative is None else {*listed(positive), *listed(negative)}
     stimuli = []
-    for number, label, row in _rows(_undecoded(dataset, image), condition, wanted, limit, source):
+    for number, label, row in _rows(_undecoded(_undecoded(dataset, image), audio), condition, wanted, limit, source):
         stimuli.append(
             stimulus_at(
                 f"{source}, row {number}",
                 text=row[text] if text is not None else None,
                 image=_image(row[image]) if image is not None else None,
+                audio=row[audio] if audio is not None else None,
                 condition=label,
                 id=f"row-{number}",
                 item=None if item is None or row[item] is None else str(row[item]),
@@ -140,7 +144,7 @@ def _check_columns(dataset: Any, names: list[str], source: str) -> None:
 
 
 def _undecoded(dataset: Any, image: str | None) -> Any:
-    """The same dataset, with an image column as stored bytes or paths."""
+    """The same dataset, with a column of images or sounds as stored bytes or paths."""
     feature: Any = (getattr(dataset, "features", None) or {}).get(image)
     if image is None or not getattr(feature, "decode", False):
         return dataset

@@ -23,7 +23,7 @@ class Modality:
     name
         ``"image"``, ``"audio"`` or ``"text"``: what a tower's ``modality`` is.
     field
-        The field of a stimulus that holds it; None where stimuli cannot hold it yet.
+        The field of a stimulus that holds it.
     encoded_by
         The attribute of a loaded model that turns it into inputs.
     noun
@@ -31,21 +31,21 @@ class Modality:
     """
 
     name: str
-    field: str | None
+    field: str
     encoded_by: str
     noun: str
 
     def is_in(self, stimulus: Stimulus) -> bool:
         """Whether a stimulus holds this modality."""
-        return self.field is not None and getattr(stimulus, self.field) is not None
+        return getattr(stimulus, self.field) is not None
 
 
-#: Modality by name. Video is a name that is reserved for later.
+#: Modality by name.
 MODALITIES: dict[str, Modality] = {
     modality.name: modality
     for modality in (
         Modality("image", field="image", encoded_by="image_processor", noun="images"),
-        Modality("audio", field=None, encoded_by="processor", noun="audio, which stimuli cannot hold"),
+        Modality("audio", field="audio", encoded_by="feature_extractor", noun="sounds"),
         Modality("text", field="text", encoded_by="tokenizer", noun="text"),
     )
 }

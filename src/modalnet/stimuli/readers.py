@@ -1,4 +1,4 @@
-"""Contrasts from files: a table of texts and image paths, or a folder of images."""
+"""Contrasts from files: a table of texts and paths of images or sounds, or a folder of images or of sounds."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = (
     ".jp2",
     ".avif",
 )
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 # "adult-001", "word_12": everything up to the last separator that only digits follow.
 PREFIX = re.compile(r"^(?P<condition>.+)[-_]\d+$")
 SHOWN = 5
@@ -44,6 +45,7 @@ def from_csv(
     *,
     text: str | None = "text",
     image: str | None = None,
+    audio: str | None = None,
     condition: str = "condition",
     id: str | None = None,
     item: str | None = None,
@@ -61,10 +63,11 @@ def from_csv(
     ----------
     path
         The file.
-    text, image, condition, id, item
-        Column names. ``text=None`` reads image-only stimuli. Image paths are relative to the folder of the CSV file.
-        Where both text and image are named, a row may leave one of them empty. Without an id column, a stimulus is
-        named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1. An item column says which
+    text, image, audio, condition, id, item
+        Column names. ``text=None`` reads stimuli of images or sounds alone. Paths of these are relative to the folder
+        of the CSV file. Where several of text, image and audio are named, a row may leave all but one empty. Without
+        an id column, a stimulus is named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1.
+        An item column says which
         stimuli are versions of one item; where its cell is empty, a stimulus has no item.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
@@ -75,7 +78,7 @@ def from_csv(
     encoding, delimiter
         Text encoding and cell delimiter of the file.
     duplicates
-        ``"error"`` refuses two rows of the contrast with the same text and image, in one condition or in two;
+        ``"error"`` refuses two rows of the contrast with the same text, image and sound, in one condition or in two;
         ``"keep"`` accepts them.
 
     Returns
@@ -87,17 +90,26 @@ def from_csv(
     ------
     InputError
         The file or a column does not exist, or the encoding is another; a row has an empty cell, another number of
-        cells, or an image that does not exist; an id or a stimulus is repeated; or the conditions do not form a
-        contrast. The message names the file and the row.
+        cells, or an image or sound that does not exist; an id or a stimulus is repeated; or the conditions do not form
+        a contrast. The message names the file and the row.
     """
     path = Path(path)
-    if text is None and image is None:
-        raise InputError(f"{path}: name the text column (`text`), the image column (`image`), or both.")
+    if text is None and image is None and audio is None:
+        raise InputError(
+            f"{path}: name the text column (`text`), the image column (`image`), the column of sounds (`audio`), or "
+            "several of them."
+        )
     header, rows = read_table(path, encoding, delimiter)
     labelled = None if regressor is not None and condition not in header else condition
     columns = {
         field: column(path, header, name, delimiter)
-        for field, name in (("text", text), ("image", image), ("condition", labelled), ("id", id))
+        for field, name in (
+            ("text", text),
+            ("image", image),
+            ("audio", audio),
+            ("condition", labelled),
+            ("id", id),
+        )
         if name is not None
     }
     item_column = None if item is None else column(path, header, item, delimiter)
@@ -107,8 +119,8 @@ def from_csv(
         where = f"{path}, row {number}"
         cells = {field: row[index] for field, index in columns.items()}
         empty = [field for field, cell in cells.items() if not cell.strip()]
-        if len({"text", "image"} & set(columns)) == 2 and len({"text", "image"} & set(empty)) == 1:
-            empty = [field for field in empty if field not in ("text", "image")]
+        if {"text", "image", "audio"} & set(columns) - set(empty):
+            empty = [field for field in empty if field not in ("text", "image", "audio")]
         if empty:
             raise InputError(
                 f"{where}: the cell for the {' and the '.join(empty)} is empty. Fill it in, or remove the row."
@@ -122,6 +134,7 @@ def from_csv(
                 where,
                 text=cells.get("text", "").strip() or None,
                 image=_beside(path, cells.get("image", "").strip()),
+                audio=_beside(path, cells.get("audio", "").strip()),
                 condition=cells.get("condition", "").strip() or None,
                 id=name,
                 item=None if item_column is None else row[item_column].strip() or None,
@@ -161,7 +174,7 @@ def from_folder(
     condition: Literal["auto", "subfolder", "prefix"] = "auto",
     duplicates: Duplicates = "error",
 ) -> Contrast:
-    """Read a contrast from a folder of images.
+    """Read a contrast from a folder of images, or of sounds.
 
     Parameters
     ----------
@@ -178,25 +191,35 @@ def from_folder(
     Returns
     -------
     Contrast
-        Image-only stimuli sorted by name; their ids are the paths inside the folder. Hidden files are ignored, and
-        files whose ending is not that of a PNG, JPEG, BMP, GIF, TIFF, WebP, PGM or PPM.
+        Stimuli of one image or one sound, sorted by name; their ids are the paths inside the folder. Hidden files are
+        ignored, and files whose ending is not that of a PNG, JPEG, BMP, GIF, TIFF, WebP, PGM, PPM, WAV, FLAC, OGG, MP3
+        or AIFF.
 
     Raises
     ------
     InputError
-        The folder does not exist or has no images; it has images both beside and inside subfolders (``"auto"``); a name
-        has no prefix and number; the subfolder of a condition has no images; two files are identical; or the conditions
-        do not form a contrast.
+        The folder does not exist or has neither images nor sounds; it has both, or files beside and inside subfolders
+        (``"auto"``); a name has no prefix and number; the subfolder of a condition has no files; two files are
+        identical; or the conditions do not form a contrast.
     """
     folder = open_folder(folder)
     check_option("condition", condition, ("auto", "subfolder", "prefix"))
-    subfolders = {item.name: images_in(item) for item in _visible(folder) if item.is_dir()}
-    beside = images_in(folder)
+    folders = [item for item in _visible(folder) if item.is_dir()]
+    sounds = [path for place in (folder, *folders) for path in files_in(place, SOUND_SUFFIXES)]
+    pictures = [path for place in (folder, *folders) for path in images_in(place)]
+    if sounds and pictures:
+        raise InputError(
+            f"{folder} has both images ({_some(pictures)}) and sounds ({_some(sounds)}). Move them to folders of their "
+            "own, or name them in a table and read that with from_csv."
+        )
+    noun, endings = ("sounds", SOUND_SUFFIXES) if sounds else ("images", IMAGE_SUFFIXES)
+    subfolders = {item.name: files_in(item, endings) for item in folders}
+    beside = files_in(folder, endings)
     inside = any(subfolders.values())
     if condition == "auto":
         if inside and beside:
             raise InputError(
-                f"{folder} has images ({_some(beside)}) beside subfolders with images. Pass condition='prefix' to read "
+                f"{folder} has {noun} ({_some(beside)}) beside subfolders with {noun}. Pass condition='prefix' to read "
                 "the former, condition='subfolder' to read the latter."
             )
         condition = "subfolder" if inside else "prefix"
@@ -205,7 +228,7 @@ def from_folder(
         empty = [name for name, images in subfolders.items() if not images and (wanted is None or name in wanted)]
         if empty:
             raise InputError(
-                f"Subfolders of {folder} without images: {', '.join(empty)}. Fill them, or name the negative "
+                f"Subfolders of {folder} without {noun}: {', '.join(empty)}. Fill them, or name the negative "
                 "conditions without them."
             )
         groups = subfolders
@@ -214,15 +237,21 @@ def from_folder(
     else:
         where = "in its subfolders" if condition == "subfolder" else "in it"
         raise InputError(
-            f"{folder} has no images {where} (endings: {', '.join(IMAGE_SUFFIXES)}). Use one subfolder per condition, "
-            "or names such as face-001.png."
+            f"{folder} has no images or sounds {where} (endings: {', '.join((*IMAGE_SUFFIXES, *SOUND_SUFFIXES))}). Use "
+            "one subfolder per condition, or names such as face-001.png."
         )
-    return make_contrast(folder, image_stimuli(folder, groups), positive, negative, duplicates=duplicates)
+    stimuli = image_stimuli(folder, groups, field="audio" if sounds else "image")
+    return make_contrast(folder, stimuli, positive, negative, duplicates=duplicates)
+
+
+def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files directly in a folder that end so, sorted by name."""
+    return [path for path in _visible(folder) if path.suffix.lower() in endings and path.is_file()]
 
 
 def images_in(folder: Path) -> list[Path]:
     """The image files directly in a folder, sorted by name."""
-    return [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return files_in(folder, IMAGE_SUFFIXES)
 
 
 def by_prefix(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
@@ -236,16 +265,18 @@ def by_prefix(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
             unnumbered.append(path)
     if unnumbered:
         raise InputError(
-            f"{folder} has {len(unnumbered)} images whose names are not a condition, '-' or '_', and a number "
+            f"{folder} has {len(unnumbered)} files whose names are not a condition, '-' or '_', and a number "
             f"(face-001.png): {_some(unnumbered)}. Rename them, move them, or use one subfolder per condition."
         )
     return groups
 
 
-def image_stimuli(folder: Path, groups: dict[str, list[Path]]) -> list[Stimulus]:
-    """One image-only stimulus per file, with its path inside the folder as id."""
+def image_stimuli(
+    folder: Path, groups: dict[str, list[Path]], field: Literal["image", "audio"] = "image"
+) -> list[Stimulus]:
+    """One stimulus per file, of its image or sound alone, with its path inside the folder as id."""
     return [
-        Stimulus(image=path, condition=condition, id=path.relative_to(folder).as_posix())
+        Stimulus(**{field: path}, condition=condition, id=path.relative_to(folder).as_posix())
         for condition, paths in groups.items()
         for path in paths
     ]

@@ -22,7 +22,7 @@ from modalnet.interop.transformer_lens.hook_points import (
 from modalnet.interventions.edges import Edges
 from modalnet.interventions.functions import Function
 from modalnet.interventions.operations import Intervention, flatten, zero
-from modalnet.interventions.positions import PerStimulus, places_among
+from modalnet.interventions.positions import KINDS, PerStimulus, places_among
 from modalnet.interventions.values import Part, values_of
 from modalnet.models.sites import Space, check_exist
 from modalnet.units import Units, check_units
@@ -224,7 +224,7 @@ def _check_known(intervention: Intervention) -> None:
             f"{intervention}: a hook does not know which tokens are sinks: it is measured for each stimulus. Use "
             "spare_first=1, or .at([...]) with tokens of modalnet.sink_tokens(model, stimuli)."
         )
-    if isinstance(intervention.tokens, PerStimulus) or intervention.tokens in ("image", "text", "cls"):
+    if isinstance(intervention.tokens, PerStimulus) or intervention.tokens in KINDS:
         raise InputError(
             f"{intervention}: a hook does not know which tokens these are. Use "
             '"all", "last" or indices, such as .at(range(3, 19)).'
