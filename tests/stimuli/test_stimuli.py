@@ -117,8 +117,8 @@ def test_inspect_finds_a_truncated_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "needs a text, an image or both"),
-        ({"id": "x"}, "'x' has neither"),
+        ({}, "needs a text, an image or a sound"),
+        ({"id": "x"}, "'x' has none of them"),
         ({"text": ""}, r"is empty: ''. Use text=None for an image-only stimulus"),
         ({"text": " \n"}, "is empty"),
         ({"text": 5}, "must be a string, got 5"),

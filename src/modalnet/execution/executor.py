@@ -438,7 +438,7 @@ class Executor:
         return [name for name, tower in self.towers.items() if held[tower.modality]]
 
     def alone(self, stimuli: Sequence[Stimulus]) -> str | None:
-        """``"image"`` or ``"audio"`` for stimuli of these without a text that have tokens of their own in the decoder."""
+        """``"image"`` or ``"audio"`` where stimuli without text have tokens of their own in the decoder; else None."""
         if any(stimulus.text is not None for stimulus in stimuli):
             return None
         placed = {"image": self.has_image_tokens, "audio": self.encoder.sound_token_id is not None}

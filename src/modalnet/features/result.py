@@ -228,7 +228,11 @@ class TopStimuli(Result):
             for place, picture in enumerate(stimulus.images()):
                 picture.thumbnail((THUMBNAIL, THUMBNAIL))
                 arrays[f"picture/{index}/{place}"] = np.asarray(picture)
-            described.append([index, stimulus.text, stimulus.condition, stimulus.label, stimulus.n_images])
+            sounds = stimulus.sounds()
+            for place, sound in enumerate(sounds):
+                arrays[f"sound/{index}/{place}"] = sound.samples
+            rates = [sound.rate for sound in sounds]
+            described.append([index, stimulus.text, stimulus.condition, stimulus.label, stimulus.n_images, rates])
         arrays |= {f"box/{tower}/{index}": boxes for (tower, index), boxes in self.token_activations.boxes.items()}
         arrays |= {
             f"shade/{space}/{row}/{rank}": values
@@ -251,10 +255,12 @@ class TopStimuli(Result):
     def _from_content(cls, arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> TopStimuli:
         from modalnet.stimuli.stimulus import Stimulus
 
-        stimuli = {
-            index: Stimulus(text, [arrays[f"picture/{index}/{i}"] for i in range(images)] or None, condition, label)
-            for index, text, condition, label, images in document["stimuli"]
-        }
+        stimuli = {}
+        # Files from before stimuli could hold sounds say nothing of these.
+        for index, text, condition, label, images, *heard in document["stimuli"]:
+            pictures = [arrays[f"picture/{index}/{i}"] for i in range(images)]
+            sounds = [(arrays[f"sound/{index}/{i}"], rate) for i, rate in enumerate(heard[0] if heard else ())]
+            stimuli[index] = Stimulus(text, pictures or None, condition, label, audio=sounds or None)
         parts = [(name.split("/"), array) for name, array in arrays.items()]
         token_activations = TokenActivations(
             {(tower, index): tuple(names) for tower, index, names in json.loads(document["names"])},

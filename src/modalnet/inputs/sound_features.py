@@ -3,7 +3,7 @@
 An extractor resamples nothing, cuts what is too long without a word, and pads what is short (Whisper's to 30 s, with
 silence). So each sound is resampled to the extractor's rate, one whose end the extractor would leave out is refused,
 and its padding is known frame by frame: from the extractor's mask, or, where it gives none, by the frames that stay as
-they are when noise takes the place of the sound.
+they are when noise is added to the sound.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modalnet.models.loading import Loaded
     from modalnet.stimuli import Stimulus
 
-# Seconds at the end of a sound whose exchange has to change its features.
+# Seconds at the end of a sound where noise has to change its features.
 LAST = 0.05
 
 
@@ -129,7 +129,7 @@ class SoundFeatures:
             return
         count = min(len(samples), max(1, round(LAST * self.rate)))
         changed = samples.copy()
-        changed[-count:] = noise(count, 0)
+        changed[-count:] += noise(count, 0)
         other = self._extract(changed, label)[0]
         if all(torch.equal(value, other[name]) for name, value in made.items()):
             raise InputError(
@@ -166,7 +166,7 @@ class SoundFeatures:
         if mask is not None:
             axes = [axis for axis in range(1, len(shape)) if shape[axis] == len(mask)]
             return None if bool(mask.all()) or not axes else Frames(name, axes[-1], mask[None])
-        other = self._extract(noise(len(samples), 1), label)[0][name]
+        other = self._extract(samples + noise(len(samples), 1), label)[0][name]
         if other.shape != made[name].shape:
             return None
         change = (other != made[name])[0].numpy()

@@ -36,6 +36,7 @@ from modalnet.results.cache import Access, CacheLike, Journal, Slot, open_slot
 from modalnet.stats.folds import assign_folds
 from modalnet.stats.moments import Moments
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -347,7 +348,7 @@ def _choose_towers(model: Model, contrast: Contrast, towers: str | Sequence[str]
     reached = model._executor.reached(contrast.stimuli)
     if towers is None:
         if not reached:
-            what = "text" if not contrast.stimuli[0].n_images else "image"
+            what = contrast.stimuli[0].kind.replace("audio", "sound")
             raise InputError(
                 f"{model.name} has no tower that these {what} stimuli reach; its towers are {', '.join(model.towers)}."
             )
@@ -355,8 +356,10 @@ def _choose_towers(model: Model, contrast: Contrast, towers: str | Sequence[str]
     requested = check_names("towers", towers, model.towers, f"towers of {model.name}")
     for name in requested:
         if name not in reached:
-            bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), contrast.stimuli[0])
-            raise InputError(f"Stimulus {bare.label} does not reach the {name} tower: it has no image.")
+            modality = MODALITIES[model.towers[name].modality]
+            bare = next((each for each in contrast.stimuli if not modality.is_in(each)), contrast.stimuli[0])
+            lacks = {"image": "image", "audio": "sound", "text": "text"}[modality.name]
+            raise InputError(f"Stimulus {bare.label} does not reach the {name} tower: it has no {lacks}.")
     return [name for name in model.towers if name in requested]
 
 
@@ -373,18 +376,19 @@ def _choose_spaces(model: Model, contrast: Contrast, towers: Sequence[str], unit
 
 
 def _inspect(contrast: Contrast, *, progress: bool) -> list[str]:
-    """Content digests of the stimuli; decodes every image, so that an unreadable one fails before the first pass."""
+    """Content digests of the stimuli; decodes all media, so that an unreadable file fails before the first pass."""
     from tqdm.auto import tqdm
 
     pictures = any(stimulus.n_images for stimulus in contrast.stimuli)
+    media = any(stimulus.n_media for stimulus in contrast.stimuli)
     with ThreadPoolExecutor() as pool:
         checked = pool.map(lambda stimulus: stimulus.inspect().digest, contrast.stimuli)
         shown = tqdm(
             checked,
             total=len(contrast),
-            desc="checking images",
+            desc="checking images" if pictures else "checking sounds",
             unit="stimulus",
-            disable=not (progress and pictures),
+            disable=not (progress and media),
             leave=False,
         )
         return list(shown)

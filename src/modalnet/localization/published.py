@@ -54,9 +54,10 @@ def reading_of(
             f"`protocol` {known.id!r} fixes `tokens` to {fixed.tokens!r} and `magnitude` to {fixed.magnitude!r}, got "
             f"{tokens!r} and {magnitude!r}. Leave them out, or leave out `protocol`."
         )
-    pictured = next((stimulus for stimulus in contrast.stimuli if stimulus.n_images), None)
-    if fixed.modality == "text" and pictured is not None:
-        raise InputError(f"`protocol` {known.id!r} is defined for text alone; stimulus {pictured.label} has an image.")
+    other = next((stimulus for stimulus in contrast.stimuli if stimulus.n_media), None)
+    if fixed.modality == "text" and other is not None:
+        what = "an image" if other.n_images else "a sound"
+        raise InputError(f"`protocol` {known.id!r} is defined for text alone; stimulus {other.label} has {what}.")
     bare = next((stimulus for stimulus in contrast.stimuli if not stimulus.n_images), None)
     if fixed.modality == "image" and bare is not None:
         raise InputError(f"`protocol` {known.id!r} is defined for pictures; stimulus {bare.label} has none.")

@@ -102,10 +102,12 @@ def as_pairs(clean: Any, corrupt: Any) -> tuple[list[Stimulus], list[Stimulus]]:
             f"`clean` and `corrupt` must have the same length, got {len(one)} clean and {len(two)} corrupt stimuli."
         )
     for first, second in zip(one, two, strict=True):
-        if first.kind != second.kind or first.n_images != second.n_images:
+        if first.kind != second.kind or first.n_images != second.n_images or first.n_sounds != second.n_sounds:
+            noun = "images" if first.n_images != second.n_images else "sounds"
+            counts = [each.n_images if noun == "images" else each.n_sounds for each in (first, second)]
             raise InputError(
-                f"Pair {first.label}: both stimuli must be of the same kind, got {first.kind} ({first.n_images} "
-                f"images) and {second.kind} ({second.n_images} images). Corrupt the content, not the form."
+                f"Pair {first.label}: both stimuli must be of the same kind, got {first.kind} ({counts[0]} {noun}) and "
+                f"{second.kind} ({counts[1]} {noun}). Corrupt the content, not the form."
             )
     return one, two
 

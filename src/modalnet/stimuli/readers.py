@@ -237,8 +237,8 @@ def from_folder(
     else:
         where = "in its subfolders" if condition == "subfolder" else "in it"
         raise InputError(
-            f"{folder} has no images or sounds {where} (endings: {', '.join((*IMAGE_SUFFIXES, *SOUND_SUFFIXES))}). Use "
-            "one subfolder per condition, or names such as face-001.png."
+            f"{folder} has no images {where}, and no sounds (endings: {', '.join(IMAGE_SUFFIXES + SOUND_SUFFIXES)}). "
+            "Use one subfolder per condition, or names such as face-001.png."
         )
     stimuli = image_stimuli(folder, groups, field="audio" if sounds else "image")
     return make_contrast(folder, stimuli, positive, negative, duplicates=duplicates)

@@ -66,11 +66,6 @@ class Stimulus:
         base64 or a data URI, which become bytes), or a list of these; None for a stimulus without.
         :func:`modalnet.stimuli.images.load_image` states how each is converted to 8-bit RGB. Images and arrays are not
         copied.
-    audio
-        A path (WAV, FLAC, OGG, MP3), the bytes of a sound file, an open binary file, ``(array, rate)`` with an array
-        (sample,) or (sample, channel), a :class:`~modalnet.stimuli.Sound`, a sound of the datasets library, or a list
-        of these; None for a stimulus without. :func:`modalnet.stimuli.sounds.load_sound` states how each is converted
-        to one channel; a model gets it at the rate that it reads.
     condition
         The label by which a :class:`~modalnet.stimuli.Contrast` selects stimuli.
     id
@@ -79,6 +74,11 @@ class Stimulus:
         What the stimulus is a version of. Stimuli of one item are alike in all but the condition: the two sentences of
         a minimal pair, a photograph intact and scrambled. A contrast whose items are complete is tested pair by pair;
         see :func:`modalnet.localize`.
+    audio
+        A path (WAV, FLAC, OGG, MP3), the bytes of a sound file, an open binary file, ``(array, rate)`` with an array
+        (sample,) or (sample, channel), a :class:`~modalnet.stimuli.Sound`, a sound of the datasets library, or a list
+        of these; None for a stimulus without. :func:`modalnet.stimuli.sounds.load_sound` states how each is converted
+        to one channel; a model gets it at the rate that it reads.
 
     Raises
     ------
@@ -89,10 +89,10 @@ class Stimulus:
 
     text: str | None = None
     image: ImageLike | Sequence[ImageLike] | None = None
-    audio: AudioLike | Sequence[AudioLike] | None = None
     condition: str | None = None
     id: str | None = None
     item: str | None = None
+    audio: AudioLike | Sequence[AudioLike] | None = None
 
     def __post_init__(self) -> None:
         for field in ("condition", "id", "item"):
@@ -104,9 +104,7 @@ class Stimulus:
         # The label depends on fields that are not validated yet, so the first messages use the id alone.
         name = repr(self.id) if self.id else "without id"
         if self.text is None and self.image is None and self.audio is None:
-            raise InputError(
-                f"A stimulus needs a text, an image, a sound, or several of these; stimulus {name} has none of them."
-            )
+            raise InputError(f"A stimulus needs a text, an image or a sound; stimulus {name} has none of them.")
         if self.text is not None:
             _check_text(self.text, name)
         if isinstance(self.image, tuple) and not self.image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -45,8 +46,8 @@ class Perplexity(LikelihoodTask):
 
     def requests(self) -> list[Request]:
         return [
-            continuation_request(Stimulus(image=stimulus.image, id=stimulus.id), stimulus.text or "")
-            if stimulus.n_images
+            continuation_request(replace(stimulus, text=None), stimulus.text or "")
+            if stimulus.n_media
             else text_request(stimulus.text or "")
             for stimulus in self._stimuli
         ]
