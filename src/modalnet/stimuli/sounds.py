@@ -36,14 +36,13 @@ from modalnet.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
     import torch
     from jaxtyping import Float, Shaped
 
 #: A path, the bytes of a sound file, an open binary file, ``(array, rate)``, or a sound of the datasets library.
 AudioLike: TypeAlias = (
-    "str | os.PathLike[str] | bytes | IO[bytes] | tuple[np.ndarray | torch.Tensor, int] | Sound | Mapping[str, Any]"
+    "str | os.PathLike[str] | bytes | io.IOBase | tuple[np.ndarray | torch.Tensor, int] | Sound | Mapping[str, Any]"
 )
 
 FASTEST = 768_000  # samples per second; the highest rate that recorders have
@@ -209,11 +208,11 @@ def _shown(path: str | os.PathLike[str]) -> str:
 
 def _check_path(path: Path, label: str) -> None:
     try:
-        found = path.is_file()
+        found, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name that is too long, or has a null byte
-        found = False
+        found = is_folder = False
     if not found:
-        what = "is a folder, not a sound file" if path.is_dir() else "does not exist"
+        what = "is a folder, not a sound file" if is_folder else "does not exist"
         raise InputError(f"Stimulus {label}: the file {_shown(path)} {what}.")
 
 

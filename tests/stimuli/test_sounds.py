@@ -1,0 +1,303 @@
+"""Sounds: every format against what was written, bad input, and stimuli that hold them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import signal
+
+from modalnet import stimuli
+from modalnet.errors import InputError
+from modalnet.stimuli import Contrast, Sound, Stimulus
+from modalnet.stimuli.sounds import load_sound
+
+RATE = 16_000
+
+
+def tone(n: int = 1600, frequency: float = 440, rate: int = RATE) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(n) / rate)).astype(np.float32)
+
+
+def content(samples: np.ndarray, rate: int = RATE, form: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype", "exact"),
+    [
+        ("WAV", "PCM_U8", 1 / 128),
+        ("WAV", "PCM_16", 1 / 32768),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_32", 1e-7),
+        ("WAV", "FLOAT", 0),
+        ("WAV", "DOUBLE", 1e-7),
+        ("FLAC", "PCM_16", 1 / 32768),
+        ("AIFF", "PCM_16", 1 / 32768),
+    ],
+)
+def test_formats_without_loss(tmp_path: Path, form: str, subtype: str, exact: float) -> None:
+    samples = tone()
+    path = tmp_path / f"tone.{form.lower()}"
+    path.write_bytes(content(samples, 22_050, form, subtype))
+    for source in (path, str(path), path.read_bytes(), path.open("rb")):
+        sound = load_sound(source)
+        assert sound.rate == 22_050
+        assert sound.samples.dtype == np.float32
+        np.testing.assert_allclose(sound.samples, samples, atol=exact)
+        assert sound.duration == len(samples) / 22_050
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_formats_with_loss(form: str, subtype: str) -> None:
+    samples = tone(32_000)
+    sound = load_sound(content(samples, RATE, form, subtype))
+    assert sound.rate == RATE
+    shared = min(len(sound.samples), len(samples))
+    assert shared >= 0.95 * len(samples)
+    spectrum = np.abs(np.fft.rfft(sound.samples))
+    assert np.argmax(spectrum) * sound.rate / len(sound.samples) == pytest.approx(440, abs=2)
+    assert float(np.sqrt((sound.samples**2).mean())) == pytest.approx(float(np.sqrt((samples**2).mean())), rel=0.05)
+
+
+def test_channels_are_averaged() -> None:
+    left, right = tone(), tone(frequency=1000)
+    both = np.stack([left, right], axis=1)
+    expected = (left.astype(float) + right) / 2
+    np.testing.assert_allclose(load_sound((both, RATE)).samples, expected, atol=1e-7)
+    np.testing.assert_allclose(load_sound(content(both, subtype="FLOAT")).samples, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "silence", "full"), [(np.uint8, 128, 128), (np.int16, 0, 32768), (np.int32, 0, 2147483648)]
+)
+def test_integers_are_divided_by_their_full_range(dtype: Any, silence: int, full: int) -> None:
+    lowest = np.iinfo(dtype).min
+    values = np.array([silence, lowest, silence + full // 2], dtype=dtype)
+    np.testing.assert_allclose(load_sound((values, 8000)).samples, [0, -1, 0.5], atol=1e-7)
+
+
+def test_resampling_keeps_a_tone() -> None:
+    for old, new in ((44_100, 16_000), (8000, 16_000), (16_000, 24_000), (48_000, 8000)):
+        made = Sound(tone(old, 440, old), old).at(new)
+        assert made.rate == new
+        assert len(made.samples) == pytest.approx(new, abs=2)
+        middle = slice(new // 4, 3 * new // 4)
+        reference = signal.resample_poly(tone(old, 440, old).astype(float), new, old)
+        np.testing.assert_allclose(made.samples[middle], reference[middle], atol=0.005)
+    sound = Sound(tone(), RATE)
+    assert sound.at(RATE) is sound
+
+
+def test_forms_of_other_libraries() -> None:
+    samples = tone()
+    for source in (
+        {"array": samples, "sampling_rate": RATE, "path": None},
+        {"bytes": content(samples, subtype="FLOAT"), "path": None},
+        Sound(samples, RATE),
+        (samples.astype(float).tolist(), RATE),
+    ):
+        np.testing.assert_allclose(load_sound(source).samples, samples, atol=1e-7)  # type: ignore[arg-type]
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (tone(), r"an array without a rate\. Give \(array, rate\)"),
+        ((tone(), 0), "rate 0. Expected samples per second"),
+        ((tone(), -16_000), "rate -16000"),
+        ((tone(), float("nan")), "rate nan"),
+        ((tone(), 16_000.5), "rate 16000.5"),
+        ((tone(), True), "rate True"),
+        ((np.zeros(0), RATE), "has no samples"),
+        ((np.zeros((0, 2)), RATE), "has no samples"),
+        ((np.zeros((2, 1600)), RATE), "1600 channels of 2 samples.*transpose"),
+        ((np.zeros((10, 2, 2)), RATE), r"shape \(10, 2, 2\)"),
+        ((np.array(0.5), RATE), r"shape \(\)"),
+        ((np.array([0.1, np.nan]), RATE), "1 samples that are NaN"),
+        ((np.array([0.1, np.inf]), RATE), "NaN or infinite"),
+        ((np.array([100.0, -3000.0]), RATE), "floats up to 3000.*divide them"),
+        ((np.array([1, 2], dtype=np.int64), RATE), "type int64"),
+        ((np.array([1j]), RATE), "type complex128"),
+        ((np.array(["a"]), RATE), "type <U1"),
+        (b"", "cannot be decoded"),
+        (b"no sound at all, and long enough for a header" * 4, "cannot be decoded.*WAV, FLAC, OGG or MP3"),
+        ("nowhere.wav", "'nowhere.wav' does not exist"),
+        ("a" * 5000, "does not exist"),
+        ("null\0byte", "does not exist"),
+        (7, "got a int"),
+        (float("nan"), "empty cell of a table"),
+        ({"text": "x"}, "mapping with 'text'"),
+        (io.StringIO("x"), "opened as text"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "",
+)
+def test_what_is_no_sound(source: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_sound(source, "x")
+    with pytest.raises(InputError, match=message):
+        Stimulus(audio=source, id="x").sounds()
+
+
+def test_a_picture_and_a_folder_are_no_sound(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "picture.wav"
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with pytest.raises(InputError, match=r"picture\.wav' cannot be decoded"):
+        Stimulus(audio=picture).sounds()
+    with pytest.raises(InputError, match="is a folder"):
+        Stimulus(audio=tmp_path)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16")])
+def test_a_file_that_is_cut_off(form: str, subtype: str) -> None:
+    whole = content(tone(16_000), RATE, form, subtype)
+    for share in (0.05, 0.3, 0.6, 0.95):
+        cut = whole[: int(share * len(whole))]
+        try:
+            sound = load_sound(cut)
+        except InputError:
+            continue
+        # libsndfile takes the length of a WAV file from what is there; what it gives are true samples.
+        assert form == "WAV"
+        np.testing.assert_allclose(sound.samples, tone(16_000)[: len(sound.samples)], atol=1 / 32768)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_sound_or_an_error(noise: bytes) -> None:
+    for source in (noise, content(tone(64))[:60] + noise, b"RIFF" + noise, b"fLaC" + noise, b"OggS" + noise):
+        try:
+            sound = load_sound(source)
+        except InputError:
+            continue
+        assert np.isfinite(sound.samples).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=1, max_side=300), elements=st.floats(-1, 1, width=32)),
+    st.integers(1, 192_000),
+)
+def test_any_samples_survive(samples: np.ndarray, rate: int) -> None:
+    sound = load_sound((samples, rate))
+    np.testing.assert_array_equal(sound.samples, samples)
+    assert sound.rate == rate
+
+
+# --- stimuli --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stimulus_that_sounds(tmp_path: Path) -> None:
+    path = tmp_path / "bark.wav"
+    path.write_bytes(content(tone(), subtype="FLOAT"))
+    one = Stimulus(audio=path)
+    pair = Stimulus("what?", audio=[path, (tone(800), 8000)], condition="c")
+    assert [one.kind, pair.kind] == ["audio", "audio+text"]
+    assert [one.n_sounds, pair.n_sounds, pair.n_media, pair.n_images] == [1, 2, 2, 0]
+    assert one.label == "bark.wav"
+    assert Stimulus(audio=(tone(), RATE)).label == "0.10 s of sound at 16000 Hz"
+    assert repr(pair) == "Stimulus(text='what?', audio=bark.wav, 0.10 s of sound at 8000 Hz, condition='c')"
+    assert [sound.rate for sound in pair.sounds()] == [RATE, 8000]
+    assert pair.inspect().lengths == ((1600, RATE), (800, 8000))
+    picture = Stimulus("a", image=np.zeros((4, 4)), audio=path)
+    assert picture.kind == "image+audio+text"
+    assert picture.n_media == 2
+    assert Stimulus.blank().n_sounds == 0
+
+
+def test_content_and_nothing_else_makes_the_digest(tmp_path: Path) -> None:
+    samples = (tone() * 0.9).astype(np.float32)
+    path = tmp_path / "a.wav"
+    path.write_bytes(content(samples, subtype="FLOAT"))
+    same = [
+        Stimulus(audio=path, condition="x"),
+        Stimulus(audio=path.read_bytes(), id="y"),
+        Stimulus(audio=path.open("rb")),
+        Stimulus(audio=(samples, RATE)),
+        Stimulus(audio=[(samples, RATE)]),
+    ]
+    assert len({stimulus.inspect().digest for stimulus in same}) == 1
+    other = [
+        Stimulus(audio=(samples, 8000)),
+        Stimulus(audio=[(samples, RATE)] * 2),
+        Stimulus("a", audio=(samples, RATE)),
+        Stimulus(audio=(-samples, RATE)),
+    ]
+    assert len({stimulus.inspect().digest for stimulus in (same[0], *other)}) == 5
+
+
+def test_a_file_object_is_read_once(tmp_path: Path) -> None:
+    file = io.BytesIO(content(tone()))
+    stimulus = Stimulus(audio=file)
+    assert len(stimulus.sounds()[0].samples) == len(stimulus.sounds()[0].samples) == 1600
+
+
+def test_no_sound_at_all() -> None:
+    with pytest.raises(InputError, match="list of sounds of stimulus 'x' is empty"):
+        Stimulus(audio=[], id="x")
+
+
+# --- readers --------------------------------------------------------------------------------------------------------
+
+
+def folder_of_sounds(tmp_path: Path) -> Path:
+    for condition, frequency in (("low", 200), ("high", 2000)):
+        place = tmp_path / "sounds" / condition
+        place.mkdir(parents=True)
+        for number in range(3):
+            soundfile.write(place / f"{number}.flac", tone(800 + number, frequency), RATE)
+    return tmp_path / "sounds"
+
+
+def test_a_folder_of_sounds(tmp_path: Path) -> None:
+    folder = folder_of_sounds(tmp_path)
+    contrast = stimuli.from_folder(folder, positive="low")
+    assert [stimulus.id for stimulus in contrast.stimuli][:2] == ["high/0.flac", "high/1.flac"]
+    assert {stimulus.kind for stimulus in contrast.stimuli} == {"audio"}
+    described = contrast.describe()
+    assert described["n_sounds"].tolist() == [3, 3]
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(folder / "low" / "picture.png")
+    with pytest.raises(InputError, match="has both images .* and sounds"):
+        stimuli.from_folder(folder, positive="low")
+
+
+def test_a_table_of_sounds(tmp_path: Path) -> None:
+    folder_of_sounds(tmp_path)
+    rows = [f"sounds/{name}/{number}.flac,{name}" for name in ("low", "high") for number in range(3)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["file,condition", *rows]))
+    contrast = stimuli.from_csv(table, text=None, audio="file", positive="low")
+    assert [stimulus.kind for stimulus in contrast.stimuli] == ["audio"] * 6
+    with pytest.raises(InputError, match=r"name the text column .* the column of sounds"):
+        stimuli.from_csv(table, text=None, positive="low")
+    table.write_text("\n".join(["file,condition", *rows, rows[0]]))
+    with pytest.raises(InputError, match="repeats row 2: the same audio"):
+        stimuli.from_csv(table, text=None, audio="file", positive="low")
+
+
+def test_a_data_set_of_sounds() -> None:
+    rows = [
+        {"sound": {"array": tone(100 + number), "sampling_rate": RATE}, "label": "ab"[number % 2]}
+        for number in range(4)
+    ]
+    contrast = stimuli.from_dataset(rows, audio="sound", condition="label", positive="a")
+    assert isinstance(contrast, Contrast)
+    assert contrast.stimuli[0].sounds()[0].rate == RATE
