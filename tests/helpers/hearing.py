@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers as tr
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -154,7 +155,12 @@ def build(name: str) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         # AST's extractor has 128 mel filters on 257 frequencies, of which the lowest get none.
         warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
-        model, processor = ALL[name]()
+        try:
+            model, processor = ALL[name]()
+        except AttributeError as error:
+            if "module transformers has no attribute" not in str(error):
+                raise
+            pytest.skip(f"transformers {tr.__version__} does not have it: {error}")
     return model.eval(), processor
 
 
