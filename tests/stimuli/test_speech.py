@@ -17,6 +17,7 @@ from modalnet.stimuli import Contrast, Stimulus
 from modalnet.stimuli.package_data import data_rows
 from modalnet.stimuli.sound_scramble import border_cochleagrams, segment_edges
 from modalnet.stimuli.sound_sets import LEVEL, rms
+from modalnet.stimuli.spec import BUNDLED, parse
 
 pytest.importorskip("soundfile")
 FOLDER = Path(stimuli.__file__).parent / "data" / "speech"
@@ -163,6 +164,14 @@ def test_another_process_gives_the_same_sounds() -> None:
     )
     here = [s.inspect().digest for s in stimuli.speech_conditions(n=2, seed=3).stimuli]
     assert run.stdout.strip() == str(here)
+
+
+@pytest.mark.parametrize("make", [stimuli.speech, stimuli.speech_conditions, stimuli.environment])
+def test_the_command_line_names_them(make) -> None:
+    kind = make.__name__.replace("_", "-")
+    assert BUNDLED[kind] is make
+    assert parse(kind).name == make(n=2).name
+    assert parse("speech-conditions", "sentences,nonwords").negative == ("phase-scrambled", "quilted")
 
 
 def test_bad_arguments() -> None:

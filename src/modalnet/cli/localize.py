@@ -16,8 +16,9 @@ Spec = Annotated[
     typer.Option(
         metavar="SPEC",
         help="The stimuli. Bundled: language, language-conditions, theory-of-mind, multiple-demand, refusal, "
-        "agreement, incentives, vision, categories, vision-vs-text, word-pictures. Your own: fedorenko2010:FOLDER, "
-        "tom-saxe:FOLDER, floc:FOLDER, minimal-pairs:FILE, csv:FILE or folder:FOLDER.",
+        "agreement, incentives, vision, categories, vision-vs-text, word-pictures, speech, speech-conditions, "
+        "environment. Your own: fedorenko2010:FOLDER, tom-saxe:FOLDER, floc:FOLDER, minimal-pairs:FILE, csv:FILE or "
+        "folder:FOLDER.",
     ),
 ]
 Positive = Annotated[str | None, typer.Option(metavar="A,B", help="Positive conditions.")]

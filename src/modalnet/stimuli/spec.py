@@ -9,6 +9,7 @@ from modalnet.errors import InputError
 from modalnet.stimuli.agreement import agreement
 from modalnet.stimuli.arithmetic import multiple_demand
 from modalnet.stimuli.contrast import Contrast
+from modalnet.stimuli.environment import environment
 from modalnet.stimuli.incentives import incentives
 from modalnet.stimuli.minimal_pairs import minimal_pairs
 from modalnet.stimuli.pictures import categories, vision
@@ -17,6 +18,7 @@ from modalnet.stimuli.readers import Duplicates, from_csv, from_folder
 from modalnet.stimuli.refusal import refusal
 from modalnet.stimuli.scene_questions import vision_vs_text
 from modalnet.stimuli.sentences import language, language_conditions
+from modalnet.stimuli.speech import speech, speech_conditions
 from modalnet.stimuli.stories import theory_of_mind, tom_saxe
 from modalnet.stimuli.word_pictures import word_pictures
 
@@ -33,6 +35,9 @@ BUNDLED: dict[str, Callable[[], Contrast]] = {
     "categories": categories,
     "vision-vs-text": vision_vs_text,
     "word-pictures": word_pictures,
+    "speech": speech,
+    "speech-conditions": speech_conditions,
+    "environment": environment,
 }
 # Published localizers with default conditions, read from a folder.
 PUBLISHED: dict[str, Callable[..., Contrast]] = {"fedorenko2010": fedorenko2010, "tom-saxe": tom_saxe}
