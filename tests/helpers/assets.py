@@ -48,6 +48,11 @@ def dinov2() -> Path:
     return _model("dinov2_small")
 
 
+def whisper() -> Path:
+    """Whisper tiny.en, a trained speech recognizer: 4 blocks of width 384 in its encoder and in its decoder."""
+    return _model("whisper_tiny_en")
+
+
 def _model(name: str) -> Path:
     script = root() / "models" / f"build_{name}.py"
     if not script.is_file():
