@@ -68,10 +68,11 @@ def speech(
 
     The speech is synthetic and has one voice. Nonwords are spoken 0.97 to 1.11 times as fast as the sentences, so that
     they take the same time: espeak-ng shortens function words, which the nonwords lack. What still differs in duration,
-    0.8% at most and 0.2% on average, is silence at the end of the shorter one. Quilts change from segment to segment by
+    0.8% at most and 0.3% on average, is silence at the end of the shorter one. Quilts change from segment to segment by
     1.1 times as much as the sentences (L2 distance of cochleagrams); in random order the segments change by 1.6 times
     as much. Whisper tiny.en transcribes the sentences with a word error rate of 0.27. It transcribes the nonwords as
-    other words (word error rate 1.13, by their spelling), and nothing in nearly all quilts and phase-scrambled ones.
+    other words (word error rate 1.13, by their spelling), and next to nothing of the quilts and the phase-scrambled
+    sentences (1.00).
 
     Parameters
     ----------
