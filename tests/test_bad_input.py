@@ -138,7 +138,7 @@ def test_towers_that_the_stimuli_do_not_reach():
         (lambda: mn.Contrast([mn.Stimulus("x")] * 4, "a"), r"no condition"),
         (lambda: mn.Stimulus(""), r"empty"),
         (lambda: mn.Stimulus("  \n "), r"empty"),
-        (mn.Stimulus, r"has neither"),
+        (mn.Stimulus, r"has none of them"),
     ],
 )
 def test_contrasts_that_are_none(make, message):

@@ -253,8 +253,8 @@ class Encoder:
         ):
             if not held or reads[what]:
                 continue
-            alone = "+" not in stimulus.kind
-            hint = f"use {' or '.join(able)} stimuli{others[what]}" if alone else f"leave out its {what}"
+            beside = what == "text" and stimulus.n_media
+            hint = "leave out its text" if beside else f"use {' or '.join(able)} stimuli{others[what]}"
             raise InputError(
                 f"stimulus {stimulus.label} has {_A[what]}, but {self.loaded.name} reads "
                 f"{' and '.join(_PLURAL[one] for one in able)} only; {hint}."
@@ -358,11 +358,12 @@ class Encoder:
             raise
         except Exception as error:
             # Processors raise whatever their array code raises; only here is it known which stimulus it was.
-            sizes = [f"{image.width}x{image.height} pixels" for image in images]
-            sizes += [f"{len(sound) / self.sound_features.rate:.2f} s" for sound in sounds]
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
+            lengths = ", ".join(f"{len(sound) / self.sound_features.rate:.2f}" for sound in sounds)
+            media = [f"images of {sizes} pixels"] * bool(images) + [f"sounds of {lengths} s"] * bool(sounds)
             raise InputError(
                 f"The processor of {self.loaded.name} cannot process stimulus {prepared.stimulus.label} "
-                f"({', '.join(sizes)}): {type(error).__name__}: {error}"
+                f"({', '.join(media)}): {type(error).__name__}: {error}"
             ) from error
         made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
         if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:

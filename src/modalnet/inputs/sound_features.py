@@ -159,6 +159,8 @@ class SoundFeatures:
         label: str,
     ) -> Frames | None:
         """Which frames hold the sound; None where all of them do."""
+        import torch
+
         name = next((each for each in SOUNDS if each in made), None)
         if name is None:
             return None
@@ -169,7 +171,7 @@ class SoundFeatures:
         other = self._extract(samples + noise(len(samples), 1), label)[0][name]
         if other.shape != made[name].shape:
             return None
-        change = (other != made[name])[0].numpy()
+        change = torch.ne(other, made[name])[0].numpy()
         for axis in range(change.ndim):
             own = change.any(axis=tuple(place for place in range(change.ndim) if place != axis))
             if not own.all():

@@ -124,17 +124,22 @@ class TokenRow:
     ----------
     names
         What each token reads, or ``"<image 3>"``, ``"<cls>"``.
-    image, cls, sound
-        Which of them are image tokens (patches), which class tokens, and which hold a sound.
+    image, cls, heard
+        Which of them are image tokens (patches), which class tokens, and which hold a sound; None for none of them.
     """
 
     names: tuple[str, ...]
     image: Bool[np.ndarray, " token"]
     cls: Bool[np.ndarray, " token"]
-    sound: Bool[np.ndarray, " token"]
+    heard: Bool[np.ndarray, " token"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def sound(self) -> Bool[np.ndarray, " token"]:
+        """Which of them hold a sound."""
+        return self.heard if self.heard is not None else self.image & ~self.image
 
     def kind(self, name: str) -> Bool[np.ndarray, " token"]:
         """Which of them are of a kind: ``"image"``, ``"audio"``, ``"text"`` or ``"cls"``."""

@@ -233,7 +233,7 @@ def from_folder(
             )
         groups = subfolders
     elif condition == "prefix" and beside:
-        groups = by_prefix(folder, beside)
+        groups = by_prefix(folder, beside, noun)
     else:
         where = "in its subfolders" if condition == "subfolder" else "in it"
         raise InputError(
@@ -254,7 +254,7 @@ def images_in(folder: Path) -> list[Path]:
     return files_in(folder, IMAGE_SUFFIXES)
 
 
-def by_prefix(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
+def by_prefix(folder: Path, images: list[Path], noun: str = "images") -> dict[str, list[Path]]:
     """Group images named ``condition-number`` by condition; an :class:`InputError` names those that are not."""
     groups: dict[str, list[Path]] = {}
     unnumbered = []
@@ -265,7 +265,7 @@ def by_prefix(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
             unnumbered.append(path)
     if unnumbered:
         raise InputError(
-            f"{folder} has {len(unnumbered)} files whose names are not a condition, '-' or '_', and a number "
+            f"{folder} has {len(unnumbered)} {noun} whose names are not a condition, '-' or '_', and a number "
             f"(face-001.png): {_some(unnumbered)}. Rename them, move them, or use one subfolder per condition."
         )
     return groups
@@ -276,7 +276,12 @@ def image_stimuli(
 ) -> list[Stimulus]:
     """One stimulus per file, of its image or sound alone, with its path inside the folder as id."""
     return [
-        Stimulus(**{field: path}, condition=condition, id=path.relative_to(folder).as_posix())
+        Stimulus(
+            image=path if field == "image" else None,
+            audio=path if field == "audio" else None,
+            condition=condition,
+            id=path.relative_to(folder).as_posix(),
+        )
         for condition, paths in groups.items()
         for path in paths
     ]
