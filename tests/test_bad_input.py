@@ -494,6 +494,7 @@ def valid_arguments():
         **{name: {"sound": (np.zeros(4000, np.float32), 8000)} for name in ("phase_scramble_sound", "quilt")},
         **{name: {"n": 2} for name in ("speech", "speech_conditions", "environment")},
         "tones": {"n_per_frequency": 1},
+        "tone_frequencies": {"stimuli": mn.stimuli.tones([440], n_per_frequency=2)},
         "nonword": {"word": "dog"},
         "theory_of_mind": {"n": 2},
         "arithmetic": {"n": 4},

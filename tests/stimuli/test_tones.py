@@ -163,5 +163,5 @@ def test_other_stimuli_have_no_frequency() -> None:
     for condition in ("birds", "x Hz", None):
         with pytest.raises(InputError, match="conditions such as '440 Hz', got"):
             tone_frequencies([Stimulus("text", condition=condition)])
-    with pytest.raises(InputError, match="`stimuli` must be a list of stimuli"):
+    with pytest.raises(InputError, match="conditions such as '440 Hz', got"):
         tone_frequencies(["440 Hz"])

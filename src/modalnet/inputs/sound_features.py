@@ -173,7 +173,7 @@ class SoundFeatures:
             return None
         change = torch.ne(other, made[name])[0].numpy()
         for axis in range(change.ndim):
-            own = change.any(axis=tuple(place for place in range(change.ndim) if place != axis))
+            own = np.asarray(change.any(axis=tuple(place for place in range(change.ndim) if place != axis)))
             if not own.all():
                 return Frames(name, axis + 1, own[None])
         return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modalnet._validation import check_int, check_number, check_seed, check_type, refusal
+from modalnet._validation import check_int, check_number, check_seed, refusal
 from modalnet.errors import InputError
+from modalnet.stimuli.conversion import StimuliLike, as_stimuli
 from modalnet.stimuli.sound_sets import LEVEL, RATE, at_level, check_duration, check_rate, ramped
 from modalnet.stimuli.sounds import Sound
 from modalnet.stimuli.stimulus import Stimulus
@@ -111,7 +112,7 @@ def tones(
     return stimuli
 
 
-def tone_frequencies(stimuli: Iterable[Stimulus]) -> Float[np.ndarray, " stimulus"]:
+def tone_frequencies(stimuli: StimuliLike) -> Float[np.ndarray, " stimulus"]:
     """The frequency of each stimulus of :func:`tones`, read from its condition.
 
     Parameters
@@ -130,8 +131,8 @@ def tone_frequencies(stimuli: Iterable[Stimulus]) -> Float[np.ndarray, " stimulu
         A stimulus has another condition.
     """
     found = []
-    for stimulus in stimuli:
-        condition = check_type("stimuli", stimulus, Stimulus, "a list of stimuli").condition or ""
+    for stimulus in () if isinstance(stimuli, list | tuple) and not stimuli else as_stimuli(stimuli):
+        condition = stimulus.condition or ""
         try:
             if not condition.endswith(UNIT):
                 raise ValueError
