@@ -77,26 +77,40 @@ def test_speech_units_are_many_and_sentence_units_few(model, contrasts) -> None:
     assert sum(counts["nonwords"]) < 0.2 * sum(counts["phase-scrambled"])
 
 
-def test_a_lesion_of_speech_units_changes_what_is_written(model, contrasts) -> None:
-    """The likelihood of a sentence given its sound falls under the lesion by more than under random units."""
+def test_a_lesion_is_that_of_hooks_at_the_frames_of_the_sound(model, contrasts, plain) -> None:
+    """The likelihood of a sentence after its sound, intact and without its speech units, by plain transformers."""
     contrast = contrasts["phase-scrambled"]
     network = mn.localize(model, contrast, towers="audio", cache=False, progress=False).top(fraction=0.05)
-    sides = zip(contrast.stimuli, contrast.sides, strict=True)
-    heard = [stimulus for stimulus, side in sides if side == "positive"][:4]
-    texts = mn.stimuli.language().stimuli
-    spoken = {stimulus.id.rpartition("-")[2]: stimulus.text for stimulus in texts if stimulus.condition == "sentences"}
-    answers = [" " + spoken[stimulus.id.rpartition("-")[2]] for stimulus in heard]
-    asked = [mn.Stimulus("<|notimestamps|>", audio=stimulus.audio, id=stimulus.id) for stimulus in heard]
+    stimulus = next(one for one, side in zip(contrast.stimuli, contrast.sides, strict=True) if side == "positive")
+    place = stimulus.id.rpartition("-")[2]
+    text = next(one.text for one in mn.stimuli.language().stimuli if one.id == f"sentence-{place}")
+    asked, answer = mn.Stimulus("<|notimestamps|>", audio=stimulus.audio), f" {text}"
 
-    def mean(*interventions) -> float:
-        scores = model.score(asked, answers, *interventions)
-        return float(np.mean([row.sum() / n.sum() for row, n in zip(scores.logprob, scores.n_tokens, strict=True)]))
+    module, extractor = plain
+    samples = stimulus.sounds()[0].samples
+    inputs = extractor(samples, sampling_rate=RATE, return_tensors="pt")
+    n_frames = math.ceil(math.ceil(len(samples) / 160) / 2)
+    ids = model.tokenizer(f"<|notimestamps|>{answer}", add_special_tokens=False)["input_ids"]
 
-    other = [stimulus.audio for stimulus in heard[1:] + heard[:1]]
-    shuffled = [mn.Stimulus("<|notimestamps|>", audio=audio) for audio in other]
-    scores = model.score(shuffled, answers)
-    unheard = float(np.mean([row.sum() / n.sum() for row, n in zip(scores.logprob, scores.n_tokens, strict=True)]))
-    intact, lesioned = mean(), mean(mn.zero(network))
-    random = [mean(mn.zero(units)) for units in network.random(n=3, match="layer", seed=0)]
-    assert intact > unheard + 1  # the sound tells the sentence
-    assert lesioned < min(random)
+    def zero(layer: int):
+        dims = torch.tensor(network.mask["audio"][layer])
+
+        def hook(_module, _inputs, output):
+            state = output[0] if isinstance(output, tuple) else output
+            state[:, :n_frames, dims] = 0
+
+        return module.model.encoder.layers[layer].register_forward_hook(hook)
+
+    def likelihood(*, lesioned: bool) -> float:
+        hooks = [zero(layer) for layer in range(N_LAYERS)] if lesioned else []
+        with torch.no_grad():
+            logits = module(**inputs, decoder_input_ids=torch.tensor([[START, *ids]])).logits[0].log_softmax(-1)
+        for hook in hooks:
+            hook.remove()
+        return float(sum(logits[at + 1, token] for at, token in enumerate(ids[1:])))
+
+    lesions = ((), (mn.zero(network),))
+    intact, lesioned = (float(model.score([asked], [answer], *one).logprob[0].sum()) for one in lesions)
+    assert intact == pytest.approx(likelihood(lesioned=False), abs=1e-2)
+    assert lesioned == pytest.approx(likelihood(lesioned=True), abs=1e-2)
+    assert lesioned < intact - 1
