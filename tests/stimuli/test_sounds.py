@@ -139,6 +139,7 @@ def test_forms_of_other_libraries() -> None:
         ("a" * 5000, "does not exist"),
         ("null\0byte", "does not exist"),
         (7, "got a int"),
+        ((5, RATE), r"shape \(\)"),
         (float("nan"), "empty cell of a table"),
         ({"text": "x"}, "mapping with 'text'"),
         (io.StringIO("x"), "opened as text"),
@@ -148,8 +149,9 @@ def test_forms_of_other_libraries() -> None:
 def test_what_is_no_sound(source: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_sound(source, "x")
-    with pytest.raises(InputError, match=message):
-        Stimulus(audio=source, id="x").sounds()
+    for name in ("x", None):  # without an id a message describes the sound
+        with pytest.raises(InputError, match=message):
+            Stimulus(audio=source, id=name).sounds()
 
 
 def test_a_picture_and_a_folder_are_no_sound(tmp_path: Path) -> None:
@@ -245,6 +247,13 @@ def test_a_file_object_is_read_once(tmp_path: Path) -> None:
     file = io.BytesIO(content(tone()))
     stimulus = Stimulus(audio=file)
     assert len(stimulus.sounds()[0].samples) == len(stimulus.sounds()[0].samples) == 1600
+
+
+def test_a_closed_file() -> None:
+    file = io.BytesIO(content(tone()))
+    file.close()
+    with pytest.raises(InputError, match="a file that cannot be read"):
+        Stimulus(audio=file)
 
 
 def test_no_sound_at_all() -> None:

@@ -176,8 +176,14 @@ def describe_sound(source: object) -> str:
         return Path(source).name
     if isinstance(source, bytes):
         return f"sound in {len(source)} bytes"
+    if isinstance(source, Sound):
+        source = (source.samples, source.rate)
     if isinstance(source, tuple) and len(source) == 2:
-        return f"{len(source[0]) / source[1]:.2f} s of sound at {source[1]} Hz"
+        # Messages about a sound that is refused name it, too.
+        shape: tuple[int, ...] = getattr(source[0], "shape", ())
+        rate = float(source[1]) if isinstance(source[1], int | float | np.number) else 0.0
+        known = len(shape) in (1, 2) and rate > 0
+        return f"{shape[0] / rate:.2f} s of sound at {source[1]} Hz" if known else "sound in an array"
     return type(source).__name__
 
 
@@ -195,7 +201,10 @@ def _of_datasets(source: Mapping[str, Any], where: str) -> Any:
 
 
 def _read_all(source: Any, where: str) -> bytes:
-    content = source.read()
+    try:
+        content = source.read()
+    except (OSError, ValueError) as error:  # a closed file, or one that was opened for writing
+        raise InputError(f"{where} is a file that cannot be read: {error}.") from error
     if not isinstance(content, bytes):
         raise InputError(f"{where} is a file that was opened as text. Open it with mode 'rb'.")
     return content
