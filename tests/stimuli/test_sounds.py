@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from scipy import signal
 
 from modalnet import stimuli
 from modalnet.errors import InputError
-from modalnet.stimuli import Contrast, Sound, Stimulus
+from modalnet.stimuli import Contrast, Sound, Stimulus, spec
 from modalnet.stimuli.sounds import load_sound
 
 RATE = 16_000
@@ -138,7 +140,10 @@ def test_forms_of_other_libraries() -> None:
         ("nowhere.wav", "'nowhere.wav' does not exist"),
         ("a" * 5000, "does not exist"),
         ("null\0byte", "does not exist"),
+        ("https://example.org/bark.wav", "download it first"),
         (7, "got a int"),
+        ((tone(), 10**400), "has the rate 10+"),
+        (([[0.1], [0.2, 0.3]], RATE), "cannot be read as an array"),
         ((5, RATE), r"shape \(\)"),
         (float("nan"), "empty cell of a table"),
         ({"text": "x"}, "mapping with 'text'"),
@@ -165,18 +170,115 @@ def test_a_picture_and_a_folder_are_no_sound(tmp_path: Path) -> None:
         Stimulus(audio=tmp_path)
 
 
-@pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16")])
-def test_a_file_that_is_cut_off(form: str, subtype: str) -> None:
-    whole = content(tone(16_000), RATE, form, subtype)
-    for share in (0.05, 0.3, 0.6, 0.95):
-        cut = whole[: int(share * len(whole))]
-        try:
-            sound = load_sound(cut)
-        except InputError:
-            continue
-        # libsndfile takes the length of a WAV file from what is there; what it gives are true samples.
-        assert form == "WAV"
-        np.testing.assert_allclose(sound.samples, tone(16_000)[: len(sound.samples)], atol=1 / 32768)
+FORMS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_U8"),
+    ("WAV", "FLOAT"),
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("FLAC", "PCM_16"),
+    ("CAF", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+def noise(n: int = 32_000) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, n).astype(np.float32)
+
+
+@pytest.mark.parametrize(("form", "subtype"), FORMS)
+def test_a_file_that_is_cut_off(form: str, subtype: str, tmp_path: Path) -> None:
+    whole = content(noise(), RATE, form, subtype)
+    assert len(load_sound(whole).samples) == 32_000
+    path = tmp_path / "cut"
+    for share in (0.001, 0.02, 0.1, 0.3, 0.5, 0.6, 0.9, 0.95, 0.99, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        for source in (path, path.read_bytes()):
+            with pytest.raises(InputError, match=r"is cut off|cannot be decoded"):
+                load_sound(source)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_recording_through_a_pipe_does_not_know_its_length(size: int) -> None:
+    whole = content(noise())
+    place = whole.index(b"data") + 4
+    piped = whole[:4] + struct.pack("<I", 0xFFFFFFFF) + whole[8:place] + struct.pack("<I", size) + whole[place + 4 :]
+    np.testing.assert_array_equal(load_sound(piped).samples, load_sound(whole).samples)
+
+
+@pytest.mark.parametrize(("form", "subtype"), [each for each in FORMS if each[0] in ("WAV", "OGG")])
+def test_bytes_after_the_end_are_no_matter(form: str, subtype: str) -> None:
+    whole = content(noise(), RATE, form, subtype)
+    assert len(load_sound(whole + bytes(100)).samples) == 32_000
+
+
+def mp3(samples: np.ndarray, mode: str) -> tuple[bytes, bytes]:
+    """An MP3 file, and the same without its first frame, which says how long it is."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(
+        file, "w", RATE, 1, "MPEG_LAYER_III", format="MP3", bitrate_mode=mode, compression_level=0.5
+    ) as opened:
+        opened.write(samples)
+    whole = file.getvalue()
+    rates = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+    frame = 72 * rates[whole[2] >> 4] * 1000 // RATE + (whole[2] >> 1 & 1)
+    assert whole[frame] == 0xFF
+    return whole, whole[frame:]
+
+
+def test_mp3_files_without_a_length() -> None:
+    tag = b"ID3\x03\0\0" + bytes([0, 0, 0x7F, 0x7F]) + bytes(0x3FFF)
+    samples = noise()
+    quiet_first = np.concatenate([np.zeros(320_000, np.float32), samples])
+    whole, bare = mp3(samples, "CONSTANT")
+    for source in (whole, tag + whole, whole + b"TAG" + bytes(125)):
+        assert len(load_sound(source).samples) == 32_000
+    assert len(load_sound(bare).samples) == pytest.approx(32_000, abs=2500)
+    # libsndfile guesses the length from the first frames: too long, which says nothing of the file, or too short.
+    _, bare = mp3(quiet_first, "VARIABLE")
+    assert len(load_sound(bare).samples) == pytest.approx(352_000, abs=2500)
+    _, bare = mp3(quiet_first[::-1].copy(), "VARIABLE")
+    for source in (bare, tag + bare):
+        with pytest.raises(InputError, match=r"does not say how long it is, so only \d+ samples.*convert it"):
+            load_sound(source)
+
+
+def test_files_of_floats_are_held_to_the_range_of_arrays() -> None:
+    overshoot = tone() * 2.4
+    np.testing.assert_array_equal(load_sound(content(overshoot, subtype="FLOAT")).samples, overshoot)
+    with pytest.raises(InputError, match=r"floats up to 1.*divide them"):
+        load_sound(content(tone() * 32_767, subtype="FLOAT"))
+    with pytest.raises(InputError, match="1 samples that are NaN"):
+        load_sound(content(np.array([0, np.nan, 0.5], np.float32), subtype="FLOAT"))
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 8000.5, True, "8000", None, 10**9])
+def test_resampling_to_what_is_no_rate(rate: Any) -> None:
+    with pytest.raises(InputError, match="Expected samples per second"):
+        Sound(tone(), RATE).at(rate)
+
+
+def test_whole_floats_are_rates() -> None:
+    for rate in (16_000.0, np.int64(16_000)):
+        stimulus = Stimulus(audio=(tone(), rate))
+        assert stimulus.label == "0.10 s of sound at 16000 Hz"
+        assert isinstance(stimulus.sounds()[0].rate, int)
+
+
+def test_without_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = content(tone())
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    sound = load_sound((tone(), RATE))
+    assert sound.at(RATE) is sound
+    with pytest.raises(InputError, match=r"modalnet needs soundfile: pip install 'modalnet\[audio\]'"):
+        load_sound(whole)
+    with pytest.raises(InputError, match=r"modalnet needs soxr: pip install 'modalnet\[audio\]'"):
+        sound.at(8000)
 
 
 @settings(max_examples=60, deadline=None)
@@ -294,6 +396,8 @@ def test_a_table_of_sounds(tmp_path: Path) -> None:
     table.write_text("\n".join(["file,condition", *rows]))
     contrast = stimuli.from_csv(table, text=None, audio="file", positive="low")
     assert [stimulus.kind for stimulus in contrast.stimuli] == ["audio"] * 6
+    same = spec.parse(f"csv:{table}", "low", audio="file")
+    assert [stimulus.inspect() for stimulus in same.stimuli] == [stimulus.inspect() for stimulus in contrast.stimuli]
     with pytest.raises(InputError, match=r"name the text column .* the column of sounds"):
         stimuli.from_csv(table, text=None, positive="low")
     table.write_text("\n".join(["file,condition", *rows, rows[0]]))
@@ -309,3 +413,14 @@ def test_a_data_set_of_sounds() -> None:
     contrast = stimuli.from_dataset(rows, audio="sound", condition="label", positive="a")
     assert isinstance(contrast, Contrast)
     assert contrast.stimuli[0].sounds()[0].rate == RATE
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_sounds_of_the_datasets_library_stay_as_stored(listed: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    sounds = [{"bytes": content(tone(100 + number), form="FLAC"), "path": None} for number in range(4)]
+    data = datasets.Dataset.from_dict({"sound": [[one] for one in sounds] if listed else sounds, "label": list("abab")})
+    audio = datasets.Audio()
+    data = data.cast_column("sound", datasets.Sequence(audio) if listed else audio)
+    contrast = stimuli.from_dataset(data, audio="sound", condition="label", positive="a")
+    assert [stimulus.inspect().lengths for stimulus in contrast.stimuli] == [((100 + n, RATE),) for n in range(4)]

@@ -1,7 +1,7 @@
 """Contrasts from Hugging Face datasets.
 
-Only the rows of the named conditions are read, and images remain as stored (compressed bytes or a path) until a model
-needs them, so that a large dataset does not have to fit into memory decoded.
+Only the rows of the named conditions are read, and images and sounds remain as stored (compressed bytes or a path)
+until a model needs them, so that a large dataset does not have to fit into memory decoded.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def from_dataset(
     limit
         Maximum number of stimuli per condition; the first ones are taken. None takes all.
     duplicates
-        ``"error"`` refuses two rows of the contrast with the same text and image, in one condition or in two;
-        ``"keep"`` accepts them.
+        ``"error"`` refuses two rows of the contrast with the same text, image and sound, in one condition or in
+        two; ``"keep"`` accepts them.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def from_dataset(
     ------
     InputError
         ``datasets`` is not installed; the dataset cannot be opened; a split or column does not exist; a cell is empty;
-        two rows have the same text and image; or the conditions do not form a contrast.
+        two rows have the same text, image and sound; or the conditions do not form a contrast.
     """
     if text is None and image is None and audio is None:
         raise InputError(
@@ -146,9 +146,12 @@ def _check_columns(dataset: Any, names: list[str], source: str) -> None:
 def _undecoded(dataset: Any, image: str | None) -> Any:
     """The same dataset, with a column of images or sounds as stored bytes or paths."""
     feature: Any = (getattr(dataset, "features", None) or {}).get(image)
-    if image is None or not getattr(feature, "decode", False):
-        return dataset
-    return dataset.cast_column(image, type(feature)(decode=False))
+    each: Any = getattr(feature, "feature", None)  # of a column of lists
+    if image is not None and getattr(feature, "decode", False):
+        return dataset.cast_column(image, type(feature)(decode=False))
+    if image is not None and getattr(each, "decode", False):
+        return dataset.cast_column(image, type(feature)(type(each)(decode=False)))
+    return dataset
 
 
 def _rows(

@@ -67,8 +67,7 @@ def from_csv(
         Column names. ``text=None`` reads stimuli of images or sounds alone. Paths of these are relative to the folder
         of the CSV file. Where several of text, image and audio are named, a row may leave all but one empty. Without
         an id column, a stimulus is named after its row: ``"words:12"`` is row 12 of words.csv, the header being row 1.
-        An item column says which
-        stimuli are versions of one item; where its cell is empty, a stimulus has no item.
+        An item column says which stimuli are versions of one item; where its cell is empty, a stimulus has no item.
     positive, negative
         Conditions, as for :class:`~modalnet.stimuli.Contrast`.
     covariates, regressor

@@ -8,6 +8,8 @@ input                        conversion
 ===========================  ===========================================================================
 WAV, FLAC, OGG, MP3, ...     decoded by libsndfile; integers of any width are divided by their full range,
                              and 8 bits without a sign are centred
+files of floats              as arrays of floats
+files that are cut off       refused (:mod:`modalnet.stimuli.sound_files`)
 several channels             averaged
 arrays of floats             as they are; anything beyond -1.5..1.5 is refused as of unknown scale
 arrays uint8                 128 is silence, 255 almost 1
@@ -24,7 +26,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -33,16 +34,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from modalnet.errors import InputError
+from modalnet.stimuli.sound_files import check_header, library, open_sound, read_sound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from jaxtyping import Float, Shaped
 
 #: A path, the bytes of a sound file, an open binary file, ``(array, rate)``, or a sound of the datasets library.
 AudioLike: TypeAlias = (
-    "str | os.PathLike[str] | bytes | io.IOBase | tuple[np.ndarray | torch.Tensor, int] | Sound | Mapping[str, Any]"
+    "str | os.PathLike[str] | bytes | io.IOBase | tuple[np.ndarray | torch.Tensor, int | float | np.integer] | Sound | "
+    "Mapping[str, Any]"
 )
 
 FASTEST = 768_000  # samples per second; the highest rate that recorders have
@@ -79,14 +80,16 @@ class Sound:
         Raises
         ------
         InputError
-            If soxr is not installed, or too little of the sound is left.
+            If `rate` is no whole number from 1 to 768,000, soxr is not installed, or nothing of the sound is left.
         """
+        _check_rate(rate, "The sound to resample")
+        rate = int(rate)
         if rate == self.rate:
             return self
-        soxr = _library("soxr", f"resample a sound from {self.rate} to {rate} samples per second")
+        soxr = library("soxr", f"resample a sound from {self.rate} to {rate} samples per second")
         samples = np.asarray(soxr.resample(self.samples, self.rate, rate, QUALITY), dtype=np.float32)
         if not len(samples):
-            raise InputError(f"a sound of {len(self.samples)} samples at {self.rate} Hz has none at {rate} Hz.")
+            raise InputError(f"A sound of {len(self.samples)} samples at {self.rate} Hz has none at {rate} Hz.")
         return Sound(samples, rate)
 
     def __repr__(self) -> str:
@@ -106,14 +109,14 @@ def checked_sound(source: Any, label: str) -> Any:
     Returns
     -------
     object
-        The sound; the bytes of an open file, which is read once, and ``(array, rate)`` for a sound of the datasets
-        library.
+        The sound; the bytes of an open file, which is read once, and ``(array, rate)`` for a :class:`Sound` and a sound
+        of the datasets library.
 
     Raises
     ------
     InputError
-        The type is none of those that :func:`load_sound` accepts, the path does not exist, the file is no sound, or the
-        array does not have the shape or type of a sound.
+        The type is none of those that :func:`load_sound` accepts, the path does not exist, the bytes are no sound file,
+        or the array does not have the shape or type of a sound.
     """
     where = f"Stimulus {label}: the sound"
     if isinstance(source, Mapping):
@@ -125,10 +128,11 @@ def checked_sound(source: Any, label: str) -> Any:
     if isinstance(source, str | os.PathLike):
         _check_path(Path(source), label)
     elif isinstance(source, bytes):
-        _length(io.BytesIO(source), where)
+        check_header(io.BytesIO(source), where)
     elif isinstance(source, tuple) and len(source) == 2 and not isinstance(source[1], tuple):
         _check_rate(source[1], where)
         _checked_array(source[0], where)
+        source = (source[0], int(source[1]))
     elif hasattr(source, "__array__"):
         raise InputError(f"{where} is an array without a rate. Give (array, rate), such as (array, 16000).")
     else:
@@ -161,7 +165,9 @@ def load_sound(source: AudioLike, label: str = "sound") -> Sound:
     """
     source = checked_sound(source, label)
     if isinstance(source, str | os.PathLike):
-        return _decoded(os.fspath(source), f"Stimulus {label}: the file {_shown(source)}")
+        where = f"Stimulus {label}: the file {_shown(source)}"
+        with open_sound(source, where) as file:
+            return _decoded(file, where)
     where = f"Stimulus {label}: the sound"
     if isinstance(source, bytes):
         return _decoded(io.BytesIO(source), where)
@@ -180,10 +186,12 @@ def describe_sound(source: object) -> str:
         source = (source.samples, source.rate)
     if isinstance(source, tuple) and len(source) == 2:
         # Messages about a sound that is refused name it, too.
-        shape: tuple[int, ...] = getattr(source[0], "shape", ())
-        rate = float(source[1]) if isinstance(source[1], int | float | np.number) else 0.0
-        known = len(shape) in (1, 2) and rate > 0
-        return f"{shape[0] / rate:.2f} s of sound at {source[1]} Hz" if known else "sound in an array"
+        try:
+            length, rate = len(source[0]), source[1]
+        except TypeError:  # a number
+            return "sound in an array"
+        known = length > 0 and _is_rate(rate)
+        return f"{length / rate:.2f} s of sound at {int(rate)} Hz" if known else "sound in an array"
     return type(source).__name__
 
 
@@ -221,15 +229,20 @@ def _check_path(path: Path, label: str) -> None:
     except (OSError, ValueError):  # a name that is too long, or has a null byte
         found = is_folder = False
     if not found:
-        what = "is a folder, not a sound file" if is_folder else "does not exist"
-        raise InputError(f"Stimulus {label}: the file {_shown(path)} {what}.")
+        what = "is a folder, not a sound file; use modalnet.stimuli.from_folder" if is_folder else "does not exist"
+        hint = "; download it first and give its path" if "//" in str(path) or ":/" in str(path) else ""
+        raise InputError(f"Stimulus {label}: the file {_shown(path)} {what}{hint}.")
+
+
+def _is_rate(rate: Any) -> bool:
+    whole = isinstance(rate, Integral) or (isinstance(rate, Real) and float(rate).is_integer())
+    return whole and not isinstance(rate, bool) and 1 <= int(rate) <= FASTEST
 
 
 def _check_rate(rate: object, where: str) -> None:
-    whole = isinstance(rate, Integral) or (isinstance(rate, Real) and float(rate).is_integer())
-    if isinstance(rate, bool) or not whole or not 1 <= int(rate) <= FASTEST:  # type: ignore[call-overload]
+    if not _is_rate(rate):
         raise InputError(
-            f"{where} has the rate {rate!r}. Expected samples per second, a whole number from 1 to {FASTEST:,}."
+            f"{where} has the rate {rate!r:.40}. Expected samples per second, a whole number from 1 to {FASTEST:,}."
         )
 
 
@@ -260,15 +273,20 @@ def _scaled(array: Shaped[np.ndarray, "sample channel"], where: str) -> Float[np
         return (array.astype(np.float32) - 128) / 128
     if array.dtype.kind == "i":
         return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    _check_floats(array, where)
+    return array.astype(np.float32)
+
+
+def _check_floats(array: Float[np.ndarray, "sample channel"], where: str) -> None:
+    """Refuse floats that are no numbers, or integers of a known range that became floats."""
     if not np.isfinite(array).all():
         raise InputError(f"{where} has {int((~np.isfinite(array)).sum())} samples that are NaN or infinite.")
-    largest = float(np.abs(array).max())
+    largest = float(np.abs(array).max(initial=0))
     if largest > LOUDEST:
         raise InputError(
             f"{where} has floats up to {largest:g}. Expected -1 to 1: divide them by their full range (by 32768 for 16 "
             "bits), or give the integers."
         )
-    return array.astype(np.float32)
 
 
 def _finished(samples: Float[np.ndarray, "sample channel"], rate: int, where: str) -> Sound:
@@ -280,36 +298,8 @@ def _finished(samples: Float[np.ndarray, "sample channel"], rate: int, where: st
     return Sound(np.ascontiguousarray(one, dtype=np.float32), rate)
 
 
-def _length(file: Any, where: str) -> int:
-    """How many samples a file says it has."""
-    soundfile = _library("soundfile", "decode a sound file")
-    with _decoding(where, soundfile):
-        return int(soundfile.info(file).frames)
-
-
 def _decoded(file: Any, where: str) -> Sound:
-    soundfile = _library("soundfile", "decode a sound file")
-    with _decoding(where, soundfile), soundfile.SoundFile(file) as opened:
-        promised, rate, kind = opened.frames, opened.samplerate, opened.format
-        samples = opened.read(dtype="float32", always_2d=True)
-    # What an MP3 says of its length is an estimate where it has no header for it.
-    if len(samples) < promised and kind != "MPEG":
-        raise InputError(f"{where} is cut off: {len(samples)} of {promised} samples can be read.")
-    return _finished(samples, rate, where)
-
-
-@contextmanager
-def _decoding(where: str, soundfile: Any) -> Iterator[None]:
-    try:
-        yield
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where} cannot be decoded: {error} Expected WAV, FLAC, OGG or MP3.") from error
-
-
-def _library(name: str, purpose: str) -> Any:
-    try:
-        return __import__(name)
-    except (ImportError, OSError) as error:  # soundfile without its libsndfile raises an OSError
-        raise InputError(f"To {purpose}, modalnet needs {name}: pip install modalnet[audio] ({error}).") from error
+    found = read_sound(file, where)
+    if found.floats:
+        _check_floats(found.samples, where)
+    return _finished(found.samples, found.rate, where)

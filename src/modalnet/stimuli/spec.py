@@ -48,7 +48,18 @@ KINDS = {
     "minimal-pairs": ("minimal-pairs:FILE", ("positive", "negative", "covariates")),
     "csv": (
         "csv:FILE.csv",
-        ("positive", "negative", "text", "image", "condition", "item", "covariates", "regressor", "duplicates"),
+        (
+            "positive",
+            "negative",
+            "text",
+            "image",
+            "audio",
+            "condition",
+            "item",
+            "covariates",
+            "regressor",
+            "duplicates",
+        ),
     ),
     "folder": ("folder:FOLDER", ("positive", "negative", "condition", "duplicates")),
 }
@@ -61,6 +72,7 @@ def parse(
     *,
     text: str | None = None,
     image: str | None = None,
+    audio: str | None = None,
     condition: str | None = None,
     item: str | None = None,
     covariates: str | Sequence[str] | None = None,
@@ -78,9 +90,9 @@ def parse(
     positive, negative
         Conditions, as a list or separated by commas. ``csv`` and ``folder`` need ``positive``; the other sets have
         defaults, which these replace.
-    text, image
-        Column names, for ``csv``. With an image column and no text column, the stimuli are image-only; with neither,
-        the text column is ``text``.
+    text, image, audio
+        Column names, for ``csv``. With a column of images or sounds and no text column, the stimuli have no text; with
+        none of them, the text column is ``text``.
     condition
         For ``csv`` the column of the conditions (by default ``condition``); for ``folder`` where the conditions are
         stated: ``auto``, ``subfolder`` or ``prefix``.
@@ -114,6 +126,7 @@ def parse(
         "negative": negative,
         "text": text,
         "image": image,
+        "audio": audio,
         "condition": condition,
         "item": item,
         "covariates": covariates,
@@ -142,8 +155,9 @@ def parse(
         return from_folder(path, positive=positive, negative=negative, condition=layout, duplicates=repeats)
     return from_csv(
         path,
-        text=text or (None if image else "text"),
+        text=text or (None if image or audio else "text"),
         image=image,
+        audio=audio,
         condition=condition or "condition",
         item=item,
         covariates=covariates or (),
