@@ -442,10 +442,7 @@ class Executor:
         if any(stimulus.text is not None for stimulus in stimuli):
             return None
         placed = {"image": self.has_image_tokens, "audio": self.encoder.sound_token_id is not None}
-        kinds = {stimulus.kind for stimulus in stimuli}
-        return next(
-            (kind for kind, has in placed.items() if has and all(kind in each.split("+") for each in kinds)), None
-        )
+        return next((kind for kind, has in placed.items() if has and all(map(MODALITIES[kind].is_in, stimuli))), None)
 
     def is_causal(self, tower: Tower) -> bool:
         """Whether a tower's last token has attended to all others; see :mod:`modalnet.execution.causality`."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
 
     from modalnet.execution.engine import Engine
     from modalnet.inputs.batch import Encoded
@@ -71,7 +71,8 @@ class ImageTokens:
         if key not in self._changing:
             seeds = range(item.n_images)
             other = range(item.n_images, 2 * item.n_images)
-            one, two = (self._entering(_with_noise(self.encoder, item, each), tower) for each in (seeds, other))
+            pictures = (_with_noise(self.encoder, item, each) for each in (seeds, other))
+            one, two = (entering(self.engine, self.encoder, each, tower) for each in pictures)
             if one.shape != two.shape:
                 raise InputError(
                     f"the image tokens of {self.encoder.loaded.name} in its {tower.name} tower cannot be measured: two "
@@ -218,9 +219,11 @@ class ImageTokens:
         plan = Plan(((Sites(Space(tower), (tower.n_layers - 1,)), Pool(0)),), root=batch.root)
         return self.engine.run(batch.inputs, plan).activations[tower.name][0]
 
-    def _entering(self, item: Encoded, tower: Tower) -> torch.Tensor:
-        batch = self.encoder.collate([item])
-        return self.engine.entering(batch.inputs, tower, Plan((), root=batch.root))
+
+def entering(engine: Engine, encoder: Encoder, item: Encoded, tower: Tower) -> Float[torch.Tensor, "position dim"]:
+    """The input of the first block of a tower for one stimulus by itself."""
+    batch = encoder.collate([item])
+    return engine.entering(batch.inputs, tower, Plan((), root=batch.root))
 
 
 def _candidates(module: torch.nn.Module, tower: Tower) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -172,20 +172,16 @@ class Layouts:
         """The span of a stimulus in an audio tower, without the padding that the feature extractor added."""
         import torch
 
-        everything = torch.arange(share.positions)
-        measured = partial(self._with_sound, item, tower, share)
-        if item.frames is None:
-            return Span(offset + everything, measured=partial(measured, offset + everything))
-        found = self.sound_tokens.positions(item, self.towers[tower])
-        if len(found.own) != share.positions:
-            return Span(offset + everything, clear=False)
-        index = offset + everything[found.own]
-        return Span(index, measured=partial(measured, index))
+        index = offset + torch.arange(share.positions)
+        if item.frames is not None:
+            own = self.sound_tokens.positions(item, self.towers[tower]).own
+            if len(own) != share.positions:
+                return Span(index, clear=False)
+            index = index[own]
+        return Span(index, measured=partial(self._with_sound, item, tower, share, index))
 
     def _with_sound(self, item: Encoded, tower: str, share: Share, index: torch.Tensor, kind: str) -> Span:
         """The span of a stimulus in an audio tower with the tokens that hold its sound; it has no class token."""
-        import torch
-
         found = self.sound_tokens.positions(item, self.towers[tower])
         if len(found.own) != share.positions:
             raise InputError(
@@ -193,8 +189,7 @@ class Layouts:
                 f"its blocks have {share.positions} positions, and {len(found.own)} enter the first of them. Choose "
                 'tokens by index, or "mean".'
             )
-        own = found.own if item.frames is not None else torch.ones_like(found.own)
-        return Span(index, sound=found.sound[own])
+        return Span(index, sound=found.sound[found.own])
 
     def _with_tokens(  # noqa: PLR0917
         self, span: Span, item: Encoded, tower: str, share: Share, there: torch.Tensor, kind: str

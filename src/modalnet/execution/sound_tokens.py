@@ -15,7 +15,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from modalnet.execution.plan import Plan
+from modalnet.execution.image_tokens import CHANGED, entering
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from modalnet.inputs.batch import Encoded
     from modalnet.inputs.encoding import Encoder
     from modalnet.models.towers import Tower
-
-# Share of the largest change of a position at which another counts as changed.
-CHANGED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class SoundTokens:
         names = [name for name, value in item.inputs.items() if value.is_floating_point() and "mask" not in name]
         whole = (tower.name, item.kind, item.signature)
         if whole not in self._whole:
-            first = self._entering(_with_noise(item, names, 0), tower)
+            first = entering(self.engine, self.encoder, _with_noise(item, names, 0), tower)
             self._whole[whole] = first, self._changed(first, _with_noise(item, names, 1), tower)
         first, seen = self._whole[whole]
         sound = seen
@@ -85,12 +82,8 @@ class SoundTokens:
         return found
 
     def _changed(self, first: torch.Tensor, item: Encoded, tower: Tower) -> Bool[torch.Tensor, " position"]:
-        change = (self._entering(item, tower) - first).norm(dim=1)
+        change = (entering(self.engine, self.encoder, item, tower) - first).norm(dim=1)
         return change > CHANGED * float(change.max())
-
-    def _entering(self, item: Encoded, tower: Tower) -> torch.Tensor:
-        batch = self.encoder.collate([item])
-        return self.engine.entering(batch.inputs, tower, Plan((), root=batch.root))
 
 
 def _with_noise(

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
-from modalnet.inputs.prompts import Prompt, Prompts
+from modalnet.inputs.prompts import SHORT, Prompt, Prompts
+from modalnet.inputs.sound_features import noise
 from modalnet.inputs.tokens import added_ids
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Continuations:
         self.text_config = text_config
         self.writes_apart = writes_apart
         self.only_writes = only_writes
+        self._closes: dict[str, bool] = {}
 
     def after(
         self, stimulus: Stimulus, prompt: Prompt, text: str, cuts: Sequence[int], max_tokens: int | None = None
@@ -82,7 +84,7 @@ class Continuations:
             return prompt, Continuation(count, segments, written=(self._start_token, *ids))
         appended: tuple[int, ...] = ()
         plain: tuple[int, ...] = ()
-        if stimulus.n_media and self._closes_prompts:
+        if stimulus.n_media and self._closes_prompts("image" if stimulus.n_images else "audio"):
             start, whole = 0, Prompt(text, False)
             appended = self._bare(text)
             count = len(appended)
@@ -114,18 +116,21 @@ class Continuations:
             return ()
         return tuple(self.loaded.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    @cached_property
-    def _closes_prompts(self) -> bool:
-        """Whether the processor ends the text beside a picture with something of its own, such as a new line."""
-        from PIL import Image
+    def _closes_prompts(self, kind: str) -> bool:
+        """Whether the processor ends the text beside a picture, or a sound, with something of its own (a new line)."""
+        if kind not in self._closes:
+            from PIL import Image
 
-        from modalnet.stimuli.stimulus import Stimulus
+            from modalnet.stimuli.stimulus import Stimulus
 
-        picture = Image.new("RGB", (64, 64), (127, 127, 127))
-        prompt = self.prompts.write(Stimulus("a", image=picture))
-        ids = self.prompts.process(prompt.text or "", [picture], prompt.special_tokens)["input_ids"]
-        plain = self.loaded.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens, verbose=False)["input_ids"]
-        return int(ids[0][-1]) != plain[-1]
+            images = [Image.new("RGB", (64, 64), (127, 127, 127))] if kind == "image" else []
+            sounds = [] if images else [noise(SHORT, 0)]
+            held = Stimulus("a", image=images or None, audio=[(sound, SHORT) for sound in sounds] or None)
+            prompt = self.prompts.write(held)
+            ids = self.prompts.process(prompt.text or "", images, prompt.special_tokens, sounds)["input_ids"]
+            plain = self.loaded.tokenizer(prompt.text, add_special_tokens=prompt.special_tokens, verbose=False)
+            self._closes[kind] = int(ids[0][-1]) != plain["input_ids"][-1]
+        return self._closes[kind]
 
     @cached_property
     def _start_token(self) -> int:
@@ -188,7 +193,7 @@ class Continuations:
         if self.writes_apart:
             ids, count = self._write((stimulus.text or "") if self.only_writes else "", text)
             return ids[len(ids) - count :]
-        if stimulus.n_media and self._closes_prompts:
+        if stimulus.n_media and self._closes_prompts("image" if stimulus.n_images else "audio"):
             return self._bare(text)
         before = self.prompts.write(stimulus, raw=stimulus.text == "")
         rows = [

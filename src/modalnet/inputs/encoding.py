@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from modalnet.errors import InputError
@@ -27,7 +27,10 @@ from modalnet.inputs.tokens import added_ids, n_embeddings, tokenizer_turn
 from modalnet.inputs.trained_length import TrainedLength
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from jaxtyping import Float
+    from PIL import Image
 
     from modalnet.models.loading import Loaded
     from modalnet.models.towers import Tower
@@ -348,6 +351,24 @@ class Encoder:
             return Encoded(prepared, {**heard, **written}, frames=frames)
         images = prepared.stimulus.images()
         sounds = self.sound_features.samples(prepared.stimulus) if prepared.stimulus.n_sounds else []
+        made = self._processed(prepared, images, sounds)
+        make = partial(self._processed, prepared, images)
+        self.sound_features.check_whole(sounds, made, make, prepared.stimulus.label)
+        if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
+            # Not every processor marks the image tokens unless it is asked to, and positions of some models need it.
+            made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
+        if prepared.appended:
+            made = _with_continuation(made, prepared.appended)
+        encoded = Encoded(prepared, {**made, **written}, frames=frames_in(made) if sounds else None)
+        self._check_length(encoded.n_tokens, prepared.stimulus.label)
+        if "input_ids" in made:
+            self._check_known(made["input_ids"].flatten().tolist(), self._n_embeddings()[0], prepared.stimulus.label)
+        return self.trained_length.fill(encoded)
+
+    def _processed(
+        self, prepared: Prepared, images: list[Image.Image], sounds: list[Float[np.ndarray, " sample"]]
+    ) -> dict[str, torch.Tensor]:
+        """What the processor makes of a prompt and its media; of images alone, the image processor."""
         try:
             if prepared.prompt is None:
                 features = self.loaded.image_processor(images=images, return_tensors="pt")
@@ -365,17 +386,7 @@ class Encoder:
                 f"The processor of {self.loaded.name} cannot process stimulus {prepared.stimulus.label} "
                 f"({', '.join(media)}): {type(error).__name__}: {error}"
             ) from error
-        made = {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
-        if "mm_token_type_ids" in self._parameters and "input_ids" in made and self.image_token_id is not None:
-            # Not every processor marks the image tokens unless it is asked to, and positions of some models need it.
-            made.setdefault("mm_token_type_ids", (made["input_ids"] == self.image_token_id).long())
-        if prepared.appended:
-            made = _with_continuation(made, prepared.appended)
-        encoded = Encoded(prepared, {**made, **written}, frames=frames_in(made) if sounds else None)
-        self._check_length(encoded.n_tokens, prepared.stimulus.label)
-        if "input_ids" in made:
-            self._check_known(made["input_ids"].flatten().tolist(), self._n_embeddings()[0], prepared.stimulus.label)
-        return self.trained_length.fill(encoded)
+        return {name: _tensor(value) for name, value in features.items() if _useful(name, value)}
 
     @cached_property
     def _wants_token_types(self) -> bool:

@@ -9,9 +9,8 @@ they are when noise is added to the sound.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +64,7 @@ class SoundFeatures:
         self._parameters = parameters
         self._longest = 0  # samples of the longest sound whose end is known to be read
 
-    @cached_property
+    @property
     def rate(self) -> int:
         """Samples per second of what the extractor reads."""
         return int(self.loaded.feature_extractor.sampling_rate)
@@ -89,7 +88,7 @@ class SoundFeatures:
             )
         (samples,) = self.samples(stimulus)
         made, mask = self._extract(samples, stimulus.label)
-        self._check_whole(samples, made, stimulus.label)
+        self.check_whole([samples], made, lambda others: self._extract(others[0], stimulus.label)[0], stimulus.label)
         self._check_long_enough(len(samples), stimulus.label)
         return made, self._frames(samples, made, mask, stimulus.label)
 
@@ -121,22 +120,44 @@ class SoundFeatures:
             made.pop("attention_mask", None)
         return made, None if given is None or given.dim() != 2 else given[0].bool().numpy()
 
-    def _check_whole(self, samples: Float[np.ndarray, " sample"], made: dict[str, torch.Tensor], label: str) -> None:
-        """Refuse a sound whose end the extractor leaves out."""
+    def check_whole(
+        self,
+        sounds: Sequence[Float[np.ndarray, " sample"]],
+        made: Mapping[str, torch.Tensor],
+        make: Callable[[list[Float[np.ndarray, " sample"]]], Mapping[str, torch.Tensor]],
+        label: str,
+    ) -> None:
+        """Refuse a sound whose end makes no difference to the model inputs.
+
+        Parameters
+        ----------
+        sounds, made
+            The sounds of a stimulus, and the model inputs that they became.
+        make
+            Makes the model inputs of other sounds in their place.
+        label
+            How messages name the stimulus.
+
+        Raises
+        ------
+        InputError
+            If the extractor cuts one of them.
+        """
         import torch
 
-        if len(samples) <= self._longest:
-            return
-        count = min(len(samples), max(1, round(LAST * self.rate)))
-        changed = samples.copy()
-        changed[-count:] += noise(count, 0)
-        other = self._extract(changed, label)[0]
-        if all(torch.equal(value, other[name]) for name, value in made.items()):
-            raise InputError(
-                f"the sound of stimulus {label} is {len(samples) / self.rate:.2f} s long, and {self.loaded.name} does "
-                "not read its end. Split it into shorter sounds."
-            )
-        self._longest = len(samples)
+        for place, samples in enumerate(sounds):
+            if len(samples) <= self._longest:
+                continue
+            count = min(len(samples), max(1, round(LAST * self.rate)))
+            changed = samples.copy()
+            changed[-count:] += noise(count, 0)
+            other = make([*sounds[:place], changed, *sounds[place + 1 :]])
+            if all(torch.equal(value, other[name]) for name, value in made.items()):
+                raise InputError(
+                    f"the sound of stimulus {label} is {len(samples) / self.rate:.2f} s long, and {self.loaded.name} "
+                    "does not read its end. Split it into shorter sounds."
+                )
+            self._longest = len(samples)
 
     def _check_long_enough(self, count: int, label: str) -> None:
         """Refuse a sound of which the model's first layers leave nothing."""

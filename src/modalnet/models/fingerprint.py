@@ -224,6 +224,10 @@ def computation_of(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
+#: What a processor holds beside its tokenizer.
+PREPROCESSORS = ("image_processor", "feature_extractor", "audio_processor")
+
+
 def preprocessing_of(loaded: Loaded) -> str:
     """A digest of what turns images and sounds into inputs.
 
@@ -234,7 +238,9 @@ def preprocessing_of(loaded: Loaded) -> str:
     documents = [
         [
             {name: value for name, value in vars(part).items() if isinstance(value, bool | int | float | str)},
-            None if hasattr(part, "tokenizer") else state.document(part),
+            [state.document(getattr(part, name, None)) for name in PREPROCESSORS]
+            if hasattr(part, "tokenizer")
+            else state.document(part),
         ]
         for part in held
         if part is not None

@@ -84,9 +84,11 @@ def environment(
     >>> environment("footsteps", ["rain", "wind"], n=4)
     Contrast('footsteps > rain,wind': 4 positive, 8 negative)
     """
-    above = list(check_options("positive", positive, SOURCES))
+    named = check_options("positive", positive, SOURCES)
+    above = [name for name in SOURCES if name in named]
     others = [name for name in SOURCES if name not in above]
-    below = others if against is None else list(check_options("against", against, SOURCES))
+    opposed = others if against is None else check_options("against", against, SOURCES)
+    below = [name for name in SOURCES if name in opposed]
     check_int("n", n, minimum=MINIMUM_N)
     check_duration(duration, minimum=0.5)
     check_seed(seed)
@@ -96,8 +98,7 @@ def environment(
         if name in (*above, *below)
         for number in range(n)
     ]
-    order = list(SOURCES)
-    return Contrast(stimuli, sorted(above, key=order.index), sorted(below, key=order.index))
+    return Contrast(stimuli, above, below)
 
 
 def _sound(category: str, number: int, duration: float, seed: int) -> Sound:
