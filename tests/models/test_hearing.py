@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import transformers as tr
 import hearing
 import modalnet as mn
 from modalnet.errors import InputError
+from modalnet.profiles.profiler import _conditions
+from modalnet.specialization.interference import combine
 from reference import watch
 
 LENGTHS = (8001, 16000, 12007, 7991)
@@ -52,6 +55,13 @@ def n_own(name: str, n_samples: int, n_positions: int) -> list[int]:
     """Positions that hold a sound of so many samples, by the strides of each class."""
     if name in ("whisper", "qwen2_audio", "audio_flamingo"):
         return list(range(math.ceil(math.ceil(n_samples / N_MEL_SAMPLES) / 2)))
+    if name == "ast":
+        n_frames = 1 + (n_samples - 400) // N_MEL_SAMPLES  # of 25 ms
+        starts = np.arange(101) * 10  # a patch of 16 frames starts at every tenth
+        inside = starts + 16 <= n_frames
+        across = np.flatnonzero((starts < n_frames) & ~inside)
+        columns = [*np.flatnonzero(inside), *across[: math.ceil(len(across) / 2)]]
+        return [2 + row * len(starts) + int(column) for row in range(12) for column in columns]
     return list(range(n_positions))
 
 
@@ -80,7 +90,7 @@ def test_the_mean_over_a_sound_is_that_of_plain_transformers(name: str) -> None:
 
 
 def test_patches_of_a_spectrogram_and_learned_tokens() -> None:
-    """AST pads to 1,024 frames; of its 12 x 101 patches those with less than half of the sound are padding."""
+    """AST pads to 1,024 frames; of its 12 x 101 patches, the half of those at the end that is nearer to it counts."""
     model = load("ast")
     stimuli = sounds()
     rows = model._executor.token_rows(stimuli, ["audio"])
@@ -88,13 +98,7 @@ def test_patches_of_a_spectrogram_and_learned_tokens() -> None:
     _, extractor = hearing.build("ast")
     for place, n in enumerate(LENGTHS):
         state = plainly("ast", hearing.noise(n, place))[0]
-        n_frames = 1 + (n - 400) // N_MEL_SAMPLES  # of 25 ms
-        grid = np.arange(101)
-        # A patch of 16 frames starts at every tenth.
-        inside, touches = grid * 10 + 16 <= n_frames, grid * 10 < n_frames
-        across = np.flatnonzero(touches & ~inside)
-        own = np.flatnonzero(inside).tolist() + across[: math.ceil(len(across) / 2)].tolist()
-        places = [2 + row * 101 + column for row in range(12) for column in own]
+        places = n_own("ast", n, len(state))
         assert int(rows[place]["audio"].sound.sum()) == len(places)
         assert len(rows[place]["audio"]) == len(places) + 2  # class and distillation tokens
         torch.testing.assert_close(run.activations["audio"][place, 0], state[places].mean(0), atol=2e-5, rtol=1e-4)
@@ -140,33 +144,32 @@ def test_a_sound_beside_a_text(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["whisper", "wav2vec2", "ast", "qwen2_audio"])
 def test_a_lesion_is_that_of_a_hook(name: str) -> None:
+    """At the positions of the sound; padding, which other stimuli of a batch share, is left as it is."""
     model = load(name)
-    stimuli = sounds("what is this" if name in hearing.OMNI else None)[:2]
-    mask = {tower: np.zeros(shape.shape, dtype=bool) for tower, shape in model.towers.items()}
+    mask = {tower: np.zeros(found.shape, dtype=bool) for tower, found in model.towers.items()}
     mask["audio"][1, 5] = True
-    network = mn.Units(mask)
-    run = model.run(stimuli, mn.zero(network).at("all"), read="audio", tokens="audio")
-    module, _ = hearing.build(name)
-    block = module.get_submodule(model.towers["audio"].paths[1])
+    lesion = mn.zero(mn.Units(mask)).at("all")
+    stimuli = sounds("what is this" if name in hearing.OMNI else None)
+    made = model.run(stimuli, lesion, read="audio", tokens="audio").activations["audio"]
+    clean = model.run(stimuli, read="audio", tokens="audio").activations["audio"]
+    block = hearing.build(name)[0].get_submodule(model.towers["audio"].paths[1])
+    for place, n in enumerate(LENGTHS):
 
-    def lesion(_module: torch.nn.Module, _inputs: object, output: object) -> object:
-        state = output[0] if isinstance(output, tuple) else output
-        assert isinstance(state, torch.Tensor)
-        state[..., 5] = 0
-        return output
+        def zero(_module: torch.nn.Module, _inputs: object, output: object, n: int = n) -> object:
+            state = output[0] if isinstance(output, tuple) else output
+            assert isinstance(state, torch.Tensor)
+            state[0, n_own(name, n, state.shape[1]), 5] = 0
+            return output
 
-    with torch.no_grad():
-        handle = block.register_forward_hook(lesion)
+        handle = block.register_forward_hook(zero)
         try:
-            hooked = model.run(stimuli, read="audio", tokens="audio").activations["audio"]
+            states = plainly(name, hearing.noise(n, place), "what is this")
         finally:
             handle.remove()
-    clean = model.run(stimuli, read="audio", tokens="audio").activations["audio"]
-    assert not torch.allclose(run.activations["audio"][:, 2], clean[:, 2])
-    # A hook hits padding as well, which a lesion of a stimulus' own tokens spares.
-    if name == "wav2vec2":
-        torch.testing.assert_close(run.activations["audio"], hooked, atol=1e-5, rtol=1e-4)
-    assert (run.activations["audio"][:, 1, 5] == 0).all()
+        for layer in (1, 2):
+            own = states[layer][n_own(name, n, len(states[layer]))].mean(0)
+            torch.testing.assert_close(made[place, layer], own, atol=2e-5, rtol=1e-4)
+        assert not torch.allclose(made[place, 2], clean[place, 2], atol=1e-4)
 
 
 def test_what_is_heard_is_resampled() -> None:
@@ -239,6 +242,11 @@ def test_clap_hears_and_reads_apart() -> None:
         ),
         ("ast", mn.Stimulus(audio=(hearing.noise(200_000), 16_000)), r"12\.50 s long, and .* does not read its end"),
         ("whisper", mn.Stimulus(audio=[(hearing.noise(900), 16_000)] * 2), "has 2 sounds, but .* hears one at a time"),
+        (
+            "qwen2_audio",
+            mn.Stimulus("what is this", audio=(hearing.noise(490_000), 16_000)),
+            r"30\.62 s long, and Qwen2AudioForConditionalGeneration does not read its end",
+        ),
     ],
 )
 def test_what_a_model_does_not_hear(name: str, stimulus: mn.Stimulus, message: str) -> None:
@@ -266,3 +274,20 @@ def test_a_result_of_other_ears_is_not_served(tmp_path, monkeypatch) -> None:
         found.append(mn.localize(model, contrast, progress=False).t["audio"])
     np.testing.assert_array_equal(found[0], found[2])
     assert not np.allclose(found[0], found[1], equal_nan=True)
+
+
+def test_what_is_made_of_a_stimulus_keeps_its_sound() -> None:
+    """Combined with another domain's, put under a condition, asked by name, and asked in a prompt."""
+    heard = mn.Stimulus("a", audio=(hearing.noise(900), 16_000), condition="dog", id="x")
+    picture = np.zeros((8, 8))
+    assert combine(heard, mn.Stimulus("b")).n_sounds == 1
+    assert combine(mn.Stimulus("b"), heard).n_sounds == 1
+    assert combine(heard, mn.Stimulus(image=picture)).kind == "image+audio+text"
+    assert combine(heard, heard) is None
+    (conditioned,) = _conditions({"c": [heard]})
+    assert (conditioned.n_sounds, conditioned.condition) == (1, "c")
+    named = [replace(heard, image=picture), replace(heard, image=picture, condition="cat", id="y")]
+    task = mn.tasks.naming(named)
+    assert [question.stimulus.n_sounds for question in task.questions] == [1, 1]
+    asked = mn.tasks.generated(task, parse="first", prompt="{question} {choices}")
+    assert [stimulus.n_sounds for stimulus in asked.stimuli()] == [1, 1]

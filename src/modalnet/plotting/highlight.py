@@ -83,8 +83,9 @@ def draw_texts(ax: Axes, result: TopStimuli, row: int, ranks: Sequence[int], opa
         index, activation = (values[rank] for values in result.row(row))
         ax.text(0, rank + 0.5, f"{activation:8.3g}", family="monospace", fontsize=SMALL, va="center", color="#555555")
         words = None if opacity is None else _words(result, row, rank, int(index))
+        stimulus = result.stimuli[int(index)]
         x = NUMBER_WIDTH * character
-        for word, value in words or [(escaped(result.stimuli[int(index)].text or ""), 0.0)]:
+        for word, value in words or [(escaped(stimulus.text or stimulus.label), 0.0)]:
             width = len(word) * character
             if opacity is not None and words is not None:
                 colour = opacity.colour(value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -286,9 +286,9 @@ def _conditions(given: Any) -> list[Stimulus]:
                     f"The condition {condition!r} must be a list of texts or stimuli, got a {type(some).__name__}."
                 )
             for i, one in enumerate(some, start=1):
-                text, image = (one.text, one.image) if isinstance(one, Stimulus) else (one, None)
-                label = (one.id if isinstance(one, Stimulus) else None) or f"{condition}-{i:03d}"
-                made.append(Stimulus(text, image=image, condition=str(condition), id=label))
+                stimulus = one if isinstance(one, Stimulus) else Stimulus(one)
+                label = stimulus.id or f"{condition}-{i:03d}"
+                made.append(replace(stimulus, condition=str(condition), id=label, item=None))
         return made
     if isinstance(given, str | Stimulus) or not isinstance(given, Sequence):
         raise InputError(

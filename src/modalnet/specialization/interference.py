@@ -32,14 +32,17 @@ SAME = 1e-3  # z-scored responses that differ by less are equal up to rounding
 
 
 def combine(one: Stimulus | None, other: Stimulus) -> Stimulus | None:
-    """Combine two stimuli: a text with an image, or the second text before the first; None if both have images."""
-    text = None if one is None else one.text
-    images = () if one is None else one.sources
-    if images and other.n_images:
+    """Combine two stimuli: a text with an image or a sound, or the second text before the first.
+
+    None if both have images, or both have sounds.
+    """
+    if one is not None and ((one.n_images and other.n_images) or (one.n_sounds and other.n_sounds)):
         return None
-    both = " ".join(part for part in (other.text, text) if part)
-    image = list(images) or list(other.sources) or None
-    return Stimulus(both or None, image=image) if both or image else None
+    given = [other] if one is None else [one, other]
+    both = " ".join(part for part in (each.text for each in reversed(given)) if part)
+    images = [source for each in given for source in each.sources]
+    sounds = [source for each in given for source in each.sound_sources]
+    return Stimulus(both or None, image=images or None, audio=sounds or None) if both or images or sounds else None
 
 
 def in_units(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,7 +182,7 @@ def _asked(question: MultipleChoiceQuestion, prompt: str | None, parse: Rule) ->
     if stimulus.text is None:
         raise InputError(f"Question {question.id!r} has no text, so `prompt` has no {{question}} to show; use None.")
     text = prompt.format(question=stimulus.text, choices=_listed(question.choices, parse))
-    return Stimulus(text, image=stimulus.image, id=stimulus.id)
+    return replace(stimulus, text=text, condition=None, item=None)
 
 
 def _listed(choices: Sequence[str], parse: Rule) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modalnet.errors import InputError
@@ -131,7 +132,7 @@ def naming(
     questions = []
     for index, (stimulus, condition) in enumerate(zip(stimuli, conditions, strict=True)):
         item = stimulus.id or str(index)
-        prompt = Stimulus(question or stimulus.text, image=stimulus.image, id=item)
+        prompt = replace(stimulus, text=question or stimulus.text, condition=None, id=item, item=None)
         correct = choices.index(name_of[condition].strip())
         questions.append(MultipleChoiceQuestion(item, prompt, written, correct))
     return MultipleChoice(name, questions, per_token=per_token)

@@ -146,8 +146,8 @@ def _text_and_picture(stimulus: Stimulus | str | Any) -> dict[str, Any]:
     if not isinstance(stimulus, Stimulus):
         stimulus = Stimulus(image=stimulus)
     shown: dict[str, Any] = {}
-    if stimulus.text:
-        shown["text"] = stimulus.text[:MAX_TEXT]
+    if stimulus.text or not stimulus.n_images:  # a sound is named
+        shown["text"] = (stimulus.text or stimulus.label)[:MAX_TEXT]
     if stimulus.condition:
         shown["condition"] = str(stimulus.condition)
     if stimulus.n_images:
